@@ -1,0 +1,50 @@
+# Every target makes what it needs: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO ?= quail-demo
+
+.PHONY: demo test check format bench test-slow test-real-data test-real-model test-cuda clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quail needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The demo's audit fails by design, with exit code 1: exactly that is success here.
+demo: $(INSTALLED)
+	$(BIN)/quail demo $(DEMO); code=$$?; test $$code -eq 1 || { echo "the demo ended with $$code instead of 1"; exit 1; }
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(INSTALLED)
+	$(BIN)/pytest tests/benchmarks -m 'not real_model and not cuda' -s --timeout 1800
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow --timeout 1800
+
+test-real-data: $(INSTALLED)
+	$(BIN)/pytest -m real_data --timeout 1800
+
+# SmolLM2-135M as a folder: docs/smollm2.py makes one.
+test-real-model: $(INSTALLED)
+	$(BIN)/pytest -m real_model --timeout 1800 -s
+
+test-cuda: $(INSTALLED)
+	$(BIN)/pytest -m cuda
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

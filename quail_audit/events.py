@@ -1,0 +1,304 @@
+"""What an audit says as it goes: typed events, and their JSON lines.
+
+Events are the only thing that crosses a process or a screen, so they hold plain values: no tensors, no paths that only
+this process can open. A run's events.jsonl is a list of them, and its report is a fold over them (reports/report.py).
+Not here: how events are stored (runs.py) or shown (the faces).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from quail_audit.errors import BadInputError
+
+State = Literal["untouched", "carried", "drowned", "erased"]
+Outcome = Literal["pass", "fail", "inconclusive"]
+Execution = Literal["full precision", "bitsandbytes Linear4bit", "dequantized weights"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Model(BaseModel):
+    """A frozen value that refuses unknown fields and non-finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CheckpointFacts(Model):
+    """What was found in a checkpoint folder, before any weight is read."""
+
+    source: str  # as the user named it
+    revision: str | None = None  # commit of the hub, where it came from there
+    architecture: str | None = None  # config.json's first architecture
+    format: str  # "safetensors", "pytorch .bin" or "LoRA adapter"
+    dtypes: tuple[str, ...]  # of the layers, most frequent first: "bfloat16"
+    parameters: int  # tied weights counted once
+    size_bytes: int  # of the weight files
+
+
+class LayerStatistics(Model):
+    """DESIGN's statistics of one quantizable weight matrix of a pair, under one scheme.
+
+    Shares are of the layer's weights. Null means: not defined here, because nothing changed (survival, noise, the
+    medians over changed weights) or because a weight is not a finite number (everything but the counts).
+    """
+
+    name: str  # the module's name: model.layers.0.mlp.down_proj
+    block: int | None  # its transformer block, where the name tells
+    role: str  # the last part of its name: down_proj
+    weights: int
+    identical: Share | None
+    overlap: Share | None
+    survival: float | None
+    noise: float | None
+    update_median: float | None  # of abs(w_u - w_o), over all weights
+    update_median_changed: float | None  # the same, over changed weights
+    update_max: float | None
+    update_to_bucket: float | None  # median of abs(w_u - w_o) / bucket width, over changed weights
+    state: State | None
+    at_risk: bool
+    nonfinite_original: int = 0
+    nonfinite_unlearned: int = 0
+
+
+class SchemeSummary(Model):
+    """The layers of one scheme taken together; the shares and ratios are over all weights, not means of layers."""
+
+    weights: int
+    identical: Share | None
+    overlap: Share | None
+    survival: float | None
+    noise: float | None
+    layers_at_risk: int
+    layers_untouched: int
+    layers_carried: int
+    layers_drowned: int
+    layers_erased: int
+
+
+class Score(Model):
+    """A mean with its 95 % bootstrap interval, in the metric's own unit (ROUGE and AUC x 100, NLL in nats)."""
+
+    mean: float
+    low: float
+    high: float
+    samples: int
+
+
+class Recovery(Model):
+    """How much of what was forgotten came back, in percent of what there was to forget.
+
+    The verdict uses outcome; percent is null where the metric has no say or the forget set was not forgotten.
+    """
+
+    outcome: Literal["recovered", "held", "undecided", "uninformative", "not forgotten", "reported only"]
+    percent: float | None = None
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None  # F, what a model may know without having learned the forget set
+    floor_arm: str | None = None
+
+
+class Reason(Model):
+    code: str
+    message: str
+    layers: tuple[str, ...] = ()
+
+
+class Verdict(Model):
+    outcome: Outcome
+    reasons: tuple[Reason, ...]
+
+
+class AuditRequest(Model):
+    """Everything that decides what an audit measures. Written to request.json; enough to repeat the run."""
+
+    original: str
+    unlearned: str
+    retrain: str | None = None
+    retrain_auc: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    data: str | None = None
+    schemes: tuple[str, ...] = ("nf4",)
+    metrics: tuple[str, ...] | None = None  # None: every one the data has
+    skip_modules: tuple[str, ...] | None = None  # None: as bitsandbytes leaves them
+    max_samples: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None  # None: found automatically
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    policy: str | None = None
+
+
+class Timed(Model):
+    """What every event has: when it happened, in seconds since the run started. Set by runs.record."""
+
+    at_s: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class RunStarted(Timed):
+    type: Literal["run_started"] = "run_started"
+    schema_version: int = 1
+    quail_version: str
+    run_id: str
+    started: str  # ISO 8601, UTC
+    request: AuditRequest
+    environment: dict[str, str]
+
+
+class PairOpened(Timed):
+    """Both checkpoints are readable and fit together."""
+
+    type: Literal["pair_opened"] = "pair_opened"
+    original: CheckpointFacts
+    unlearned: CheckpointFacts
+    retrain: CheckpointFacts | None
+    layers: int
+    weights: int  # in those layers
+    left_in_full_precision: tuple[str, ...]  # modules with a matrix that no scheme rounds: embeddings, head
+    notes: tuple[str, ...] = ()
+
+
+class DataRead(Timed):
+    type: Literal["data_read"] = "data_read"
+    samples: dict[str, int]  # metric -> samples
+    skipped: dict[str, str]  # metric -> why there is nothing to measure
+
+
+class Planned(Timed):
+    """What is still to do, so that a face can say how long it will take."""
+
+    type: Literal["planned"] = "planned"
+    layers: int
+    arms: tuple[str, ...]
+    samples_per_arm: int
+
+
+class LayerMeasured(Timed):
+    type: Literal["layer_measured"] = "layer_measured"
+    scheme: str
+    index: int  # from 1
+    total: int
+    layer: LayerStatistics
+
+
+class WeightsMeasured(Timed):
+    type: Literal["weights_measured"] = "weights_measured"
+    scheme: str
+    summary: SchemeSummary
+
+
+class ArmStarted(Timed):
+    type: Literal["arm_started"] = "arm_started"
+    arm: str  # "unlearned/nf4"
+    execution: Execution
+    device: str
+    dtype: str
+    reason: str = ""  # why this execution, where it is not the plain one
+
+
+class SampleScored(Timed):
+    """One sample of one metric on one arm. Texts come from data and models: treat them as hostile."""
+
+    type: Literal["sample_scored"] = "sample_scored"
+    arm: str
+    metric: str
+    sample: int  # its place in the data file, from 0
+    done: int  # samples of this arm done so far, over all metrics
+    total: int
+    score: float
+    prompt: str = ""
+    truth: str = ""
+    answer: str = ""
+
+
+class MetricScored(Timed):
+    type: Literal["metric_scored"] = "metric_scored"
+    arm: str
+    metric: str
+    score: Score
+
+
+class ArmFinished(Timed):
+    type: Literal["arm_finished"] = "arm_finished"
+    arm: str
+    elapsed_s: float
+    batch_size: int
+
+
+class RecoveryMeasured(Timed):
+    type: Literal["recovery_measured"] = "recovery_measured"
+    scheme: str
+    metric: str
+    recovery: Recovery
+
+
+class Noted(Timed):
+    """Something the reader of the report should know that is no error."""
+
+    type: Literal["noted"] = "noted"
+    message: str
+
+
+class VerdictReached(Timed):
+    type: Literal["verdict_reached"] = "verdict_reached"
+    verdict: Verdict
+
+
+class RunFinished(Timed):
+    type: Literal["run_finished"] = "run_finished"
+    finished: str
+    exit_code: int
+
+
+class RunFailed(Timed):
+    """The run ended without a verdict; what was measured before stands."""
+
+    type: Literal["run_failed"] = "run_failed"
+    finished: str
+    kind: str
+    message: str
+    where: str = ""
+    mend: str = ""
+    exit_code: int
+
+
+Event = (
+    RunStarted
+    | PairOpened
+    | DataRead
+    | Planned
+    | LayerMeasured
+    | WeightsMeasured
+    | ArmStarted
+    | SampleScored
+    | MetricScored
+    | ArmFinished
+    | RecoveryMeasured
+    | Noted
+    | VerdictReached
+    | RunFinished
+    | RunFailed
+)
+
+_adapter: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def to_line(event: Event) -> str:
+    """One event as one line of JSON, without the newline. Control characters in texts come out escaped."""
+    return event.model_dump_json()
+
+
+def from_line(line: str) -> Event:
+    """Read one line of an events.jsonl.
+
+    Raises:
+        BadInputError: the line is no event of this version.
+    """
+    try:
+        return _adapter.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadInputError(
+            f"not an event of a Quail run: {first['msg']}" + (f" at {place}" if place else ""),
+            mend="The file was cut off, edited, or written by another version of Quail",
+        ) from error

@@ -1,0 +1,210 @@
+"""What a run found, as report.json holds it, and the fold of a run's events that makes it.
+
+RunState is the fold: the live view and the report both read it, so what a reader sees while a run goes on is what the
+report says at its end. Not here: any output format (reports/).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Literal
+
+from quail_audit.events import (
+    ArmFinished,
+    ArmStarted,
+    AuditRequest,
+    CheckpointFacts,
+    DataRead,
+    Event,
+    Execution,
+    LayerMeasured,
+    LayerStatistics,
+    MetricScored,
+    Model,
+    Noted,
+    PairOpened,
+    Planned,
+    Recovery,
+    RecoveryMeasured,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SampleScored,
+    SchemeSummary,
+    Score,
+    Verdict,
+    VerdictReached,
+    WeightsMeasured,
+)
+
+SCHEMA_VERSION = 1
+FULL = "full"  # the precision of an arm that is not rounded
+
+
+class ArmReport(Model):
+    execution: Execution
+    device: str
+    dtype: str
+    reason: str
+    elapsed_s: float | None = None
+
+
+class SchemeReport(Model):
+    summary: SchemeSummary | None
+    layers: tuple[LayerStatistics, ...]
+    metrics: dict[str, dict[str, Score]]  # metric -> arm -> score
+    recovery: dict[str, Recovery]  # metric -> recovery
+
+
+class Failure(Model):
+    kind: str
+    message: str
+    where: str
+    mend: str
+
+
+class Report(Model):
+    """report.json. Fields are only ever added within a schema version."""
+
+    schema_version: Literal[1] = 1
+    quail_version: str
+    run_id: str
+    started: str
+    finished: str | None
+    exit_code: int | None
+    request: AuditRequest
+    environment: dict[str, str]
+    checkpoints: dict[str, CheckpointFacts]
+    left_in_full_precision: tuple[str, ...]
+    samples: dict[str, int]
+    skipped: dict[str, str]
+    arms: dict[str, ArmReport]
+    notes: tuple[str, ...]
+    verdict: Verdict | None  # null: the run did not get that far
+    failure: Failure | None
+    schemes: dict[str, SchemeReport]
+
+
+@dataclass
+class Progress:
+    """Samples of one metric on one arm, while they are being scored."""
+
+    samples: int = 0
+    total: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.samples
+
+
+@dataclass
+class RunState:
+    """Everything the events of a run have said so far. Apply them in order."""
+
+    started: RunStarted | None = None
+    pair: PairOpened | None = None
+    data: DataRead | None = None
+    plan: Planned | None = None
+    layers: dict[str, list[LayerStatistics]] = field(default_factory=lambda: defaultdict(list))
+    layers_done: int = 0
+    summaries: dict[str, SchemeSummary] = field(default_factory=dict)
+    arms: dict[str, ArmReport] = field(default_factory=dict)
+    running: dict[tuple[str, str], Progress] = field(default_factory=lambda: defaultdict(Progress))
+    samples_done: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))  # metric -> arm -> score
+    recoveries: dict[str, dict[str, Recovery]] = field(default_factory=lambda: defaultdict(dict))
+    notes: list[str] = field(default_factory=list)
+    verdict: Verdict | None = None
+    end: RunFinished | RunFailed | None = None
+    last_sample: SampleScored | None = None
+    at_s: float = 0.0
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event."""
+        self.at_s = max(self.at_s, event.at_s)
+        match event:
+            case RunStarted():
+                self.started = event
+            case PairOpened():
+                self.pair = event
+                self.notes.extend(event.notes)
+            case DataRead():
+                self.data = event
+            case Planned():
+                self.plan = event
+            case LayerMeasured():
+                self.layers[event.scheme].append(event.layer)
+                self.layers_done = max(self.layers_done, event.index)
+            case WeightsMeasured():
+                self.summaries[event.scheme] = event.summary
+            case ArmStarted():
+                self.arms[event.arm] = ArmReport(
+                    execution=event.execution, device=event.device, dtype=event.dtype, reason=event.reason
+                )
+                self.samples_done[event.arm] = 0
+            case SampleScored():
+                progress = self.running[event.arm, event.metric]
+                progress.samples += 1
+                progress.total += event.score
+                self.samples_done[event.arm] = event.done
+                self.last_sample = event
+            case MetricScored():
+                self.scores[event.metric][event.arm] = event.score
+            case ArmFinished():
+                if event.arm in self.arms:
+                    self.arms[event.arm] = self.arms[event.arm].model_copy(update={"elapsed_s": event.elapsed_s})
+            case RecoveryMeasured():
+                self.recoveries[event.scheme][event.metric] = event.recovery
+            case Noted():
+                self.notes.append(event.message)
+            case VerdictReached():
+                self.verdict = event.verdict
+            case RunFinished() | RunFailed():
+                self.end = event
+
+    def report(self) -> Report:
+        """The report of what is known so far.
+
+        Raises:
+            ValueError: no RunStarted has been applied.
+        """
+        if self.started is None:
+            raise ValueError("a run's first event says what was asked for; it is missing")
+        request = self.started.request
+        return Report(
+            quail_version=self.started.quail_version,
+            run_id=self.started.run_id,
+            started=self.started.started,
+            finished=self.end.finished if self.end else None,
+            exit_code=self.end.exit_code if self.end else None,
+            request=request,
+            environment=self.started.environment,
+            checkpoints=self._checkpoints(),
+            left_in_full_precision=self.pair.left_in_full_precision if self.pair else (),
+            samples=self.data.samples if self.data else {},
+            skipped=self.data.skipped if self.data else {},
+            arms=self.arms,
+            notes=tuple(self.notes),
+            verdict=self.verdict,
+            failure=Failure(kind=self.end.kind, message=self.end.message, where=self.end.where, mend=self.end.mend)
+            if isinstance(self.end, RunFailed)
+            else None,
+            schemes={scheme: self._scheme(scheme) for scheme in request.schemes},
+        )
+
+    def _checkpoints(self) -> dict[str, CheckpointFacts]:
+        if self.pair is None:
+            return {}
+        facts = {"original": self.pair.original, "unlearned": self.pair.unlearned, "retrain": self.pair.retrain}
+        return {name: fact for name, fact in facts.items() if fact is not None}
+
+    def _scheme(self, scheme: str) -> SchemeReport:
+        def belongs(arm: str) -> bool:
+            return arm.rpartition("/")[2] in (FULL, scheme)
+
+        metrics = {m: {arm: s for arm, s in arms.items() if belongs(arm)} for m, arms in self.scores.items()}
+        return SchemeReport(
+            summary=self.summaries.get(scheme),
+            layers=tuple(self.layers[scheme]) if scheme in self.layers else (),
+            metrics={metric: arms for metric, arms in metrics.items() if arms},
+            recovery=dict(self.recoveries[scheme]) if scheme in self.recoveries else {},
+        )

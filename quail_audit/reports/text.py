@@ -1,0 +1,142 @@
+"""The report for a terminal: verdict and reasons first, then forgetting, then the worst layers."""
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from quail_audit import wording
+from quail_audit.events import LayerStatistics, Verdict
+from quail_audit.report import FULL, Report, SchemeReport
+from quail_audit.untrusted import printable
+
+WORST_LAYERS_SHOWN = 10
+_ORDER_OF_STATES = ("erased", "drowned", "carried", "untouched", None)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report."""
+    console.print(_heading(report))
+    if report.verdict is not None:
+        console.print(verdict(report.verdict))
+    if report.failure is not None:
+        console.print(_failure(report))
+    for scheme, measured in report.schemes.items():
+        for part in (_forgetting(report, scheme, measured), _layers(scheme, measured)):
+            if part is not None:
+                console.print()
+                console.print(part)
+    for line in _footnotes(report):
+        console.print(Padding(Text(printable(line), style="dim"), (0, 0, 0, 1)))
+
+
+def verdict(reached: Verdict) -> RenderableType:
+    """The verdict and its reasons in words."""
+    lines = [Text(f" {wording.OUTCOME_MARKS[reached.outcome]}", style=wording.OUTCOME_STYLES[reached.outcome])]
+    lines.extend(Text(f"   {printable(reason.message)}") for reason in reached.reasons)
+    return Group(*lines)
+
+
+def _heading(report: Report) -> Text:
+    pair = f"{report.request.original} → {report.request.unlearned}"
+    return Text.assemble(("Quail ", "bold"), printable(pair), (f"   run {report.run_id}", "dim"))
+
+
+def _failure(report: Report) -> RenderableType:
+    assert report.failure is not None  # noqa: S101 - the caller asked
+    failure = report.failure
+    place = f"{failure.where}: " if failure.where else ""
+    lines = [Text(f" stopped ({failure.kind}): {printable(place + failure.message)}", style="bold red")]
+    if failure.mend:
+        lines.append(Text(f"   {printable(failure.mend)}"))
+    lines.append(Text("   What was measured before is below and in the run's folder.", style="dim"))
+    return Group(*lines)
+
+
+def _forgetting(report: Report, scheme: str, measured: SchemeReport) -> RenderableType | None:
+    if not measured.metrics:
+        return None
+    table = Table(title=f"Forgetting at {scheme}", title_justify="left", title_style="bold", box=None, pad_edge=True)
+    arms = [f"original/{FULL}", f"original/{scheme}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
+    if report.request.retrain is not None:
+        arms.append(f"retrain/{FULL}")
+    table.add_column("metric", no_wrap=True)
+    for arm in arms:
+        table.add_column("\n".join(arm.split("/")), justify="right", no_wrap=True)
+    table.add_column("recovery\n[low, high]", justify="left", min_width=18)
+    for metric, scores in measured.metrics.items():
+        table.add_row(
+            wording.metric_title(metric),
+            *(wording.with_interval(scores.get(arm), metric) for arm in arms),
+            wording.recovery(measured.recovery.get(metric)),
+        )
+    return table
+
+
+def _layers(scheme: str, measured: SchemeReport) -> RenderableType | None:
+    if not measured.layers:
+        return None
+    table = Table(
+        title=_layers_title(scheme, measured), title_justify="left", title_style="bold", box=None, pad_edge=True
+    )
+    table.add_column("worst layers", no_wrap=True, overflow="ellipsis", min_width=20)
+    for column in ("weights", "identical", "overlap", "survival", "noise", "update/bucket"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for layer in worst_first(measured.layers)[:WORST_LAYERS_SHOWN]:
+        table.add_row(
+            printable(layer.name),
+            wording.count(layer.weights),
+            wording.share(layer.identical),
+            wording.share(layer.overlap),
+            wording.ratio(layer.survival),
+            wording.ratio(layer.noise),
+            wording.ratio(layer.update_to_bucket),
+            _state(layer),
+        )
+    hidden = len(measured.layers) - WORST_LAYERS_SHOWN
+    return Group(table, Text(f" … and {hidden} more layers in the report", style="dim")) if hidden > 0 else table
+
+
+def _layers_title(scheme: str, measured: SchemeReport) -> str:
+    summary = measured.summary
+    if summary is None:
+        return f"Layers at {scheme}: {len(measured.layers)} measured"
+    parts = {
+        "erased": summary.layers_erased,
+        "drowned": summary.layers_drowned,
+        "carried": summary.layers_carried,
+        "untouched": summary.layers_untouched,
+    }
+    states = " · ".join(f"{number} {state}" for state, number in parts.items() if number)
+    return (
+        f"Layers at {scheme}: {states} · overlap {wording.share(summary.overlap)}"
+        f" · survival {wording.ratio(summary.survival)} · noise {wording.ratio(summary.noise)}"
+    )
+
+
+def _state(layer: LayerStatistics) -> Text:
+    if layer.state is None:
+        return Text(f"{layer.nonfinite_original + layer.nonfinite_unlearned} not finite", style="bold red")
+    style = wording.STATE_STYLES[layer.state]
+    return Text(f"{wording.STATE_MARKS[layer.state]} {layer.state}", style=style)
+
+
+def worst_first(layers: tuple[LayerStatistics, ...]) -> list[LayerStatistics]:
+    """Layers by state (erased, drowned, carried, untouched), then the least survival, then the most overlap."""
+
+    def badness(layer: LayerStatistics) -> tuple[int, float, float]:
+        survival = 1.0 if layer.survival is None else layer.survival
+        return _ORDER_OF_STATES.index(layer.state), survival, -(layer.overlap or 0.0)
+
+    return sorted(layers, key=badness)
+
+
+def _footnotes(report: Report) -> list[str]:
+    lines = []
+    for metric, why in report.skipped.items():
+        lines.append(f"not measured: {wording.metric_title(metric)} ({why})")
+    reasons = {arm.reason for arm in report.arms.values() if arm.reason}
+    lines.extend(f"rounded arms: {reason}" for reason in sorted(reasons))
+    lines.extend(report.notes)
+    return lines

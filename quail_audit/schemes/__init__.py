@@ -1,0 +1,1 @@
+"""How weights are rounded: one file a family. interface.py states the contract; registry.py finds a scheme by name."""

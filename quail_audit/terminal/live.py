@@ -1,0 +1,145 @@
+"""The live view of a run on a terminal: layers measured, scores as they run, progress with remaining time."""
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from quail_audit import wording
+from quail_audit.events import Event, State
+from quail_audit.report import FULL, RunState
+from quail_audit.untrusted import printable
+
+REFRESHES_PER_SECOND = 8
+_STATES_BY_RISK: tuple[State, ...] = ("erased", "drowned", "carried", "untouched")
+
+
+class LiveView:
+    """Shows a run's state and leaves the screen clean when it ends: the report that follows says it all again."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True)
+
+    def __enter__(self) -> "LiveView":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def update(self, event: Event, state: RunState) -> None:
+        """Show one event; state has it already."""
+        self._live.update(_Screen(state))
+
+
+class _Screen:
+    """Built when Rich draws, not at every event."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+
+    def __rich__(self) -> RenderableType:
+        return view(self._state)
+
+
+def view(state: RunState) -> RenderableType:
+    """The whole view of a run's state."""
+    parts: list[RenderableType] = [_header(state)]
+    if state.plan is not None:
+        parts.append(_progress(state))
+    parts.extend(_layer_lines(state))
+    if state.running or state.scores:
+        parts.append(_scores(state))
+    if state.last_sample is not None and state.end is None:
+        sample = state.last_sample
+        parts.append(
+            Text(
+                f" {sample.score:5.1f}  {printable(sample.answer, limit=300)}", "dim", no_wrap=True, overflow="ellipsis"
+            )
+        )
+    return Group(*parts)
+
+
+def _header(state: RunState) -> Text:
+    if state.started is None:
+        return Text(" waiting for the run to start", style="dim")
+    request = state.started.request
+    left = remaining_s(state)
+    remaining = f"  ~{wording.duration(left)} left" if left is not None else ""
+    return Text.assemble(
+        (" Quail ", "bold"),
+        printable(f"{request.original} → {request.unlearned}"),
+        (f"  {' '.join(request.schemes)}  {wording.duration(state.at_s)}{remaining}", "dim"),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def remaining_s(state: RunState) -> float | None:
+    """Seconds still to go at the pace of the current phase; None while it cannot be told."""
+    if state.plan is None or state.end is not None:
+        return None
+    done_arms = sum(arm.elapsed_s is not None for arm in state.arms.values())
+    if done_arms:
+        elapsed = [arm.elapsed_s for arm in state.arms.values() if arm.elapsed_s is not None]
+        current = [n for name, n in state.samples_done.items() if state.arms[name].elapsed_s is None]
+        part = sum(current) / state.plan.samples_per_arm if state.plan.samples_per_arm else 0.0
+        return max(0.0, (len(state.plan.arms) - done_arms - part) * sum(elapsed) / len(elapsed))
+    return None
+
+
+def _progress(state: RunState) -> RenderableType:
+    assert state.plan is not None  # noqa: S101 - the caller asked
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=20)
+    grid.add_column(width=30)
+    grid.add_column()
+    grid.add_row(
+        " layers",
+        ProgressBar(state.plan.layers, state.layers_done, width=30),
+        f"{state.layers_done} / {state.plan.layers}",
+    )
+    total = state.plan.samples_per_arm
+    for arm in state.plan.arms:
+        done = state.samples_done.get(arm)
+        finished = arm in state.arms and state.arms[arm].elapsed_s is not None
+        text = wording.UNKNOWN if done is None else "done" if finished else f"{done} / {total} samples"
+        grid.add_row(f" {arm}", ProgressBar(total, total if finished else done or 0, width=30), Text(text, style="dim"))
+    return grid
+
+
+def _layer_lines(state: RunState) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for scheme, layers in state.layers.items():
+        line = Text(f" {scheme}: ")
+        for name in _STATES_BY_RISK:
+            number = sum(layer.state == name for layer in layers)
+            if number:
+                line.append(f"{wording.STATE_MARKS[name]} {number} {name}  ", style=wording.STATE_STYLES[name])
+        lines.append(line)
+    return lines
+
+
+def _scores(state: RunState) -> RenderableType:
+    arms = state.plan.arms if state.plan else tuple(state.arms)
+    table = Table(box=None, pad_edge=True, show_edge=False)
+    table.add_column("", width=18, no_wrap=True)
+    for arm in arms:
+        checkpoint, _, precision = arm.partition("/")
+        table.add_column(f"{checkpoint}\n{precision or FULL}", justify="right", width=10, no_wrap=True)
+    metrics = dict.fromkeys([*state.scores, *(metric for _, metric in state.running)])
+    for metric in metrics:
+        table.add_row(wording.metric_title(metric), *(_score(state, metric, arm) for arm in arms))
+    return table
+
+
+def _score(state: RunState, metric: str, arm: str) -> Text:
+    finished = state.scores.get(metric, {}).get(arm)
+    if finished is not None:
+        return Text(wording.mean_only(finished, metric), style="bold")
+    running = state.running.get((arm, metric))
+    if running is None or metric == "privleak":  # a single sample has no AUC
+        return Text(wording.UNKNOWN, style="dim")
+    return Text(f"~{running.mean:.2f}" if metric.startswith("nll") else f"~{running.mean:.1f}", style="dim")

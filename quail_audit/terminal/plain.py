@@ -1,0 +1,77 @@
+"""Progress as plain lines, for logs and pipes: one a phase, and no more than one every few seconds between."""
+
+from typing import TextIO
+
+from quail_audit import wording
+from quail_audit.events import (
+    ArmStarted,
+    DataRead,
+    Event,
+    LayerMeasured,
+    MetricScored,
+    Noted,
+    PairOpened,
+    RunStarted,
+    SampleScored,
+    VerdictReached,
+    WeightsMeasured,
+)
+from quail_audit.report import RunState
+from quail_audit.untrusted import printable
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class PlainProgress:
+    """Writes a line for what a reader of a log would miss if it were not there."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last_at_s = 0.0
+
+    def __enter__(self) -> "PlainProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to undo."""
+
+    def update(self, event: Event, state: RunState) -> None:
+        """Show one event; state has it already."""
+        line = _line(event, state)
+        frequent = isinstance(event, LayerMeasured | SampleScored)
+        if line is None or (frequent and event.at_s - self._last_at_s < SECONDS_BETWEEN_LINES):
+            return
+        self._last_at_s = event.at_s
+        self._stream.write(f"[{wording.duration(event.at_s)}] {printable(line)}\n")
+        self._stream.flush()
+
+
+def _line(event: Event, state: RunState) -> str | None:
+    match event:
+        case RunStarted():
+            return f"run {event.run_id}: {event.request.original} → {event.request.unlearned}"
+        case PairOpened():
+            return f"{event.layers} layers, {wording.count(event.weights)} weights"
+        case DataRead():
+            return "samples: " + ", ".join(f"{metric} {number}" for metric, number in event.samples.items())
+        case LayerMeasured():
+            return f"{event.scheme}: {event.index} of {event.total} layers"
+        case WeightsMeasured():
+            summary = event.summary
+            return (
+                f"{event.scheme}: overlap {wording.share(summary.overlap)}, "
+                f"survival {wording.ratio(summary.survival)}, {summary.layers_at_risk} layers at risk"
+            )
+        case ArmStarted():
+            return f"{event.arm}: {event.execution} on {event.device}, {event.dtype}"
+        case SampleScored():
+            return f"{event.arm}: {event.done} of {event.total} samples"
+        case MetricScored():
+            return (
+                f"{event.arm}: {wording.metric_title(event.metric)} {wording.with_interval(event.score, event.metric)}"
+            )
+        case Noted():
+            return event.message
+        case VerdictReached():
+            return f"verdict: {event.verdict.outcome}"
+    return None

@@ -1,0 +1,34 @@
+"""Makes text that came from a checkpoint, a data file or a model safe to put on a terminal or a page.
+
+Escape codes, other control characters and the characters that reorder or hide text become visible escapes. Markup is
+not its business: the faces pass such text as plain text objects, never as markup.
+"""
+
+import unicodedata
+
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # control, format, surrogate, private, separators
+
+
+def printable(text: str, *, limit: int | None = None) -> str:
+    """The text on one line, with nothing in it that acts on a screen.
+
+    Args:
+        text: any string, lone surrogates included.
+        limit: cut to this many characters, the last one an ellipsis.
+    """
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return "".join(character if _is_plain(character) else _escape(character) for character in text)
+
+
+def _is_plain(character: str) -> bool:
+    plain_ascii = character.isascii() and character.isprintable()
+    return plain_ascii or unicodedata.category(character) not in _HIDDEN_CATEGORIES
+
+
+def _escape(character: str) -> str:
+    if character == "\n":
+        return "⏎"
+    if character == "\t":
+        return " "
+    return character.encode("unicode_escape", errors="backslashreplace").decode("ascii")

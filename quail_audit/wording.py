@@ -1,0 +1,103 @@
+"""The words and figures every face shows alike: states, metrics, arms, units. No layout, no colour."""
+
+from collections.abc import Mapping
+
+from quail_audit.events import Outcome, Recovery, Score, State
+
+STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
+
+STATE_MEANINGS: Mapping[State, str] = {
+    "untouched": "no weight changed",
+    "carried": "the rounded model carries the update",
+    "drowned": "the update is there on average, but rounding noise speaks louder",
+    "erased": "rounding took the update away",
+}
+
+STATE_STYLES: Mapping[State, str] = {"untouched": "dim", "carried": "green", "drowned": "yellow", "erased": "bold red"}
+
+OUTCOME_MARKS: Mapping[Outcome, str] = {"pass": "✓ PASS", "fail": "✗ FAIL", "inconclusive": "? INCONCLUSIVE"}
+
+OUTCOME_STYLES: Mapping[Outcome, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+
+METRIC_TITLES: Mapping[str, str] = {
+    "verbmem_forget": "VerbMem, forget",
+    "verbmem_retain": "VerbMem, retain",
+    "knowmem_forget": "KnowMem, forget",
+    "knowmem_retain": "KnowMem, retain",
+    "privleak": "Min-40% AUC",
+    "nll_forget": "NLL, forget",
+    "nll_retain": "NLL, retain",
+}
+
+UNKNOWN = "—"  # a number that is not known, never a zero
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name for people; a plug-in's metric keeps its own."""
+    return METRIC_TITLES.get(metric, metric)
+
+
+def share(value: float | None) -> str:
+    """A share as the fourth decimal tells it; 1.0000 only where it is 1 to the last bit."""
+    if value is None:
+        return UNKNOWN
+    shown = f"{value:.4f}"
+    return "0.9999+" if shown == "1.0000" and value < 1.0 else shown
+
+
+def ratio(value: float | None) -> str:
+    """Survival, noise, update / bucket width."""
+    return UNKNOWN if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def magnitude(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2g}"
+
+
+def count(value: int) -> str:
+    """1234567 as 1.23 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)
+
+
+def mean_only(score: Score | None, metric: str) -> str:
+    if score is None:
+        return UNKNOWN
+    return f"{score.mean:.2f}" if metric.startswith("nll") else f"{score.mean:.1f}"
+
+
+def with_interval(score: Score | None, metric: str) -> str:
+    if score is None:
+        return UNKNOWN
+    half_width = (score.high - score.low) / 2
+    return (
+        f"{mean_only(score, metric)} ±{half_width:.2f}"
+        if metric.startswith("nll")
+        else f"{score.mean:.1f} ±{half_width:.1f}"
+    )
+
+
+def recovery(value: Recovery | None) -> str:
+    """Recovery with its interval, or why there is none."""
+    if value is None:
+        return ""
+    if value.percent is None:
+        return value.outcome
+    interval = "" if value.low is None or value.high is None else f" [{value.low:.0f}, {value.high:.0f}]"
+    return f"{value.percent:.0f} %{interval} {value.outcome}"
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:d}:{minutes:02d}:{seconds:02d}"
+
+
+def byte_size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"

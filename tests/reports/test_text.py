@@ -1,0 +1,81 @@
+import io
+
+from rich.console import Console
+from runs_for_tests import UNTOUCHED, events, layer
+
+from quail_audit.events import Event, RunFailed
+from quail_audit.report import Report, RunState
+from quail_audit.reports.text import show, worst_first
+
+
+def shown(*run: Event, width: int = 120) -> str:
+    state = RunState()
+    for event in run:
+        state.apply(event)
+    stream = io.StringIO()
+    show(state.report(), Console(file=stream, width=width, highlight=False))
+    return stream.getvalue()
+
+
+def test_the_verdict_and_its_reasons_come_first() -> None:
+    lines = shown(*events()).splitlines()
+    assert "original → unlearned" in lines[0]
+    assert lines[1].strip() == "✗ FAIL"
+    assert lines[2].strip() == "it comes back"
+
+
+def test_arms_stand_side_by_side_with_recovery_and_its_interval() -> None:
+    text = shown(*events())
+    row = next(line for line in text.splitlines() if "VerbMem, forget" in line)
+    for figure in ("95.0 ±0.0", "20.0 ±0.0", "94.0 ±0.0", "30.0 ±0.0", "98 % [80, 104] recovered"):
+        assert figure in row
+
+
+def test_layers_say_their_state_in_words() -> None:
+    text = shown(*events())
+    row = next(line for line in text.splitlines() if "down_proj" in line)
+    assert "█ erased" in row
+    assert "1.0000" in row
+    assert "░ untouched" in text
+    assert "1 erased · 1 untouched" in text
+
+
+def test_what_was_not_measured_is_said() -> None:
+    text = shown(*events())
+    assert "not measured: KnowMem, forget (no knowmem/forget_qa.json)" in text
+    assert "no fast 4-bit kernel on a CPU" in text
+    assert "a note on the pair" in text
+
+
+def test_a_failed_run_says_why_and_shows_what_there_is() -> None:
+    measured = [event for event in events() if event.type not in ("verdict_reached", "run_finished")]
+    failed = RunFailed(
+        finished="", kind="bad input", message="NaN in [red]x[/red]", where="a\x1b[2Jb", mend="m", exit_code=3
+    )
+    text = shown(*measured, failed)
+    assert "stopped (bad input)" in text
+    assert "[red]x[/red]" in text, "markup from outside must not act"
+    assert "\x1b" not in text
+    assert "down_proj" in text
+
+
+def test_eighty_columns_keep_every_figure() -> None:
+    text = shown(*events(), width=80)
+    for word in ("erased", "98 %", "94.0"):
+        assert word in text
+
+
+def test_layers_are_sorted_worst_first() -> None:
+    carried = layer("carried", state="carried", survival=0.9)
+    drowned = layer("drowned", state="drowned", survival=1.0)
+    lost = layer("lost", survival=-0.1)
+    spoilt = layer("spoilt", state=None, survival=None, at_risk=False)
+    ordered = worst_first((carried, spoilt, UNTOUCHED, drowned, layer("erased"), lost))
+    assert [each.name for each in ordered] == ["lost", "erased", "drowned", "carried", UNTOUCHED.name, "spoilt"]
+
+
+def test_a_report_goes_through_json_unchanged() -> None:
+    state = RunState()
+    for event in events():
+        state.apply(event)
+    assert Report.model_validate_json(state.report().model_dump_json()) == state.report()

@@ -1,0 +1,116 @@
+import io
+
+from rich.console import Console
+from runs_for_tests import events
+
+from quail_audit.events import Event, MetricScored, RunFinished, SampleScored
+from quail_audit.report import RunState
+from quail_audit.terminal.live import LiveView, remaining_s, view
+from quail_audit.terminal.plain import PlainProgress
+
+
+def state_after(*run: Event) -> RunState:
+    state = RunState()
+    for event in run:
+        state.apply(event)
+    return state
+
+
+def drawn(state: RunState, width: int = 120) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(view(state))
+    return stream.getvalue()
+
+
+def until(kind: str, nth: int = 1) -> list[Event]:
+    """The events up to and with the nth of a kind."""
+    taken: list[Event] = []
+    for event in events():
+        taken.append(event)
+        nth -= event.type == kind
+        if not nth:
+            break
+    return taken
+
+
+def test_plain_lines_tell_the_story() -> None:
+    stream = io.StringIO()
+    state = RunState()
+    with PlainProgress(stream) as face:
+        for event in events():
+            state.apply(event)
+            face.update(event, state)
+    text = stream.getvalue()
+    for said in (
+        "2 layers, 128 weights",
+        "verbmem_forget 1",
+        "1 layers at risk",
+        "unlearned/nf4: dequantized",
+        "verdict: fail",
+    ):
+        assert said in text
+    assert text.startswith("[0:00:00] run 20260101-120000-ab12")
+
+
+def test_plain_lines_are_not_flooded_by_samples() -> None:
+    stream = io.StringIO()
+    face = PlainProgress(stream)
+    for event in events():
+        if isinstance(event, SampleScored):
+            for second in range(60):
+                face.update(event.model_copy(update={"at_s": second / 10}), RunState())
+            break
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_nothing_known_is_a_dash_and_never_a_zero() -> None:
+    text = drawn(state_after(*until("arm_started")))
+    assert "original/full" in text
+    assert "unlearned/nf4" in text
+    assert "—" in text
+    assert " 0.0" not in text
+
+
+def test_running_scores_are_marked_and_then_settle() -> None:
+    assert "~95.0" in drawn(state_after(*until("sample_scored")))
+    text = drawn(state_after(*until("metric_scored")))
+    assert "95.0" in text
+    assert "~95.0" not in text
+
+
+def test_states_are_counted_in_words() -> None:
+    assert "1 erased" in drawn(state_after(*until("layer_measured", 2)))
+
+
+def test_hostile_answers_do_not_act() -> None:
+    hostile = [
+        e.model_copy(update={"answer": "[red]x\x1b[2J"}) if isinstance(e, SampleScored) else e
+        for e in until("sample_scored")
+    ]
+    text = drawn(state_after(*hostile))
+    assert "\x1b" not in text
+    assert "[red]x" in text
+
+
+def test_remaining_time_comes_from_finished_arms() -> None:
+    assert remaining_s(state_after(*until("arm_started"))) is None
+    assert remaining_s(state_after(*until("arm_finished"))) == 4 * 2.0
+    assert remaining_s(state_after(*until("arm_started", 3))) == 3 * 2.0
+    assert remaining_s(state_after(*events())) is None
+
+
+def test_a_plug_in_metric_is_shown_by_its_own_name() -> None:
+    run = [e.model_copy(update={"metric": "zebra"}) if isinstance(e, MetricScored) else e for e in events()]
+    assert "zebra" in drawn(state_after(*run))
+
+
+def test_the_live_view_leaves_the_screen_clean() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, height=24)
+    state = RunState()
+    with LiveView(console) as face:
+        for event in events():
+            state.apply(event)
+            face.update(event, state)
+    assert isinstance(state.end, RunFinished)
+    assert stream.getvalue().endswith("\x1b[2K"), "the last thing done is to erase the view's lines"

@@ -1,0 +1,255 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runs_for_tests import REQUEST, events
+
+from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.events import Event, RunFailed, RunFinished, to_line
+from quail_audit.report import Report
+from quail_audit.runs import EVENTS, LOCK, REPORT, is_being_written, new_run, read_report, record, replay
+
+
+def recorded(folder: Path) -> list[Event]:
+    with new_run(folder, REQUEST):
+        return list(record(events(), folder))
+
+
+def test_a_run_is_on_disk_as_it_was_seen(tmp_path: Path) -> None:
+    seen = recorded(tmp_path / "run")
+    assert list(replay(tmp_path / "run")) == seen
+    report = Report.model_validate_json((tmp_path / "run" / REPORT).read_text())
+    assert report == read_report(tmp_path / "run")
+    assert report.exit_code == 1
+    assert report.schemes["nf4"].metrics["verbmem_forget"]["unlearned/nf4"].mean == 94.0
+    assert json.loads((tmp_path / "run" / "request.json").read_text())["original"] == "original"
+
+
+def test_events_are_timed(tmp_path: Path) -> None:
+    times = [event.at_s for event in recorded(tmp_path / "run")]
+    assert times == sorted(times)
+
+
+def test_each_event_is_written_before_it_is_seen(tmp_path: Path) -> None:
+    with new_run(tmp_path / "run", REQUEST) as folder:
+        for number, _ in enumerate(record(events(), folder), start=1):
+            assert (folder / EVENTS).read_text().count("\n") == number
+
+
+def broken(error: BaseException) -> Iterator[Event]:
+    for event in events():
+        yield event
+        if event.type == "weights_measured":
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "exit_code"),
+    [
+        (BadInputError("bad", where="file", mend="mend it"), "bad input", 3),
+        (KeyboardInterrupt(), "interrupted", 130),
+        (ZeroDivisionError("oops"), "defect", 4),
+    ],
+)
+def test_a_failed_run_keeps_what_was_measured(tmp_path: Path, error: BaseException, kind: str, exit_code: int) -> None:
+    seen = []
+    with new_run(tmp_path / "run", REQUEST) as folder, pytest.raises(type(error)):
+        for event in record(broken(error), folder):
+            seen.append(event)  # noqa: PERF402 - the error comes in the middle
+    assert isinstance(seen[-1], RunFailed)
+    assert seen[-1].kind == kind
+    report = read_report(folder)
+    assert report.exit_code == exit_code
+    assert report.verdict is None
+    assert len(report.schemes["nf4"].layers) == 2
+    assert Report.model_validate_json((folder / REPORT).read_text()) == report
+
+
+def test_a_reader_that_stops_interrupts_the_run(tmp_path: Path) -> None:
+    with new_run(tmp_path / "run", REQUEST) as folder:
+        stream = record(events(), folder)
+        next(stream)
+        stream.close()
+    last = list(replay(folder))[-1]
+    assert isinstance(last, RunFailed)
+    assert last.exit_code == 130
+
+
+def test_a_cut_off_last_line_is_left_out(tmp_path: Path) -> None:
+    seen = recorded(tmp_path / "run")
+    path = tmp_path / "run" / EVENTS
+    path.write_bytes(path.read_bytes()[:-20])
+    assert list(replay(tmp_path / "run")) == seen[:-1]
+
+
+def test_a_spoilt_line_is_named(tmp_path: Path) -> None:
+    recorded(tmp_path / "run")
+    path = tmp_path / "run" / EVENTS
+    lines = path.read_text().splitlines()
+    lines[2] = "spoilt"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadInputError) as caught:
+        list(replay(tmp_path / "run"))
+    assert "line 3" in caught.value.where
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_replayed_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / EVENTS).write_bytes(data)
+    try:
+        list(replay(folder))
+    except BadInputError:
+        pass
+
+
+def test_no_run_here(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no run here"):
+        list(replay(tmp_path))
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with new_run(tmp_path / "run", REQUEST) as folder:
+        assert is_being_written(folder)
+        script = f"""
+            from pathlib import Path
+            from quail_audit.events import AuditRequest
+            from quail_audit.runs import new_run
+            with new_run(Path({str(folder)!r}), AuditRequest(original="a", unlearned="b")):
+                print("got in")
+        """
+        other = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+        )
+        assert "another run is writing" in other.stderr
+        assert "got in" not in other.stdout
+    assert not is_being_written(folder)
+    assert not (folder / LOCK).exists()
+
+
+def test_a_folder_with_a_run_is_refused(tmp_path: Path) -> None:
+    recorded(tmp_path / "run")
+    before = (tmp_path / "run" / EVENTS).read_bytes()
+    with pytest.raises(BadInputError, match="holds a run already"), new_run(tmp_path / "run", REQUEST):
+        pass
+    assert (tmp_path / "run" / EVENTS).read_bytes() == before
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(BadInputError, match="is a file"), new_run(tmp_path / "run", REQUEST):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(EnvironmentProblemError, match="cannot write the run's folder"),
+        new_run(tmp_path / "file" / "run", REQUEST),
+    ):
+        pass
+
+
+def test_a_full_disk_keeps_whole_lines(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the full disk: both fail a write after part of it is done."""
+    script = f"""
+        import resource, signal
+        from pathlib import Path
+        from runs_for_tests import REQUEST, events
+        from quail_audit.runs import new_run, record
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY))
+        with new_run(Path({str(tmp_path / "run")!r}), REQUEST) as folder:
+            list(record(events(), folder))
+    """
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": here},
+    )
+    assert "EnvironmentProblemError" in done.stderr
+    kept = (tmp_path / "run" / EVENTS).read_bytes()
+    assert 0 < len(kept) <= 2500
+    assert kept.endswith(b"\n")
+    assert len(list(replay(tmp_path / "run"))) == kept.count(b"\n")
+    assert not list((tmp_path / "run").glob(".*unfinished"))
+
+
+def test_following_sees_events_as_they_come_and_ends_with_the_run(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    with new_run(tmp_path / "run", REQUEST) as folder:
+        stream = record(events(), folder)
+        next(stream)
+        reader = threading.Thread(target=lambda: seen.extend(replay(folder, follow=True)))
+        reader.start()
+        for _ in stream:
+            time.sleep(0.01)
+        reader.join(timeout=10)
+    assert not reader.is_alive()
+    assert isinstance(seen[-1], RunFinished)
+    assert seen == list(replay(folder))
+
+
+def test_following_a_killed_run_ends(tmp_path: Path) -> None:
+    script = f"""
+        import time
+        from pathlib import Path
+        from runs_for_tests import REQUEST, events
+        from quail_audit.runs import new_run, record
+        with new_run(Path({str(tmp_path / "run")!r}), REQUEST) as folder:
+            for event in record(events(), folder):
+                if event.type == "weights_measured":
+                    print("measured", flush=True)
+                    time.sleep(60)
+    """
+    here = str(Path(__file__).parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": here},
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "measured\n"
+        assert is_being_written(tmp_path / "run")
+        writer.send_signal(signal.SIGKILL)
+    seen = list(replay(tmp_path / "run", follow=True))
+    assert seen[-1].type == "weights_measured"
+    assert read_report(tmp_path / "run").verdict is None
+
+
+def test_one_line_an_event(tmp_path: Path) -> None:
+    seen = recorded(tmp_path / "run")
+    assert (tmp_path / "run" / EVENTS).read_text() == "".join(to_line(event) + "\n" for event in seen)
+
+
+def test_memory_of_a_long_run_is_bounded_by_what_is_kept(tmp_path: Path) -> None:
+    """Recording keeps sums of samples, not the samples: 20,000 of them must not grow the process by their texts."""
+
+    def many() -> Iterator[Event]:
+        for event in events(answer="x" * 1000):
+            if event.type == "sample_scored":
+                yield from (event for _ in range(4000))
+            else:
+                yield event
+
+    with new_run(tmp_path / "run", REQUEST) as folder:
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in record(many(), folder):
+            pass
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+    assert grown_kib < 10_000
