@@ -1,0 +1,1 @@
+"""Statistics over a pair of weight matrices: what rounding makes of an update."""
