@@ -1,0 +1,267 @@
+"""Opening a checkpoint: a local folder or a Hugging Face id, a whole model or an adapter on another one.
+
+Opening reads names, shapes and types, never a weight. Whether a checkpoint fits another is pair.py's question.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quail_audit.checkpoints.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from quail_audit.checkpoints.adapter import Adapter, open_adapter
+from quail_audit.checkpoints.architecture import Layout, Matrix, lay_out
+from quail_audit.checkpoints.hub import fetch, parse_hub_id
+from quail_audit.checkpoints.weight_files import (
+    TensorInfo,
+    WeightFiles,
+    listed,
+    open_weight_files,
+    read_json_object,
+    unreadable,
+)
+from quail_audit.errors import BadInputError
+from quail_audit.events import CheckpointFacts
+from quail_audit.untrusted import printable
+
+if TYPE_CHECKING:
+    import torch  # 1.6 s to import
+
+_LAYER_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model's weights, readable one at a time. Holds no file open and no weight in memory.
+
+    Attributes:
+        source: as the user named it.
+        folder: where its files lie on this machine.
+        revision: commit of the hub, where it came from there.
+        config: its config.json, parsed; of an adapter, its base's; {} where there is none.
+        layout: what its tensors are, with the modules that are rounded by default.
+        files: the weight files of the folder.
+        borrowed_from: the checkpoint whose config.json stands in for its own, where it has none.
+        adapter: how its base is changed, where it is an adapter.
+        adapter_of: its base, where it is an adapter.
+    """
+
+    source: str
+    folder: Path
+    revision: str | None
+    config: Mapping[str, Any]
+    layout: Layout
+    files: WeightFiles
+    borrowed_from: str | None = None
+    adapter: Adapter | None = None
+    adapter_of: Checkpoint | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stored tensors of the model; of an adapter, its base's."""
+        return self.adapter_of.names if self.adapter_of else tuple(self.files.tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        """Shape and type of a stored tensor, known without reading it."""
+        return self.adapter_of.info(name) if self.adapter_of else self.files.tensors[name]
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor as it is stored, on the CPU; of an adapter, merged. Mapped where it can be: don't write to it.
+
+        Raises:
+            KeyError: there is no such tensor.
+            BadInputError: its file cannot be read any more, or the adapter cannot be merged.
+        """
+        if self.adapter is None or self.adapter_of is None:
+            return self.files.read(name)
+        parameter = self.layout.parameter_of(name)
+        weight = self.adapter_of.read(name)
+        return weight if parameter is None else self.adapter.apply(parameter, weight, parameter in self._transposed)
+
+    def read_matrix(self, matrix: Matrix) -> torch.Tensor:
+        """The weight of a module as it is rounded: [outputs, inputs], contiguous."""
+        weight = self.read(self.layout.tensor_of[matrix.parameter])
+        return weight.T.contiguous() if matrix.transposed else weight
+
+    @property
+    def _transposed(self) -> frozenset[str]:
+        return frozenset(matrix.parameter for matrix in self.layout.rounded if matrix.transposed)
+
+    @property
+    def facts(self) -> CheckpointFacts:
+        """What was found. An adapter's parameters and bytes are its own; the types of its layers are its base's."""
+        layers = [self.layout.tensor_of[matrix.parameter] for matrix in self.layout.rounded]
+        dtypes = Counter(str(self.info(name).dtype).removeprefix("torch.") for name in layers or self.names)
+        counted = self.files.tensors if self.adapter else self.layout.tensor_of.values()
+        return CheckpointFacts(
+            source=self.source,
+            revision=self.revision,
+            architecture=self.layout.architecture,
+            format="LoRA adapter" if self.adapter else self.files.format,
+            dtypes=tuple(dtype for dtype, _ in dtypes.most_common()),
+            parameters=sum(math.prod(self.files.tensors[name].shape) for name in counted),
+            size_bytes=self.files.size_bytes,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result should know about this checkpoint."""
+        notes = []
+        if self.adapter is None:
+            layout = self.layout
+            if self.borrowed_from is not None:
+                notes.append(f"has no config.json; that of {self.borrowed_from} was used")
+            if layout.note:
+                notes.append(layout.note)
+            if layout.absent:
+                notes.append(f"lacks {listed(layout.absent)}: loaded as a model, these start at random")
+            if layout.unused:
+                notes.append(f"holds tensors that are no part of {layout.architecture}: {listed(layout.unused)}")
+            if layout.unread:
+                notes.append(f"not measured, because transformers splits or fuses them: {listed(layout.unread)}")
+        elif self.adapter_of and self.adapter.base_name not in ("", self.adapter_of.source):
+            trained_on = printable(self.adapter.base_name, limit=200)
+            notes.append(f"the adapter names {trained_on} as its base; it was applied to {self.adapter_of.source}")
+        return tuple(f"{self.source}: {note}" for note in notes)
+
+
+def open_checkpoint(source: str, *, base: Checkpoint | None = None) -> Checkpoint:
+    """Open a checkpoint for reading, fetching it first where it is on a hub.
+
+    Args:
+        source: a local folder, or `org/name` or `org/name@revision`; a path that exists wins.
+        base: the checkpoint that an adapter is applied to, and whose config.json stands in where there is none.
+
+    Raises:
+        BadInputError: what is there is no checkpoint that can be read: which file, what is wrong, what to do.
+        EnvironmentProblemError: it could not be fetched.
+    """
+    folder, revision = _locate(source)
+    try:
+        return _open_folder(source, folder, revision, base)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def with_config_of(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as another's config.json describes it; as it is where that has none either.
+
+    Raises:
+        BadInputError: its tensors don't fit that description.
+    """
+    if not other.config:
+        return checkpoint
+    layout = lay_out(other.config, checkpoint.files.tensors, where=str(checkpoint.folder))
+    return replace(checkpoint, config=other.config, layout=layout, borrowed_from=other.source)
+
+
+def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> None:
+    """Refuse layers whose weights are no floating-point numbers that are rounded in practice.
+
+    Raises:
+        BadInputError: says which.
+    """
+    wrong = [
+        f"{tensor} ({dtype})"
+        for tensor in (checkpoint.layout.tensor_of[matrix.parameter] for matrix in matrices)
+        if (dtype := str(checkpoint.info(tensor).dtype).removeprefix("torch.")) not in _LAYER_DTYPES
+    ]
+    if wrong:
+        raise BadInputError(
+            f"layers should be {', '.join(_LAYER_DTYPES[:-1])} or {_LAYER_DTYPES[-1]}; these are not: {listed(wrong)}",
+            where=str(checkpoint.folder),
+            mend="Quantized checkpoints are not supported yet; give the full-precision one",
+        )
+
+
+def _locate(source: str) -> tuple[Path, str | None]:
+    """The folder of a checkpoint, and its commit where it came from a hub."""
+    try:
+        path = Path(source).expanduser()
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, no such home
+        raise BadInputError(f"is no usable path: {printable(str(error), limit=200)}", where=source) from error
+    if is_folder:
+        return path, None
+    if exists:
+        gguf = path.suffix.lower() == ".gguf"
+        raise BadInputError(
+            "is a file; a checkpoint is a folder",
+            where=source,
+            mend="GGUF files are not supported yet" if gguf else f"Name its folder: {path.parent}",
+        )
+    hub_id = None if source.startswith((".", "~", os.sep)) else parse_hub_id(source)
+    if hub_id is None:
+        raise BadInputError(
+            "there is no such folder",
+            where=source,
+            mend="Check the path. A model on a hub is written org/name or org/name@revision",
+        )
+    fetched = fetch(hub_id)
+    return fetched.folder, fetched.commit
+
+
+def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoint | None) -> Checkpoint:
+    if not any(folder.iterdir()):
+        raise BadInputError("the folder is empty", where=str(folder))
+    files = open_weight_files(folder, safetensors="model.safetensors", torch_bin="pytorch_model.bin")
+    if (folder / ADAPTER_CONFIG_NAME).exists():
+        if files is not None:
+            raise BadInputError(
+                "holds both a model and an adapter",
+                where=str(folder),
+                mend="Keep the one to audit in a folder of its own",
+            )
+        return _open_adapter_folder(source, folder, revision, base)
+
+    config = read_json_object(folder / "config.json") if (folder / "config.json").exists() else {}
+    packed = config.get("quantization_config")
+    if packed:
+        method = packed.get("quant_method", "unknown") if isinstance(packed, dict) else "unknown"
+        raise BadInputError(
+            f"is quantized already ({printable(str(method), limit=60)})",
+            where=str(folder / "config.json"),
+            mend="Quantized checkpoints are not supported yet; give the full-precision one",
+        )
+    if files is None or not files.tensors:
+        raise _no_weights(folder, files)
+    checkpoint = Checkpoint(source, folder, revision, config, lay_out(config, files.tensors, where=str(folder)), files)
+    return with_config_of(base, checkpoint) if base is not None and not config else checkpoint
+
+
+def _open_adapter_folder(source: str, folder: Path, revision: str | None, base: Checkpoint | None) -> Checkpoint:
+    if base is None or base.adapter is not None:
+        raise BadInputError(
+            "is an adapter, and there is no whole checkpoint to apply it to",
+            where=str(folder),
+            mend="Give the model that it was trained on as ORIGINAL, and the adapter as UNLEARNED or --retrain",
+        )
+    files = open_weight_files(folder, safetensors="adapter_model.safetensors", torch_bin="adapter_model.bin")
+    if files is None:
+        raise BadInputError(
+            "has an adapter_config.json, but no adapter_model.safetensors or adapter_model.bin", where=str(folder)
+        )
+    adapter = open_adapter(folder, files, base.files.tensors, base.layout)
+    return Checkpoint(source, folder, revision, base.config, base.layout, files, adapter=adapter, adapter_of=base)
+
+
+def _no_weights(folder: Path, files: WeightFiles | None) -> BadInputError:
+    if files is not None:
+        return BadInputError("its weight files hold no tensors", where=str(folder))
+    if any(folder.glob("*.gguf")):
+        return BadInputError(
+            "holds GGUF files, which are not supported yet",
+            where=str(folder),
+            mend="Give the full-precision checkpoint that they were made from",
+        )
+    found = sorted(path.name for path in folder.iterdir())
+    return BadInputError(
+        f"holds no weights: expected model.safetensors or pytorch_model.bin, single or with an index; "
+        f"found {listed(found)}",
+        where=str(folder),
+    )

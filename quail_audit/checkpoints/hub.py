@@ -1,0 +1,151 @@
+"""Fetching a checkpoint from a Hugging Face hub into its cache.
+
+Files that were complete are not fetched again, and a connection cut in the middle of one goes on from there; a process
+cut there starts that one file anew (huggingface_hub 2.4 keeps no part of it). What is in the files is not this
+module's business. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as huggingface_hub says.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.untrusted import printable
+
+_DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")  # configuration and tokenizer
+_SAFETENSORS = ("model.safetensors", "adapter_model.safetensors", "*-of-*.safetensors")
+_TORCH_BINS = ("pytorch_model.bin", "adapter_model.bin", "pytorch_model-*-of-*.bin")
+_NEVER = ("*/*", "consolidated*")  # other layouts of the same weights
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+class HubId(NamedTuple):
+    """A repository of models, and one of its branches, tags or commits."""
+
+    repository: str  # "org/name"
+    revision: str | None
+
+
+class Fetched(NamedTuple):
+    folder: Path
+    commit: str
+
+
+def parse_hub_id(source: str) -> HubId | None:
+    """`org/name` or `org/name@revision`; None where the text is neither."""
+    repository, at, revision = source.partition("@")
+    if not _ID.fullmatch(repository) or repository.startswith((".", "-")) or (at and not revision):
+        return None
+    return HubId(repository, revision or None)
+
+
+def fetch(hub_id: HubId) -> Fetched:
+    """Bring configuration, tokenizer and weights of a repository into the cache, and say where they are.
+
+    Raises:
+        BadInputError: there is no such repository or revision, or it is gated and these credentials don't open it.
+        EnvironmentProblemError: no network, offline and not in the cache, the hub fails, or the disk is full.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _errors_explained(hub_id), _progress_on_terminals_only():
+        folder = Path(
+            snapshot_download(
+                hub_id.repository,
+                revision=hub_id.revision,
+                allow_patterns=[*_DESCRIPTIONS, *_SAFETENSORS],
+                ignore_patterns=list(_NEVER),
+            )
+        )
+        if not any(folder.glob("*.safetensors")):
+            # Pinned to the commit just fetched: the branch may have moved in between.
+            snapshot_download(
+                hub_id.repository,
+                revision=folder.name,
+                allow_patterns=[*_DESCRIPTIONS, *_TORCH_BINS],
+                ignore_patterns=list(_NEVER),
+            )
+    return Fetched(folder, folder.name)
+
+
+@contextmanager
+def _errors_explained(hub_id: HubId) -> Iterator[None]:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = hub_id.repository if hub_id.revision is None else f"{hub_id.repository}@{hub_id.revision}"
+    try:
+        yield
+    except GatedRepoError as error:
+        raise BadInputError(
+            "is gated: its owner wants its terms accepted first",
+            where=name,
+            mend=f"Accept them at {constants.ENDPOINT}/{hub_id.repository}, then log in with: hf auth login",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise BadInputError(
+            "is neither a local folder nor a model that the hub shows you",
+            where=name,
+            mend="Check the spelling; if the model is private, log in with: hf auth login",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise BadInputError(
+            f"the hub has the model, but no branch, tag or commit {printable(hub_id.revision or 'main')!r}",
+            where=name,
+            mend=f"See what there is at {constants.ENDPOINT}/{hub_id.repository}/commits/main",
+        ) from error
+    except HFValidationError as error:
+        raise BadInputError("is neither a local folder nor a valid Hugging Face id", where=name) from error
+    except LocalEntryNotFoundError as error:  # offline by choice, or no connection
+        raise EnvironmentProblemError(
+            "is no local folder, is not complete in the hub's cache, and the hub cannot be reached",
+            where=name,
+            mend="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model and name its folder",
+        ) from error
+    except HfHubHTTPError as error:
+        raise EnvironmentProblemError(
+            f"the hub answered {error.response.status_code}",
+            where=name,
+            mend="Try again later; files that were complete are kept",
+        ) from error
+    except Exception as error:  # the network's errors belong to whichever HTTP client the library uses
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise EnvironmentProblemError(
+                "the disk is full",
+                where=constants.HF_HUB_CACHE,
+                mend="Make room there, or set HF_HOME to a folder on another disk; files that were complete are kept",
+            ) from error
+        raise EnvironmentProblemError(
+            f"could not be downloaded: {printable(f'{type(error).__name__}: {error}', limit=300)}",
+            where=name,
+            mend="Try again; files that were complete are kept",
+        ) from error
+
+
+@contextmanager
+def _progress_on_terminals_only() -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

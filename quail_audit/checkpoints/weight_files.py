@@ -1,0 +1,319 @@
+"""The weight files of a folder: which there are, what they hold, and one tensor at a time out of them.
+
+Files are mapped anew for each tensor, so that its pages leave memory with it. Everything here is hostile until checked:
+no pickle is run, no path leads out of the folder, and a file that is not what its name says is bad input.
+Not here: what the tensors mean (architecture.py) and how an adapter is applied (adapter.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from quail_audit.errors import BadInputError
+from quail_audit.untrusted import printable
+
+if TYPE_CHECKING:
+    import torch  # 1.6 s to import
+
+Format = Literal["safetensors", "pytorch .bin"]
+
+# Names in a safetensors header -> torch's. https://github.com/huggingface/safetensors (format), without the packed
+# types below one byte, which no full-precision checkpoint has.
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_SHOWN = 3  # names that an error lists before it counts
+
+
+class TensorInfo(NamedTuple):
+    """What is known of a stored tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFiles:
+    """The tensors of a folder, by name. Holds no file open.
+
+    Attributes:
+        format: of the files.
+        tensors: name -> shape and dtype, in the order of the files.
+        file_of: name -> the file that holds it.
+        size_bytes: of all the files together.
+    """
+
+    format: Format
+    tensors: Mapping[str, TensorInfo]
+    file_of: Mapping[str, Path]
+    size_bytes: int
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, mapped from its file: contiguous, on the CPU, in its own dtype. Don't write to it.
+
+        The mapping ends with the tensor and its views.
+
+        Raises:
+            KeyError: there is no such tensor.
+            BadInputError: the file cannot be read any more, or is no longer what it was when it was opened.
+        """
+        file = self.file_of[name]
+        tensor = _read_safetensors(file, name) if self.format == "safetensors" else _read_bin(file, name)
+        if (tuple(tensor.shape), tensor.dtype) != self.tensors[name]:
+            raise BadInputError(f"{printable(name)} changed while it was being read", where=str(file))
+        # A file need not align its tensors, and compiled loops over unaligned arrays are other loops.
+        return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
+
+
+def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> WeightFiles | None:
+    """Find the weight files of a folder, single or sharded, and read what they hold but not the weights.
+
+    Args:
+        folder: an existing folder.
+        safetensors: name of the single safetensors file; sharded ones are listed in NAME.index.json.
+        torch_bin: the same for files of torch.save, used only where there are no safetensors.
+
+    Returns:
+        None where the folder has none of them.
+
+    Raises:
+        BadInputError: a file is truncated, corrupt, no regular file, or not what its name says; the index is no
+            index, names a file that is absent or outside the folder, or a tensor that its file does not hold.
+    """
+    candidates: tuple[tuple[str, Format], ...] = ((safetensors, "safetensors"), (torch_bin, "pytorch .bin"))
+    for name, format_ in candidates:
+        single, index = folder / name, folder / f"{name}.index.json"
+        if single.exists() or single.is_symlink():
+            return _describe(format_, (single,), {})
+        if index.exists():
+            weight_map = _read_index(index)
+            files = tuple(folder / shard for shard in dict.fromkeys(weight_map.values()))
+            absent = [file.name for file in files if not file.is_file()]
+            if absent:
+                raise BadInputError(
+                    f"names weight files that are not there: {listed(absent)}",
+                    where=str(index),
+                    mend="Copy or download the checkpoint again",
+                )
+            return _describe(format_, files, {tensor: folder / shard for tensor, shard in weight_map.items()}, index)
+    return None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        BadInputError: not readable, not UTF-8, no JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8 and numbers of a million digits are ValueErrors too
+        raise BadInputError(f"is not JSON: {printable(str(error), limit=200)}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise BadInputError(f"should hold a JSON object, not {type(value).__name__}", where=str(path))
+    return value
+
+
+def unreadable(path: Path, error: OSError) -> BadInputError:
+    """The operating system's refusal to open something of a checkpoint, as bad input."""
+    return BadInputError(
+        f"cannot be read: {printable(error.strerror or str(error), limit=200)}",
+        where=str(path),
+        mend="Check that it exists and that you may read it",
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names and how many there are, for a message."""
+    first = ", ".join(printable(name, limit=120) for name in names[:_SHOWN])
+    return first if len(names) <= _SHOWN else f"{first}, … ({len(names)} in all)"
+
+
+def _describe(
+    format_: Format, files: tuple[Path, ...], expected_in: Mapping[str, Path], index: Path | None = None
+) -> WeightFiles:
+    tensors: dict[str, TensorInfo] = {}
+    file_of: dict[str, Path] = {}
+    size_bytes = 0
+    for file in files:
+        if not file.is_file():  # a pipe or a device would block or never end
+            raise BadInputError("is not a regular file", where=str(file))
+        size_bytes += _size(file)
+        for name, info in _list_safetensors(file) if format_ == "safetensors" else _list_bin(file):
+            if not name.isprintable():
+                raise BadInputError(f"holds a tensor with an unusable name: {printable(name)}", where=str(file))
+            if expected_in.get(name, file) == file:
+                tensors[name], file_of[name] = info, file
+    absent = [name for name in expected_in if name not in tensors]
+    if absent:
+        raise BadInputError(
+            f"names tensors that their files do not hold: {listed(absent)}",
+            where=str(index),
+            mend="Copy or download the checkpoint again",
+        )
+    return WeightFiles(format_, tensors, file_of, size_bytes)
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadInputError(
+            'should map tensors to files under "weight_map", and does not',
+            where=str(path),
+            mend="Copy or download the checkpoint again",
+        )
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _stays_inside(shard):
+            raise BadInputError(
+                f"names a weight file outside its folder, or no file at all: {printable(str(shard), limit=200)}",
+                where=str(path),
+                mend="Weight files lie in the checkpoint's own folder. Don't use this checkpoint if you don't trust it",
+            )
+    return weight_map
+
+
+def _stays_inside(name: str) -> bool:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    return (
+        name.isprintable()
+        and bool(posix.parts)
+        and not (posix.is_absolute() or windows.drive or windows.root)
+        and ".." not in posix.parts
+        and ".." not in windows.parts
+    )
+
+
+def _size(file: Path) -> int:
+    try:
+        with file.open("rb") as opened:  # the mapping libraries hide why they could not
+            size_bytes = opened.seek(0, 2)
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if size_bytes == 0:
+        raise BadInputError("is empty", where=str(file), mend="Copy or download the file again")
+    return size_bytes
+
+
+def _corrupt(file: Path, error: Exception) -> BadInputError:
+    return BadInputError(
+        f"is truncated or corrupt: {printable(str(error), limit=200)}",
+        where=str(file),
+        mend="Copy or download the file again",
+    )
+
+
+def _list_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                part = opened.get_slice(name)
+                code, shape = part.get_dtype(), tuple(part.get_shape())
+                if code not in _DTYPES:
+                    raise BadInputError(
+                        f"{printable(name)} is stored as {printable(code)}, which is no type of a full-precision "
+                        f"checkpoint",
+                        where=str(file),
+                        mend="Packed and quantized checkpoints are not supported yet; give the full-precision one",
+                    )
+                yield name, TensorInfo(shape, getattr(torch, _DTYPES[code]))
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except SafetensorError as error:
+        raise _corrupt(file, error) from error
+
+
+def _read_safetensors(file: Path, name: str) -> torch.Tensor:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensor: torch.Tensor = opened.get_tensor(name)
+            return tensor
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except SafetensorError as error:
+        raise _corrupt(file, error) from error
+
+
+def _list_bin(file: Path) -> Iterator[tuple[str, TensorInfo]]:
+    for name, tensor in _load_bin(file).items():
+        yield name, TensorInfo(tuple(tensor.shape), tensor.dtype)
+
+
+def _read_bin(file: Path, name: str) -> torch.Tensor:
+    try:
+        return _load_bin(file)[name].contiguous()
+    except KeyError as error:
+        raise BadInputError(f"{printable(name)} is gone from it", where=str(file)) from error
+
+
+def _load_bin(file: Path) -> dict[str, torch.Tensor]:
+    """The mapped tensors of a file of torch.save: their pages are read when they are touched."""
+    import torch
+
+    try:
+        loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except pickle.UnpicklingError as error:
+        raise BadInputError(
+            "holds more than tensors: loading it could run code, so it was not loaded",
+            where=str(file),
+            mend="Save the state dict alone, as safetensors: model.save_pretrained(folder)",
+        ) from error
+    except Exception as error:  # a reader of hostile zip files and pickles: it has no list of what it raises
+        if "mmap" in str(error):
+            raise BadInputError(
+                "is no file of torch.save, or in the format of torch before 1.6, which cannot be mapped",
+                where=str(file),
+                mend="Convert it to safetensors: model.save_pretrained(folder)",
+            ) from error
+        raise _corrupt(file, error) from error
+    if not isinstance(loaded, dict):
+        raise BadInputError(f"should hold a dict of tensors, not {type(loaded).__name__}", where=str(file))
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not _is_plain(tensor):
+            raise BadInputError(
+                f"should hold plain tensors only; {printable(str(name), limit=120)} is none",
+                where=str(file),
+                mend="Save the model's state dict alone, best as safetensors: model.save_pretrained(folder)",
+            )
+    return loaded
+
+
+def _is_plain(value: object) -> bool:
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        # A view may claim more elements than the file stores; making it contiguous would fill the memory.
+        and math.prod(value.shape) * value.element_size() <= value.untyped_storage().nbytes()
+    )
