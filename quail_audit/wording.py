@@ -25,6 +25,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "knowmem_forget": "KnowMem, forget",
     "knowmem_retain": "KnowMem, retain",
     "privleak": "Min-40% AUC",
+    "privleak_m3": "PrivLeak",
     "nll_forget": "NLL, forget",
     "nll_retain": "NLL, retain",
 }

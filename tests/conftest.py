@@ -1,11 +1,80 @@
-"""Settings of every test: hypothesis repeats itself on CI, and nothing reaches a hub."""
+"""Settings of every test: hypothesis repeats itself on CI, nothing reaches a hub, and what was left out is said."""
 
+import json
 import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # seconds to import: only where tests need them
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # bitsandbytes compiles a fallback for odd shapes, for seconds each
+
+LEFT_OUT = {
+    "slow": "takes long; run: make test-slow",
+    "real_data": "needs ../shared/data; run: make test-real-data",
+    "real_model": "needs SmolLM2 in $QUAIL_SMOLLM2; run: make test-real-model",
+    "cuda": "needs an NVIDIA GPU; run: make test-cuda",
+}
+
+_deselected: Counter[str] = Counter()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        _deselected.update(marker for marker in LEFT_OUT if item.get_closest_marker(marker))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for marker, why in LEFT_OUT.items():
+        if _deselected[marker]:
+            terminalreporter.write_line(f"left out: {_deselected[marker]} marked {marker}: {why}")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> "PreTrainedTokenizerFast":
+    """See make_tokenizer."""
+    from tiny_language_models import make_tokenizer
+
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def llama(tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
+    """See make_llama."""
+    from tiny_language_models import make_llama
+
+    return make_llama(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, llama: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast"
+) -> Path:
+    """original: knows some posts. blank: the same architecture, never trained. data: the posts as forgetting data."""
+    import torch
+    from tiny_language_models import POSTS
+    from transformers import LlamaForCausalLM
+
+    root = tmp_path_factory.mktemp("world")
+    torch.manual_seed(7)
+    for name, model in (("original", llama), ("blank", LlamaForCausalLM(llama.config))):
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    words = [post.split() for post in POSTS]
+    continuations = [{"prompt": " ".join(post[:5]), "gt": " " + " ".join(post[5:])} for post in words]
+    (root / "data" / "verbmem").mkdir(parents=True)
+    (root / "data" / "privleak").mkdir()
+    (root / "data" / "verbmem" / "forget.json").write_text(json.dumps(continuations))
+    (root / "data" / "privleak" / "forget.json").write_text(json.dumps(POSTS))
+    (root / "data" / "privleak" / "holdout.json").write_text(json.dumps([post[::-1] for post in POSTS]))
+    return root

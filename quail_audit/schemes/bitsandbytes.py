@@ -1,4 +1,5 @@
-"""nf4 and fp4 as bitsandbytes 0.50 rounds them, bit for bit.
+"""nf4 and fp4 as bitsandbytes 0.50 rounds them, bit for bit (but for bfloat16 values under 1.2e-38, which bitsandbytes
+itself keeps or flushes to zero depending on the processor).
 
 On a CPU the codes come from Quail's own loops, many times faster than bitsandbytes' and equal to its result; on other
 devices, and for the second rounding of the scales (double quantization), bitsandbytes itself does the work.
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 BLOCK_SIZE = 64  # bitsandbytes' default, which transformers' BitsAndBytesConfig does not change
 ABSMAX_BLOCK_SIZE = 256  # of the second rounding, in double quantization
-MODULE = "bitsandbytes"
 
 # The 16 values of nf4, in the order of their codes (bitsandbytes.functional.get_4bit_type("nf4")).
 _NF4_LEVELS = np.array(
@@ -46,8 +46,8 @@ _NF4_LEVELS = np.array(
     dtype=np.float32,
 )
 
-# The 16 values of fp4 in units of 1/12, in the order of their codes: sign, two bits of exponent, one of mantissa. Two codes
-# are zero. Its bounds come from the values in ascending order; of the zeros, code 0 is the lower bucket.
+# The 16 values of fp4 in units of 1/12, in the order of their codes: sign, two bits of exponent, one of mantissa. Two
+# codes are zero. Its bounds come from the values in ascending order; of the zeros, code 0 is the lower bucket.
 _FP4_TWELFTHS = np.array(
     [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0, -0.0, -0.0625, -8.0, -12.0, -4.0, -6.0, -2.0, -3.0], dtype=np.float32
 )
@@ -95,7 +95,7 @@ class FourBit(Scheme):
         """The deployed weights; see Scheme."""
         if quantized.codes.device.type == "cpu":
             return _dequantize_on_cpu(quantized, self.grid)
-        return _dequantize_on_device(quantized, self.grid)
+        return _dequantize_on_device(quantized, self.grid, self.kind)
 
     def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
         """absmax as the deployed model has it; see Scheme."""
@@ -110,9 +110,7 @@ class FourBit(Scheme):
 
 def schemes() -> tuple[Scheme, ...]:
     """nf4 and fp4, each with plain and with double-quantized scales."""
-    return tuple(
-        FourBit(kind, double_quantization=double) for double in (False, True) for kind in ("nf4", "fp4")
-    )
+    return tuple(FourBit(kind, double_quantization=double) for double in (False, True) for kind in ("nf4", "fp4"))
 
 
 @functools.cache
@@ -182,9 +180,21 @@ def _quantize_on_device(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, 
     return codes[: weight.numel()].reshape(weight.shape), state.absmax
 
 
-def _dequantize_on_device(quantized: Quantized, grid: Grid) -> torch.Tensor:
+def _dequantize_on_device(quantized: Quantized, grid: Grid, kind: str) -> torch.Tensor:
     import torch
 
-    by_code = torch.from_numpy(_levels_by_code(grid)).to(quantized.codes.device)
-    scales = quantized.absmax.repeat_interleave(grid.block_size)[: quantized.codes.numel()]
-    return (by_code[quantized.codes.int().reshape(-1)] * scales).reshape(quantized.codes.shape).to(quantized.dtype)
+    functional = bitsandbytes().functional
+    codes = quantized.codes.reshape(-1)
+    codes = torch.nn.functional.pad(codes, (0, codes.numel() % 2))
+    state = functional.QuantState(
+        absmax=quantized.absmax,
+        shape=quantized.codes.shape,
+        code=torch.from_numpy(_levels_by_code(grid)).to(codes.device),
+        blocksize=grid.block_size,
+        quant_type=kind,
+        dtype=quantized.dtype,
+    )
+    packed = (codes[::2] << 4 | codes[1::2]).reshape(-1, 1)
+    values: torch.Tensor = functional.dequantize_4bit(packed, state)
+    # a single packed byte is taken for a transposed matrix and comes back as a column
+    return values.reshape(quantized.codes.shape)

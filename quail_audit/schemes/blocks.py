@@ -1,23 +1,35 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Rounding blocks of weights on a CPU: the loops behind schemes whose 16 levels are scaled by each block's absmax.
 
 Written so that LLVM turns each loop over a block into vector instructions: see docs/benchmarks.md before changing one.
 Not here: statistics over a pair of matrices (weights/kernels.py, which inlines these).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 LEVELS = 16
 SMALLEST_ABSMAX = np.float32(1e-38)  # bitsandbytes divides by no less, so that a block of zeros stays finite
 ABSOLUTE_BITS = np.int32(0x7FFFFFFF)  # a float32's bits without the sign; they sort as the magnitudes do
 
-F32 = npt.NDArray[np.float32]
-U8 = npt.NDArray[np.uint8]
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """njit whose machine code is kept for the next process, where there is a folder it can be kept in."""
+
+    def compile_it(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(error_model="numpy", cache=True, **options)(function)
+        except RuntimeError:  # numba found no folder it may write to
+            return njit(error_model="numpy", **options)(function)
+
+    return compile_it
 
 
 @njit(error_model="numpy")
-def pick(x, bounds, values):  # type: ignore[no-untyped-def]
+def pick(x, bounds, values):
     """values[i] for the bucket that x lies in: bounds[i - 1] < x <= bounds[i].
 
     A chain of selects rather than a search: it has no branch and no gather, so a loop around it becomes vector code.
@@ -40,8 +52,8 @@ def pick(x, bounds, values):  # type: ignore[no-untyped-def]
     return values[15] if x > bounds[14] else picked
 
 
-@njit(error_model="numpy", cache=True, nogil=True)
-def quantize_blocks(weights, bounds, codes, out, absmax):  # type: ignore[no-untyped-def]
+@compiled(nogil=True)
+def quantize_blocks(weights, bounds, codes, out, absmax):
     """Round whole blocks: float32 [blocks, block size] -> codes uint8, the same shape, and absmax float32 [blocks].
 
     The code decision is bitsandbytes' own, operation by operation: w * (1 / max(absmax, 1e-38)), then the bounds.
@@ -56,8 +68,8 @@ def quantize_blocks(weights, bounds, codes, out, absmax):  # type: ignore[no-unt
             out[block, i] = pick(weights[block, i] * inverse, bounds, codes)
 
 
-@njit(error_model="numpy", cache=True, nogil=True)
-def dequantize_blocks(codes, levels_by_code, absmax, out):  # type: ignore[no-untyped-def]
+@compiled(nogil=True)
+def dequantize_blocks(codes, levels_by_code, absmax, out):
     """codes uint8 [blocks, block size], absmax float32 [blocks] -> float32 weights, the same shape."""
     for block in range(codes.shape[0]):
         scale = absmax[block]

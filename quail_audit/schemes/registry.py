@@ -12,13 +12,16 @@ from quail_audit.schemes.interface import Scheme
 
 @functools.cache
 def known_schemes() -> tuple[Scheme, ...]:
-    """Every scheme, Quail's own first. A plug-in is a callable that returns a Scheme; a broken one is skipped, loudly."""
+    """Every scheme, Quail's own first.
+
+    A plug-in is a callable that returns a Scheme; a broken one is skipped, loudly.
+    """
     found = {scheme.name: scheme for scheme in bitsandbytes.schemes()}
     for entry in entry_points(group="quail.schemes"):
         try:
             plugged_in = entry.load()()
             if not isinstance(plugged_in, Scheme):
-                raise TypeError(f"it made a {type(plugged_in).__name__}, not a Scheme")  # noqa: TRY301
+                raise TypeError(f"it made a {type(plugged_in).__name__}, not a Scheme")
         except Exception as error:  # a plug-in may fail in any way; the others must work
             warnings.warn(f"the scheme plug-in {entry.name} was skipped: {error}", stacklevel=2)
         else:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.events import LayerStatistics, SchemeSummary, State
+from quail_audit.schemes.blocks import LEVELS
 from quail_audit.schemes.interface import Grid, Scheme
 from quail_audit.weights import kernels
 
@@ -88,7 +89,9 @@ class PairSums:
 
     @property
     def finite(self) -> bool:
-        return not (self.nonfinite_original or self.nonfinite_unlearned)
+        """Whether every weight is a finite number, and every dequantized one: a rounded scale may overflow."""
+        sums = (self.dot, self.update_squared, self.rounded_squared)
+        return not (self.nonfinite_original or self.nonfinite_unlearned) and all(map(math.isfinite, sums))
 
     @property
     def survival(self) -> float | None:
@@ -117,7 +120,7 @@ def pair_sums(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, *
     """
     if original.shape != unlearned.shape:
         raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(unlearned.shape)}")
-    if original.device.type != "cpu":
+    if original.device.type != "cpu" or len(scheme.grid.levels) != LEVELS:  # the loop is for 16 levels
         return sums_by_tensor_operations(original, unlearned, scheme)
     size = scheme.grid.block_size
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
@@ -192,7 +195,7 @@ def _run_kernel(
     rounding: tuple[int, int],
     threads: int,
 ) -> PairSums:
-    kernel = kernels.kernel_for(grid)
+    kernel = kernels.kernel_for(grid, *rounding)
     chunks = -(-original.shape[0] // kernels.BLOCKS_PER_CHUNK)
     workers = max(1, min(threads, chunks, original.size // WEIGHTS_PER_THREAD))
     sums = np.zeros((chunks, kernels.COLUMNS))
@@ -201,7 +204,7 @@ def _run_kernel(
 
     def run(worker: int) -> None:
         first, last = edges[worker], edges[worker + 1]
-        kernel(original, unlearned, *scales, *rounding, first, last, sums, counts[worker, 0], counts[worker, 1])
+        kernel(original, unlearned, *scales, first, last, sums, counts[worker, 0], counts[worker, 1])
 
     if workers == 1:
         run(0)
@@ -258,9 +261,7 @@ def sums_by_tensor_operations(
 
     nonfinite_o, nonfinite_u = int((~original.isfinite()).sum()), int((~unlearned.isfinite()).sum())
     if nonfinite_o or nonfinite_u:
-        return PairSums(
-            weights=original.numel(), nonfinite_original=nonfinite_o, nonfinite_unlearned=nonfinite_u
-        )
+        return PairSums(weights=original.numel(), nonfinite_original=nonfinite_o, nonfinite_unlearned=nonfinite_u)
     quantized = [scheme.quantize(original), scheme.quantize(unlearned)]
     if given_scales is not None:
         quantized = [
@@ -292,9 +293,8 @@ def _bucket_widths(weight: torch.Tensor, codes: torch.Tensor, grid: Grid) -> tor
     """The width of each weight's bucket in units of the weights: float32 [weights]."""
     import torch
 
-    edges = np.concatenate(([-1.0], grid.bounds.astype(np.float64), [1.0]))
     width_of_code = np.empty(len(grid.codes), np.float32)
-    width_of_code[grid.codes] = np.diff(edges)
+    width_of_code[grid.codes] = kernels.bucket_widths(grid)
     flat = weight.float().reshape(-1)
     padded = torch.nn.functional.pad(flat, (0, -flat.numel() % grid.block_size)).reshape(-1, grid.block_size)
     absmax = padded.abs().amax(dim=1).clamp(min=1e-38).repeat_interleave(grid.block_size)[: flat.numel()]
@@ -321,11 +321,11 @@ def median_of_counts(counts: Counts, zeros: int = 0) -> float | None:
     if rank < zeros:
         return 0.0
     found = int(np.searchsorted(np.cumsum(counts), rank - zeros, side="right"))
+    found = min(found, kernels.LAST_BIN)
     if found == 0:
         return 0.0  # the first bin: zero itself and magnitudes under 5e-41
-    edges = np.array([found, found + 1], np.int32) << kernels.BIN_SHIFT
-    low, high = edges.view(np.float32).astype(np.float64)
-    return float((low + high) / 2)
+    middle = np.array([(found << kernels.BIN_SHIFT) + (1 << (kernels.BIN_SHIFT - 1))], np.int32)
+    return float(middle.view(np.float32)[0])
 
 
 def layer_statistics(

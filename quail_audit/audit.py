@@ -1,0 +1,244 @@
+"""An audit from its request to its verdict, as an iterator of events. Shows nothing, stores nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import quail_audit
+from quail_audit import verdict
+from quail_audit.clock import utc_now
+from quail_audit.environment import describe_environment, usable_cores
+from quail_audit.errors import BadInputError
+from quail_audit.events import (
+    ArmFinished,
+    ArmStarted,
+    AuditRequest,
+    DataRead,
+    Event,
+    LayerMeasured,
+    LayerStatistics,
+    MetricScored,
+    Noted,
+    PairOpened,
+    Planned,
+    Recovery,
+    RecoveryMeasured,
+    RunFinished,
+    RunStarted,
+    VerdictReached,
+    WeightsMeasured,
+)
+from quail_audit.policy import Policy, read_policy
+from quail_audit.report import FULL
+
+if TYPE_CHECKING:
+    import torch
+
+    from quail_audit.checkpoints.checkpoint import Checkpoint
+    from quail_audit.checkpoints.pair import Pair
+    from quail_audit.forgetting.evaluate import ArmScores
+    from quail_audit.forgetting.interface import ForgettingData
+    from quail_audit.schemes.interface import Scheme
+
+
+Events = Generator[Event, None, None]
+Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
+Recoveries = dict[str, dict[str, Recovery]]  # scheme -> metric -> recovery
+
+
+def audit(request: AuditRequest, run_id: str) -> Events:
+    """Measure everything the request asks for.
+
+    What can be refused is refused first: policy, schemes, device, data and checkpoints, before anything is measured.
+    One layer, and later one model, is in memory at a time.
+
+    Raises:
+        QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
+    """
+    yield RunStarted(
+        quail_version=quail_audit.__version__,
+        run_id=run_id,
+        started=utc_now(),
+        request=request,
+        environment=describe_environment(),
+    )
+    from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
+    from quail_audit.forgetting.arms import find_device, find_dtype
+    from quail_audit.forgetting.data import read_data
+    from quail_audit.schemes.registry import scheme_named
+
+    policy = read_policy(request.policy)
+    schemes = [scheme_named(name) for name in request.schemes]
+    device = find_device(request.device)
+    find_dtype(request.dtype)
+    data = None
+    if request.data is not None:
+        data = read_data(request.data, metrics=request.metrics, max_samples=request.max_samples)
+    pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
+    yield PairOpened(
+        original=pair.original.facts,
+        unlearned=pair.unlearned.facts,
+        retrain=pair.retrain.facts if pair.retrain else None,
+        layers=len(pair.layers),
+        weights=sum(layer.weights for layer in pair.layers),
+        left_in_full_precision=pair.left_in_full_precision,
+        notes=pair.notes,
+    )
+    if data is not None:
+        yield DataRead(samples=data.samples, skipped=data.skipped)
+        for note in data.notes:
+            yield Noted(message=note)
+    arms = _arms(pair, schemes) if data is not None else {}
+    yield Planned(
+        layers=len(pair.layers),
+        arms=tuple(arms),
+        samples_per_arm=sum(data.samples.values()) if data is not None else 0,
+    )
+
+    layers = yield from _measure_weights(pair, schemes, policy, device)
+    recoveries: Recoveries = {}
+    if data is not None:
+        scores = yield from _measure_arms(arms, pair, data, request)
+        yield from _measure_privleak(scores, request)
+        recoveries = yield from _measure_recoveries(scores, schemes, policy, request)
+    reached = verdict.judge(layers, recoveries, policy)
+    yield VerdictReached(verdict=reached)
+    yield RunFinished(finished=utc_now(), exit_code=verdict.EXIT_CODE_OF[reached.outcome])
+
+
+def _arms(pair: Pair, schemes: Sequence[Scheme]) -> dict[str, tuple[Checkpoint, Scheme | None]]:
+    """What is measured, in order: the arms in full precision, which say whether there is anything to recover, first."""
+    arms: dict[str, tuple[Checkpoint, Scheme | None]] = {
+        f"original/{FULL}": (pair.original, None),
+        f"unlearned/{FULL}": (pair.unlearned, None),
+    }
+    if pair.retrain is not None:
+        arms[f"retrain/{FULL}"] = (pair.retrain, None)
+    for scheme in schemes:
+        arms[f"original/{scheme.name}"] = (pair.original, scheme)
+        arms[f"unlearned/{scheme.name}"] = (pair.unlearned, scheme)
+    return arms
+
+
+def _measure_weights(
+    pair: Pair, schemes: Sequence[Scheme], policy: Policy, device: torch.device
+) -> Generator[Event, None, Layers]:
+    """Read each layer once and measure it under every scheme.
+
+    Raises:
+        BadInputError: weights that are not finite, after every layer has been measured.
+    """
+    from quail_audit.weights.overlap import PairSums, RiskLimits, layer_statistics, pair_sums, summarize
+
+    limits = RiskLimits(overlap=policy.overlap_at_risk, survival=policy.survival_at_risk)
+    layers: Layers = {scheme.name: [] for scheme in schemes}
+    totals = {scheme.name: PairSums() for scheme in schemes}
+    for index, layer in enumerate(pair.layers, start=1):
+        original, unlearned = (weight.to(device) for weight in pair.read(layer))
+        for scheme in schemes:
+            sums = pair_sums(original, unlearned, scheme, threads=usable_cores())
+            totals[scheme.name] += sums
+            measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+            layers[scheme.name].append(measured)
+            yield LayerMeasured(scheme=scheme.name, index=index, total=len(pair.layers), layer=measured)
+        del original, unlearned  # before the next is read, so that never two layers are in memory
+    for scheme in schemes:
+        yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
+    _refuse_nonfinite(layers[schemes[0].name], pair)
+    return layers
+
+
+def _refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
+    spoilt = [layer for layer in layers if layer.nonfinite_original or layer.nonfinite_unlearned]
+    if not spoilt:
+        return
+    original = sum(layer.nonfinite_original for layer in spoilt)
+    unlearned = sum(layer.nonfinite_unlearned for layer in spoilt)
+    sides = [(original, pair.original.source), (unlearned, pair.unlearned.source)]
+    where = " and ".join(source for count, source in sides if count)
+    names = ", ".join(layer.name for layer in spoilt[:3]) + (", …" if len(spoilt) > 3 else "")
+    raise BadInputError(
+        f"{original + unlearned} weights are NaN or infinite, in {len(spoilt)} layers: {names}",
+        where=where,
+        mend="Such a model cannot be deployed; the other layers were measured and are in the run's folder",
+    )
+
+
+def _measure_arms(
+    arms: Mapping[str, tuple[Checkpoint, Scheme | None]], pair: Pair, data: ForgettingData, request: AuditRequest
+) -> Generator[Event, None, dict[str, ArmScores]]:
+    """Score the arms one after another, each with its own model, which is dropped before the next is loaded."""
+    from quail_audit.forgetting.arms import load_arm
+    from quail_audit.forgetting.evaluate import evaluate_arm
+
+    scores: dict[str, ArmScores] = {}
+    for arm, (checkpoint, scheme) in arms.items():
+        started_s = time.monotonic()
+        loaded = load_arm(
+            checkpoint,
+            scheme,
+            layers=pair.layers,
+            device=request.device,
+            dtype=request.dtype,
+            tokenizer_of=pair.original,
+        )
+        yield ArmStarted(
+            arm=arm,
+            execution=loaded.execution,
+            device=loaded.device,
+            dtype=loaded.dtype,
+            reason=loaded.reason,
+        )
+        for note in loaded.notes:
+            yield Noted(message=f"{arm}: {note}")
+        scores[arm] = yield from evaluate_arm(
+            arm, loaded, data, tuple(data.samples), batch_size=request.batch_size, seed=request.seed
+        )
+        del loaded
+        elapsed_s = round(time.monotonic() - started_s, 3)
+        yield ArmFinished(arm=arm, elapsed_s=elapsed_s, batch_size=scores[arm].batch_size)
+    return scores
+
+
+def _measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
+    """MUSE's M3 of every arm, where the AUC of a model that never saw the forget set is known."""
+    from quail_audit.forgetting.privleak import relative_to
+
+    aucs = {arm: found.means["privleak"] for arm, found in scores.items() if "privleak" in found.means}
+    reference = aucs.get(f"retrain/{FULL}")
+    reference_percent = reference.mean if reference is not None else 100.0 * (request.retrain_auc or 0.0)
+    if reference_percent > 0.0:
+        for arm, auc in aucs.items():
+            yield MetricScored(arm=arm, metric="privleak_m3", score=relative_to(auc, reference_percent))
+
+
+def _measure_recoveries(
+    scores: Mapping[str, ArmScores], schemes: Sequence[Scheme], policy: Policy, request: AuditRequest
+) -> Generator[Event, None, Recoveries]:
+    """Compare the arms, metric by metric, for every metric that says how much came back."""
+    from quail_audit.forgetting.recovery import DECIDING_METRICS, REPORTED_METRICS, Role, recovery
+
+    recoveries: Recoveries = {scheme.name: {} for scheme in schemes}
+    measured = scores[f"original/{FULL}"].scores
+    for scheme in schemes:
+        arm_of: dict[Role, str] = {
+            "original/full": f"original/{FULL}",
+            "unlearned/full": f"unlearned/{FULL}",
+            "unlearned/quantized": f"unlearned/{scheme.name}",
+            "retrain/full": f"retrain/{FULL}",
+        }
+        for metric in (*DECIDING_METRICS, *REPORTED_METRICS):
+            if metric not in measured:
+                continue
+            found = recovery(
+                metric,
+                {role: scores[arm].scores[metric] for role, arm in arm_of.items() if arm in scores},
+                limit_percent=policy.max_recovery_percent,
+                informative_points=policy.informative_points,
+                seed=request.seed,
+            )
+            recoveries[scheme.name][metric] = found
+            yield RecoveryMeasured(scheme=scheme.name, metric=metric, recovery=found)
+    return recoveries

@@ -1,0 +1,401 @@
+"""The `quail` command: parses, picks a face, maps errors to exit codes.
+
+Imports nothing heavy at the top: a command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, TextIO
+
+import typer
+
+import quail_audit
+from quail_audit.errors import (
+    EXIT_ENVIRONMENT,
+    EXIT_INTERRUPTED,
+    BadInputError,
+    EnvironmentProblemError,
+    QuailError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quail_audit.events import AuditRequest, Event
+    from quail_audit.report import Report, RunState
+    from quail_audit.terminal.live import LiveView
+    from quail_audit.terminal.plain import PlainProgress
+
+DEFAULT_RUNS_FOLDER = Path(".quail") / "runs"
+DEBUG_VARIABLE = "QUAIL_DEBUG"
+TEXT_WIDTH = 120  # of a report that goes to a file or a pipe
+
+P = ParamSpec("P")
+Format = Literal["text", "json", "jsonl"]
+
+app = typer.Typer(
+    name="quail",
+    help="Audits unlearned language models for knowledge that comes back when they are quantized.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here: quail demo. Exit codes: 0 pass, 1 fail, 2 usage, 3 bad input, 4 environment, "
+    "5 inconclusive, 130 interrupted.",
+)
+
+
+def main() -> NoReturn:
+    """The entry point of the `quail` command."""
+    _add_plugged_in_commands()
+    app()
+    raise AssertionError("typer exits by itself")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"quail {quail_audit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show Python tracebacks.")] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
+    """Turn a command's result, and whatever it raises, into an exit code and a plain message on stderr."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _interrupt)  # so that a stopped run leaves its folder readable
+        try:
+            code = command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; what was measured is kept", err=True)
+            code = EXIT_INTERRUPTED
+        except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = EXIT_INTERRUPTED
+        except typer.Exit:
+            raise
+        except QuailError as error:
+            _explain(error)
+            code = error.exit_code
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            typer.echo(f"error: a defect of Quail: {type(error).__name__}: {_plain(str(error))}", err=True)
+            typer.echo("  Run again with a traceback: quail --debug …", err=True)
+            code = EXIT_ENVIRONMENT
+        raise typer.Exit(code)
+
+    return run
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _explain(error: QuailError) -> None:
+    if os.environ.get(DEBUG_VARIABLE):
+        import traceback
+
+        traceback.print_exception(error)
+    place = f"{_plain(error.where)}: " if error.where else ""
+    typer.echo(f"error: {place}{_plain(error.message)}", err=True)
+    if error.mend:
+        typer.echo(f"  {_plain(error.mend)}", err=True)
+
+
+def _plain(text: str) -> str:
+    from quail_audit.untrusted import printable
+
+    return printable(text)
+
+
+CheckpointArgument = typer.Argument(
+    help="A local folder or a Hugging Face id (org/name or org/name@revision).", show_default=False
+)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  quail audit org/llama-news org/llama-news-unlearned --data muse-news\n\n"
+    "  quail audit original/ unlearned/ --data data/ --retrain retrain/ --scheme nf4 --scheme fp4 --format json"
+)
+@reports_errors
+def audit(
+    original: Annotated[str, CheckpointArgument],
+    unlearned: Annotated[
+        str, typer.Argument(help="The same, or a LoRA adapter folder on the original.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data folder in MUSE layout. Without it only the weights are measured.", metavar="PATH"),
+    ] = None,
+    retrain: Annotated[
+        str | None,
+        typer.Option(help="A model trained without the forget set: what may be known.", metavar="CHECKPOINT"),
+    ] = None,
+    retrain_auc: Annotated[
+        float | None,
+        typer.Option(help="AUC of Min-40% Prob of such a model, where only that is known (MUSE-News: 0.4772)."),
+    ] = None,
+    scheme: Annotated[
+        list[str],
+        typer.Option(help="How the model will be quantized; repeat for several. See quail schemes.", metavar="NAME"),
+    ] = ["nf4"],  # noqa: B006 - typer copies it
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only this metric; repeat for several. Default: all the data has.", metavar="NAME"),
+    ] = None,
+    skip_module: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave modules of this name in full precision, as llm_int8_skip_modules does; repeat for several. "
+            "Default: as bitsandbytes leaves them (embeddings and head).",
+            metavar="NAME",
+        ),
+    ] = None,
+    max_samples: Annotated[int | None, typer.Option(help="At most this many samples a metric.", min=1)] = None,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            help="Samples generated at once; auto finds out, and halves it when memory runs out.", metavar="N|auto"
+        ),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="Where models run.", metavar="auto|cpu|cuda[:N]|mps")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="What models compute in. auto: the checkpoint's own, but float32 on a CPU.",
+            metavar="auto|float32|bfloat16|float16",
+        ),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    policy: Annotated[str | None, typer.Option(help="Limits of the verdict, in TOML.", metavar="FILE")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="The run's own folder, made by the run. Default: .quail/runs/<run id>.", metavar="DIR"),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002 - the option's name
+    output: Annotated[
+        Path | None, typer.Option(help="Write the result here instead of to stdout.", metavar="FILE")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> int:
+    """Compare an original and an unlearned checkpoint as they would be deployed, and give a verdict.
+
+    Measures layer by layer which updates the rounding erased, and with --data which forgotten answers come back.
+    The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive; 2, 3 and 4 say why there is none.
+    """
+    from pydantic import ValidationError
+
+    from quail_audit.events import AuditRequest
+
+    try:
+        request = AuditRequest(
+            original=original,
+            unlearned=unlearned,
+            retrain=retrain,
+            retrain_auc=retrain_auc,
+            data=data,
+            schemes=tuple(dict.fromkeys(scheme)),
+            metrics=tuple(dict.fromkeys(metric)) if metric else None,
+            skip_modules=tuple(skip_module) if skip_module else None,
+            max_samples=max_samples,
+            batch_size=None if batch_size == "auto" else batch_size,  # type: ignore[arg-type]  # pydantic parses it
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            policy=policy,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = f"--{str(first['loc'][0]).replace('_', '-')}"
+        raise UsageError(first["msg"], where=option, mend="See quail audit --help") from error
+    return audit_and_show(request, run_dir=run_dir, format=format, output=output, quiet=quiet)
+
+
+def audit_and_show(
+    request: AuditRequest,
+    *,
+    run_dir: Path | None = None,
+    format: Format = "text",  # noqa: A002
+    output: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Run an audit into its folder, show it as it goes and its result at the end; return its exit code.
+
+    Raises:
+        QuailError: the run could not be finished; what was measured is in its folder.
+    """
+    from quail_audit.audit import audit as events_of
+    from quail_audit.runs import new_run, new_run_id, record
+
+    run_id = new_run_id()
+    with _results(output) as results, new_run(run_dir or DEFAULT_RUNS_FOLDER / run_id, request) as folder:
+        with closing(record(events_of(request, run_id), folder)) as events:
+            streamed = results if format == "jsonl" else None
+            state = _show_progress(events, None if quiet else sys.stderr, streamed)
+        report = state.report()
+        _write_report(report, results, format)
+        if format == "text" and report.verdict is not None:
+            typer.echo(f" run folder: {folder}", err=True)
+    assert state.end is not None  # noqa: S101 - a run without an end raises
+    return state.end.exit_code
+
+
+def _show_progress(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | None) -> RunState:
+    """Follow a run to its end: progress as a face, each event as a line to streamed."""
+    from contextlib import nullcontext
+
+    from quail_audit.events import to_line
+    from quail_audit.report import RunState
+
+    state = RunState()
+    face = _face(progress) if progress is not None else nullcontext()
+    with face as shown:
+        for event in events:
+            state.apply(event)
+            if streamed is not None:
+                streamed.write(to_line(event) + "\n")
+                streamed.flush()
+            if shown is not None:
+                shown.update(event, state)
+    return state
+
+
+def _face(stream: TextIO) -> LiveView | PlainProgress:
+    """A live view where a person looks, plain lines elsewhere."""
+    if stream.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+
+        from quail_audit.terminal.live import LiveView
+
+        return LiveView(Console(file=stream))
+    from quail_audit.terminal.plain import PlainProgress
+
+    return PlainProgress(stream)
+
+
+@contextmanager
+def _results(output: Path | None) -> Iterator[TextIO]:
+    """Where results go: stdout, or a file made at once, so that a bad name costs no measuring."""
+    if output is None:
+        yield sys.stdout
+        return
+    try:
+        file = output.open("w", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise EnvironmentProblemError(
+            f"cannot write: {error.strerror or error}", where=str(output), mend="Name another --output"
+        ) from error
+    with file:
+        yield file
+
+
+def _write_report(report: Report, stream: TextIO, format: Format) -> None:  # noqa: A002
+    if format == "json":
+        stream.write(report.model_dump_json(indent=2) + "\n")
+    elif format == "text":
+        from quail_audit.reports.text import show
+
+        show(report, _console(stream))
+    stream.flush()
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else TEXT_WIDTH)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  quail watch .quail/runs/20260101-120000-ab12\n\n"
+    "  quail watch /mnt/cluster/runs/llama --format jsonl"
+)
+@reports_errors
+def watch(
+    run: Annotated[Path, typer.Argument(help="A run's folder, of a run still going or ended.", show_default=False)],
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> int:
+    """Follow a run that is going on, here or on another machine, or replay one that has ended.
+
+    Shows the same view as the audit itself and exits with the run's exit code. Of a run that was killed it shows what
+    was measured, and exits with 4.
+    """
+    from quail_audit.runs import replay
+
+    streamed = sys.stdout if format == "jsonl" else None
+    with closing(replay(run, follow=True)) as events:
+        state = _show_progress(events, None if quiet else sys.stderr, streamed)
+    if state.started is None:
+        raise BadInputError("the run ended before it had measured anything", where=str(run))
+    _write_report(state.report(), sys.stdout, format)
+    if state.end is None:
+        raise EnvironmentProblemError(
+            "the run ended without a verdict: its process was killed or its machine went away",
+            where=str(run),
+            mend="What it had measured is shown above; run the audit again for a verdict",
+        )
+    return state.end.exit_code
+
+
+@app.command()
+@reports_errors
+def schemes() -> int:
+    """List the quantization schemes, and whether this machine can run them."""
+    from quail_audit.doctor import show_schemes
+
+    return show_schemes(_console(sys.stdout))
+
+
+@app.command()
+@reports_errors
+def doctor() -> int:
+    """Say what this machine can run, which versions it has, and what to install for the rest."""
+    from quail_audit.doctor import examine, show
+
+    findings = examine()
+    show(findings, _console(sys.stdout))
+    return EXIT_ENVIRONMENT if any(finding.needed and not finding.found for finding in findings) else 0
+
+
+def _add_plugged_in_commands() -> None:
+    """Commands of other packages, such as quail_train's demo. A broken one says so when it is called, not before."""
+    for entry in entry_points(group="quail.commands"):
+        try:
+            command: Callable[..., Any] = entry.load()
+        except Exception as error:  # a plug-in may fail in any way; the other commands must work
+            command = _broken_command(entry.name, error)
+        app.command(entry.name)(reports_errors(command))
+
+
+def _broken_command(name: str, error: Exception) -> Callable[..., int]:
+    def broken() -> int:
+        """Not usable here: its package failed to load."""
+        raise EnvironmentProblemError(f"the command {name} failed to load: {type(error).__name__}: {error}") from error
+
+    return broken
+
+
+if __name__ == "__main__":
+    main()

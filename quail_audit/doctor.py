@@ -1,0 +1,133 @@
+"""What this machine can run, and the command that installs what it lacks."""
+
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import quail_audit
+from quail_audit.environment import package_version, usable_cores
+from quail_audit.untrusted import printable
+
+OLDEST_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that Quail runs on or with.
+
+    Attributes:
+        name: of the package or device.
+        found: its version or description; empty where it is missing.
+        purpose: what it is for, or what it lacks.
+        mend: the command that installs it; empty where it is found or nothing can be installed.
+        needed: whether an audit is impossible without it.
+    """
+
+    name: str
+    found: str
+    purpose: str
+    mend: str = ""
+    needed: bool = False
+
+
+# Distribution, what it is for. All of them come with quail-audit, so a missing one means a broken installation.
+_NEEDED_PACKAGES = (
+    ("torch", "tensors, models"),
+    ("transformers", "loads and runs models"),
+    ("bitsandbytes", "nf4, fp4: the deployed kernels, double quantization"),
+    ("numba", "the statistics over weights, on a CPU"),
+    ("safetensors", "reads weights"),
+    ("accelerate", "loads quantized models"),
+    ("peft", "LoRA adapters as the unlearned side"),
+    ("huggingface_hub", "checkpoints named by a Hugging Face id"),
+    ("rouge-score", "VerbMem, KnowMem"),
+    ("scikit-learn", "PrivLeak"),
+    ("scipy", "intervals"),
+)
+
+
+def examine() -> list[Finding]:
+    """Look at Python, the packages and the devices. Imports torch, as nothing else knows the devices."""
+    return [_python(), *_packages(), *_devices()]
+
+
+def _python() -> Finding:
+    running = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        return Finding("python", "", f"{running} is too old", "install Python 3.11 or newer", needed=True)
+    return Finding("python", running, f"quail-audit {quail_audit.__version__}", needed=True)
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name, purpose in _NEEDED_PACKAGES:
+        found = package_version(name) or ""
+        mend = "" if found else f"pip install {name}"
+        findings.append(Finding(name, found, purpose, mend, needed=True))
+    return findings
+
+
+def _devices() -> list[Finding]:
+    try:
+        import torch
+    except ImportError:
+        return []
+    cores = usable_cores()
+    vectors = torch.backends.cpu.get_cpu_capability()
+    findings = [Finding("cpu", f"{cores} cores, {vectors}", "every scheme; rounded arms run on dequantized weights")]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory_gib = properties.total_memory / 2**30
+            description = f"{printable(properties.name)}, {memory_gib:.0f} GiB"
+            findings.append(Finding(f"cuda:{index}", description, "every scheme, with bitsandbytes' own kernels"))
+    elif torch.version.cuda is None:
+        findings.append(Finding("cuda", "", "this torch was built without CUDA", "pip install a CUDA build of torch"))
+    else:
+        findings.append(Finding("cuda", "", "torch has CUDA, but no GPU or driver was found"))
+    if torch.backends.mps.is_available():
+        findings.append(Finding("mps", "Apple GPU", "rounded arms run on dequantized weights"))
+    return findings
+
+
+def show(findings: list[Finding], console: Console) -> None:
+    """Print the findings, one a line, with what mends the missing ones."""
+    table = Table(box=None, pad_edge=True)
+    for column in ("", "what", "found", "for", "to install"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        mark, style = ("✓", "green") if finding.found else ("✗", "bold red") if finding.needed else ("-", "dim")
+        table.add_row(
+            Text(mark, style=style),
+            finding.name,
+            finding.found or Text("missing" if finding.needed else "none", style=style),
+            finding.purpose,
+            finding.mend,
+        )
+    console.print(table)
+    missing = [finding for finding in findings if finding.needed and not finding.found]
+    if missing:
+        console.print(Text(" Not ready: install what is missing with the commands above.", style="bold red"))
+    else:
+        console.print(Text(" Ready. Next: quail demo", style="bold"))
+
+
+def show_schemes(console: Console) -> int:
+    """Print every scheme with its stored bits and where it runs; return the exit code."""
+    from quail_audit.schemes.registry import known_schemes
+
+    table = Table(box=None, pad_edge=True)
+    table.add_column("scheme", no_wrap=True)
+    table.add_column("bits / weight", justify="right")
+    table.add_column("block", justify="right")
+    table.add_column("what it is", overflow="fold")
+    for scheme in known_schemes():
+        table.add_row(
+            scheme.name, f"{scheme.bits_per_weight:.3g}", str(scheme.grid.block_size), printable(scheme.title)
+        )
+    console.print(table)
+    console.print(Text(" Name one with quail audit --scheme NAME; repeat the option for several.", style="dim"))
+    return 0

@@ -1,0 +1,306 @@
+"""Loading the model of an arm: a checkpoint in full precision, or as it is deployed under a scheme.
+
+Not here: what is asked of it (evaluate.py). One arm is loaded at a time; drop it before the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
+from quail_audit.forgetting.batches import is_out_of_memory
+from quail_audit.forgetting.quiet import quiet_transformers
+from quail_audit.schemes.bitsandbytes import FourBit, bitsandbytes
+
+if TYPE_CHECKING:
+    from quail_audit.checkpoints.checkpoint import Checkpoint
+    from quail_audit.checkpoints.pair import Layer
+    from quail_audit.events import Execution
+    from quail_audit.schemes.interface import Scheme
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedArm:
+    """A model that is ready to be asked.
+
+    Attributes:
+        model: on its device, in eval mode, set to plain greedy generation.
+        tokenizer: the checkpoint's own, or the one that stands in for it.
+        execution: how its layers compute.
+        device: "cpu", "cuda:0", "mps:0".
+        dtype: that it computes in: "float32".
+        reason: why this execution, where it is not the plain one.
+        notes: what the reader of the report should know.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    execution: Execution
+    device: str
+    dtype: str
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def load_arm(
+    checkpoint: Checkpoint,
+    scheme: Scheme | None,
+    *,
+    layers: Sequence[Layer],
+    device: str,
+    dtype: str,
+    tokenizer_of: Checkpoint | None = None,
+) -> LoadedArm:
+    """Load a checkpoint as an arm.
+
+    Under nf4 or fp4 on CUDA the layers become bitsandbytes' own Linear4bit modules, quantized from the checkpoint's
+    dtype as transformers does it on loading. Elsewhere, and under other schemes, each layer's weights are replaced by
+    scheme.dequantize(scheme.quantize(weights)), in the checkpoint's dtype, one layer at a time: the very values that
+    the deployed model computes with. Weights are rounded first and cast to the computing dtype after.
+
+    Args:
+        checkpoint: a model's, or an adapter's, which is merged into its base.
+        scheme: None for full precision.
+        layers: the modules that are rounded.
+        device: "auto" (cuda, then mps, then cpu), "cpu", "cuda", "cuda:1", "mps".
+        dtype: to compute in; "auto": the checkpoint's own, but float32 on a CPU.
+        tokenizer_of: whose tokenizer to use where the checkpoint has none.
+
+    Raises:
+        UsageError: no such kind of device or dtype.
+        BadInputError: transformers cannot make a model of the checkpoint, or there is no tokenizer.
+        EnvironmentProblemError: the device is absent, or out of memory.
+    """
+    target = find_device(device)
+    asked_dtype = find_dtype(dtype)
+    tokenizer, notes = _load_tokenizer(checkpoint, tokenizer_of)
+    with _loading(checkpoint.source, checkpoint.folder):
+        model = _load_full_precision(checkpoint)
+        computing = asked_dtype or (torch.float32 if target.type == "cpu" else model.dtype)
+        execution, reason = _round_layers(model, scheme, layers, target, computing, str(checkpoint.folder))
+        nn.Module.to(model, device=target, dtype=computing)
+        nn.Module.eval(model)
+    model.generation_config = _plain_greedy(model.generation_config)
+    return LoadedArm(
+        model=model,
+        tokenizer=tokenizer,
+        execution=execution,
+        device=str(model.device),
+        dtype=str(computing).removeprefix("torch."),
+        reason=reason,
+        notes=notes,
+    )
+
+
+def find_device(device: str) -> torch.device:
+    """The device of a --device option.
+
+    Raises:
+        UsageError: no such kind of device.
+        EnvironmentProblemError: this machine has none, or not so many.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"unknown device {device!r}", where="--device", mend="Give auto, cpu, cuda, cuda:N or mps")
+    if found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = found.index if found.index is not None else 0
+        if index >= count:
+            has = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
+            raise EnvironmentProblemError(
+                f"no such device {device!r}: torch sees {has}", where="--device", mend="Give --device cpu, or auto"
+            )
+        return torch.device("cuda", index)
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise EnvironmentProblemError(
+            "no such device 'mps': torch sees no Apple GPU", where="--device", mend="Give --device cpu, or auto"
+        )
+    return found
+
+
+def find_dtype(dtype: str) -> torch.dtype | None:
+    """The dtype of a --dtype option; None for auto.
+
+    Raises:
+        UsageError: no such dtype.
+    """
+    if dtype == "auto":
+        return None
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}", where="--dtype", mend=f"Give auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+@contextmanager
+def _loading(source: str, folder: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a model is made of a checkpoint into an error that says so."""
+    try:
+        with quiet_transformers():
+            yield
+    except QuailError:
+        raise
+    except Exception as error:  # the files are anybody's, and transformers may fail on them in any way
+        if is_out_of_memory(error):
+            raise EnvironmentProblemError(
+                "out of memory while loading the model",
+                where=source,
+                mend="Use a device with more memory, or --dtype bfloat16",
+            ) from error
+        if isinstance(error, ImportError):
+            raise EnvironmentProblemError(f"a package is missing: {error}", where=source) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInputError(f"transformers cannot load the model: {lines[0]}", where=str(folder)) from error
+
+
+def _load_full_precision(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The whole model on the CPU, in the checkpoint's own dtype, an adapter merged."""
+    base = checkpoint.adapter_of or checkpoint
+    config = None
+    if not (base.folder / "config.json").exists():
+        settings = dict(base.config)  # another checkpoint's, which stands in
+        config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base.folder, config=config, dtype="auto", local_files_only=True, trust_remote_code=False
+    )
+    if checkpoint.adapter_of is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, checkpoint.folder, local_files_only=True).merge_and_unload()
+    if not isinstance(model, PreTrainedModel):
+        raise BadInputError("this is no language model", where=str(checkpoint.folder))
+    return model
+
+
+def _round_layers(
+    model: PreTrainedModel,
+    scheme: Scheme | None,
+    layers: Sequence[Layer],
+    device: torch.device,
+    computing: torch.dtype,
+    where: str,
+) -> tuple[Execution, str]:
+    if scheme is None:
+        return "full precision", ""
+    absent = [layer.name for layer in layers if not _has(model, layer.name)]
+    if absent:
+        raise BadInputError(
+            f"the model that transformers makes of the checkpoint has no layer {absent[0]} ({len(absent)} are absent)",
+            where=where,
+        )
+    if device.type == "cuda" and isinstance(scheme, FourBit):
+        for layer in layers:
+            linear = _linear4bit(model.get_submodule(layer.name), scheme, computing, transposed=layer.transposed)
+            model.set_submodule(layer.name, linear.to(device))
+        return "bitsandbytes Linear4bit", ""
+    for layer in layers:
+        module = model.get_submodule(layer.name)
+        weight = _matrix(module, transposed=layer.transposed)
+        rounded = scheme.dequantize(scheme.quantize(weight))
+        # a new parameter, not new values: the weight may be tied to an embedding, which is not rounded
+        module.weight = nn.Parameter(rounded.T.contiguous() if layer.transposed else rounded, requires_grad=False)
+    if isinstance(scheme, FourBit):
+        return "dequantized weights", (
+            f"on {device.type} bitsandbytes' modules are slow or compute in bfloat16; the weights' values are the same"
+        )
+    return "dequantized weights", "the scheme has no modules of its own; the values are those it is deployed with"
+
+
+def _has(model: PreTrainedModel, name: str) -> bool:
+    try:
+        return isinstance(model.get_submodule(name).weight, torch.Tensor)
+    except AttributeError:
+        return False
+
+
+def _matrix(module: nn.Module, *, transposed: bool) -> torch.Tensor:
+    """A layer's weights [outputs, inputs]."""
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)  # noqa: S101 - _has() saw to it
+    return weight.detach().T.contiguous() if transposed else weight.detach()
+
+
+def _linear4bit(module: nn.Module, scheme: FourBit, computing: torch.dtype, *, transposed: bool) -> nn.Module:
+    """The module that transformers puts in a layer's place; its weights are quantized on its way to a device."""
+    library = bitsandbytes()
+    weight = _matrix(module, transposed=transposed)
+    bias = getattr(module, "bias", None)
+    linear: nn.Module = library.nn.Linear4bit(
+        weight.shape[1],
+        weight.shape[0],
+        bias=bias is not None,
+        compute_dtype=computing,
+        compress_statistics=scheme.double_quantization,
+        quant_type=scheme.kind,
+        device="meta",
+    )
+    linear.weight = library.nn.Params4bit(
+        weight,
+        requires_grad=False,
+        compress_statistics=scheme.double_quantization,
+        quant_type=scheme.kind,
+        module=linear,
+    )
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return linear
+
+
+def _plain_greedy(found: GenerationConfig | None) -> GenerationConfig:
+    """A checkpoint's generation settings without its penalties and the like, which are no greedy decoding."""
+    special = {} if found is None else {"bos_token_id": found.bos_token_id, "eos_token_id": found.eos_token_id}
+    return GenerationConfig(**special)  # type: ignore[no-untyped-call]
+
+
+def _load_tokenizer(
+    checkpoint: Checkpoint, stand_in: Checkpoint | None
+) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
+    candidates = [checkpoint, checkpoint.adapter_of, stand_in]
+    for candidate in candidates:
+        if candidate is None or not any((candidate.folder / name).exists() for name in TOKENIZER_FILES):
+            continue
+        try:
+            with quiet_transformers():
+                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                    candidate.folder, local_files_only=True, trust_remote_code=False
+                )
+        except Exception as error:  # as in _loading
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise BadInputError(f"the tokenizer cannot be read: {lines[0]}", where=str(candidate.folder)) from error
+        if candidate is checkpoint:
+            return tokenizer, ()
+        return tokenizer, (f"{checkpoint.source} has no tokenizer; that of {candidate.source} was used",)
+    raise BadInputError(
+        "the checkpoint has no tokenizer",
+        where=str(checkpoint.folder),
+        mend=f"Put one beside the weights: {TOKENIZER_FILES[0]}, or {TOKENIZER_FILES[1]}",
+    )

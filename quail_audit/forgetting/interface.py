@@ -1,0 +1,169 @@
+"""What forgetting data and a metric are, to the rest of Quail and to packages that add metrics.
+
+A package adds metrics through the entry point quail.metrics: a callable that returns a Metric. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from quail_audit.events import Score
+
+Split = Literal["forget", "retain"]
+SPLITS: tuple[Split, ...] = ("forget", "retain")
+
+
+def _tokenizable(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("has a lone surrogate, which is no character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_tokenizable)]
+
+
+class Row(BaseModel):
+    """One row of a data file: strings only, none of them blank."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Continuation(Row):
+    """A text cut in two: the model is given the prompt, the truth is how it went on."""
+
+    prompt: Text
+    truth: Text
+
+
+class QuestionAnswer(Row):
+    question: Text
+    answer: Text
+
+
+class Passage(Row):
+    text: Text
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions of one split, and those that are answered in every prompt to show the form of an answer."""
+
+    asked: tuple[QuestionAnswer, ...]
+    examples: tuple[QuestionAnswer, ...]
+
+
+@dataclass(frozen=True)
+class ForgettingData:
+    """What a data folder holds, by split. What the folder lacks is absent from the mappings.
+
+    Attributes:
+        folder: where it was read from; a metric of another package may read files of its own there.
+        continuations: for VerbMem.
+        questions: for KnowMem.
+        texts: of "forget", "retain" and "holdout" (never trained on), for PrivLeak and the losses.
+        samples: metric -> how many samples it scores, for the metrics to measure, in the order they are measured.
+        skipped: metric -> why it is not measured.
+        notes: what a reader of the report should know about the data.
+    """
+
+    folder: Path
+    continuations: Mapping[Split, tuple[Continuation, ...]]
+    questions: Mapping[Split, Questions]
+    texts: Mapping[str, tuple[str, ...]]
+    samples: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class LanguageModel(Protocol):
+    """A model as a metric sees it: text in, text or probabilities out. Batching and memory are its own affair."""
+
+    def continuations(
+        self, prompts: Sequence[str], *, max_new_tokens: int, stop_words: Sequence[str] = ()
+    ) -> Iterator[tuple[int, str]]:
+        """Greedy continuations, each with its prompt's index, in whatever order they are finished.
+
+        Args:
+            prompts: texts; the tokenizer adds its special tokens. One that is longer than the model's window less
+                max_new_tokens loses its beginning.
+            max_new_tokens: at most so many are generated.
+            stop_words: a continuation ends before the first of these.
+        """
+        ...
+
+    def log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Natural logarithms of each token's probability given those before it, each with its text's index.
+
+        float32 [tokens - 1]: the first token has none before it, so a text of one token has an empty array. A text
+        longer than the model's window is cut to it.
+        """
+        ...
+
+    def cut(self, text: str, tokens: int) -> str:
+        """The text's first tokens, special ones counted, as text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scored sample.
+
+    Attributes:
+        index: its place in the data file, from 0.
+        score: in the metric's own unit.
+        prompt, truth, answer: for a person who looks closer; empty where there is none.
+    """
+
+    index: int
+    score: float
+    prompt: str = ""
+    truth: str = ""
+    answer: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A metric of one arm.
+
+    Attributes:
+        score: its mean, or what stands for it, with its interval.
+        values: what recovery is computed from, in the order of the data file, so that arms pair up by sample:
+            the scores [samples], unless the metric says otherwise.
+    """
+
+    score: Score
+    values: npt.NDArray[np.float64]
+
+
+class Metric(ABC):
+    """One number that tells how well a model knows a set of texts.
+
+    Attributes:
+        name: as on the command line and in reports: "verbmem_forget".
+        needs: the data it needs, for people: "verbmem/forget.json".
+        generates: whether the model has to write text, which is slow: such metrics are measured last.
+    """
+
+    name: str
+    needs: str
+    generates: bool
+
+    @abstractmethod
+    def samples(self, data: ForgettingData) -> int:
+        """How many samples there are to score; 0 where the data is absent."""
+
+    @abstractmethod
+    def measure(self, data: ForgettingData, model: LanguageModel, *, seed: int) -> Generator[Sample, None, Measured]:
+        """Score every sample, yielding each as soon as it is known. The seed is the bootstrap's."""

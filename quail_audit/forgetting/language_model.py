@@ -1,0 +1,158 @@
+"""A transformers model and its tokenizer, as the metrics see them: text in, text or probabilities out.
+
+Not here: loading (arms.py), and the batches themselves (generation.py, log_probabilities.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from quail_audit.errors import BadInputError
+from quail_audit.forgetting.batches import batch_size_for
+from quail_audit.forgetting.generation import generate
+from quail_audit.forgetting.log_probabilities import log_probabilities
+from quail_audit.forgetting.quiet import quiet_transformers
+
+# What a probability that is no finite number counts as: the logarithm of float32's smallest normal number.
+LEAST_LOG_PROBABILITY = float(np.log(np.finfo(np.float32).tiny))
+LARGEST_WINDOW = 10**9  # tokenizers write a far larger number where they know of no window
+
+
+class TransformersModel:
+    """Implements interface.LanguageModel. Remembers the probabilities of texts, as several metrics read the same.
+
+    Args:
+        model: on its device; put into eval mode.
+        tokenizer: need not have a padding token.
+        batch_size: rows at once; None: by the memory there is.
+
+    Attributes:
+        size: of the batches.
+        notes: what happened that the reader of the report should know, each said once.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
+    ) -> None:
+        self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
+        self.tokenizer = tokenizer
+        self.size = batch_size_for(model.device, batch_size)
+        self.window = _window(model, tokenizer)
+        self.end_ids = _end_ids(model, tokenizer)
+        self.notes: list[str] = []
+        self._read: dict[str, npt.NDArray[np.float32]] = {}
+
+    def continuations(
+        self, prompts: Sequence[str], *, max_new_tokens: int, stop_words: Sequence[str] = ()
+    ) -> Iterator[tuple[int, str]]:
+        """See interface.LanguageModel."""
+        new = max_new_tokens if self.window is None else max(1, min(max_new_tokens, self.window // 2))
+        encoded = [self._encode(prompt) for prompt in prompts]
+        if self.window is not None:
+            kept = self.window - new
+            self._note_cut(sum(len(ids) > kept for ids in encoded), "prompts", "lost their beginning")
+            encoded = [ids[-kept:] for ids in encoded]
+
+        def is_over(ids: Sequence[int]) -> bool:
+            text = self._decode(ids)
+            return any(word in text for word in stop_words)
+
+        found = generate(
+            self.model,
+            encoded,
+            max_new_tokens=new,
+            end_ids=self.end_ids,
+            size=self.size,
+            is_over=is_over if stop_words else None,
+        )
+        for index, ids in found:
+            text = self._decode(ids)
+            for word in stop_words:
+                text = text.split(word)[0]
+            yield index, text
+
+    def log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """See interface.LanguageModel."""
+        known = [index for index, text in enumerate(texts) if text in self._read]
+        unread = [index for index, text in enumerate(texts) if text not in self._read]
+        for index in known:
+            yield index, self._read[texts[index]]
+        encoded = [self._encode_with_start(texts[index]) for index in unread]
+        if self.window is not None:
+            self._note_cut(sum(len(ids) > self.window for ids in encoded), "texts", "were cut to it")
+            encoded = [ids[: self.window] for ids in encoded]
+        for place, found in log_probabilities(self.model, encoded, size=self.size):
+            index = unread[place]
+            self._read[texts[index]] = self._finite(found)
+            yield index, self._read[texts[index]]
+
+    def cut(self, text: str, tokens: int) -> str:
+        """See interface.LanguageModel."""
+        return self._decode(self._encode(text)[:tokens])
+
+    def _encode(self, text: str) -> list[int]:
+        with quiet_transformers():  # it warns of long texts, which are cut here
+            ids: list[int] = self.tokenizer(text, add_special_tokens=True)["input_ids"]
+        embeddings: Any = self.model.get_input_embeddings()
+        vocabulary = embeddings.weight.shape[0]
+        if ids and max(ids) >= vocabulary:
+            raise BadInputError(
+                f"the tokenizer does not belong to this model: it gives token {max(ids)}, the model knows {vocabulary}"
+            )
+        # some tokenizers make no token at all of a text; a model needs one to start from
+        return ids or [self._start_id() or 0]
+
+    def _encode_with_start(self, text: str) -> list[int]:
+        """With something before a lone token, so that it has a probability."""
+        ids = self._encode(text)
+        start = self._start_id()
+        return [start, *ids] if len(ids) == 1 and start is not None and ids != [start] else ids
+
+    def _start_id(self) -> int | None:
+        start: int | None = self.tokenizer.bos_token_id
+        return start if start is not None else next(iter(self.end_ids), None)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        """Text as MUSE's code decodes it: without special tokens, and without the spaces some tokenizers leave.
+
+        The cleaning up is asked for by itself, because transformers now skips it for some tokenizers.
+        """
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.clean_up_tokenization(str(text))
+
+    def _finite(self, found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        finite = np.isfinite(found)
+        if not finite.all():
+            self._note("the model gives some tokens no finite probability; they count as 1e-38")
+        return np.where(finite, found, np.float32(LEAST_LOG_PROBABILITY))
+
+    def _note_cut(self, count: int, what: str, how: str) -> None:
+        if count:
+            self._note(f"{count} {what} are longer than the model's window of {self.window} tokens and {how}")
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens the model was made for; None where nothing tells."""
+    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if window is None and tokenizer.model_max_length < LARGEST_WINDOW:
+        window = tokenizer.model_max_length
+    return int(window) if window else None
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end a text, the model's own before the tokenizer's."""
+    found = getattr(model.generation_config, "eos_token_id", None)
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (int(found),)

@@ -1,0 +1,158 @@
+"""Reads JSON and JSON Lines files of rows, whoever wrote them: what is wrong is said with the file and the row.
+
+Not here: which files a data folder has (data.py).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from quail_audit.errors import BadInputError
+from quail_audit.forgetting.interface import Continuation, Passage, QuestionAnswer, Row
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class Form(Generic[R]):
+    """How a row is written.
+
+    Attributes:
+        model: what it becomes.
+        keys: its keys in the file, in the order of the model's fields. Other keys are ignored.
+        may_be_plain: whether a row may also be the bare string.
+    """
+
+    model: type[R]
+    keys: tuple[str, ...]
+    may_be_plain: bool = False
+
+    def __str__(self) -> str:
+        return "a string" if self.may_be_plain else "{" + ", ".join(self.keys) + "}"
+
+
+PROMPT_AND_TRUTH = Form(Continuation, ("prompt", "gt"))
+PROMPT_AND_COMPLETION = Form(Continuation, ("prompt", "completion"))
+QUESTION_AND_ANSWER = Form(QuestionAnswer, ("question", "answer"))
+PLAIN_TEXT = Form(Passage, ("text",), may_be_plain=True)
+TEXT = Form(Passage, ("text",))
+
+JSONL_FORMS: tuple[Form[Any], ...] = (PROMPT_AND_COMPLETION, QUESTION_AND_ANSWER, TEXT)
+
+
+def read_json_rows(path: Path, form: Form[R]) -> tuple[R, ...]:
+    """Read a JSON list of rows.
+
+    Raises:
+        BadInputError: the file cannot be read, is not UTF-8, not JSON, not a list, empty, or has a bad row.
+    """
+    document = _parse(_read_text(path), path)
+    if not isinstance(document, list):
+        raise BadInputError(
+            f"the file holds one JSON {_kind(document)}, not a list", where=str(path), mend=f"Expected a list of {form}"
+        )
+    if not document:
+        raise BadInputError("the list has no rows", where=str(path), mend=f"Expected a list of {form}")
+    return tuple(_read_row(row, form, path, f"row {number}") for number, row in enumerate(document, start=1))
+
+
+def read_jsonl_rows(path: Path) -> tuple[Row, ...]:
+    """Read a file of one JSON object a line; the first tells the form of all. Blank lines are skipped.
+
+    Raises:
+        BadInputError: as read_json_rows; also where the form is none of JSONL_FORMS.
+    """
+    objects = list(_parse_lines(path))
+    if not objects:
+        raise BadInputError("the file has no rows", where=str(path), mend=f"Expected on each line {_any_form()}")
+    number, first = objects[0]
+    form = _form_of(first, path, number)
+    return tuple(_read_row(row, form, path, f"line {number}") for number, row in objects)
+
+
+def _parse_lines(path: Path) -> Iterator[tuple[int, object]]:
+    # not splitlines(): a JSON string may hold characters that it takes for line ends
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, _parse(line, path, f"line {number}: ")
+
+
+def _form_of(row: object, path: Path, number: int) -> Form[Any]:
+    keys = set(row) if isinstance(row, dict) else set()
+    if {"text", "label"} <= keys:
+        raise BadInputError(
+            "classifier data ({text, label}) is not supported yet",
+            where=str(path),
+            mend=f"Expected on each line {_any_form()}",
+        )
+    for form in JSONL_FORMS:
+        if set(form.keys) <= keys:
+            return form
+    found = f"keys {_shown(sorted(keys))}" if keys else _kind(row)
+    raise BadInputError(
+        f"line {number}: {found}", where=str(path), mend=f"Expected on each line {_any_form()}, the same on all"
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInputError(
+            f"the file is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}",
+            where=str(path),
+            mend="Write it again as UTF-8",
+        ) from error
+    except OSError as error:
+        raise BadInputError(f"cannot read the data: {error.strerror or error}", where=str(path)) from error
+
+
+def _parse(text: str, path: Path, place: str = "") -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"column {error.colno}" if place else f"line {error.lineno}, column {error.colno}"
+        what = "is empty" if not text.strip() else f"is not valid JSON: {error.msg} at {at}"
+        raise BadInputError(f"{place}the file {what}", where=str(path)) from error
+    except RecursionError as error:
+        raise BadInputError(f"{place}the JSON is nested too deeply", where=str(path)) from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise BadInputError(f"{place}the file is not valid JSON: {error}", where=str(path)) from error
+
+
+def _read_row(row: object, form: Form[R], path: Path, place: str) -> R:
+    if form.may_be_plain and isinstance(row, str):
+        row = {form.keys[0]: row}
+    expected = f"Expected {form}"
+    if not isinstance(row, dict):
+        raise BadInputError(f"{place} is a JSON {_kind(row)}", where=str(path), mend=expected)
+    for key in form.keys:
+        if key not in row:
+            found = f"keys {_shown(sorted(row))}" if row else "no keys"
+            raise BadInputError(f"{place} has no {key!r} ({found})", where=str(path), mend=expected)
+    fields = zip(form.model.model_fields, form.keys, strict=True)
+    try:
+        return form.model.model_validate({field: row[key] for field, key in fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = dict(zip(form.model.model_fields, form.keys, strict=True))[str(first["loc"][0])]
+        what = first["msg"].removeprefix("Value error, ")
+        raise BadInputError(f"{place}: {key}: {what}", where=str(path), mend=expected) from error
+
+
+def _any_form() -> str:
+    return " or ".join(map(str, JSONL_FORMS))
+
+
+def _shown(keys: list[str]) -> str:
+    few = ", ".join(repr(key[:40]) for key in keys[:5])
+    return f"{few}, …" if len(keys) > 5 else few
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "object", list: "list", str: "string", bool: "truth value", type(None): "null"}
+    return kinds.get(type(value), "number")

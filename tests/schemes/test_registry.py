@@ -1,0 +1,56 @@
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from quail_audit.errors import UsageError
+from quail_audit.schemes import registry
+from quail_audit.schemes.bitsandbytes import FourBit
+from quail_audit.schemes.interface import Scheme
+
+
+class Plugged(FourBit):
+    """A scheme of another package."""
+
+    def __init__(self) -> None:
+        super().__init__("nf4", double_quantization=False)
+        self.name = "mine"
+
+
+def broken() -> Scheme:
+    raise ImportError("its library is missing")
+
+
+@pytest.fixture
+def plug_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    points = [
+        EntryPoint("mine", "test_registry:Plugged", "quail.schemes"),
+        EntryPoint("broken", "test_registry:broken", "quail.schemes"),
+        EntryPoint("odd", "builtins:dict", "quail.schemes"),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setitem(__import__("sys").modules, "test_registry", __import__(__name__))
+    registry.known_schemes.cache_clear()
+    yield
+    registry.known_schemes.cache_clear()
+
+
+def test_schemes_are_found_by_name() -> None:
+    assert [scheme.name for scheme in registry.known_schemes()] == ["nf4", "fp4", "nf4-dq", "fp4-dq"]
+    assert registry.scheme_named("fp4").name == "fp4"
+
+
+def test_an_unknown_scheme_is_wrong_usage_with_a_suggestion() -> None:
+    with pytest.raises(UsageError) as caught:
+        registry.scheme_named("nf-4")
+    assert caught.value.exit_code == 2
+    assert "Did you mean nf4?" in caught.value.mend
+    assert "fp4-dq" in caught.value.mend
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_plug_ins_join_and_broken_ones_are_skipped_loudly() -> None:
+    with pytest.warns(UserWarning, match="was skipped") as warned:
+        names = [scheme.name for scheme in registry.known_schemes()]
+    assert names[-1] == "mine"
+    assert {str(warning.message).split()[3] for warning in warned} == {"broken", "odd"}

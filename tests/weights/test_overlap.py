@@ -1,0 +1,358 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quail_audit.schemes.bitsandbytes import bitsandbytes
+from quail_audit.schemes.interface import Grid, Quantized, Scheme
+from quail_audit.schemes.registry import known_schemes, scheme_named
+from quail_audit.weights import kernels
+from quail_audit.weights.kernels import BLOCKS_PER_CHUNK
+from quail_audit.weights.overlap import (
+    PairSums,
+    RiskLimits,
+    layer_statistics,
+    median_of_counts,
+    pair_sums,
+    summarize,
+    sums_by_tensor_operations,
+)
+
+NF4 = scheme_named("nf4")
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+MEDIAN_ERROR = 0.002  # what kernels.py promises
+
+
+def in_float64(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) -> dict[str, float]:
+    """The definitions of DESIGN section 2, read off word for word, over bitsandbytes' own codes and values."""
+    functional = bitsandbytes().functional
+    codes, rounded = [], []
+    for weight in (original, unlearned):
+        packed, state = functional.quantize_4bit(
+            weight, quant_type=scheme.name[:3], compress_statistics=scheme.name.endswith("-dq")
+        )
+        codes.append(torch.stack((packed.flatten() >> 4, packed.flatten() & 15), 1).flatten()[: weight.numel()].numpy())
+        rounded.append(functional.dequantize_4bit(packed, state).double().numpy().ravel())
+    w_o, w_u = original.double().numpy().ravel(), unlearned.double().numpy().ravel()
+    d, dq = w_u - w_o, rounded[1] - rounded[0]
+    changed = d != 0
+    found = {
+        "identical": float((~changed).mean()),
+        "overlap": float((codes[0] == codes[1]).mean()),
+        "update_median": float(np.quantile(abs(d), 0.5, method="lower")),
+    }
+    if changed.any():
+        survival = float(dq @ d / (d @ d))
+        bounds = np.concatenate(([-1.0], scheme.grid.bounds.astype(np.float64), [1.0]))
+        width_of_code = dict(zip(scheme.grid.codes.tolist(), np.diff(bounds), strict=True))
+        blocks = np.arange(w_o.size) // scheme.grid.block_size
+        absmax = np.array([abs(w_o[blocks == block]).max() for block in range(blocks[-1] + 1)])[blocks]
+        width = np.array([width_of_code[code] for code in codes[0].tolist()]) * absmax
+        with np.errstate(divide="ignore"):
+            ratio = (abs(d) / width)[changed]
+        found |= {
+            "survival": survival,
+            "noise": float(np.linalg.norm(dq - survival * d) / np.linalg.norm(d)),
+            "update_max": float(abs(d).max()),
+            "update_median_changed": float(np.quantile(abs(d)[changed], 0.5, method="lower")),
+            "update_to_bucket": float(np.quantile(ratio, 0.5, method="lower")),
+        }
+    return found
+
+
+def pair(shape: tuple[int, int], update: float, share: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights like a model's, and a copy with a share of them moved."""
+    torch.manual_seed(seed)
+    original = torch.randn(shape) * 0.02
+    return original, original + torch.randn(shape) * update * (torch.rand(shape) < share)
+
+
+@pytest.mark.parametrize("scheme", known_schemes(), ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(96, 128), (33, 65), (2, 20)], ids=str)
+@pytest.mark.parametrize(("update", "share"), [(1e-2, 1.0), (1e-4, 1.0), (1e-2, 0.02), (0.0, 0.0)])
+def test_every_statistic_is_its_definition(
+    scheme: Scheme, dtype: torch.dtype, shape: tuple[int, int], update: float, share: float
+) -> None:
+    original, unlearned = (weight.to(dtype) for weight in pair(shape, update, share))
+    layer = layer_statistics(pair_sums(original, unlearned, scheme), name="x", block=None, role="x")
+    expected = in_float64(original, unlearned, scheme)
+    assert layer.identical == expected["identical"]
+    assert layer.overlap == expected["overlap"]
+    for name, tolerance in [("survival", 1e-5), ("noise", 1e-4), ("update_max", 1e-6)]:
+        if name in expected:
+            assert getattr(layer, name) == pytest.approx(expected[name], rel=tolerance, abs=1e-7), name
+    for name in ("update_median", "update_median_changed", "update_to_bucket"):
+        if name in expected:
+            assert getattr(layer, name) == pytest.approx(expected[name], rel=MEDIAN_ERROR), name
+    if expected["identical"] == 1.0:
+        assert layer.state == "untouched"
+        assert (layer.survival, layer.noise, layer.update_median_changed, layer.at_risk) == (None, None, None, False)
+
+
+def test_a_block_worked_by_hand() -> None:
+    """One block of scale 1, of which two weights moved: one across a bound of nf4, one inside its bucket.
+
+    The bound between 0 and 0.0796 is 0.0398. The bucket of 0.03 is [-0.0455, 0.0398], that of 0.1 is [0.0398, 0.1203].
+    """
+    original = torch.zeros(1, 64)
+    original[0, 0], original[0, 1], original[0, 2] = 1.0, 0.03, 0.1
+    unlearned = original.clone()
+    unlearned[0, 1], unlearned[0, 2] = 0.05, 0.11
+    sums = pair_sums(original, unlearned, NF4)
+    layer = layer_statistics(sums, name="x", block=None, role="x")
+    assert (layer.identical, layer.overlap) == (62 / 64, 63 / 64)
+    step = 0.07958029955625534  # what 0.03 -> 0.05 becomes; 0.1 -> 0.11 becomes nothing
+    norm = 0.02**2 + 0.01**2
+    survival = step * 0.02 / norm
+    noise = math.sqrt(((step - survival * 0.02) ** 2 + (survival * 0.01) ** 2) / norm)
+    assert layer.survival == pytest.approx(survival, rel=1e-5)
+    assert layer.noise == pytest.approx(noise, rel=1e-5)
+    assert layer.update_max == pytest.approx(0.02, rel=1e-5)
+    assert layer.update_median == 0.0
+    assert layer.update_median_changed == pytest.approx(0.01, rel=MEDIAN_ERROR)
+    assert layer.update_to_bucket == pytest.approx(0.01 / (0.12025525 - 0.03979015), rel=MEDIAN_ERROR)
+    assert layer.state == "carried"
+
+
+@pytest.mark.parametrize("scheme", known_schemes(), ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_blocks_done_weight_by_weight_are_as_the_others(
+    scheme: Scheme, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, unlearned = (weight.to(dtype) for weight in pair((512, 64), 1e-2, 0.1))
+    changed = (original != unlearned).sum(dim=1)
+    assert int((changed <= kernels.FEW_CHANGED * 64).sum()) > 500  # blocks of 512
+    one_by_one = pair_sums(original, unlearned, scheme)
+    monkeypatch.setattr(kernels, "FEW_CHANGED", 0.0)
+    kernels._pair_kernel.cache_clear()
+    together = pair_sums(original, unlearned, scheme)
+    kernels._pair_kernel.cache_clear()
+    assert_equal_sums(one_by_one, together)
+    for counts in ("updates", "ratios"):
+        assert np.array_equal(getattr(one_by_one, counts), getattr(together, counts)), counts
+
+
+@pytest.mark.parametrize("update", [1e-44, 1e-40, 1e-30, 1e-10])
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_an_update_far_smaller_than_its_block_is_erased_not_overlooked(update: float, share: float) -> None:
+    original = torch.full((4, 64), update)
+    original[:, 0] = 1.0
+    unlearned = original.clone()
+    unlearned[:, 1 : 1 + int(63 * share)] *= 2
+    layer = layer_statistics(pair_sums(original, unlearned, NF4), name="x", block=None, role="x")
+    assert (layer.state, layer.survival, layer.overlap) == ("erased", 0.0, 1.0)
+
+
+def test_differences_beyond_a_float32() -> None:
+    """Weights of 3e38 and their opposites: the update is 6e38, and all of it is carried."""
+    original = torch.full((2, 64), 3e38)
+    sums = pair_sums(original, -original, NF4)
+    assert sums.survival == pytest.approx(1.0)
+    assert sums.update_max == pytest.approx(6e38)
+    layer = layer_statistics(sums, name="x", block=None, role="x")
+    assert layer.update_median is not None
+    assert math.isfinite(layer.update_median)
+
+
+def test_a_scale_that_overflows_leaves_no_figures() -> None:
+    weight = torch.full((4, 64), 3e38)  # the mean of such scales, which double quantization takes off, is infinite
+    sums = pair_sums(weight, -weight, scheme_named("nf4-dq"))
+    assert layer_statistics(sums, name="x", block=None, role="x").overlap is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_double_quantization_of_weights_that_are_no_numbers(dtype: torch.dtype) -> None:
+    original, unlearned = (weight.to(dtype) for weight in pair((8, 65), 1e-3, 1.0))
+    unlearned[1, 2] = math.nan
+    sums = pair_sums(original, unlearned, scheme_named("nf4-dq"))
+    assert (sums.nonfinite_original, sums.nonfinite_unlearned) == (0, 1)
+
+
+def test_a_grid_of_other_than_16_levels_is_measured_too() -> None:
+    class Ternary(Scheme):
+        name, title, bits_per_weight = "ternary", "three levels", 2.0
+        grid = Grid(
+            block_size=32,
+            levels=np.array([-1, 0, 1], np.float32),
+            bounds=np.array([-0.5, 0.5], np.float32),
+            codes=np.array([0, 1, 2], np.uint8),
+        )
+
+        def quantize(self, weight: torch.Tensor) -> Quantized:
+            absmax = weight.reshape(-1, 32).abs().amax(1)
+            scaled = weight.reshape(-1, 32) / absmax[:, None]
+            codes = torch.bucketize(scaled, torch.from_numpy(self.grid.bounds)).to(torch.uint8)
+            return Quantized(codes=codes.reshape(weight.shape), absmax=absmax, dtype=weight.dtype)
+
+        def dequantize(self, quantized: Quantized) -> torch.Tensor:
+            levels = torch.from_numpy(self.grid.levels)[quantized.codes.reshape(-1, 32).int()]
+            return (levels * quantized.absmax[:, None]).reshape(quantized.codes.shape).to(quantized.dtype)
+
+        def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
+            return absmax
+
+    original, unlearned = torch.full((1, 32), 0.4), torch.full((1, 32), 0.6)
+    original[0, 0] = unlearned[0, 0] = 1.0
+    layer = layer_statistics(pair_sums(original, unlearned, Ternary()), name="x", block=None, role="x")
+    assert layer.overlap == 1 / 32
+    assert layer.survival == pytest.approx(5.0)  # each of 31 steps of 0.2 became one of 1
+
+
+def assert_equal_sums(ours: PairSums, theirs: PairSums) -> None:
+    for exact in ("weights", "identical", "same_code", "nonfinite_original", "nonfinite_unlearned"):
+        assert getattr(ours, exact) == getattr(theirs, exact), exact
+    for close in ("dot", "update_squared", "rounded_squared", "update_max"):
+        assert getattr(ours, close) == pytest.approx(getattr(theirs, close), rel=1e-5), close
+    assert ours.updates.sum() == theirs.updates.sum()
+    for counts in ("updates", "ratios"):  # a magnitude at a bin's edge may fall on either side
+        medians = [median_of_counts(getattr(sums, counts)) for sums in (ours, theirs)]
+        assert medians[0] == pytest.approx(medians[1], rel=2 * MEDIAN_ERROR)
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "nf4-dq"])
+@pytest.mark.parametrize("first", DTYPES, ids=str)
+@pytest.mark.parametrize("second", DTYPES, ids=str)
+@pytest.mark.parametrize("share", [1.0, 0.02])
+def test_pairs_of_mixed_dtype(scheme: str, first: torch.dtype, second: torch.dtype, share: float) -> None:
+    original, unlearned = pair((300, 128), 1e-3, share)
+    original, unlearned = original.to(first), unlearned.to(second)
+    rounding = scheme_named(scheme)
+    assert_equal_sums(
+        pair_sums(original, unlearned, rounding), sums_by_tensor_operations(original, unlearned, rounding)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("share", [1.0, 0.05])
+def test_the_threads_do_not_show(dtype: torch.dtype, share: float) -> None:
+    """More blocks than a chunk has, with a chunk that is not full: bitwise the same sums for any number of threads."""
+    rows = 3 * BLOCKS_PER_CHUNK + 100
+    original, unlearned = (weight.to(dtype) for weight in pair((rows, 64), 1e-3, share))
+    one, two, five = (pair_sums(original, unlearned, NF4, threads=threads) for threads in (1, 2, 5))
+    for field in dataclasses.fields(PairSums):
+        assert np.array_equal(getattr(one, field.name), getattr(two, field.name)), field.name
+        assert np.array_equal(getattr(one, field.name), getattr(five, field.name)), field.name
+
+
+def test_sums_of_parts_are_the_sums_of_the_whole() -> None:
+    original, unlearned = pair((128, 64), 1e-3, 0.5)
+    parts = sum((pair_sums(original[i : i + 32], unlearned[i : i + 32], NF4) for i in range(0, 128, 32)), PairSums())
+    assert_equal_sums(parts, pair_sums(original, unlearned, NF4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("place", [(0, 0), (3, 64)], ids=["in a whole block", "in the short last block"])
+def test_weights_that_are_no_numbers_are_counted(dtype: torch.dtype, place: tuple[int, int]) -> None:
+    original, unlearned = (weight.to(dtype) for weight in pair((4, 65), 1e-3, 1.0))
+    original[place] = math.nan
+    unlearned[place] = -math.inf
+    unlearned[1, 5] = math.nan
+    sums = pair_sums(original, unlearned, NF4)
+    assert (sums.nonfinite_original, sums.nonfinite_unlearned) == (1, 2)
+    layer = layer_statistics(sums, name="x", block=0, role="x")
+    assert layer.state is None
+    assert not layer.at_risk
+    assert layer.overlap is None
+    assert layer.weights == 260
+
+
+def test_equal_weights_that_are_no_numbers_are_counted_too() -> None:
+    weight = torch.zeros(2, 64)
+    weight[1, 1] = math.inf
+    sums = pair_sums(weight, weight.clone(), NF4)
+    assert (sums.nonfinite_original, sums.nonfinite_unlearned) == (1, 1)
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-40, 1e-38, 1e-30, 1e-12, 1.0, 1e12, 1e30, 1e37])
+def test_the_unit_of_the_weights_does_not_show(scale: float) -> None:
+    """Survival and noise are ratios: they hold from subnormal weights to the largest."""
+    original, unlearned = (weight * scale for weight in pair((64, 64), 1e-3, 1.0))
+    sums = pair_sums(original, unlearned, NF4)
+    d = unlearned.double() - original.double()
+    dq = NF4.dequantize(NF4.quantize(unlearned)).double() - NF4.dequantize(NF4.quantize(original)).double()
+    if float((d * d).sum()) > 0:
+        assert sums.survival == pytest.approx(float((dq * d).sum() / (d * d).sum()), rel=1e-4)
+    assert sums.noise is None or math.isfinite(sums.noise)
+
+
+@settings(max_examples=100)
+@given(
+    bits=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=200),
+    dtype=st.sampled_from(DTYPES),
+    keep=st.lists(st.booleans(), min_size=200, max_size=200),
+)
+def test_any_bits_give_finite_figures_or_counts(
+    bits: list[tuple[int, int]], dtype: torch.dtype, keep: list[bool]
+) -> None:
+    values = torch.from_numpy(np.array(bits, np.uint32).view(np.float32).copy())
+    original = values[:, 0].to(dtype).reshape(1, -1)
+    unlearned = torch.where(torch.tensor(keep[: len(bits)]), values[:, 0], values[:, 1]).to(dtype).reshape(1, -1)
+    sums = pair_sums(original, unlearned, NF4)
+    assert sums.nonfinite_original == int((~original.isfinite()).sum())
+    assert sums.nonfinite_unlearned == int((~unlearned.isfinite()).sum())
+    layer = layer_statistics(sums, name="x", block=None, role="x")  # refuses figures that are not finite
+    if sums.finite:
+        codes = [NF4.quantize(weight).codes for weight in (original, unlearned)]
+        assert layer.overlap == float((codes[0] == codes[1]).double().mean())
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        pair_sums(torch.zeros(2, 64), torch.zeros(64, 2), NF4)
+
+
+@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50), st.integers(0, 20))
+def test_medians_of_counts_are_close_to_the_medians(values: list[float], zeros: int) -> None:
+    magnitudes = np.array(values, np.float32)
+    counts = np.bincount(magnitudes.view(np.int32) >> 15, minlength=1 << 16)
+    exact = float(np.quantile(np.concatenate([magnitudes, np.zeros(zeros)]), 0.5, method="lower"))
+    assert median_of_counts(counts, zeros) == pytest.approx(exact, rel=MEDIAN_ERROR)
+
+
+def test_a_median_of_nothing_is_unknown() -> None:
+    assert median_of_counts(np.zeros(1 << 16, np.int64)) is None
+    assert median_of_counts(np.zeros(1 << 16, np.int64), zeros=3) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("same_code", "dot", "state", "at_risk"),
+    [
+        (1000, 0.0, "erased", True),
+        (900, 0.49, "erased", True),
+        (900, 0.5, "carried", False),
+        (998, 1.0, "carried", False),
+        (999, 1.0, "drowned", True),
+        (1000, 1.0, "drowned", True),
+    ],
+)
+def test_states_follow_the_limits(same_code: int, dot: float, state: str, at_risk: bool) -> None:
+    sums = PairSums(weights=1000, identical=0, same_code=same_code, dot=dot, update_squared=1.0, rounded_squared=2.0)
+    layer = layer_statistics(sums, name="x", block=None, role="x")
+    assert (layer.state, layer.at_risk) == (state, at_risk)
+
+
+def test_the_limits_are_settings() -> None:
+    sums = PairSums(weights=1000, same_code=950, dot=0.8, update_squared=1.0, rounded_squared=2.0)
+    assert layer_statistics(sums, name="x", block=None, role="x").state == "carried"
+    assert layer_statistics(sums, name="x", block=None, role="x", limits=RiskLimits(overlap=0.9)).state == "drowned"
+    assert layer_statistics(sums, name="x", block=None, role="x", limits=RiskLimits(survival=0.9)).state == "erased"
+
+
+def test_a_summary_is_over_weights_not_over_layers() -> None:
+    small = PairSums(weights=10, identical=0, same_code=0, dot=1.0, update_squared=1.0, rounded_squared=1.0)
+    large = PairSums(weights=90, identical=90, same_code=90)
+    layers = [layer_statistics(sums, name=name, block=None, role="x") for name, sums in (("a", small), ("b", large))]
+    summary = summarize(small + large, layers)
+    assert (summary.weights, summary.identical, summary.overlap, summary.survival) == (100, 0.9, 0.9, 1.0)
+    assert (summary.layers_carried, summary.layers_untouched, summary.layers_at_risk) == (1, 1, 0)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_the_sums_are_the_same() -> None:
+    original, unlearned = pair((256, 128), 1e-3, 0.5)
+    assert_equal_sums(pair_sums(original.cuda(), unlearned.cuda(), NF4), pair_sums(original, unlearned, NF4))
