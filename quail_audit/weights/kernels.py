@@ -6,7 +6,7 @@ cache. Blocks that are bitwise equal cost a comparison; blocks where few weights
 weight by weight. Sums inside a block are float32, with the differences first scaled by powers of two so that no
 magnitude under- or overflows; between blocks they are float64.
 Medians come from counts: a magnitude is counted in a bin by the upper 16 bits of its float32 (sign left out), so that a
-median read off the bins is within 0.2 % of the exact one.
+median read off the bins is within 0.2 % of the exact one (below 1e-38, within 2.3e-41).
 Not here: what the sums mean (overlap.py).
 """
 
