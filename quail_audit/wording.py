@@ -81,13 +81,20 @@ def with_interval(score: Score | None, metric: str) -> str:
 
 
 def recovery(value: Recovery | None) -> str:
+    """Recovery with its interval and what it means, or why there is none."""
+    if value is None or value.percent is None:
+        return recovery_figures(value)
+    return f"{recovery_figures(value)} {value.outcome}"
+
+
+def recovery_figures(value: Recovery | None) -> str:
     """Recovery with its interval, or why there is none."""
     if value is None:
         return ""
     if value.percent is None:
         return value.outcome
     interval = "" if value.low is None or value.high is None else f" [{value.low:.0f}, {value.high:.0f}]"
-    return f"{value.percent:.0f} %{interval} {value.outcome}"
+    return f"{value.percent:.0f} %{interval}"
 
 
 def duration(seconds: float) -> str:

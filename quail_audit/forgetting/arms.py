@@ -189,9 +189,21 @@ def _load_full_precision(checkpoint: Checkpoint) -> PreTrainedModel:
     if not (base.folder / "config.json").exists():
         settings = dict(base.config)  # another checkpoint's, which stands in
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base.folder, config=config, dtype="auto", local_files_only=True, trust_remote_code=False
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        base.folder,
+        config=config,
+        dtype="auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
+    model, found = loaded
+    if absent := sorted(found["missing_keys"]):
+        raise BadInputError(
+            f"lacks {len(absent)} weights of a {type(model).__name__}, which would be random: {absent[0]}",
+            where=str(base.folder),
+            mend="Forgetting is measured on language models, with their head; leave --data out to measure weights only",
+        )
     if checkpoint.adapter_of is not None:
         from peft import PeftModel
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # More rows hardly speed up a step, and results should appear while one watches.
-MOST_ROWS = 64
+MOST_ROWS = 128
+MOST_ROWS_ON_CPU = 32
 # On a CPU a fixed sum, so that batches, and with them the last bits of every score, are the same on every run.
 CPU_BYTES = 2**30
 # Elsewhere this share of what is free; the rest is for what the estimate of a row leaves out.
@@ -57,7 +58,7 @@ def batch_size_for(device: torch.device, asked: int | None) -> BatchSize:
     elif device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     else:
-        return BatchSize(MOST_ROWS, CPU_BYTES)
+        return BatchSize(MOST_ROWS_ON_CPU, CPU_BYTES)
     return BatchSize(MOST_ROWS, int(free * FREE_SHARE))
 
 

@@ -44,8 +44,14 @@ def generate(
     Yields:
         Each prompt's index and its continuation's ids, as batches are done.
     """
+    token, vocabulary = token_bytes(model), model.config.get_text_config(decoder=True).vocab_size
     shared = _shared_beginning(model, prompts)
-    beginning = _read(model, prompts[0][:shared]) if shared else None
+    beginning = None
+    if shared:
+        read = run_in_batches(
+            [shared], lambda length: length * token, BatchSize(1, None), lambda _: [_read(model, prompts[0][:shared])]
+        )
+        ((_, beginning),) = read
     if beginning is None:
         shared = 0
     pad_id = next(iter(end_ids), 0)
@@ -53,7 +59,6 @@ def generate(
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(end_ids) or None, pad_token_id=pad_id
     )
-    token, vocabulary = token_bytes(model), model.config.get_text_config(decoder=True).vocab_size
 
     def run(batch: Sequence[int]) -> list[list[int]]:
         ids, mask = _pad_left([prompts[index] for index in batch], shared, pad_id)
@@ -130,7 +135,7 @@ def _shared_beginning(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) 
 def _read(model: PreTrainedModel, ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
     """Keys and values of a beginning, by layer; None where a layer keeps something else, or a window of them only."""
     with torch.no_grad():
-        output = model(torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1)
+        output = model.base_model(torch.tensor([ids], device=model.device), use_cache=True)  # without the head
     cache = getattr(output, "past_key_values", None)
     if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None

@@ -11,6 +11,9 @@ from quail_audit.report import FULL, Report, SchemeReport
 from quail_audit.untrusted import printable
 
 WORST_LAYERS_SHOWN = 10
+WIDE_COLUMNS = 112  # from here on intervals of every arm and all figures of a layer fit on a line
+NAME_COLUMNS = 34  # of a layer's name on a narrow screen
+_FEW_COLUMNS = ("overlap", "survival", "noise")
 _ORDER_OF_STATES = ("erased", "drowned", "carried", "untouched", None)
 
 
@@ -21,8 +24,9 @@ def show(report: Report, console: Console) -> None:
         console.print(verdict(report.verdict))
     if report.failure is not None:
         console.print(_failure(report))
+    wide = console.width >= WIDE_COLUMNS
     for scheme, measured in report.schemes.items():
-        for part in (_forgetting(report, scheme, measured), _layers(scheme, measured)):
+        for part in (_forgetting(report, scheme, measured, wide), _layers(scheme, measured, wide)):
             if part is not None:
                 console.print()
                 console.print(part)
@@ -33,13 +37,13 @@ def show(report: Report, console: Console) -> None:
 def verdict(reached: Verdict) -> RenderableType:
     """The verdict and its reasons in words."""
     lines = [Text(f" {wording.OUTCOME_MARKS[reached.outcome]}", style=wording.OUTCOME_STYLES[reached.outcome])]
-    lines.extend(Text(f"   {printable(reason.message)}") for reason in reached.reasons)
-    return Group(*lines)
+    reasons = [Padding(Text(printable(reason.message)), (0, 0, 0, 3)) for reason in reached.reasons]
+    return Group(*lines, *reasons)
 
 
 def _heading(report: Report) -> Text:
     pair = f"{report.request.original} → {report.request.unlearned}"
-    return Text.assemble(("Quail ", "bold"), printable(pair), (f"   run {report.run_id}", "dim"))
+    return Text.assemble((" Quail ", "bold"), printable(pair), (f"   run {report.run_id}", "dim"))
 
 
 def _failure(report: Report) -> RenderableType:
@@ -53,49 +57,58 @@ def _failure(report: Report) -> RenderableType:
     return Group(*lines)
 
 
-def _forgetting(report: Report, scheme: str, measured: SchemeReport) -> RenderableType | None:
+def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:
     if not measured.metrics:
         return None
-    table = Table(title=f"Forgetting at {scheme}", title_justify="left", title_style="bold", box=None, pad_edge=True)
+    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0))
     arms = [f"original/{FULL}", f"original/{scheme}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
     if report.request.retrain is not None:
         arms.append(f"retrain/{FULL}")
-    table.add_column("metric", no_wrap=True)
+    table.add_column("\nmetric", no_wrap=True)
     for arm in arms:
-        table.add_column("\n".join(arm.split("/")), justify="right", no_wrap=True)
-    table.add_column("recovery\n[low, high]", justify="left", min_width=18)
+        table.add_column(arm.replace("/", "\n"), justify="right", no_wrap=True)
+    table.add_column("\nrecovery [95 %]", no_wrap=True)
+    figure = wording.with_interval if wide else wording.mean_only
+    recovery = wording.recovery if wide else wording.recovery_figures
     for metric, scores in measured.metrics.items():
         table.add_row(
             wording.metric_title(metric),
-            *(wording.with_interval(scores.get(arm), metric) for arm in arms),
-            wording.recovery(measured.recovery.get(metric)),
+            *(figure(scores.get(arm), metric) for arm in arms),
+            recovery(measured.recovery.get(metric)),
         )
-    return table
+    return Group(Text(f" Forgetting at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1)))
 
 
-def _layers(scheme: str, measured: SchemeReport) -> RenderableType | None:
+def _layers(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:
     if not measured.layers:
         return None
-    table = Table(
-        title=_layers_title(scheme, measured), title_justify="left", title_style="bold", box=None, pad_edge=True
-    )
-    table.add_column("worst layers", no_wrap=True, overflow="ellipsis", min_width=20)
-    for column in ("weights", "identical", "overlap", "survival", "noise", "update/bucket"):
+    table = Table(box=None, pad_edge=True)
+    table.add_column("worst layers", no_wrap=True)
+    columns = ("weights", "identical", "overlap", "survival", "noise", "update/bucket") if wide else _FEW_COLUMNS
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for layer in worst_first(measured.layers)[:WORST_LAYERS_SHOWN]:
-        table.add_row(
-            printable(layer.name),
-            wording.count(layer.weights),
-            wording.share(layer.identical),
-            wording.share(layer.overlap),
-            wording.ratio(layer.survival),
-            wording.ratio(layer.noise),
-            wording.ratio(layer.update_to_bucket),
-            _state(layer),
-        )
+        figures = {
+            "weights": wording.count(layer.weights),
+            "identical": wording.share(layer.identical),
+            "overlap": wording.share(layer.overlap),
+            "survival": wording.ratio(layer.survival),
+            "noise": wording.ratio(layer.noise),
+            "update/bucket": wording.ratio(layer.update_to_bucket),
+        }
+        table.add_row(_name(layer, wide), *(figures[column] for column in columns), _state(layer))
+    parts: list[RenderableType] = [Text(f" {_layers_title(scheme, measured)}", style="bold"), table]
     hidden = len(measured.layers) - WORST_LAYERS_SHOWN
-    return Group(table, Text(f" … and {hidden} more layers in the report", style="dim")) if hidden > 0 else table
+    if hidden > 0:
+        parts.append(Text(f" … and {hidden} more layers in the report", style="dim"))
+    return Group(*parts)
+
+
+def _name(layer: LayerStatistics, wide: bool) -> str:
+    """The end of a long name tells layers apart, so that is what a narrow screen shows."""
+    name = printable(layer.name)
+    return name if wide or len(name) <= NAME_COLUMNS else f"…{name[1 - NAME_COLUMNS :]}"
 
 
 def _layers_title(scheme: str, measured: SchemeReport) -> str:

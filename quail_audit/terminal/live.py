@@ -1,5 +1,7 @@
 """The live view of a run on a terminal: layers measured, scores as they run, progress with remaining time."""
 
+import time
+
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -35,18 +37,19 @@ class LiveView:
 
 
 class _Screen:
-    """Built when Rich draws, not at every event."""
+    """Built when Rich draws, not at every event; between events the clock goes on."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
+        self._seen_s = time.monotonic()
 
     def __rich__(self) -> RenderableType:
-        return view(self._state)
+        return view(self._state, since_last_event_s=time.monotonic() - self._seen_s)
 
 
-def view(state: RunState) -> RenderableType:
+def view(state: RunState, *, since_last_event_s: float = 0.0) -> RenderableType:
     """The whole view of a run's state."""
-    parts: list[RenderableType] = [_header(state)]
+    parts: list[RenderableType] = [_header(state, since_last_event_s)]
     if state.plan is not None:
         parts.append(_progress(state))
     parts.extend(_layer_lines(state))
@@ -54,24 +57,21 @@ def view(state: RunState) -> RenderableType:
         parts.append(_scores(state))
     if state.last_sample is not None and state.end is None:
         sample = state.last_sample
-        parts.append(
-            Text(
-                f" {sample.score:5.1f}  {printable(sample.answer, limit=300)}", "dim", no_wrap=True, overflow="ellipsis"
-            )
-        )
+        text = f" {sample.score:5.1f}  …{printable(sample.prompt[-40:])} → {printable(sample.answer, limit=200)}"
+        parts.append(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
 
 
-def _header(state: RunState) -> Text:
+def _header(state: RunState, since_last_event_s: float) -> Text:
     if state.started is None:
         return Text(" waiting for the run to start", style="dim")
     request = state.started.request
     left = remaining_s(state)
-    remaining = f"  ~{wording.duration(left)} left" if left is not None else ""
+    remaining = f"  ~{wording.duration(max(0.0, left - since_last_event_s))} left" if left is not None else ""
     return Text.assemble(
         (" Quail ", "bold"),
         printable(f"{request.original} → {request.unlearned}"),
-        (f"  {' '.join(request.schemes)}  {wording.duration(state.at_s)}{remaining}", "dim"),
+        (f"  {' '.join(request.schemes)}  {wording.duration(state.at_s + since_last_event_s)}{remaining}", "dim"),
         no_wrap=True,
         overflow="ellipsis",
     )

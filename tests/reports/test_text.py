@@ -59,10 +59,25 @@ def test_a_failed_run_says_why_and_shows_what_there_is() -> None:
     assert "down_proj" in text
 
 
-def test_eighty_columns_keep_every_figure() -> None:
-    text = shown(*events(), width=80)
-    for word in ("erased", "98 %", "94.0"):
-        assert word in text
+def test_eighty_columns_tell_the_main_story() -> None:
+    lines = shown(*events(), width=80).splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    scores = next(line for line in lines if "VerbMem, forget" in line)
+    assert scores.split()[2:7] == ["95.0", "95.0", "20.0", "94.0", "30.0"]
+    assert "98 % [80, 104]" in scores
+    row = next(line for line in lines if "layers.0.mlp.down_proj" in line)
+    assert "1.0000" in row
+    assert "█ erased" in row
+
+
+def test_a_long_name_keeps_its_end_on_a_narrow_screen() -> None:
+    long_name = "model.language_model.encoder.layers.11.self_attention.query_key_value"
+    renamed = [
+        event.model_copy(update={"layer": layer(long_name)}) if event.type == "layer_measured" else event
+        for event in events()
+    ]
+    assert "layers.11.self_attention.query_key_value"[-30:] in shown(*renamed, width=80)
+    assert long_name in shown(*renamed, width=200)
 
 
 def test_layers_are_sorted_worst_first() -> None:
