@@ -11,7 +11,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_language_models import POSTS, checkpoint_of, greedy_one_at_a_time, llama_config
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 from transformers.pytorch_utils import Conv1D
 
 from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageError
@@ -378,3 +385,10 @@ def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_dtype(llama_folder: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown dtype 'int8'.*float32"):
         load(llama_folder, dtype="int8")
+
+
+def test_a_model_without_its_head_is_not_measured(tokenizer: Any, tmp_path: Path) -> None:
+    config = llama_config(len(tokenizer), num_labels=2)
+    folder = save(LlamaForSequenceClassification(config), tokenizer, tmp_path / "classifier")
+    with pytest.raises(BadInputError, match=r"lacks 1 weights of a LlamaForCausalLM.*lm_head\.weight"):
+        load_arm(checkpoint_of(folder), None, layers=[], device="cpu", dtype="auto")

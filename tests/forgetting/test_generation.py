@@ -13,7 +13,7 @@ from quail_audit.errors import EnvironmentProblemError
 from quail_audit.forgetting import generation
 from quail_audit.forgetting.batches import (
     CPU_BYTES,
-    MOST_ROWS,
+    MOST_ROWS_ON_CPU,
     BatchSize,
     batch_size_for,
     is_out_of_memory,
@@ -86,13 +86,13 @@ def test_ends_at_the_end_token(llama: LlamaForCausalLM, tokenizer: Any) -> None:
 def test_a_shared_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_llama()
     widths: list[tuple[int, int]] = []
-    forward = model.forward
+    forward = model.model.forward
 
     def counted(input_ids: torch.Tensor, **options: Any) -> Any:
         widths.append(tuple(input_ids.shape))  # type: ignore[arg-type]
         return forward(input_ids=input_ids, **options)
 
-    monkeypatch.setattr(model, "forward", counted)
+    monkeypatch.setattr(model.model, "forward", counted)
     prompts = [[*range(2, 102), 110 + index] for index in range(6)]
     list(generate(model, prompts, max_new_tokens=2, end_ids=(), size=BatchSize(3, None)))
     assert widths == [(1, 100), (3, 1), (3, 1), (3, 1), (3, 1)]
@@ -235,7 +235,7 @@ def test_longest_rows_go_first_and_take_fewer_at_once() -> None:
 
 
 def test_size_on_a_cpu_is_the_same_on_every_run() -> None:
-    assert batch_size_for(torch.device("cpu"), None) == BatchSize(MOST_ROWS, CPU_BYTES)
+    assert batch_size_for(torch.device("cpu"), None) == BatchSize(MOST_ROWS_ON_CPU, CPU_BYTES)
     assert batch_size_for(torch.device("cpu"), 5) == BatchSize(5, None)
     assert BatchSize(5, None).rows(10**15) == 5
     assert BatchSize(64, 100).rows(10**15) == 1

@@ -3,6 +3,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from quail_audit import plug_ins
 from quail_audit.errors import UsageError
 from quail_audit.schemes import registry
 from quail_audit.schemes.bitsandbytes import FourBit
@@ -22,13 +23,13 @@ def broken() -> Scheme:
 
 
 @pytest.fixture
-def plug_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     points = [
         EntryPoint("mine", "test_registry:Plugged", "quail.schemes"),
         EntryPoint("broken", "test_registry:broken", "quail.schemes"),
         EntryPoint("odd", "builtins:dict", "quail.schemes"),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: points)
     monkeypatch.setitem(__import__("sys").modules, "test_registry", __import__(__name__))
     registry.known_schemes.cache_clear()
     yield
@@ -48,7 +49,7 @@ def test_an_unknown_scheme_is_wrong_usage_with_a_suggestion() -> None:
     assert "fp4-dq" in caught.value.mend
 
 
-@pytest.mark.usefixtures("plug_ins")
+@pytest.mark.usefixtures("plugged_in")
 def test_plug_ins_join_and_broken_ones_are_skipped_loudly() -> None:
     with pytest.warns(UserWarning, match="was skipped") as warned:
         names = [scheme.name for scheme in registry.known_schemes()]
