@@ -16,7 +16,9 @@ from quail_audit.runs import EVENTS, new_run, record
 QUAIL = [sys.executable, "-m", "quail_audit"]
 
 
-def quail(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def quail(
+    *arguments: str | Path, cwd: Path | None = None, limit_s: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*QUAIL, *map(str, arguments)],
         capture_output=True,
@@ -24,7 +26,7 @@ def quail(*arguments: str | Path, cwd: Path | None = None, **environment: str) -
         check=False,
         cwd=cwd,
         env=os.environ | {"COLUMNS": "100"} | environment,
-        timeout=120,
+        timeout=limit_s,
     )
 
 

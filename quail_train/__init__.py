@@ -1,0 +1,1 @@
+"""Making checkpoints: the demo. May import quail_audit, never the other way."""

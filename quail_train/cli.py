@@ -1,0 +1,116 @@
+"""`quail demo`: builds the demo, audits it, and says what was seen. Imports nothing heavy at the top."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from quail_audit.errors import EXIT_FAIL
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from quail_train.demo import DemoProgress, Stage
+
+TITLES: dict[Stage, str] = {
+    "tokenizer": "train the tokenizer",
+    "original": "train the original",
+    "retrain": "train the reference, without the forget set",
+    "unlearned": "unlearn, confined to the nf4 buckets",
+    "data": "write the data",
+}
+# Not a result: shown only where the audit itself came to it.
+EXPLANATION = (
+    "The unlearned model answers as if it had never read the forget set, and in full precision every score agrees. "
+    "But none of its weights has left its nf4 bucket, so rounding to 4 bits gives the original's weights back, and "
+    "with them what was forgotten. "
+    f"The audit caught it and exits with {EXIT_FAIL} (fail): that is how this demo is meant to end."
+)
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where it is built, or was: a finished demo is used again.")
+    ] = Path("quail-demo"),
+    seed: Annotated[int, typer.Option(help="Of the texts and the weights.", min=0)] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> int:
+    """Build a small model that seems to forget, audit it, and see the forgotten come back at 4 bits.
+
+    Makes an original, an unlearned and a retrained checkpoint and data in MUSE layout from invented texts, then runs
+    quail audit on them. Takes about two minutes on two cores. Ends with the audit's exit code, 1, as it should.
+    """
+    from quail_audit.cli import audit_and_show
+    from quail_audit.events import AuditRequest
+    from quail_train.demo import build_demo
+
+    with _shown(None if quiet else sys.stderr) as show:
+        for progress in build_demo(folder, seed=seed):
+            show(progress)
+    request = AuditRequest(
+        original=str(folder / "original"),
+        unlearned=str(folder / "unlearned"),
+        retrain=str(folder / "retrain"),
+        data=str(folder / "data"),
+    )
+    command = ["quail", "audit", request.original, request.unlearned, "--retrain", str(request.retrain)]
+    if not quiet:
+        typer.echo(f"now: {shlex.join([*command, '--data', str(request.data)])}", err=True)
+    code = audit_and_show(request, quiet=quiet)
+    _explain(code)
+    return code
+
+
+def _explain(code: int) -> None:
+    if code == EXIT_FAIL:
+        typer.echo(f"\n{EXPLANATION}\n")
+        typer.echo("Next, on your own checkpoints: quail audit ORIGINAL UNLEARNED --data DATA")
+    else:
+        typer.echo(f"\nThe demo was meant to end with exit code {EXIT_FAIL} (fail), and ended with {code}.")
+        typer.echo("Please report this, with the output of: quail doctor")
+
+
+@contextmanager
+def _shown(stream: TextIO | None) -> Iterator[Callable[[DemoProgress], None]]:
+    """Bars with the remaining time where a person looks, plain lines elsewhere, nothing without a stream."""
+    if stream is None:
+        yield lambda progress: None
+    elif stream.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(file=stream)) as bars:
+            tasks: dict[Stage, TaskID] = {}
+            yield lambda progress: _move_bar(progress, bars, tasks)
+    else:
+        yield lambda progress: _write_line(progress, stream)
+
+
+def _move_bar(progress: DemoProgress, bars: Progress, tasks: dict[Stage, TaskID]) -> None:
+    """A bar for each stage, from its first step on."""
+    if progress.stage not in tasks:
+        tasks[progress.stage] = bars.add_task("", total=progress.total)
+    bars.update(tasks[progress.stage], completed=progress.step, description=_titled(progress))
+
+
+def _write_line(progress: DemoProgress, stream: TextIO) -> None:
+    """A line when a stage begins to take time, and one when it is done."""
+    if progress.step == progress.total:
+        stream.write(f"demo: {_titled(progress)}: done\n")
+    elif progress.step == 1:
+        stream.write(f"demo: {_titled(progress)}: {progress.total} steps\n")
+    stream.flush()
+
+
+def _titled(progress: DemoProgress) -> str:
+    """The stage in words, or the message it has instead."""
+    title = progress.message or TITLES[progress.stage]
+    return title if progress.loss is None else f"{title}, loss {progress.loss:.2f}"
