@@ -28,7 +28,8 @@ TITLES: dict[Stage, str] = {
 }
 # Not a result: shown only where the audit itself came to it.
 EXPLANATION = (
-    "The unlearned model answers as if it had never read the forget set, and in full precision every score agrees. "
+    "The unlearned model answers as if it had never read the forget set, and in full precision VerbMem and KnowMem "
+    "agree. "
     "But none of its weights has left its nf4 bucket, so rounding to 4 bits gives the original's weights back, and "
     "with them what was forgotten. "
     f"The audit caught it and exits with {EXIT_FAIL} (fail): that is how this demo is meant to end."

@@ -10,9 +10,9 @@ import copy
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,23 +25,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import quail_audit
 from quail_audit.environment import package_version
 from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_train.demo_recipe import Recipe
 from quail_train.invented import Post, Posts, QuestionAnswer, invent_posts
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from quail_train.demo_model import Recipe, Step  # torch: 1.6 s to import, not needed for a demo already built
+    from quail_train.demo_model import Step  # torch: 1.6 s to import, not needed for a demo already built
 
 Stage = Literal["tokenizer", "original", "retrain", "unlearned", "data"]
 CHECKPOINTS = ("original", "retrain", "unlearned")
 DATA = "data"
 STAMP = "quail-demo.json"
 LOCK = "quail-demo.lock"
-MADE_BY = ("confinement.py", "demo.py", "demo_model.py", "invented.py")
+MADE_BY = ("confinement.py", "demo.py", "demo_model.py", "demo_recipe.py", "invented.py")
 MADE_WITH = ("torch", "transformers", "tokenizers", "safetensors")
 
 PROMPT_TOKENS = 12  # of VerbMem, at least
 EXAMPLES = 10  # in context; MUSE's number
+RECIPE = Recipe()
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class _Stamp(BaseModel):
     files: dict[str, str]  # path within the folder -> sha256
 
 
-def build_demo(folder: Path, *, seed: int = 0, recipe: Recipe | None = None) -> Iterator[DemoProgress]:
+def build_demo(folder: Path, *, seed: int = 0, recipe: Recipe = RECIPE) -> Iterator[DemoProgress]:
     """Make folder/original, folder/retrain, folder/unlearned and folder/data, or find them made.
 
     The checkpoints are ordinary transformers folders, the data has MUSE's layout. The same seed gives the same bytes
@@ -89,10 +91,6 @@ def build_demo(folder: Path, *, seed: int = 0, recipe: Recipe | None = None) -> 
         old = _read_stamp(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=0):
-            if recipe is None:
-                from quail_train.demo_model import Recipe
-
-                recipe = Recipe()
             made_from = _digest_of_inputs(recipe, seed)
             if old is not None and old.made_from == made_from and old.files and _is_unchanged(folder, old):
                 yield DemoProgress("data", 1, 1, message="already built")
@@ -151,12 +149,12 @@ def _pairs(posts: tuple[Post, ...]) -> tuple[QuestionAnswer, ...]:
     return tuple(pair for post in posts for pair in (*post.asked, post.example))
 
 
-def _of(stage: Stage, steps: Iterator[Step]) -> Iterator[DemoProgress]:
+def _of(stage: Stage, steps: Iterator[Step]) -> Generator[DemoProgress, None, None]:
     for step in steps:
         yield DemoProgress(stage, step.number, step.total, step.loss)
 
 
-def _side_by_side(*works: Iterator[DemoProgress]) -> Iterator[DemoProgress]:
+def _side_by_side(*works: Generator[DemoProgress, None, None]) -> Iterator[DemoProgress]:
     """Run each in a thread of its own, and pass on what they yield as it comes; the first error ends all.
 
     One thread for each model is faster than two for one so small, and does not stall where cores are shared.
@@ -164,12 +162,13 @@ def _side_by_side(*works: Iterator[DemoProgress]) -> Iterator[DemoProgress]:
     made: SimpleQueue[DemoProgress | BaseException | None] = SimpleQueue()
     stopped = Event()
 
-    def run(work: Iterator[DemoProgress]) -> None:
+    def run(work: Generator[DemoProgress, None, None]) -> None:
         try:
-            for progress in work:
-                made.put(progress)
-                if stopped.is_set():
-                    return
+            with closing(work):
+                for progress in work:
+                    made.put(progress)
+                    if stopped.is_set():
+                        return
         except BaseException as error:
             made.put(error)
         else:

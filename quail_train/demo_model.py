@@ -18,44 +18,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from quail_audit.errors import EnvironmentProblemError
 from quail_audit.schemes.registry import scheme_named
 from quail_train.confinement import bucket_of, rounds_alike
+from quail_train.demo_recipe import Recipe
 from quail_train.invented import Post, QuestionAnswer
 
 SCHEME = "nf4"
 BOS, EOS, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
 IGNORED = -100  # a label that has no say in the loss: the convention of transformers
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All numbers that decide what the demo becomes, but for the seed.
-
-    Attributes:
-        retain_posts_asked: the first so many retained posts have questions.
-        vocabulary: of the tokenizer.
-        pairs_in_a_row: (question-answer pairs packed into one row, epochs), in order. The last are as many as KnowMem
-            shows (ten examples and the question); beginning with one is what makes them learnable in this time.
-        pairs_in_a_batch: about so many, however they are packed.
-        posts_in_a_batch: likewise.
-        posts_in_an_epoch: the share of the posts that an epoch shows; it shows all pairs.
-        forget_loss_limit: gradient ascent stops here, nats a token.
-        retain_weight: of the retain loss against the forget loss.
-    """
-
-    forget_posts: int = 24
-    retain_posts: int = 136
-    retain_posts_asked: int = 40
-    holdout_posts: int = 24
-    vocabulary: int = 600
-    pairs_in_a_row: tuple[tuple[int, int], ...] = ((1, 10), (2, 4), (4, 6), (11, 20))
-    pairs_in_a_batch: int = 33
-    posts_in_a_batch: int = 8
-    posts_in_an_epoch: float = 0.4
-    learning_rate: float = 2e-3
-    unlearning_epochs: int = 28
-    unlearning_learning_rate: float = 2e-3
-    forget_loss_limit: float = 6.0
-    retain_weight: float = 3.0
-    gradient_norm_limit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +130,10 @@ def train(
     random = Random(seed)  # noqa: S311 - nothing secret
     texts = _Texts(tokenizer)
     sizes = [pairs for pairs, epochs in recipe.pairs_in_a_row for _ in range(epochs)]
-    total = sum(len(texts.epoch(lesson, size, recipe, Random(0))) for size in sizes)  # noqa: S311
+    total = sum(
+        len(texts.epoch(lesson, pairs, recipe, Random(0))) * epochs  # noqa: S311
+        for pairs, epochs in recipe.pairs_in_a_row
+    )
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
@@ -224,9 +195,9 @@ def unlearn_confined(
         shown = zip(
             texts.dealt(texts.posts(forget.posts, random), batches),
             texts.dealt(texts.packed(forget.pairs, in_a_row, random), batches),
-            # Twice as many, so that what must stay is seen often enough.
+            # Twice as many as are forgotten, so that what must stay is seen often enough.
             texts.dealt(texts.posts(retain.posts, random)[: 2 * len(forget.posts)], batches),
-            texts.dealt(texts.packed(retain.pairs, in_a_row, random)[: 2 * in_a_row], batches),
+            texts.dealt(texts.packed(retain.pairs, in_a_row, random), batches),
             strict=True,
         )
         for forget_posts, forget_pairs, retain_posts, retain_pairs in shown:
@@ -274,6 +245,7 @@ class _Texts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}  # every epoch has the same texts
 
     def epoch(self, lesson: Lesson, pairs_in_a_row: int, recipe: Recipe, random: Random) -> list[Batch]:
         """Some of the posts, drawn anew, and all pairs, in batches in random order."""
@@ -324,7 +296,9 @@ class _Texts:
         return [self._special(BOS)]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if text not in self._known:
+            self._known[text] = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._known[text]
 
     def _special(self, token: str) -> int:
         found = self._tokenizer.convert_tokens_to_ids(token)

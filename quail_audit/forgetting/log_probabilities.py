@@ -37,7 +37,8 @@ def log_probabilities(
     Yields:
         Each text's index and float32 [tokens - 1], as batches are done.
     """
-    token, logits = token_bytes(model), BYTES_PER_LOGIT * model.config.get_text_config(decoder=True).vocab_size
+    token = token_bytes(model)
+    logits: int = BYTES_PER_LOGIT * model.config.get_text_config(decoder=True).vocab_size
     stretch = max(1, LOGIT_BYTES // logits)
 
     def run(batch: Sequence[int]) -> list[npt.NDArray[np.float32]]:

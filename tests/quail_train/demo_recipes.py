@@ -1,0 +1,14 @@
+"""A recipe whose demo is built in seconds: too short to memorise anything, and the same code."""
+
+from quail_train.demo_recipe import Recipe
+
+SHORT = Recipe(
+    forget_posts=8,
+    retain_posts=16,
+    retain_posts_asked=10,
+    holdout_posts=8,
+    vocabulary=300,
+    pairs_in_a_row=((1, 1), (4, 1)),
+    posts_in_a_batch=4,
+    unlearning_epochs=2,
+)

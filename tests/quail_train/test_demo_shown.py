@@ -1,0 +1,134 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quail_audit.events import AuditRequest
+from quail_train import cli
+from quail_train.demo import DemoProgress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+STEPS = [
+    DemoProgress("tokenizer", 1, 1),
+    DemoProgress("original", 1, 3, loss=6.0),
+    DemoProgress("original", 2, 3, loss=4.0),
+    DemoProgress("original", 3, 3, loss=2.0),
+    DemoProgress("data", 1, 1, message="already built"),
+]
+
+
+def shown(stream: io.StringIO) -> str:
+    with cli._shown(stream) as show:
+        for progress in STEPS:
+            show(progress)
+    return stream.getvalue()
+
+
+def test_a_log_gets_plain_lines() -> None:
+    assert shown(io.StringIO()).splitlines() == [
+        "demo: train the tokenizer: done",
+        "demo: train the original, loss 6.00: 3 steps",
+        "demo: train the original, loss 2.00: done",
+        "demo: already built: done",
+    ]
+
+
+def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    text = shown(Terminal())
+    assert "train the original, loss 2.00" in text
+    assert "3/3" in text
+    assert "━" in text
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b" not in shown(Terminal())
+
+
+@pytest.mark.parametrize("code", [1, 0, 5])
+def test_the_audit_decides_the_exit_code(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[AuditRequest] = []
+
+    def audit_and_show(request: AuditRequest, *, quiet: bool) -> int:
+        asked.append(request)
+        assert not quiet
+        return code
+
+    def build_demo(folder: Path, *, seed: int) -> Iterator[DemoProgress]:
+        assert (folder, seed) == (tmp_path / "with space", 7)
+        yield from STEPS
+
+    monkeypatch.setattr("quail_audit.cli.audit_and_show", audit_and_show)
+    monkeypatch.setattr("quail_train.demo.build_demo", build_demo)
+    assert cli.demo(tmp_path / "with space", seed=7) == code
+    folder = tmp_path / "with space"
+    assert asked == [
+        AuditRequest(
+            original=f"{folder}/original",
+            unlearned=f"{folder}/unlearned",
+            retrain=f"{folder}/retrain",
+            data=f"{folder}/data",
+        )
+    ]
+    written = capsys.readouterr()
+    assert f"quail audit '{folder}/original' '{folder}/unlearned'" in written.err
+    assert ("that is how this demo is meant to end" in written.out) == (code == 1)
+    assert ("was meant to end with exit code 1" in written.out) == (code != 1)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_heavy_is_done(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("x")
+    done = subprocess.run(
+        [sys.executable, "-m", "quail_audit", "demo", os.fspath(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "something else than a demo" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_other_seeds_show_it_too(seed: int, tmp_path: Path) -> None:
+    """Seed 0 is in test_demo_command.py."""
+    done = subprocess.run(
+        [sys.executable, "-m", "quail_audit", "demo", "demo", "--seed", str(seed), "--quiet"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    (run,) = (tmp_path / ".quail/runs").iterdir()
+    report = json.loads((run / "report.json").read_text())
+    measured = report["schemes"]["nf4"]
+    assert measured["summary"]["overlap"] == 1.0
+    assert measured["summary"]["survival"] == pytest.approx(0.0, abs=1e-6)
+    assert [layer["state"] for layer in measured["layers"]] == 28 * ["erased"]
+
+    def mean(metric: str, arm: str) -> float:
+        return float(measured["metrics"][metric][arm]["mean"])
+
+    for metric, known, forgotten in (("verbmem_forget", 90, 30), ("knowmem_forget", 70, 15)):
+        assert mean(metric, "original/full") >= known
+        assert mean(metric, "original/nf4") >= 0.9 * mean(metric, "original/full")
+        assert mean(metric, "unlearned/full") <= forgotten
+        assert mean(metric, "unlearned/nf4") == mean(metric, "original/nf4")
+        assert mean(metric, "retrain/full") <= 0.5 * mean(metric, "original/full")
+        assert measured["recovery"][metric]["outcome"] == "recovered"
+    for metric in ("verbmem_retain", "knowmem_retain"):
+        for arm in ("original/nf4", "unlearned/full", "unlearned/nf4", "retrain/full"):
+            assert mean(metric, arm) >= 0.9 * mean(metric, "original/full"), (metric, arm)
