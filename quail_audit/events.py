@@ -60,6 +60,21 @@ class LayerStatistics(Model):
     nonfinite_unlearned: int = 0
 
 
+class LayerDetail(Model):
+    """What a reader who opens a layer sees beyond its statistics, over the weights that changed in value or in code.
+
+    Not part of the report: a run's events keep it.
+    """
+
+    ratio_counts: tuple[int, ...]  # weights by update / bucket width; the bins' edges are RATIO_EDGES
+    transitions: tuple[int, ...]  # weights by code: [original level * levels + unlearned level], levels ascending
+
+
+# Of the bins of update / bucket width: the first ends at the first edge, the last has no end. Powers of two and the
+# middles between them, so that half a bucket (below it an update crosses only by luck) and a whole one are edges.
+RATIO_EDGES: tuple[float, ...] = tuple(base * 2.0**power for power in range(-10, 5) for base in (1.0, 1.5))
+
+
 class SchemeSummary(Model):
     """The layers of one scheme taken together; the shares and ratios are over all weights, not means of layers."""
 
@@ -128,6 +143,38 @@ class AuditRequest(Model):
     policy: str | None = None
 
 
+HingeForm = Literal["per-logit", "centred", "log-probability", "l1", "l2", "true-token"]
+Precision = Literal["full", "quantized"]
+
+
+class TrainRequest(Model):
+    """Everything that decides what a training makes. Written to request.json; enough to repeat the run."""
+
+    original: str
+    unlearned: str
+    data: str
+    out: str
+    objective: str = "ga_gdr_l1_hinge"
+    hinge: HingeForm = "per-logit"
+    hinge_precision: Precision = "full"
+    hinge_weight: Annotated[float, Field(ge=0.0)] = 1.0  # lambda
+    retain_weight: Annotated[float, Field(ge=0.0)] = 1.0  # alpha
+    l1_weight: Annotated[float, Field(ge=0.0)] = 0.0  # mu
+    margin_logits: Annotated[float, Field(gt=0.0)] | None = None  # gamma; None: half the quantization step
+    margin_scale: Annotated[float, Field(gt=0.0)] = 1.0
+    scheme: str = "nf4"
+    layers: tuple[str, ...] = ("all",)
+    report: str | None = None  # the audit's run folder, where layers are those at risk
+    init: Literal["unlearned", "original"] = "unlearned"
+    epochs: Annotated[float, Field(gt=0.0)] = 5.0
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+
+
 class Timed(Model):
     """What every event has: when it happened, in seconds since the run started. Set by runs.record."""
 
@@ -178,6 +225,7 @@ class LayerMeasured(Timed):
     index: int  # from 1
     total: int
     layer: LayerStatistics
+    detail: LayerDetail | None = None  # absent: the weights are not finite, or the scheme has no code to a weight
 
 
 class WeightsMeasured(Timed):
@@ -261,8 +309,66 @@ class RunFailed(Timed):
     exit_code: int
 
 
+class TrainingStarted(Timed):
+    """The first event of a training run, as RunStarted is of an audit."""
+
+    type: Literal["training_started"] = "training_started"
+    schema_version: int = 1
+    quail_version: str
+    run_id: str
+    started: str  # ISO 8601, UTC
+    request: TrainRequest
+    command: tuple[str, ...]  # that repeats it
+    environment: dict[str, str]
+
+
+class TrainingPlanned(Timed):
+    """What will be trained, and for how long."""
+
+    type: Literal["training_planned"] = "training_planned"
+    steps: int
+    layers: tuple[str, ...]  # that are trained; every other weight stays as it is
+    weights: int  # in those layers
+    forget_samples: int
+    retain_samples: int
+    margin_logits: float | None = None  # gamma, where the objective has a hinge
+    quantization_steps: dict[str, float] = {}  # layer -> its measured step, in units of its weights
+
+
+class TrainStep(Timed):
+    type: Literal["train_step"] = "train_step"
+    step: int  # from 1
+    total: int
+    epoch: float
+    loss: float
+    terms: dict[str, float]  # "forget", "retain", "hinge", "l1": each as it goes into the loss, unweighted
+    hinge_satisfied: Share | None = None  # of (token, vocabulary) places, or tokens: at or beyond the margin
+    gradient_norm: float | None = None
+    learning_rate: float
+
+
+class TrainEval(Timed):
+    """Scores of the model in training: metric -> precision ("full", "nf4") -> score."""
+
+    type: Literal["train_eval"] = "train_eval"
+    step: int
+    scores: dict[str, dict[str, float]]
+
+
+class CheckpointSaved(Timed):
+    type: Literal["checkpoint_saved"] = "checkpoint_saved"
+    step: int
+    folder: str
+    final: bool = False  # the result itself; else one to resume from
+
+
 Event = (
-    RunStarted
+    TrainingStarted
+    | TrainingPlanned
+    | TrainStep
+    | TrainEval
+    | CheckpointSaved
+    | RunStarted
     | PairOpened
     | DataRead
     | Planned
