@@ -4,6 +4,7 @@ RunState is the fold: the live view and the report both read it, so what a reade
 report says at its end. Not here: any output format (reports/).
 """
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
@@ -86,14 +87,27 @@ class Report(Model):
 
 @dataclass
 class Progress:
-    """Samples of one metric on one arm, while they are being scored."""
+    """Samples of one metric on one arm, while they are being scored: their count, mean and squared deviations.
+
+    Added up as Welford (1962) does, so that scores far from zero lose nothing.
+    """
 
     samples: int = 0
-    total: float = 0.0
+    mean: float = 0.0
+    deviations: float = 0.0  # sum of (score - mean)^2
+
+    def add(self, score: float) -> None:
+        self.samples += 1
+        difference = score - self.mean
+        self.mean += difference / self.samples
+        self.deviations += difference * (score - self.mean)
 
     @property
-    def mean(self) -> float:
-        return self.total / self.samples
+    def half_width(self) -> float | None:
+        """Of the normal 95 % interval of the mean, until the bootstrap's is there; None for a single sample."""
+        if self.samples < 2:
+            return None
+        return 1.96 * math.sqrt(self.deviations / (self.samples - 1) / self.samples)
 
 
 @dataclass
@@ -142,9 +156,7 @@ class RunState:
                 )
                 self.samples_done[event.arm] = 0
             case SampleScored():
-                progress = self.running[event.arm, event.metric]
-                progress.samples += 1
-                progress.total += event.score
+                self.running[event.arm, event.metric].add(event.score)
                 self.samples_done[event.arm] = event.done
                 self.last_sample = event
             case MetricScored():
@@ -160,6 +172,18 @@ class RunState:
                 self.verdict = event.verdict
             case RunFinished() | RunFailed():
                 self.end = event
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds still to go at the pace of the arms that are done; None while it cannot be told."""
+        if self.plan is None or self.end is not None:
+            return None
+        elapsed = [arm.elapsed_s for arm in self.arms.values() if arm.elapsed_s is not None]
+        if not elapsed:
+            return None
+        current = sum(n for name, n in self.samples_done.items() if self.arms[name].elapsed_s is None)
+        part = current / self.plan.samples_per_arm if self.plan.samples_per_arm else 0.0
+        return max(0.0, (len(self.plan.arms) - len(elapsed) - part) * sum(elapsed) / len(elapsed))
 
     def report(self) -> Report:
         """The report of what is known so far.

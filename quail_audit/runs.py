@@ -6,27 +6,39 @@ Not here: what the events mean (report.py) or how they look (the faces).
 """
 
 import errno
+import hashlib
 import os
 import secrets
+import socket
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from quail_audit.clock import utc_now
 from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
-from quail_audit.events import AuditRequest, Event, RunFailed, from_line, to_line
+from quail_audit.events import AuditRequest, Event, RunFailed, RunFinished, from_line, to_line
 from quail_audit.report import Report, RunState
 
 REQUEST = "request.json"
 EVENTS = "events.jsonl"
 REPORT = "report.json"
 LOCK = "writer.lock"
+WRITER = "writer.id"
 POLL_INTERVAL_S = 0.2
+HEARTBEAT_INTERVAL_S = 5.0
+SILENCE_S = 60.0
+BYTES_PER_READ = 1 << 20
+BYTES_PER_END = 1 << 16  # more than the last line of a run
 
 
 def new_run_id() -> str:
@@ -64,7 +76,8 @@ def new_run(folder: Path, request: AuditRequest) -> Iterator[Path]:
                 "this folder holds a run already", where=str(folder), mend="Name a new folder with --run-dir"
             )
         _write_whole(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
-        yield folder
+        with _heartbeat(folder):
+            yield folder
     finally:
         lock.release()
         with suppress(OSError):  # another writer may have it again, or the folder may be gone
@@ -174,11 +187,40 @@ def _cannot_write(path: Path, error: OSError) -> EnvironmentProblemError:
     return EnvironmentProblemError(f"cannot write: {error.strerror or error}", where=str(path))
 
 
+class Writer:
+    """Whether a run's folder is being written, asked again and again by one that follows it.
+
+    On the writer's own machine its lock tells. Another machine may not see that lock on a shared file system, so there
+    its heartbeat does: it counts as gone when that has stood still for SILENCE_S by this machine's own clock.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._heartbeat: float | None = None
+        self._seen_s = time.monotonic()
+
+    def is_alive(self) -> bool:
+        """Ask once."""
+        path = self._folder / LOCK
+        try:
+            heartbeat, writer = path.stat().st_mtime, (self._folder / WRITER).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            heartbeat, writer = 0.0, ""
+        if not path.exists():
+            return False
+        if writer in ("", _this_machine()):
+            return _is_locked(path)
+        if heartbeat != self._heartbeat:
+            self._heartbeat, self._seen_s = heartbeat, time.monotonic()
+        return time.monotonic() - self._seen_s < SILENCE_S
+
+
 def is_being_written(folder: Path) -> bool:
-    """Whether a process on this machine (or, where the file system carries locks, another) is writing this run."""
-    path = folder / LOCK
-    if not path.exists():
-        return False
+    """Whether a process is writing this run, as far as one look can tell."""
+    return Writer(folder).is_alive()
+
+
+def _is_locked(path: Path) -> bool:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -190,7 +232,49 @@ def is_being_written(folder: Path) -> bool:
     return False
 
 
+def _this_machine() -> str:
+    """Tells machines apart without naming them."""
+    return hashlib.sha256(f"{socket.gethostname()} {uuid.getnode()}".encode()).hexdigest()
+
+
+@contextmanager
+def _heartbeat(folder: Path) -> Iterator[None]:
+    """Say whose run this is and, from a thread of its own, that its writer still lives."""
+    with suppress(OSError):
+        (folder / WRITER).write_text(_this_machine(), encoding="ascii")
+    stopped = threading.Event()
+
+    def beat() -> None:
+        while not stopped.wait(HEARTBEAT_INTERVAL_S):
+            with suppress(OSError):
+                os.utime(folder / LOCK)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        with suppress(OSError):
+            (folder / WRITER).unlink()
+
+
+class Placed(NamedTuple):
+    """An event, and where its line begins in events.jsonl, in bytes: read_event finds it there again."""
+
+    event: Event
+    offset: int
+
+
 def replay(folder: Path, *, follow: bool = False) -> Generator[Event, None, None]:
+    """The events of a run, as replay_placed, without their places."""
+    with closing(replay_placed(folder, follow=follow)) as events:
+        for placed in events:
+            yield placed.event
+
+
+def replay_placed(folder: Path, *, follow: bool = False) -> Generator[Placed, None, None]:
     """The events of a run, from the first; with follow, also those still to come, until the run or its writer ends.
 
     A last line without its newline is still being written, or was cut off by a crash, and is left out.
@@ -212,28 +296,94 @@ def replay(folder: Path, *, follow: bool = False) -> Generator[Event, None, None
         raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error
 
 
-def _follow(file: BinaryIO, folder: Path, follow: bool) -> Iterator[Event]:
-    number = 0
+def _follow(file: BinaryIO, folder: Path, follow: bool) -> Iterator[Placed]:
+    writer = Writer(folder)
+    number, offset = 0, 0
     rest = b""
     while True:
-        alive = follow and is_being_written(folder)  # asked before reading, so that the last events are not missed
-        data = file.read()
+        alive = follow and writer.is_alive()  # asked before reading, so that the last events are not missed
+        data = file.read(BYTES_PER_READ)
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             number += 1
-            try:
-                event = from_line(line.decode("utf-8", errors="replace"))
-            except BadInputError as error:
-                raise BadInputError(
-                    error.message, where=f"{folder / EVENTS}, line {number}", mend=error.mend
-                ) from error
-            yield event
-            if event.type in ("run_finished", "run_failed"):
+            event = _event_of(line, f"{folder / EVENTS}, line {number}")
+            yield Placed(event, offset)
+            if isinstance(event, RunFinished | RunFailed):
                 return
+            offset += len(line) + 1
         if not alive and not data:
             return
         if not data:
             time.sleep(POLL_INTERVAL_S)
+
+
+def _event_of(line: bytes, where: str) -> Event:
+    try:
+        return from_line(line.decode("utf-8", errors="replace"))
+    except BadInputError as error:
+        raise BadInputError(error.message, where=where, mend=error.mend) from error
+
+
+def read_events(folder: Path, offsets: Iterable[int]) -> list[Event]:
+    """Events of a run by their places, as replay_placed gave them.
+
+    Raises:
+        BadInputError: the file cannot be read, or has changed since.
+    """
+    path = folder / EVENTS
+    try:
+        with path.open("rb") as file:
+            found = []
+            for offset in offsets:
+                file.seek(offset)
+                found.append(_event_of(file.readline().rstrip(b"\n"), f"{path}, byte {offset}"))
+            return found
+    except OSError as error:
+        raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run as a list of runs shows it.
+
+    Attributes:
+        folder: of the run.
+        request: what was asked for.
+        exit_code: None while it goes on, and of a run that was killed.
+        written_s: when its events were last written, in seconds since the epoch.
+    """
+
+    folder: Path
+    request: AuditRequest
+    exit_code: int | None
+    written_s: float
+
+
+def list_runs(folder: Path, *, limit: int) -> list[RunSummary]:
+    """The audits under a folder, the last written first. What is no audit, or cannot be read, is passed over."""
+    try:
+        runs = sorted(folder.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError:
+        return []
+    found = (summarize_run(run.parent) for run in runs)
+    return list(islice((summary for summary in found if summary is not None), limit))
+
+
+def summarize_run(folder: Path) -> RunSummary | None:
+    """What a list shows of one run; None where it is no audit that can be read. Reads the ends of its files only."""
+    try:
+        request = AuditRequest.model_validate_json((folder / REQUEST).read_bytes())
+        with (folder / EVENTS).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - BYTES_PER_END))
+            *_, last = (b"", *file.read().splitlines())
+        end = from_line(last.decode("utf-8", errors="replace"))
+    except (OSError, ValidationError):
+        return None
+    except BadInputError:  # cut off in the middle of a line
+        end = None
+    code = end.exit_code if isinstance(end, RunFinished | RunFailed) else None
+    return RunSummary(folder, request, code, (folder / EVENTS).stat().st_mtime)
 
 
 def read_report(folder: Path) -> Report:

@@ -15,10 +15,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_for_tests import REQUEST, events
 
+from quail_audit import runs
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.events import Event, RunFailed, RunFinished, to_line
 from quail_audit.report import Report
-from quail_audit.runs import EVENTS, LOCK, REPORT, is_being_written, new_run, read_report, record, replay
+from quail_audit.runs import (
+    EVENTS,
+    LOCK,
+    REPORT,
+    WRITER,
+    Writer,
+    is_being_written,
+    list_runs,
+    new_run,
+    read_events,
+    read_report,
+    record,
+    replay,
+    replay_placed,
+)
 
 
 def recorded(folder: Path) -> list[Event]:
@@ -253,3 +268,68 @@ def test_memory_of_a_long_run_is_bounded_by_what_is_kept(tmp_path: Path) -> None
             pass
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
     assert grown_kib < 10_000
+
+
+def test_events_are_found_again_by_their_places(tmp_path: Path) -> None:
+    seen = recorded(tmp_path / "run")
+    placed = list(replay_placed(tmp_path / "run"))
+    assert [p.event for p in placed] == seen
+    assert read_events(tmp_path / "run", [p.offset for p in reversed(placed)]) == seen[::-1]
+
+
+def test_a_place_that_is_no_events_beginning_is_refused(tmp_path: Path) -> None:
+    recorded(tmp_path / "run")
+    with pytest.raises(BadInputError, match="not an event"):
+        read_events(tmp_path / "run", [3])
+
+
+def test_a_writer_on_another_machine_lives_as_long_as_its_heart_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other machine's lock is not seen here, as on a shared folder without locks."""
+    clock_s = 1000.0
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock_s)
+    (tmp_path / LOCK).write_text("")
+    (tmp_path / WRITER).write_text("another machine")
+    writer = Writer(tmp_path)
+    assert writer.is_alive()
+    clock_s += runs.SILENCE_S - 1
+    assert writer.is_alive()
+    os.utime(tmp_path / LOCK, (5.0, 5.0))  # its clock may be far off: only that it moves counts
+    assert writer.is_alive()
+    clock_s += runs.SILENCE_S - 1
+    assert writer.is_alive()
+    clock_s += 2
+    assert not writer.is_alive()
+    (tmp_path / LOCK).unlink()
+    assert not writer.is_alive()
+
+
+def test_the_writers_heart_beats_and_its_traces_are_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "HEARTBEAT_INTERVAL_S", 0.01)
+    with new_run(tmp_path / "run", REQUEST) as folder:
+        os.utime(folder / LOCK, (5.0, 5.0))
+        deadline_s = time.monotonic() + 10
+        while (folder / LOCK).stat().st_mtime == 5.0 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert (folder / LOCK).stat().st_mtime != 5.0
+        assert (folder / WRITER).exists()
+    assert not (tmp_path / "run" / WRITER).exists()
+
+
+def test_runs_are_listed_with_how_they_ended(tmp_path: Path) -> None:
+    recorded(tmp_path / "ended")
+    recorded(tmp_path / "killed")
+    lines = (tmp_path / "killed" / EVENTS).read_bytes().splitlines(keepends=True)
+    (tmp_path / "killed" / EVENTS).write_bytes(b"".join(lines[:-3]) + lines[-3][:10])
+    os.utime(tmp_path / "killed" / EVENTS, (5.0, 5.0))
+    (tmp_path / "no run").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / EVENTS).write_text("{}")
+    found = list_runs(tmp_path, limit=10)
+    assert [(run.folder.name, run.exit_code) for run in found] == [("ended", 1), ("killed", None)]
+    assert found[0].request == REQUEST
+    assert list_runs(tmp_path / "absent", limit=10) == []
+    assert len(list_runs(tmp_path, limit=1)) == 1

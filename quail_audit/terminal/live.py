@@ -66,7 +66,7 @@ def _header(state: RunState, since_last_event_s: float) -> Text:
     if state.started is None:
         return Text(" waiting for the run to start", style="dim")
     request = state.started.request
-    left = remaining_s(state)
+    left = state.remaining_s
     remaining = f"  ~{wording.duration(max(0.0, left - since_last_event_s))} left" if left is not None else ""
     return Text.assemble(
         (" Quail ", "bold"),
@@ -75,19 +75,6 @@ def _header(state: RunState, since_last_event_s: float) -> Text:
         no_wrap=True,
         overflow="ellipsis",
     )
-
-
-def remaining_s(state: RunState) -> float | None:
-    """Seconds still to go at the pace of the current phase; None while it cannot be told."""
-    if state.plan is None or state.end is not None:
-        return None
-    done_arms = sum(arm.elapsed_s is not None for arm in state.arms.values())
-    if done_arms:
-        elapsed = [arm.elapsed_s for arm in state.arms.values() if arm.elapsed_s is not None]
-        current = [n for name, n in state.samples_done.items() if state.arms[name].elapsed_s is None]
-        part = sum(current) / state.plan.samples_per_arm if state.plan.samples_per_arm else 0.0
-        return max(0.0, (len(state.plan.arms) - done_arms - part) * sum(elapsed) / len(elapsed))
-    return None
 
 
 def _progress(state: RunState) -> RenderableType:

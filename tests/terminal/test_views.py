@@ -1,11 +1,12 @@
 import io
 
+import pytest
 from rich.console import Console
 from runs_for_tests import events
 
 from quail_audit.events import Event, MetricScored, RunFinished, SampleScored
-from quail_audit.report import RunState
-from quail_audit.terminal.live import LiveView, remaining_s, view
+from quail_audit.report import Progress, RunState
+from quail_audit.terminal.live import LiveView, view
 from quail_audit.terminal.plain import PlainProgress
 
 
@@ -93,10 +94,10 @@ def test_hostile_answers_do_not_act() -> None:
 
 
 def test_remaining_time_comes_from_finished_arms() -> None:
-    assert remaining_s(state_after(*until("arm_started"))) is None
-    assert remaining_s(state_after(*until("arm_finished"))) == 4 * 2.0
-    assert remaining_s(state_after(*until("arm_started", 3))) == 3 * 2.0
-    assert remaining_s(state_after(*events())) is None
+    assert state_after(*until("arm_started")).remaining_s is None
+    assert state_after(*until("arm_finished")).remaining_s == 4 * 2.0
+    assert state_after(*until("arm_started", 3)).remaining_s == 3 * 2.0
+    assert state_after(*events()).remaining_s is None
 
 
 def test_a_plug_in_metric_is_shown_by_its_own_name() -> None:
@@ -114,3 +115,16 @@ def test_the_live_view_leaves_the_screen_clean() -> None:
             face.update(event, state)
     assert isinstance(state.end, RunFinished)
     assert stream.getvalue().endswith("\x1b[2K"), "the last thing done is to erase the view's lines"
+
+
+def test_running_scores_have_the_mean_and_interval_that_numpy_finds() -> None:
+    import numpy as np
+
+    scores = [1e6 + 1.0, 1e6 + 4.0, 1e6 + 2.5, 1e6]
+    progress = Progress()
+    progress.add(scores[0])
+    assert progress.half_width is None
+    for score in scores[1:]:
+        progress.add(score)
+    assert progress.mean == pytest.approx(np.mean(scores), rel=1e-12)
+    assert progress.half_width == pytest.approx(1.96 * np.std(scores, ddof=1) / 2, rel=1e-9)
