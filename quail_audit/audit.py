@@ -130,7 +130,7 @@ def _measure_weights(
     Raises:
         BadInputError: weights that are not finite, after every layer has been measured.
     """
-    from quail_audit.weights.overlap import PairSums, RiskLimits, layer_statistics, pair_sums, summarize
+    from quail_audit.weights.overlap import PairSums, RiskLimits, layer_detail, layer_statistics, pair_sums, summarize
 
     limits = RiskLimits(overlap=policy.overlap_at_risk, survival=policy.survival_at_risk)
     layers: Layers = {scheme.name: [] for scheme in schemes}
@@ -142,7 +142,13 @@ def _measure_weights(
             totals[scheme.name] += sums
             measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
             layers[scheme.name].append(measured)
-            yield LayerMeasured(scheme=scheme.name, index=index, total=len(pair.layers), layer=measured)
+            yield LayerMeasured(
+                scheme=scheme.name,
+                index=index,
+                total=len(pair.layers),
+                layer=measured,
+                detail=layer_detail(sums),
+            )
         del original, unlearned  # before the next is read, so that never two layers are in memory
     for scheme in schemes:
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))

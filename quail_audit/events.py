@@ -1,4 +1,4 @@
-"""What an audit says as it goes: typed events, and their JSON lines.
+"""What an audit or a training says as it goes: typed events, and their JSON lines.
 
 Events are the only thing that crosses a process or a screen, so they hold plain values: no tensors, no paths that only
 this process can open. A run's events.jsonl is a list of them, and its report is a fold over them (reports/report.py).
@@ -61,17 +61,21 @@ class LayerStatistics(Model):
 
 
 class LayerDetail(Model):
-    """What a reader who opens a layer sees beyond its statistics, over the weights that changed in value or in code.
+    """What a reader who opens a layer sees beyond its statistics. Not part of the report: a run's events keep it.
 
-    Not part of the report: a run's events keep it.
+    ratio_counts are over the weights that are not bitwise equal. transitions are over these and over the equal ones
+    that got another code because their block's scale moved; off the diagonal they add up to the changed codes.
+    What is equal in value and in code, often nearly everything, is in neither. Levels are numbered in ascending order
+    (of fp4's two zeros, the lower bucket's first).
     """
 
     ratio_counts: tuple[int, ...]  # weights by update / bucket width; the bins' edges are RATIO_EDGES
-    transitions: tuple[int, ...]  # weights by code: [original level * levels + unlearned level], levels ascending
+    transitions: tuple[int, ...]  # weights by code: [original level * levels + unlearned level]
 
 
-# Of the bins of update / bucket width: the first ends at the first edge, the last has no end. Powers of two and the
-# middles between them, so that half a bucket (below it an update crosses only by luck) and a whole one are edges.
+# Of the bins of update / bucket width: the first ends at the first edge, the last has no end, and a ratio equal to an
+# edge is in the bin that starts there. Powers of two and the middles between them, so that half a bucket (below it an
+# update crosses only by luck) and a whole one are edges.
 RATIO_EDGES: tuple[float, ...] = tuple(base * 2.0**power for power in range(-10, 5) for base in (1.0, 1.5))
 
 
@@ -159,7 +163,8 @@ class TrainRequest(Model):
     hinge_precision: Precision = "full"
     hinge_weight: Annotated[float, Field(ge=0.0)] = 1.0  # lambda
     retain_weight: Annotated[float, Field(ge=0.0)] = 1.0  # alpha
-    l1_weight: Annotated[float, Field(ge=0.0)] = 0.0  # mu
+    l1_weight: Annotated[float, Field(ge=0.0)] = 1e-6  # mu; has a say where the objective has an L1 term
+    forget_loss_cap: Annotated[float, Field(gt=0.0)] | None = None  # of gradient ascent, nats a token; None: unbounded
     margin_logits: Annotated[float, Field(gt=0.0)] | None = None  # gamma; None: half the quantization step
     margin_scale: Annotated[float, Field(gt=0.0)] = 1.0
     scheme: str = "nf4"
@@ -169,9 +174,18 @@ class TrainRequest(Model):
     epochs: Annotated[float, Field(gt=0.0)] = 5.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    batch_size: Annotated[int, Field(ge=1)] = 8  # forget samples a step, over all processes; as many retain samples
+    max_length: Annotated[int, Field(ge=8)] = 512  # of a sample, in tokens
+    eval_steps: Annotated[int, Field(ge=1)] | None = None  # None: no scores on the way
+    target_forget: float | None = None  # stop where the forget score of the rounded model is at or below it,
+    target_retain: float | None = None  # and its retain score at or above it
+    reference: Literal["full", "4bit", "precomputed"] = "full"  # how the original's logits are had
+    reference_top_k: Annotated[int, Field(ge=1)] = 64  # logits kept of each token, where they are precomputed
+    resume_from_checkpoint: str | None = None
+    audit: bool = False
+    trainer: dict[str, str] = {}  # other arguments of transformers' Trainer, by their names there
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: str = "auto"  # of the weights that are trained; auto: float32
     seed: int = 0
 
 
@@ -353,6 +367,9 @@ class TrainEval(Timed):
     type: Literal["train_eval"] = "train_eval"
     step: int
     scores: dict[str, dict[str, float]]
+    source: Literal["training", "audit"] = (
+        "training"  # audit: of the checkpoint as saved; step 0 is the one it began as
+    )
 
 
 class CheckpointSaved(Timed):

@@ -1,7 +1,7 @@
 """What rounding makes of a layer's update: DESIGN section 2's statistics, from sums over a pair of matrices.
 
-pair_sums reads each pair once; layer_statistics and summarize say what the sums mean. Not here: the loop itself
-(kernels.py), reading weights (checkpoints), and what a layer's state means for a release (verdict.py).
+pair_sums reads each pair once; layer_statistics, layer_detail and summarize say what the sums mean. Not here: the loop
+itself (kernels.py), reading weights (checkpoints), and what a layer's state means for a release (verdict.py).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.events import LayerStatistics, SchemeSummary, State
+from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
 from quail_audit.schemes.blocks import LEVELS
 from quail_audit.schemes.interface import Grid, Scheme
 from quail_audit.weights import kernels
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
+WEIGHTS_PER_RUN = 1 << 30  # of the kernel, whose counts are int32; a multiple of every block size
 WEIGHTS_PER_PIECE = 1 << 22  # of a matrix that has to be widened to float32 first; a multiple of every block size
 WEIGHTS_PER_THREAD = 1 << 18  # fewer are not worth a second thread
 
@@ -42,6 +43,10 @@ def _no_counts() -> Counts:
     return np.zeros(kernels.BINS, np.int64)
 
 
+def _no_transitions() -> Counts:
+    return np.zeros((1, 1), np.int64)  # which broadcasts: it adds to the transitions of any number of levels
+
+
 @dataclass(frozen=True, eq=False)
 class PairSums:
     """Sums over the weights of a pair of matrices under one scheme. They add up over matrices.
@@ -58,6 +63,9 @@ class PairSums:
             sums leave out their blocks and mean nothing.
         updates: counts of abs(w_u - w_o) by bin, of the weights that changed.
         ratios: counts of abs(w_u - w_o) / bucket width by bin, of the weights that changed.
+        transitions: [levels, levels], or [1, 1] where there is nothing to count: how many weights went from the i-th
+            bucket to the j-th, of those that are not bitwise equal or, as a scale moved, got another code all the
+            same. Off the diagonal they add up to weights - same_code.
     """
 
     weights: int = 0
@@ -71,6 +79,7 @@ class PairSums:
     nonfinite_unlearned: int = 0
     updates: Counts = field(default_factory=_no_counts, repr=False)
     ratios: Counts = field(default_factory=_no_counts, repr=False)
+    transitions: Counts = field(default_factory=_no_transitions, repr=False)
 
     def __add__(self, other: PairSums) -> PairSums:
         return PairSums(
@@ -85,6 +94,7 @@ class PairSums:
             nonfinite_unlearned=self.nonfinite_unlearned + other.nonfinite_unlearned,
             updates=self.updates + other.updates,
             ratios=self.ratios + other.ratios,
+            transitions=self.transitions + other.transitions,
         )
 
     @property
@@ -120,7 +130,7 @@ def pair_sums(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, *
     """
     if original.shape != unlearned.shape:
         raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(unlearned.shape)}")
-    if original.device.type != "cpu" or len(scheme.grid.levels) != LEVELS:  # the loop is for 16 levels
+    if original.device.type != "cpu" or not kernels.fits(scheme.grid):
         return sums_by_tensor_operations(original, unlearned, scheme)
     size = scheme.grid.block_size
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
@@ -150,12 +160,12 @@ def _sums_of_whole_blocks(
     scales_u: npt.NDArray[np.float32],
     threads: int,
 ) -> PairSums:
-    """The kernel over flat tensors of whole blocks: as they are stored where it can, widened piece by piece else."""
+    """The kernel over flat tensors of whole blocks: as they are stored where it can, else widened, piece by piece."""
     import torch
 
     rounding = _rounding_of(original.dtype), _rounding_of(unlearned.dtype)
     as_stored = original.dtype == unlearned.dtype and original.dtype in (torch.float32, torch.bfloat16)
-    step = max(original.numel(), 1) if as_stored else WEIGHTS_PER_PIECE
+    step = WEIGHTS_PER_RUN if as_stored else WEIGHTS_PER_PIECE
     sums = PairSums()
     for start in range(0, original.numel(), step):
         o, u = original[start : start + step], unlearned[start : start + step]
@@ -200,22 +210,24 @@ def _run_kernel(
     workers = max(1, min(threads, chunks, original.size // WEIGHTS_PER_THREAD))
     sums = np.zeros((chunks, kernels.COLUMNS))
     counts = np.zeros((workers, 2, kernels.BINS), np.int32)
+    transitions = np.zeros((workers, LEVELS * LEVELS), np.int32)
     edges = [chunks * worker // workers for worker in range(workers + 1)]
 
     def run(worker: int) -> None:
         first, last = edges[worker], edges[worker + 1]
-        kernel(original, unlearned, *scales, first, last, sums, counts[worker, 0], counts[worker, 1])
+        kernel(original, unlearned, *scales, first, last, sums, *counts[worker], transitions[worker])
 
     if workers == 1:
         run(0)
     else:
         with ThreadPoolExecutor(workers) as pool:  # the kernel lets go of the interpreter's lock
             list(pool.map(run, range(workers)))
+    moves = transitions.sum(axis=0, dtype=np.int64).reshape(LEVELS, LEVELS)
     # Chunks are added in order, exactly rounded: the same sums whatever the threads.
     return PairSums(
         weights=original.size,
         identical=int(sums[:, kernels.IDENTICAL].sum()),
-        same_code=int(sums[:, kernels.SAME_CODE].sum()),
+        same_code=original.size - int(moves.sum() - moves.trace()),
         dot=math.fsum(sums[:, kernels.DOT]),
         update_squared=math.fsum(sums[:, kernels.UPDATE_SQUARED]),
         rounded_squared=math.fsum(sums[:, kernels.ROUNDED_SQUARED]),
@@ -224,6 +236,7 @@ def _run_kernel(
         nonfinite_unlearned=int(sums[:, kernels.NONFINITE_UNLEARNED].sum()),
         updates=counts[:, 0].sum(axis=0, dtype=np.int64),
         ratios=counts[:, 1].sum(axis=0, dtype=np.int64),
+        transitions=moves,
     )
 
 
@@ -263,6 +276,7 @@ def sums_by_tensor_operations(
     if nonfinite_o or nonfinite_u:
         return PairSums(weights=original.numel(), nonfinite_original=nonfinite_o, nonfinite_unlearned=nonfinite_u)
     quantized = [scheme.quantize(original), scheme.quantize(unlearned)]
+    codes_o, codes_u = (side.codes.reshape(-1) for side in quantized)
     if given_scales is not None:
         quantized = [
             type(side)(codes=side.codes, absmax=scales, dtype=side.dtype)
@@ -275,30 +289,48 @@ def sums_by_tensor_operations(
     rounded = rounded_u - rounded_o
     changed = original.float().view(torch.int32).reshape(-1) != unlearned.float().view(torch.int32).reshape(-1)
     magnitude = update.abs()[changed].float()
-    ratio = (magnitude / _bucket_widths(original, quantized[0].codes, scheme.grid)[changed]).float()
+    ratio = (magnitude / _bucket_widths(original, codes_o, scheme.grid)[changed]).float()
     return PairSums(
         weights=original.numel(),
         identical=int((~changed).sum()),
-        same_code=int((quantized[0].codes == quantized[1].codes).sum()),
+        same_code=int((codes_o == codes_u).sum()),
         dot=float(rounded @ update),
         update_squared=float(update @ update),
         rounded_squared=float(rounded @ rounded),
         update_max=float(magnitude.max()) if magnitude.numel() else 0.0,
         updates=_count(magnitude),
         ratios=_count(ratio),
+        transitions=_count_transitions(codes_o, codes_u, changed | (codes_o != codes_u), scheme.grid),
     )
+
+
+def _by_code(values: npt.NDArray[Any], codes: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """What each code stands for, of values [levels] in the order of the levels: [weights]."""
+    import torch
+
+    of_code = np.zeros(int(grid.codes.max()) + 1, values.dtype)
+    of_code[grid.codes] = values
+    return torch.from_numpy(of_code).to(codes.device)[codes.int()]
+
+
+def _count_transitions(codes_o: torch.Tensor, codes_u: torch.Tensor, counted: torch.Tensor, grid: Grid) -> Counts:
+    """PairSums' transitions: [levels, levels] from codes and a mask [weights]."""
+    import torch
+
+    levels = len(grid.levels)
+    number_o, number_u = (_by_code(np.arange(levels), codes[counted], grid) for codes in (codes_o, codes_u))
+    counts = torch.bincount(number_o * levels + number_u, minlength=levels * levels)
+    return counts.reshape(levels, levels).cpu().numpy()
 
 
 def _bucket_widths(weight: torch.Tensor, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The width of each weight's bucket in units of the weights: float32 [weights]."""
     import torch
 
-    width_of_code = np.empty(len(grid.codes), np.float32)
-    width_of_code[grid.codes] = kernels.bucket_widths(grid)
     flat = weight.float().reshape(-1)
     padded = torch.nn.functional.pad(flat, (0, -flat.numel() % grid.block_size)).reshape(-1, grid.block_size)
     absmax = padded.abs().amax(dim=1).clamp(min=1e-38).repeat_interleave(grid.block_size)[: flat.numel()]
-    return torch.from_numpy(width_of_code).to(weight.device)[codes.reshape(-1).int()] * absmax
+    return _by_code(kernels.bucket_widths(grid).astype(np.float32), codes, grid) * absmax
 
 
 def _count(magnitudes: torch.Tensor) -> Counts:
@@ -367,6 +399,19 @@ def layer_statistics(
         update_to_bucket=median_of_counts(sums.ratios),
         state=state,
         at_risk=state in ("erased", "drowned"),
+    )
+
+
+def layer_detail(sums: PairSums) -> LayerDetail | None:
+    """What a layer's sums say beyond its statistics; None where there is a weight that is no finite number."""
+    if not sums.finite:
+        return None
+    # Every edge is the smallest magnitude of its bin (a test holds them to that), so no bin is split: a ratio equal to
+    # an edge is counted in the bin that starts there.
+    starts = np.array((0.0, *RATIO_EDGES), np.float32).view(np.int32) >> kernels.BIN_SHIFT
+    return LayerDetail(
+        ratio_counts=tuple(np.add.reduceat(sums.ratios, starts).tolist()),
+        transitions=tuple(sums.transitions.reshape(-1).tolist()),
     )
 
 

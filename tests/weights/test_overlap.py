@@ -7,14 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quail_audit.schemes.bitsandbytes import bitsandbytes
+from quail_audit.events import RATIO_EDGES
+from quail_audit.schemes.bitsandbytes import GRIDS, bitsandbytes
 from quail_audit.schemes.interface import Grid, Quantized, Scheme
 from quail_audit.schemes.registry import known_schemes, scheme_named
-from quail_audit.weights import kernels
+from quail_audit.weights import kernels, overlap
 from quail_audit.weights.kernels import BLOCKS_PER_CHUNK
 from quail_audit.weights.overlap import (
     PairSums,
     RiskLimits,
+    layer_detail,
     layer_statistics,
     median_of_counts,
     pair_sums,
@@ -27,16 +29,39 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MEDIAN_ERROR = 0.002  # what kernels.py promises
 
 
+def codes_and_values(weight: torch.Tensor, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
+    """bitsandbytes' own codes and dequantized values, flat."""
+    functional = bitsandbytes().functional
+    packed, state = functional.quantize_4bit(
+        weight, quant_type=scheme.name[:3], compress_statistics=scheme.name.endswith("-dq")
+    )
+    codes = torch.stack((packed.flatten() >> 4, packed.flatten() & 15), 1).flatten()[: weight.numel()].numpy()
+    return codes, functional.dequantize_4bit(packed, state).double().numpy().ravel()
+
+
+def bucket_widths(weights: np.ndarray, codes: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Of each of the original's weights (float64, flat), in units of the weights."""
+    bounds = np.concatenate(([-1.0], scheme.grid.bounds.astype(np.float64), [1.0]))
+    width_of_code = dict(zip(scheme.grid.codes.tolist(), np.diff(bounds), strict=True))
+    blocks = np.arange(weights.size) // scheme.grid.block_size
+    absmax = np.array([abs(weights[blocks == block]).max() for block in range(blocks[-1] + 1)])[blocks]
+    return np.array([width_of_code[code] for code in codes.tolist()]) * absmax
+
+
+def counted_one_by_one(codes_o: np.ndarray, codes_u: np.ndarray, changed: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Transitions, weight after weight, with the levels in the order of bitsandbytes' own table."""
+    table = bitsandbytes().functional.get_4bit_type(scheme.name[:3], device="cpu").numpy()
+    number = np.argsort(np.argsort(table, kind="stable"), kind="stable")
+    found = np.zeros((16, 16), np.int64)
+    for o, u, moved in zip(codes_o.tolist(), codes_u.tolist(), changed.tolist(), strict=True):
+        if moved or o != u:
+            found[number[o], number[u]] += 1
+    return found
+
+
 def in_float64(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) -> dict[str, float]:
     """The definitions of DESIGN section 2, read off word for word, over bitsandbytes' own codes and values."""
-    functional = bitsandbytes().functional
-    codes, rounded = [], []
-    for weight in (original, unlearned):
-        packed, state = functional.quantize_4bit(
-            weight, quant_type=scheme.name[:3], compress_statistics=scheme.name.endswith("-dq")
-        )
-        codes.append(torch.stack((packed.flatten() >> 4, packed.flatten() & 15), 1).flatten()[: weight.numel()].numpy())
-        rounded.append(functional.dequantize_4bit(packed, state).double().numpy().ravel())
+    codes, rounded = zip(*(codes_and_values(weight, scheme) for weight in (original, unlearned)), strict=True)
     w_o, w_u = original.double().numpy().ravel(), unlearned.double().numpy().ravel()
     d, dq = w_u - w_o, rounded[1] - rounded[0]
     changed = d != 0
@@ -47,13 +72,8 @@ def in_float64(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) 
     }
     if changed.any():
         survival = float(dq @ d / (d @ d))
-        bounds = np.concatenate(([-1.0], scheme.grid.bounds.astype(np.float64), [1.0]))
-        width_of_code = dict(zip(scheme.grid.codes.tolist(), np.diff(bounds), strict=True))
-        blocks = np.arange(w_o.size) // scheme.grid.block_size
-        absmax = np.array([abs(w_o[blocks == block]).max() for block in range(blocks[-1] + 1)])[blocks]
-        width = np.array([width_of_code[code] for code in codes[0].tolist()]) * absmax
         with np.errstate(divide="ignore"):
-            ratio = (abs(d) / width)[changed]
+            ratio = (abs(d) / bucket_widths(w_o, codes[0], scheme))[changed]
         found |= {
             "survival": survival,
             "noise": float(np.linalg.norm(dq - survival * d) / np.linalg.norm(d)),
@@ -94,6 +114,108 @@ def test_every_statistic_is_its_definition(
         assert (layer.survival, layer.noise, layer.update_median_changed, layer.at_risk) == (None, None, None, False)
 
 
+@pytest.mark.parametrize("scheme", known_schemes(), ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(96, 128), (33, 65), (2, 20)], ids=str)
+@pytest.mark.parametrize(("update", "share"), [(1e-2, 1.0), (1e-4, 1.0), (1e-2, 0.5), (1e-2, 0.02), (0.0, 0.0)])
+def test_a_layers_detail_is_counted_weight_by_weight(
+    scheme: Scheme, dtype: torch.dtype, shape: tuple[int, int], update: float, share: float
+) -> None:
+    original, unlearned = (weight.to(dtype) for weight in pair(shape, update, share))
+    sums = pair_sums(original, unlearned, scheme)
+    detail = layer_detail(sums)
+    assert detail is not None
+    codes_o, codes_u = (codes_and_values(weight, scheme)[0] for weight in (original, unlearned))
+    w_o, w_u = original.double().numpy().ravel(), unlearned.double().numpy().ravel()
+    changed = w_o != w_u
+
+    transitions = np.array(detail.transitions).reshape(16, 16)
+    assert np.array_equal(transitions, counted_one_by_one(codes_o, codes_u, changed, scheme))
+    assert transitions.sum() - transitions.trace() == sums.weights - sums.same_code
+    assert transitions.sum() == (changed | (codes_o != codes_u)).sum() >= sums.weights - sums.identical
+
+    assert len(detail.ratio_counts) == len(RATIO_EDGES) + 1
+    assert sum(detail.ratio_counts) == changed.sum() == sums.weights - sums.identical
+    ratio = (abs(w_u - w_o) / bucket_widths(w_o, codes_o, scheme))[changed]
+    below = np.cumsum(detail.ratio_counts)[:-1]
+    for edge, count in zip(RATIO_EDGES, below.tolist(), strict=True):  # float32 ratios: those at an edge may cross it
+        assert (ratio < edge * (1 - 1e-6)).sum() <= count <= (ratio < edge * (1 + 1e-6)).sum(), edge
+
+
+def test_a_ratio_at_an_edge_is_counted_above_it() -> None:
+    """One ratio at a time, through PairSums' bins: the smallest, each edge and its neighbours, and infinity."""
+    edges = np.array(RATIO_EDGES, np.float32)
+    assert edges.astype(np.float64).tolist() == list(RATIO_EDGES)
+    for ratio in (np.float32(0), *edges, *np.nextafter(edges, np.float32(0)), *(edges * 1.01), np.float32(np.inf)):
+        ratios = np.zeros(kernels.BINS, np.int64)
+        ratios[ratio.view(np.int32) >> kernels.BIN_SHIFT] = 7
+        detail = layer_detail(PairSums(ratios=ratios))
+        assert detail is not None
+        expected = [0] * (len(edges) + 1)
+        expected[np.searchsorted(edges, ratio, side="right")] = 7
+        assert list(detail.ratio_counts) == expected, ratio
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("unit", [1.0, 2.0**126], ids=["all at once", "weight by weight"])
+def test_a_scale_that_moves_gives_equal_weights_other_codes(dtype: torch.dtype, unit: float) -> None:
+    """The block's scale doubles: its weights of 0.5 fall from level 12 of nf4 (0.44) to level 10 (0.246)."""
+    original = torch.zeros(2, 64, dtype=dtype)
+    original[0, 0], original[0, 1:40] = unit, 0.5 * unit
+    unlearned = original.clone()
+    unlearned[0, 0] = 2 * unit
+    sums = pair_sums(original, unlearned, NF4)
+    detail = layer_detail(sums)
+    assert detail is not None
+    expected = np.zeros((16, 16), np.int64)
+    expected[12, 10], expected[15, 15] = 39, 1
+    assert np.array_equal(sums.transitions, expected)
+    assert detail.transitions == tuple(expected.reshape(-1).tolist())
+    assert (sums.identical, sums.same_code) == (127, 128 - 39)
+    assert sum(detail.ratio_counts) == 1
+
+
+@pytest.mark.parametrize("moved", [3, 60], ids=["weight by weight", "all at once"])
+def test_fp4_has_a_level_on_either_side_of_zero(moved: int) -> None:
+    original = torch.full((1, 64), -1e-5)
+    original[0, 63] = 1.0
+    unlearned = original.clone()
+    unlearned[0, :moved] = 1e-5
+    sums = pair_sums(original, unlearned, scheme_named("fp4"))
+    expected = np.zeros((16, 16), np.int64)
+    expected[7, 8] = moved
+    assert np.array_equal(sums.transitions, expected)
+    assert sums.same_code == 64 - moved
+
+
+def test_a_grid_of_two_equal_zeros_is_not_for_the_loop() -> None:
+    assert all(kernels.fits(scheme.grid) for scheme in known_schemes())
+    fp4 = GRIDS["fp4"]
+    assert not kernels.fits(dataclasses.replace(fp4, levels=fp4.levels + np.float32(0)))  # -0 + 0 is 0
+
+
+@given(st.sets(st.floats(-1, 1, width=32), min_size=16, max_size=16))
+def test_any_levels_have_slots_of_their_own(levels: set[float]) -> None:
+    _, slots = kernels._slots_of(np.array(sorted(levels), np.float32))
+    assert len(set(slots)) == 16
+    assert max(slots) < 32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("share", [1.0, 0.05])
+def test_runs_too_short_to_overflow_a_count_do_not_show(
+    dtype: torch.dtype, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert overlap.WEIGHTS_PER_RUN < 2**31
+    original, unlearned = (weight.to(dtype) for weight in pair((500, 65), 1e-2, share))
+    whole = pair_sums(original, unlearned, NF4)
+    monkeypatch.setattr(overlap, "WEIGHTS_PER_RUN", 64 * 100)
+    runs = pair_sums(original, unlearned, NF4)
+    assert_equal_sums(runs, whole)
+    for counts in ("updates", "ratios"):
+        assert np.array_equal(getattr(runs, counts), getattr(whole, counts)), counts
+
+
 def test_a_block_worked_by_hand() -> None:
     """One block of scale 1, of which two weights moved: one across a bound of nf4, one inside its bucket.
 
@@ -117,6 +239,14 @@ def test_a_block_worked_by_hand() -> None:
     assert layer.update_median_changed == pytest.approx(0.01, rel=MEDIAN_ERROR)
     assert layer.update_to_bucket == pytest.approx(0.01 / (0.12025525 - 0.03979015), rel=MEDIAN_ERROR)
     assert layer.state == "carried"
+    detail = layer_detail(sums)
+    assert detail is not None
+    # of the edges, 0.1242 has 0.09375 below it and 0.125 above, 0.2346 has 0.1875 and 0.25
+    assert {RATIO_EDGES[bin_ - 1]: count for bin_, count in enumerate(detail.ratio_counts) if count} == {
+        0.09375: 1,
+        0.1875: 1,
+    }
+    assert {divmod(cell, 16): count for cell, count in enumerate(detail.transitions) if count} == {(7, 8): 1, (8, 8): 1}
 
 
 @pytest.mark.parametrize("scheme", known_schemes(), ids=lambda scheme: scheme.name)
@@ -133,7 +263,7 @@ def test_blocks_done_weight_by_weight_are_as_the_others(
     together = pair_sums(original, unlearned, scheme)
     kernels._pair_kernel.cache_clear()
     assert_equal_sums(one_by_one, together)
-    for counts in ("updates", "ratios"):
+    for counts in ("updates", "ratios", "transitions"):
         assert np.array_equal(getattr(one_by_one, counts), getattr(together, counts)), counts
 
 
@@ -163,6 +293,7 @@ def test_a_scale_that_overflows_leaves_no_figures() -> None:
     weight = torch.full((4, 64), 3e38)  # the mean of such scales, which double quantization takes off, is infinite
     sums = pair_sums(weight, -weight, scheme_named("nf4-dq"))
     assert layer_statistics(sums, name="x", block=None, role="x").overlap is None
+    assert layer_detail(sums) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -198,8 +329,10 @@ def test_a_grid_of_other_than_16_levels_is_measured_too() -> None:
 
     original, unlearned = torch.full((1, 32), 0.4), torch.full((1, 32), 0.6)
     original[0, 0] = unlearned[0, 0] = 1.0
-    layer = layer_statistics(pair_sums(original, unlearned, Ternary()), name="x", block=None, role="x")
+    sums = pair_sums(original, unlearned, Ternary())
+    layer = layer_statistics(sums, name="x", block=None, role="x")
     assert layer.overlap == 1 / 32
+    assert sums.transitions.tolist() == [[0, 0, 0], [0, 0, 31], [0, 0, 0]]
     assert layer.survival == pytest.approx(5.0)  # each of 31 steps of 0.2 became one of 1
 
 
@@ -208,6 +341,7 @@ def assert_equal_sums(ours: PairSums, theirs: PairSums) -> None:
         assert getattr(ours, exact) == getattr(theirs, exact), exact
     for close in ("dot", "update_squared", "rounded_squared", "update_max"):
         assert getattr(ours, close) == pytest.approx(getattr(theirs, close), rel=1e-5), close
+    assert np.array_equal(ours.transitions, theirs.transitions)
     assert ours.updates.sum() == theirs.updates.sum()
     for counts in ("updates", "ratios"):  # a magnitude at a bin's edge may fall on either side
         medians = [median_of_counts(getattr(sums, counts)) for sums in (ours, theirs)]
@@ -259,6 +393,7 @@ def test_weights_that_are_no_numbers_are_counted(dtype: torch.dtype, place: tupl
     assert not layer.at_risk
     assert layer.overlap is None
     assert layer.weights == 260
+    assert layer_detail(sums) is None
 
 
 def test_equal_weights_that_are_no_numbers_are_counted_too() -> None:
@@ -285,20 +420,54 @@ def test_the_unit_of_the_weights_does_not_show(scale: float) -> None:
     bits=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=200),
     dtype=st.sampled_from(DTYPES),
     keep=st.lists(st.booleans(), min_size=200, max_size=200),
+    kind=st.sampled_from(["nf4", "fp4"]),
 )
 def test_any_bits_give_finite_figures_or_counts(
-    bits: list[tuple[int, int]], dtype: torch.dtype, keep: list[bool]
+    bits: list[tuple[int, int]], dtype: torch.dtype, keep: list[bool], kind: str
 ) -> None:
+    scheme = scheme_named(kind)
     values = torch.from_numpy(np.array(bits, np.uint32).view(np.float32).copy())
     original = values[:, 0].to(dtype).reshape(1, -1)
     unlearned = torch.where(torch.tensor(keep[: len(bits)]), values[:, 0], values[:, 1]).to(dtype).reshape(1, -1)
-    sums = pair_sums(original, unlearned, NF4)
+    sums = pair_sums(original, unlearned, scheme)
     assert sums.nonfinite_original == int((~original.isfinite()).sum())
     assert sums.nonfinite_unlearned == int((~unlearned.isfinite()).sum())
     layer = layer_statistics(sums, name="x", block=None, role="x")  # refuses figures that are not finite
     if sums.finite:
-        codes = [NF4.quantize(weight).codes for weight in (original, unlearned)]
+        codes = [scheme.quantize(weight).codes for weight in (original, unlearned)]
         assert layer.overlap == float((codes[0] == codes[1]).double().mean())
+        stored = [
+            weight.view(torch.int32 if dtype == torch.float32 else torch.int16) for weight in (original, unlearned)
+        ]
+        changed = (stored[0] != stored[1]).numpy().ravel()
+        by_hand = counted_one_by_one(codes[0].numpy().ravel(), codes[1].numpy().ravel(), changed, scheme)
+        assert np.array_equal(sums.transitions, by_hand)
+        assert sums.ratios.sum() == changed.sum()
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=16)
+
+
+@settings(max_examples=100)
+@given(
+    values=st.lists(
+        st.tuples(finite, finite, st.booleans()),
+        min_size=64,
+        max_size=200,
+    ),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    scheme=st.sampled_from(known_schemes()),
+)
+def test_the_loop_counts_what_tensor_operations_count(
+    values: list[tuple[float, float, bool]], dtype: torch.dtype, scheme: Scheme
+) -> None:
+    original = torch.tensor([[o for o, _, _ in values]], dtype=dtype)
+    unlearned = torch.tensor([[u if moved else o for o, u, moved in values]], dtype=dtype)
+    ours, theirs = pair_sums(original, unlearned, scheme), sums_by_tensor_operations(original, unlearned, scheme)
+    assert np.array_equal(ours.transitions, theirs.transitions)
+    assert (ours.identical, ours.same_code) == (theirs.identical, theirs.same_code)
+    assert ours.transitions.sum() - ours.transitions.trace() == ours.weights - ours.same_code
+    assert ours.ratios.sum() == ours.weights - ours.identical
 
 
 def test_shapes_must_agree() -> None:
