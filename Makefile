@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= quail-demo
 
-.PHONY: demo test check format bench test-slow test-real-data test-real-model test-cuda clean
+.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser screenshots clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quail needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	$(BIN)/quail demo $(DEMO); code=$$?; test $$code -eq 1 || { echo "the demo ended with $$code instead of 1"; exit 1; }
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
@@ -29,6 +29,10 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# The app's first screen within a second of a cold start.
+first-paint: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/first_paint.py
 
 bench: $(INSTALLED)
 	$(BIN)/pytest tests/benchmarks -m 'not real_model and not cuda' -s --timeout 1800
@@ -45,6 +49,18 @@ test-real-model: $(INSTALLED)
 
 test-cuda: $(INSTALLED)
 	$(BIN)/pytest -m cuda
+
+# Needs tmux.
+test-terminal: $(INSTALLED)
+	$(BIN)/pytest -m terminal
+
+# Needs Chromium on this machine, of the package chromium on Debian.
+test-browser: $(INSTALLED)
+	$(BIN)/pytest -m browser
+
+# Builds and audits quail-demo first where that has not been done.
+screenshots: $(INSTALLED)
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, 
 import typer
 
 import quail_audit
+from quail_audit import interruption
 from quail_audit.errors import (
     EXIT_ENVIRONMENT,
     EXIT_INTERRUPTED,
+    EXIT_USAGE,
     BadInputError,
     EnvironmentProblemError,
     QuailError,
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
     from quail_audit.report import Report, RunState
     from quail_audit.terminal.live import LiveView
     from quail_audit.terminal.plain import PlainProgress
+    from quail_audit.training import TrainingReport, TrainingState
 
-DEFAULT_RUNS_FOLDER = Path(".quail") / "runs"
 DEBUG_VARIABLE = "QUAIL_DEBUG"
+DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, as under quail serve
 TEXT_WIDTH = 120  # of a report that goes to a file or a pipe
 
 P = ParamSpec("P")
@@ -45,11 +48,11 @@ Format = Literal["text", "json", "jsonl"]
 app = typer.Typer(
     name="quail",
     help="Audits unlearned language models for knowledge that comes back when they are quantized.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start here: quail demo. Exit codes: 0 pass, 1 fail, 2 usage, 3 bad input, 4 environment, "
-    "5 inconclusive, 130 interrupted.",
+    epilog="Without a command: opens the app. Start here: quail demo. Exit codes: 0 pass, 1 fail, 2 usage, "
+    "3 bad input, 4 environment, 5 inconclusive, 130 interrupted.",
 )
 
 
@@ -68,6 +71,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
@@ -75,6 +79,21 @@ def _root(
 ) -> None:
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"
+    if context.invoked_subcommand is None:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()) and DRIVER_VARIABLE not in os.environ:
+            typer.echo(context.get_help())
+            raise typer.Exit(EXIT_USAGE)
+        reports_errors(_open_app)()
+
+
+def _open_app(run: Path | None = None) -> int:
+    """The terminal app, on its start screen or on a run."""
+    from quail_audit.tui.app import QuailApp
+
+    app = QuailApp(run)
+    signal.signal(signal.SIGTERM, lambda *_: app.exit())
+    app.run()
+    return app.return_code or 0
 
 
 def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
@@ -82,12 +101,11 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _interrupt)  # so that a stopped run leaves its folder readable
+        signal.signal(signal.SIGTERM, interruption.interrupt)  # so that a stopped run leaves its folder readable
         try:
             code = command(*args, **kwargs)
         except KeyboardInterrupt:
-            typer.echo("interrupted; what was measured is kept", err=True)
-            code = EXIT_INTERRUPTED
+            code = _interrupted()
         except BrokenPipeError:  # the reader of our output has gone, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = EXIT_INTERRUPTED
@@ -97,6 +115,8 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
             _explain(error)
             code = error.exit_code
         except Exception as error:
+            if interruption.was_asked():
+                raise typer.Exit(_interrupted()) from error
             if os.environ.get(DEBUG_VARIABLE):
                 raise
             typer.echo(f"error: a defect of Quail: {type(error).__name__}: {_plain(str(error))}", err=True)
@@ -107,8 +127,9 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
     return run
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupted() -> int:
+    typer.echo("interrupted; what was measured is kept", err=True)
+    return EXIT_INTERRUPTED
 
 
 def _explain(error: QuailError) -> None:
@@ -246,13 +267,15 @@ def audit_and_show(
         QuailError: the run could not be finished; what was measured is in its folder.
     """
     from quail_audit.audit import audit as events_of
-    from quail_audit.runs import new_run, new_run_id, record
+    from quail_audit.report import RunState
+    from quail_audit.runs import RUNS_FOLDER, new_run, new_run_id, record
 
     run_id = new_run_id()
-    with _results(output) as results, new_run(run_dir or DEFAULT_RUNS_FOLDER / run_id, request) as folder:
+    with _results(output) as results, new_run(run_dir or RUNS_FOLDER / run_id, request) as folder:
         with closing(record(events_of(request, run_id), folder)) as events:
             streamed = results if format == "jsonl" else None
-            state = _show_progress(events, None if quiet else sys.stderr, streamed)
+            state = follow(events, None if quiet else sys.stderr, streamed)
+        assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so
         report = state.report()
         _write_report(report, results, format)
         if format == "text" and report.verdict is not None:
@@ -261,17 +284,19 @@ def audit_and_show(
     return state.end.exit_code
 
 
-def _show_progress(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | None) -> RunState:
-    """Follow a run to its end: progress as a face, each event as a line to streamed."""
+def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | None) -> RunState | TrainingState:
+    """Follow a run of either kind to its end: progress as a face, each event as a line to streamed."""
     from contextlib import nullcontext
 
     from quail_audit.events import to_line
     from quail_audit.report import RunState
+    from quail_audit.runs import state_for
 
-    state = RunState()
+    state: RunState | TrainingState = RunState()
     face = _face(progress) if progress is not None else nullcontext()
     with face as shown:
         for event in events:
+            state = state_for(event, state)
             state.apply(event)
             if streamed is not None:
                 streamed.write(to_line(event) + "\n")
@@ -310,17 +335,23 @@ def _results(output: Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def _write_report(report: Report, stream: TextIO, format: Format) -> None:  # noqa: A002
+def _write_report(report: Report | TrainingReport, stream: TextIO, format: Format) -> None:  # noqa: A002
+    from quail_audit.training import TrainingReport
+
     if format == "json":
         stream.write(report.model_dump_json(indent=2) + "\n")
     elif format == "text":
-        from quail_audit.reports.text import show
+        from quail_audit.reports import text, training_text
 
-        show(report, _console(stream))
+        if isinstance(report, TrainingReport):
+            training_text.show(report, new_console(stream))
+        else:
+            text.show(report, new_console(stream))
     stream.flush()
 
 
-def _console(stream: TextIO) -> Console:
+def new_console(stream: TextIO) -> Console:
+    """For results: as wide as the terminal, or TEXT_WIDTH elsewhere."""
     from rich.console import Console
 
     return Console(file=stream, highlight=False, width=None if stream.isatty() else TEXT_WIDTH)
@@ -329,6 +360,7 @@ def _console(stream: TextIO) -> Console:
 @app.command(
     epilog="Examples:\n\n"
     "  quail watch .quail/runs/20260101-120000-ab12\n\n"
+    "  quail watch .quail/runs/20260101-120000-ab12 --tui\n\n"
     "  quail watch /mnt/cluster/runs/llama --format jsonl"
 )
 @reports_errors
@@ -336,27 +368,79 @@ def watch(
     run: Annotated[Path, typer.Argument(help="A run's folder, of a run still going or ended.", show_default=False)],
     format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    tui: Annotated[bool, typer.Option("--tui", help="Follow it in the app, where its parts can be opened.")] = False,
 ) -> int:
     """Follow a run that is going on, here or on another machine, or replay one that has ended.
 
     Shows the same view as the audit itself and exits with the run's exit code. Of a run that was killed it shows what
-    was measured, and exits with 4.
+    was measured, and exits with 4. With --tui it opens the app on the run and exits with 0; leaving the app leaves the
+    run alone.
     """
-    from quail_audit.runs import replay
+    from quail_audit.report import RunState
+    from quail_audit.runs import replay, require_run
+
+    if tui:
+        require_run(run)
+        return _open_app(run)
 
     streamed = sys.stdout if format == "jsonl" else None
     with closing(replay(run, follow=True)) as events:
-        state = _show_progress(events, None if quiet else sys.stderr, streamed)
+        state = follow(events, None if quiet else sys.stderr, streamed)
     if state.started is None:
         raise BadInputError("the run ended before it had measured anything", where=str(run))
     _write_report(state.report(), sys.stdout, format)
     if state.end is None:
+        is_audit = isinstance(state, RunState)
         raise EnvironmentProblemError(
-            "the run ended without a verdict: its process was killed or its machine went away",
+            f"the run ended without {'a verdict' if is_audit else 'its result'}: its process was killed or its machine "
+            "went away",
             where=str(run),
-            mend="What it had measured is shown above; run the audit again for a verdict",
+            mend="What it had measured is shown above; run the audit again for a verdict"
+            if is_audit
+            else "Go on from its last checkpoint with quail train --resume-from-checkpoint, or train again",
         )
     return state.end.exit_code
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  quail serve\n\n"
+    "  quail serve --port 0 .quail/runs/20260101-120000-ab12\n\n"
+    "  ssh -t -L 8000:127.0.0.1:8000 machine quail serve"
+)
+@reports_errors
+def serve(
+    run: Annotated[Path | None, typer.Argument(help="A run's folder to open at once.", show_default=False)] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. Another than this lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0: any free one.", min=0, max=65535)] = 8000,
+) -> int:
+    """Open the app in a browser: serves it to this machine, until Ctrl-C.
+
+    Open the address that it prints, and keep that to yourself: whoever has it can use the app as you can. Each tab is
+    an app of its own, and closing it ends the audit it has started. From another machine, connect with ssh -L.
+    """
+    from quail_audit.runs import require_run
+    from quail_audit.tui.serve import AppServer, is_loopback, listen
+
+    if run is not None:
+        require_run(run)
+
+    def say_where() -> None:
+        if not is_loopback(listener):
+            typer.echo(
+                "warning: other machines can reach this. Whoever learns the address below can run audits and read "
+                "every folder that you can read,\n  and it travels unencrypted. Safer: leave out --host, and connect "
+                f"with ssh -L {server.port}:127.0.0.1:{server.port}",
+                err=True,
+            )
+        typer.echo(f"Quail is at {server.address}\nCtrl-C ends it, and every audit that was started there", err=True)
+
+    with listen(host, port) as listener:
+        server = AppServer(host, listener, run, ready=say_where)
+        server.serve()
+    return 0
 
 
 @app.command()
@@ -365,7 +449,7 @@ def schemes() -> int:
     """List the quantization schemes, and whether this machine can run them."""
     from quail_audit.doctor import show_schemes
 
-    return show_schemes(_console(sys.stdout))
+    return show_schemes(new_console(sys.stdout))
 
 
 @app.command()
@@ -375,7 +459,7 @@ def doctor() -> int:
     from quail_audit.doctor import examine, show
 
     findings = examine()
-    show(findings, _console(sys.stdout))
+    show(findings, new_console(sys.stdout))
     return EXIT_ENVIRONMENT if any(finding.needed and not finding.found for finding in findings) else 0
 
 
@@ -386,7 +470,11 @@ def _add_plugged_in_commands() -> None:
             command: Callable[..., Any] = entry.load()
         except Exception as error:  # a plug-in may fail in any way; the other commands must work
             command = _broken_command(entry.name, error)
-        app.command(entry.name)(reports_errors(command))
+        # A command may say how its arguments are read, and how its help ends, as attributes of its function.
+        settings = getattr(command, "context_settings", None)
+        app.command(entry.name, context_settings=settings, epilog=getattr(command, "epilog", None))(
+            reports_errors(command)
+        )
 
 
 def _broken_command(name: str, error: Exception) -> Callable[..., int]:

@@ -1,14 +1,12 @@
 """The limits a verdict is judged by, and the TOML file that sets them. What the limits mean is in verdict.py."""
 
-import tomllib
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from quail_audit.errors import BadInputError
 from quail_audit.events import Model
+from quail_audit.toml_files import read_toml, refuse_unknown
 
 
 class Policy(Model):
@@ -28,27 +26,14 @@ def read_policy(path: str | None) -> Policy:
     """
     if path is None:
         return Policy()
-    try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"cannot read the policy: {error.strerror}", where=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInputError(f"the policy is not valid TOML: {error}", where=path) from error
-    _refuse_unknown(document, {"limits"}, path, "table")
+    document = read_toml(path, "policy")
+    refuse_unknown(document, {"limits"}, where=path, what="table")
     limits = document.get("limits", {})
     if not isinstance(limits, dict):
         raise BadInputError("[limits] must be a table", where=path)
-    _refuse_unknown(limits, set(Policy.model_fields), path, "limit")
+    refuse_unknown(limits, set(Policy.model_fields), where=path, what="limit")
     try:
         return Policy.model_validate(limits)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadInputError(f"limit {first['loc'][0]}: {first['msg']}", where=path) from error
-
-
-def _refuse_unknown(table: dict[str, object], known: set[str], path: str, what: str) -> None:
-    for key in table:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            mend = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}"
-            raise BadInputError(f"unknown {what} {key!r}", where=path, mend=mend)

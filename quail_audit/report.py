@@ -32,6 +32,7 @@ from quail_audit.events import (
     SampleScored,
     SchemeSummary,
     Score,
+    State,
     Verdict,
     VerdictReached,
     WeightsMeasured,
@@ -39,6 +40,15 @@ from quail_audit.events import (
 
 SCHEMA_VERSION = 1
 FULL = "full"  # the precision of an arm that is not rounded
+
+
+STATES_BY_RISK: tuple[State | None, ...] = ("erased", "drowned", "carried", "untouched", None)  # None: not finite
+
+
+def badness(layer: LayerStatistics) -> tuple[int, float, float]:
+    """Sorts the worst layer first: by state, then the least survival, then the most overlap."""
+    survival = 1.0 if layer.survival is None else layer.survival
+    return STATES_BY_RISK.index(layer.state), survival, -(layer.overlap or 0.0)
 
 
 class ArmReport(Model):

@@ -24,11 +24,23 @@ from typing import BinaryIO, NamedTuple
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from quail_audit import interruption
 from quail_audit.clock import utc_now
 from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
-from quail_audit.events import AuditRequest, Event, RunFailed, RunFinished, from_line, to_line
+from quail_audit.events import (
+    AuditRequest,
+    Event,
+    RunFailed,
+    RunFinished,
+    TrainingStarted,
+    TrainRequest,
+    from_line,
+    to_line,
+)
 from quail_audit.report import Report, RunState
+from quail_audit.training import TrainingState
 
+RUNS_FOLDER = Path(".quail") / "runs"  # where runs go that are not told where
 REQUEST = "request.json"
 EVENTS = "events.jsonl"
 REPORT = "report.json"
@@ -47,7 +59,7 @@ def new_run_id() -> str:
 
 
 @contextmanager
-def new_run(folder: Path, request: AuditRequest) -> Iterator[Path]:
+def new_run(folder: Path, request: AuditRequest | TrainRequest) -> Iterator[Path]:
     """Make a run's folder and hold it as its only writer.
 
     Raises:
@@ -89,19 +101,23 @@ def record(events: Iterator[Event], folder: Path) -> Generator[Event, None, None
 
     An error of the run becomes its last event, then goes on its way; so does an interruption.
     """
-    state = RunState()
+    state: RunState | TrainingState = RunState()
     started_s = time.monotonic()
     with _open_events(folder) as descriptor:
 
         def write(event: Event) -> Event:
+            nonlocal state
             stamped = event.model_copy(update={"at_s": round(time.monotonic() - started_s, 3)})
             _append_line(descriptor, to_line(stamped), folder / EVENTS)
+            state = state_for(stamped, state)
             state.apply(stamped)
             return stamped
 
         try:
             for event in events:
                 yield write(event)
+                if interruption.was_asked():  # and the exception was swallowed on its way
+                    raise KeyboardInterrupt
         except GeneratorExit:  # whoever was reading stopped: Ctrl-C, or a closed pipe
             _write_end(write, _failure(InterruptedRunError("stopped before the end")))
             raise
@@ -122,7 +138,7 @@ def _write_end(write: Callable[[Event], Event], failed: RunFailed) -> None:
 
 
 def _failure(error: BaseException) -> RunFailed:
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or interruption.was_asked():
         error = InterruptedRunError("interrupted")
     if isinstance(error, QuailError):
         return RunFailed(
@@ -274,13 +290,11 @@ def replay(folder: Path, *, follow: bool = False) -> Generator[Event, None, None
             yield placed.event
 
 
-def replay_placed(folder: Path, *, follow: bool = False) -> Generator[Placed, None, None]:
-    """The events of a run, from the first; with follow, also those still to come, until the run or its writer ends.
-
-    A last line without its newline is still being written, or was cut off by a crash, and is left out.
+def require_run(folder: Path) -> Path:
+    """The events file of a run's folder.
 
     Raises:
-        BadInputError: the folder holds no run, or a line is no event.
+        BadInputError: there is none.
     """
     path = folder / EVENTS
     if not path.is_file():
@@ -289,14 +303,38 @@ def replay_placed(folder: Path, *, follow: bool = False) -> Generator[Placed, No
             where=str(folder),
             mend="Name the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
         )
+    return path
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def replay_placed(
+    folder: Path, *, follow: bool = False, wait: Callable[[float], bool] = _sleep
+) -> Generator[Placed, None, None]:
+    """The events of a run, from the first; with follow, also those still to come, until the run or its writer ends.
+
+    A last line without its newline is still being written, or was cut off by a crash, and is left out.
+
+    Args:
+        folder: the run's.
+        follow: see above.
+        wait: called with seconds where there is nothing new; where it returns True, following ends.
+
+    Raises:
+        BadInputError: the folder holds no run, or a line is no event.
+    """
+    path = require_run(folder)
     try:
         with path.open("rb") as file:
-            yield from _follow(file, folder, follow)
+            yield from _follow(file, folder, follow, wait)
     except OSError as error:
         raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error
 
 
-def _follow(file: BinaryIO, folder: Path, follow: bool) -> Iterator[Placed]:
+def _follow(file: BinaryIO, folder: Path, follow: bool, wait: Callable[[float], bool]) -> Iterator[Placed]:
     writer = Writer(folder)
     number, offset = 0, 0
     rest = b""
@@ -313,8 +351,8 @@ def _follow(file: BinaryIO, folder: Path, follow: bool) -> Iterator[Placed]:
             offset += len(line) + 1
         if not alive and not data:
             return
-        if not data:
-            time.sleep(POLL_INTERVAL_S)
+        if not data and wait(POLL_INTERVAL_S):
+            return
 
 
 def _event_of(line: bytes, where: str) -> Event:
@@ -340,6 +378,18 @@ def read_events(folder: Path, offsets: Iterable[int]) -> list[Event]:
             return found
     except OSError as error:
         raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error
+
+
+def read_request(folder: Path) -> AuditRequest | TrainRequest | None:
+    """What a run was asked for, which tells an audit from a training; None where that cannot be read."""
+    try:
+        document = (folder / REQUEST).read_bytes()
+    except OSError:
+        return None
+    for kind in (AuditRequest, TrainRequest):
+        with suppress(ValidationError):
+            return kind.model_validate_json(document)
+    return None
 
 
 @dataclass(frozen=True)
@@ -371,14 +421,16 @@ def list_runs(folder: Path, *, limit: int) -> list[RunSummary]:
 
 def summarize_run(folder: Path) -> RunSummary | None:
     """What a list shows of one run; None where it is no audit that can be read. Reads the ends of its files only."""
+    request = read_request(folder)
+    if not isinstance(request, AuditRequest):
+        return None
     try:
-        request = AuditRequest.model_validate_json((folder / REQUEST).read_bytes())
         with (folder / EVENTS).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - BYTES_PER_END))
             *_, last = (b"", *file.read().splitlines())
         end = from_line(last.decode("utf-8", errors="replace"))
-    except (OSError, ValidationError):
+    except OSError:
         return None
     except BadInputError:  # cut off in the middle of a line
         end = None
@@ -386,14 +438,25 @@ def summarize_run(folder: Path) -> RunSummary | None:
     return RunSummary(folder, request, code, (folder / EVENTS).stat().st_mtime)
 
 
+def state_for(event: Event, state: RunState | TrainingState) -> RunState | TrainingState:
+    """The fold that takes this event: a run's first event tells whether it is an audit or a training."""
+    return TrainingState() if isinstance(event, TrainingStarted) else state
+
+
 def read_report(folder: Path) -> Report:
-    """The report of a run: folded from its events, so that a run that was killed has one too.
+    """The report of an audit: folded from its events, so that a run that was killed has one too.
 
     Raises:
-        BadInputError: the folder holds no run.
+        BadInputError: the folder holds no run, or that of a training.
     """
     state = RunState()
     for event in replay(folder):
+        if isinstance(event, TrainingStarted):
+            raise BadInputError(
+                "this is the run of a training, not of an audit",
+                where=str(folder),
+                mend="Name the folder of an audit's run; that of the training's own audit is in it, as audit",
+            )
         state.apply(event)
     if state.started is None:
         raise BadInputError("the run has not started", where=str(folder))

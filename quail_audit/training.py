@@ -4,18 +4,48 @@ Not here: the training itself (quail_train), and the fold of an audit's events (
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from quail_audit.events import (
     CheckpointSaved,
     Event,
+    Model,
     Noted,
     RunFailed,
     RunFinished,
     TrainEval,
     TrainingPlanned,
     TrainingStarted,
+    TrainRequest,
     TrainStep,
 )
+from quail_audit.report import Failure
+
+
+class TrainingReport(Model):
+    """report.json of a training. Fields are only ever added within a schema version.
+
+    Attributes:
+        first_step, last_step: of those made; null where none was.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["training"] = "training"
+    quail_version: str
+    run_id: str
+    started: str
+    finished: str | None
+    exit_code: int | None
+    request: TrainRequest
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    plan: TrainingPlanned | None
+    first_step: TrainStep | None
+    last_step: TrainStep | None
+    evals: tuple[TrainEval, ...]
+    saved: tuple[CheckpointSaved, ...]
+    notes: tuple[str, ...]
+    failure: Failure | None
 
 
 @dataclass
@@ -65,3 +95,31 @@ class TrainingState:
         if last.step == first.step:
             return None
         return (last.at_s - first.at_s) / (last.step - first.step) * (last.total - last.step)
+
+    def report(self) -> TrainingReport:
+        """The report of what is known so far.
+
+        Raises:
+            ValueError: no TrainingStarted has been applied.
+        """
+        if self.started is None:
+            raise ValueError("a run's first event says what was asked for; it is missing")
+        return TrainingReport(
+            quail_version=self.started.quail_version,
+            run_id=self.started.run_id,
+            started=self.started.started,
+            finished=self.end.finished if self.end else None,
+            exit_code=self.end.exit_code if self.end else None,
+            request=self.started.request,
+            command=self.started.command,
+            environment=self.started.environment,
+            plan=self.plan,
+            first_step=self.steps[0] if self.steps else None,
+            last_step=self.steps[-1] if self.steps else None,
+            evals=tuple(self.evals),
+            saved=tuple(self.saved),
+            notes=tuple(self.notes),
+            failure=Failure(kind=self.end.kind, message=self.end.message, where=self.end.where, mend=self.end.mend)
+            if isinstance(self.end, RunFailed)
+            else None,
+        )

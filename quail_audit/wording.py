@@ -63,10 +63,15 @@ def count(value: int) -> str:
     return str(value)
 
 
-def mean_only(score: Score | None, metric: str) -> str:
-    if score is None:
+def figure(value: float | None, metric: str) -> str:
+    """A metric's value as its unit is read: nats to two decimals, percentages to one."""
+    if value is None:
         return UNKNOWN
-    return f"{score.mean:.2f}" if metric.startswith("nll") else f"{score.mean:.1f}"
+    return f"{value:.2f}" if metric.startswith("nll") else f"{value:.1f}"
+
+
+def mean_only(score: Score | None, metric: str) -> str:
+    return figure(None if score is None else score.mean, metric)
 
 
 def with_interval(score: Score | None, metric: str) -> str:
@@ -93,8 +98,8 @@ def recovery_figures(value: Recovery | None) -> str:
         return ""
     if value.percent is None:
         return value.outcome
-    interval = "" if value.low is None or value.high is None else f" [{value.low:.0f}, {value.high:.0f}]"
-    return f"{value.percent:.0f} %{interval}"
+    interval = "" if value.low is None or value.high is None else f" [{round(value.low)}, {round(value.high)}]"
+    return f"{round(value.percent)} %{interval}"
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +24,8 @@ LEFT_OUT = {
     "real_data": "needs ../shared/data; run: make test-real-data",
     "real_model": "needs SmolLM2 in $QUAIL_SMOLLM2; run: make test-real-model",
     "cuda": "needs an NVIDIA GPU; run: make test-cuda",
+    "terminal": "needs tmux; run: make test-terminal",
+    "browser": "needs Chromium; run: make test-browser",
 }
 
 _deselected: Counter[str] = Counter()
@@ -32,6 +34,18 @@ _deselected: Counter[str] = Counter()
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         _deselected.update(marker for marker in LEFT_OUT if item.get_closest_marker(marker))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist, all of which collect alike, hands over what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(_deselected)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """In the process that started the workers."""
+    _deselected.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - _deselected)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 
 from quail_audit.audit import audit
 from quail_audit.errors import BadInputError, QuailError
-from quail_audit.events import AuditRequest, Event, LayerMeasured, MetricScored, SampleScored, from_line
+from quail_audit.events import AuditRequest, Event, LayerMeasured, MetricScored, SampleScored, from_line, to_line
 from quail_audit.report import Report, RunState
 from quail_audit.runs import EVENTS, read_report
 
@@ -89,6 +89,14 @@ def test_every_layer_and_every_sample_is_an_event(forgotten: list[Event]) -> Non
     layers = [event for event in forgotten if isinstance(event, LayerMeasured)]
     assert len(layers) == 2 * state.pair.layers == 2 * 14
     assert [event.index for event in layers[::2]] == list(range(1, 15))
+    for event in layers:
+        assert event.detail is not None
+        assert from_line(to_line(event)) == event
+        assert event.layer.identical is not None
+        assert event.layer.overlap is not None
+        assert sum(event.detail.ratio_counts) == round(event.layer.weights * (1 - event.layer.identical))
+        stayed = sum(event.detail.transitions[:: 16 + 1])
+        assert sum(event.detail.transitions) - stayed == round(event.layer.weights * (1 - event.layer.overlap))
     for arm in state.plan.arms:
         samples = [event for event in forgotten if isinstance(event, SampleScored) and event.arm == arm]
         assert len(samples) == state.plan.samples_per_arm
@@ -155,6 +163,9 @@ def test_weights_that_are_no_numbers_are_named_and_counted(
     assert layers["model.layers.1.mlp.up_proj"].nonfinite_unlearned == 3
     assert layers["model.layers.1.mlp.up_proj"].state is None
     assert layers["model.layers.1.mlp.down_proj"].state == "carried"
+    lines = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    without = [e.layer.name for e in map(from_line, lines) if isinstance(e, LayerMeasured) and e.detail is None]
+    assert without == ["model.layers.1.mlp.up_proj"]
 
 
 def drop_tokenizer(folder: Path) -> None:

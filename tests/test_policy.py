@@ -34,7 +34,11 @@ def test_limits_are_read(tmp_path: Path) -> None:
         ("limits = 3\n", "must be a table"),
         ("[limits\n", "not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),
+        ("x = " + "1" * 5000, "not valid TOML"),
+        ("x = [" + "[" * 5000, "not valid TOML"),
+        ("#" * 70_000, "over 64 KiB"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_a_bad_policy_is_explained(tmp_path: Path, text: str | bytes, said: str) -> None:
     with pytest.raises(BadInputError) as caught:

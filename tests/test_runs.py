@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_for_tests import REQUEST, events
 
-from quail_audit import runs
+from quail_audit import interruption, runs
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.events import Event, RunFailed, RunFinished, to_line
 from quail_audit.report import Report
@@ -333,3 +334,36 @@ def test_runs_are_listed_with_how_they_ended(tmp_path: Path) -> None:
     assert found[0].request == REQUEST
     assert list_runs(tmp_path / "absent", limit=10) == []
     assert len(list_runs(tmp_path, limit=1)) == 1
+
+
+def test_a_stop_that_a_library_swallowed_still_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal's exception lands in code that catches everything, or comes out as another error."""
+    asked = threading.Event()
+    monkeypatch.setattr(interruption, "_asked", asked)
+
+    def swallowing() -> Iterator[Event]:
+        for event in events():
+            if event.type == "planned":
+                with suppress(KeyboardInterrupt):
+                    interruption.interrupt(15, None)
+            yield event
+
+    with new_run(tmp_path / "swallowed", REQUEST) as folder, pytest.raises(KeyboardInterrupt):
+        list(record(swallowing(), folder))
+    last = list(replay(tmp_path / "swallowed"))[-1]
+    assert isinstance(last, RunFailed)
+    assert (last.kind, last.exit_code) == ("interrupted", 130)
+
+    asked.clear()
+
+    def turning() -> Iterator[Event]:
+        yield next(events())
+        with suppress(KeyboardInterrupt):
+            interruption.interrupt(15, None)
+        raise RuntimeError("Error calling __set_name__")
+
+    with new_run(tmp_path / "turned", REQUEST) as folder, pytest.raises(RuntimeError):
+        list(record(turning(), folder))
+    last = list(replay(tmp_path / "turned"))[-1]
+    assert isinstance(last, RunFailed)
+    assert last.kind == "interrupted"

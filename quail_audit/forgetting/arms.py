@@ -98,7 +98,7 @@ def load_arm(
     """
     target = find_device(device)
     asked_dtype = find_dtype(dtype)
-    tokenizer, notes = _load_tokenizer(checkpoint, tokenizer_of)
+    tokenizer, notes = load_tokenizer(checkpoint, tokenizer_of)
     with _loading(checkpoint.source, checkpoint.folder):
         model = _load_full_precision(checkpoint)
         computing = asked_dtype or (torch.float32 if target.type == "cpu" else model.dtype)
@@ -293,9 +293,14 @@ def _plain_greedy(found: GenerationConfig | None) -> GenerationConfig:
     return GenerationConfig(**special)  # type: ignore[no-untyped-call]
 
 
-def _load_tokenizer(
+def load_tokenizer(
     checkpoint: Checkpoint, stand_in: Checkpoint | None
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
+    """A checkpoint's tokenizer, or its base's, or the stand-in's; and a note where it is not its own.
+
+    Raises:
+        BadInputError: there is none, or it cannot be read.
+    """
     candidates = [checkpoint, checkpoint.adapter_of, stand_in]
     for candidate in candidates:
         if candidate is None or not any((candidate.folder / name).exists() for name in TOKENIZER_FILES):

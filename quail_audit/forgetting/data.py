@@ -28,7 +28,7 @@ from quail_audit.forgetting.rows import (
     read_jsonl_rows,
 )
 
-__all__ = ["ForgettingData", "read_data"]
+__all__ = ["ForgettingData", "read_data", "read_folder"]
 
 # MUSE's own repository calls the retain set that it measures on retain2 (retain1 is the one it trains on).
 _NAMES: dict[str, tuple[str, ...]] = {"forget": ("forget",), "retain": ("retain", "retain2"), "holdout": ("holdout",)}
@@ -54,7 +54,7 @@ def read_data(
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise BadInputError(f"the data {what}" if folder.exists() else what, where=str(path), mend=_expected())
-    data = _read_folder(folder, max_samples)
+    data = read_folder(folder, max_samples)
     samples = {metric.name: metric.samples(data) for metric in known_metrics()}
     if asked is not None:
         for metric in asked:
@@ -77,7 +77,12 @@ def _expected() -> str:
     return "Expected a folder with any of: " + "; ".join(dict.fromkeys(metric.needs for metric in known_metrics()))
 
 
-def _read_folder(folder: Path, max_samples: int | None) -> ForgettingData:
+def read_folder(folder: Path, max_samples: int | None = None) -> ForgettingData:
+    """What a folder holds, whether or not there is anything to measure in it.
+
+    Raises:
+        BadInputError: a file that cannot be used, or the same samples given twice.
+    """
     lines: dict[str, tuple[Row, ...]] = {split: _read_lines(folder / f"{split}.jsonl") for split in SPLITS}
     continuations: dict[Split, tuple[Continuation, ...]] = {}
     questions: dict[Split, Questions] = {}

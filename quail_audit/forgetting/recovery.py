@@ -76,11 +76,11 @@ def recovery(
     if reference is not None:
         roles.append("retrain/full")
     values = [scores_by_role[role] for role in roles]
-    percent = float(_percent(*values))
+    percent = float(recovery_percent(*values))
     if len(values[0]) < 2:
         low, high = min(0.0, percent), max(100.0, percent)
     else:
-        low, high = interval(values, _percent, seed=seed, paired=True)
+        low, high = interval(values, recovery_percent, seed=seed, paired=True)
     outcome: Literal["recovered", "held", "undecided"] = "undecided"
     if len(values[0]) > 1 and low > limit_percent:
         outcome = "recovered"
@@ -89,8 +89,8 @@ def recovery(
     return Recovery(outcome=outcome, percent=percent, low=low, high=high, floor=floor, floor_arm=floor_arm)
 
 
-def _percent(original: F64, unlearned: F64, rounded: F64, retrain: F64 | None = None, *, axis: int = -1) -> F64:
-    """Recovery of scores [..., samples], for every resample."""
+def recovery_percent(original: F64, unlearned: F64, rounded: F64, retrain: F64 | None = None, *, axis: int = -1) -> F64:
+    """Recovery of the same samples' scores [..., samples] on each arm, for every resample."""
     floor = unlearned.mean(axis=axis)
     if retrain is not None:
         floor = np.maximum(floor, retrain.mean(axis=axis))

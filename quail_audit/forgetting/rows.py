@@ -50,7 +50,7 @@ def read_json_rows(path: Path, form: Form[R]) -> tuple[R, ...]:
     Raises:
         BadInputError: the file cannot be read, is not UTF-8, not JSON, not a list, empty, or has a bad row.
     """
-    document = _parse(_read_text(path), path)
+    document = _parse(read_text(path), path)
     if not isinstance(document, list):
         raise BadInputError(
             f"the file holds one JSON {_kind(document)}, not a list", where=str(path), mend=f"Expected a list of {form}"
@@ -76,7 +76,7 @@ def read_jsonl_rows(path: Path) -> tuple[Row, ...]:
 
 def _parse_lines(path: Path) -> Iterator[tuple[int, object]]:
     # not splitlines(): a JSON string may hold characters that it takes for line ends
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield number, _parse(line, path, f"line {number}: ")
 
@@ -98,7 +98,12 @@ def _form_of(row: object, path: Path, number: int) -> Form[Any]:
     )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        BadInputError: it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -7,14 +7,13 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.events import LayerStatistics, Verdict
-from quail_audit.report import FULL, Report, SchemeReport
+from quail_audit.report import FULL, Report, SchemeReport, badness
 from quail_audit.untrusted import printable
 
 WORST_LAYERS_SHOWN = 10
 WIDE_COLUMNS = 112  # from here on intervals of every arm and all figures of a layer fit on a line
 NAME_COLUMNS = 34  # of a layer's name on a narrow screen
 _FEW_COLUMNS = ("overlap", "survival", "noise")
-_ORDER_OF_STATES = ("erased", "drowned", "carried", "untouched", None)
 
 
 def show(report: Report, console: Console) -> None:
@@ -88,7 +87,7 @@ def _layers(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType |
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for layer in worst_first(measured.layers)[:WORST_LAYERS_SHOWN]:
+    for layer in sorted(measured.layers, key=badness)[:WORST_LAYERS_SHOWN]:
         figures = {
             "weights": wording.count(layer.weights),
             "identical": wording.share(layer.identical),
@@ -133,16 +132,6 @@ def _state(layer: LayerStatistics) -> Text:
         return Text(f"{layer.nonfinite_original + layer.nonfinite_unlearned} not finite", style="bold red")
     style = wording.STATE_STYLES[layer.state]
     return Text(f"{wording.STATE_MARKS[layer.state]} {layer.state}", style=style)
-
-
-def worst_first(layers: tuple[LayerStatistics, ...]) -> list[LayerStatistics]:
-    """Layers by state (erased, drowned, carried, untouched), then the least survival, then the most overlap."""
-
-    def badness(layer: LayerStatistics) -> tuple[int, float, float]:
-        survival = 1.0 if layer.survival is None else layer.survival
-        return _ORDER_OF_STATES.index(layer.state), survival, -(layer.overlap or 0.0)
-
-    return sorted(layers, key=badness)
 
 
 def _footnotes(report: Report) -> list[str]:

@@ -9,12 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
-from quail_audit.events import Event, State
-from quail_audit.report import FULL, RunState
+from quail_audit.events import Event
+from quail_audit.report import FULL, STATES_BY_RISK, RunState
+from quail_audit.terminal import training
+from quail_audit.training import TrainingState
 from quail_audit.untrusted import printable
 
 REFRESHES_PER_SECOND = 8
-_STATES_BY_RISK: tuple[State, ...] = ("erased", "drowned", "carried", "untouched")
 
 
 class LiveView:
@@ -31,7 +32,7 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def update(self, event: Event, state: RunState) -> None:
+    def update(self, event: Event, state: RunState | TrainingState) -> None:
         """Show one event; state has it already."""
         self._live.update(_Screen(state))
 
@@ -39,12 +40,15 @@ class LiveView:
 class _Screen:
     """Built when Rich draws, not at every event; between events the clock goes on."""
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, state: RunState | TrainingState) -> None:
         self._state = state
         self._seen_s = time.monotonic()
 
     def __rich__(self) -> RenderableType:
-        return view(self._state, since_last_event_s=time.monotonic() - self._seen_s)
+        since_s = time.monotonic() - self._seen_s
+        if isinstance(self._state, TrainingState):
+            return training.view(self._state, since_last_event_s=since_s)
+        return view(self._state, since_last_event_s=since_s)
 
 
 def view(state: RunState, *, since_last_event_s: float = 0.0) -> RenderableType:
@@ -101,9 +105,9 @@ def _layer_lines(state: RunState) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for scheme, layers in state.layers.items():
         line = Text(f" {scheme}: ")
-        for name in _STATES_BY_RISK:
+        for name in STATES_BY_RISK:
             number = sum(layer.state == name for layer in layers)
-            if number:
+            if number and name is not None:
                 line.append(f"{wording.STATE_MARKS[name]} {number} {name}  ", style=wording.STATE_STYLES[name])
         lines.append(line)
     return lines

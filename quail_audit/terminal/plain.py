@@ -5,6 +5,7 @@ from typing import TextIO
 from quail_audit import wording
 from quail_audit.events import (
     ArmStarted,
+    CheckpointSaved,
     DataRead,
     Event,
     LayerMeasured,
@@ -13,10 +14,15 @@ from quail_audit.events import (
     PairOpened,
     RunStarted,
     SampleScored,
+    TrainEval,
+    TrainingPlanned,
+    TrainingStarted,
+    TrainStep,
     VerdictReached,
     WeightsMeasured,
 )
 from quail_audit.report import RunState
+from quail_audit.training import TrainingState
 from quail_audit.untrusted import printable
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -35,10 +41,10 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         """Nothing to undo."""
 
-    def update(self, event: Event, state: RunState) -> None:
+    def update(self, event: Event, state: RunState | TrainingState) -> None:
         """Show one event; state has it already."""
-        line = _line(event, state)
-        frequent = isinstance(event, LayerMeasured | SampleScored)
+        line = _line(event)
+        frequent = isinstance(event, LayerMeasured | SampleScored | TrainStep)
         if line is None or (frequent and event.at_s - self._last_at_s < SECONDS_BETWEEN_LINES):
             return
         self._last_at_s = event.at_s
@@ -46,7 +52,7 @@ class PlainProgress:
         self._stream.flush()
 
 
-def _line(event: Event, state: RunState) -> str | None:
+def _line(event: Event) -> str | None:
     match event:
         case RunStarted():
             return f"run {event.run_id}: {event.request.original} → {event.request.unlearned}"
@@ -74,4 +80,21 @@ def _line(event: Event, state: RunState) -> str | None:
             return event.message
         case VerdictReached():
             return f"verdict: {event.verdict.outcome}"
+        case TrainingStarted():
+            return f"run {event.run_id}: {event.request.objective} → {event.request.out}"
+        case TrainingPlanned():
+            margin = "" if event.margin_logits is None else f", margin {event.margin_logits:.4g} logits"
+            return f"{event.steps} steps on {len(event.layers)} layers, {wording.count(event.weights)} weights{margin}"
+        case TrainStep():
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in event.terms.items())
+            return f"step {event.step} of {event.total}: loss {event.loss:.4g} ({terms})"
+        case TrainEval():
+            scores = "; ".join(
+                f"{wording.metric_title(metric)} "
+                + ", ".join(f"{precision} {wording.figure(value, metric)}" for precision, value in found.items())
+                for metric, found in event.scores.items()
+            )
+            return f"after step {event.step}: {scores}"
+        case CheckpointSaved():
+            return f"saved {event.folder}"
     return None

@@ -4,8 +4,8 @@ from rich.console import Console
 from runs_for_tests import UNTOUCHED, events, layer
 
 from quail_audit.events import Event, RunFailed
-from quail_audit.report import Report, RunState
-from quail_audit.reports.text import show, worst_first
+from quail_audit.report import Report, RunState, badness
+from quail_audit.reports.text import show
 
 
 def shown(*run: Event, width: int = 120) -> str:
@@ -85,7 +85,7 @@ def test_layers_are_sorted_worst_first() -> None:
     drowned = layer("drowned", state="drowned", survival=1.0)
     lost = layer("lost", survival=-0.1)
     spoilt = layer("spoilt", state=None, survival=None, at_risk=False)
-    ordered = worst_first((carried, spoilt, UNTOUCHED, drowned, layer("erased"), lost))
+    ordered = sorted((carried, spoilt, UNTOUCHED, drowned, layer("erased"), lost), key=badness)
     assert [each.name for each in ordered] == ["lost", "erased", "drowned", "carried", UNTOUCHED.name, "spoilt"]
 
 

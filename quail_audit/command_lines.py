@@ -1,0 +1,53 @@
+"""Requests as the command lines that repeat them: what the app starts, shows, and lets a reader copy.
+
+Options that have their default are left out. Not here: the parsing, which is the commands' own.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from quail_audit.events import AuditRequest, Model, TrainRequest
+
+_REPEATED: Mapping[str, str] = {  # field -> the option that is given once for each value
+    "schemes": "--scheme",
+    "metrics": "--metric",
+    "skip_modules": "--skip-module",
+    "layers": "--layers",
+}
+_RENAMED: Mapping[str, str] = {"margin_logits": "--margin"}
+
+
+def audit_arguments(request: AuditRequest, *, run_dir: Path | None = None) -> list[str]:
+    """Of `quail`, to run this audit into this folder."""
+    return ["audit", request.original, request.unlearned, *_options(request, run_dir)]
+
+
+def train_arguments(request: TrainRequest, *, run_dir: Path | None = None, given: Collection[str] = ()) -> list[str]:
+    """Of `quail`, to run this training, its events into this folder.
+
+    Args:
+        request: what to train.
+        run_dir: the run's folder.
+        given: fields that are written even where they have their default, as an objective may have another.
+    """
+    return ["train", request.original, request.unlearned, *_options(request, run_dir, given)]
+
+
+def _options(request: Model, run_dir: Path | None, given: Collection[str] = ()) -> list[str]:
+    arguments = []
+    for name, field in type(request).model_fields.items():
+        value = getattr(request, name)
+        if name in ("original", "unlearned") or (name not in given and (value is None or value == field.default)):
+            continue
+        option = _REPEATED.get(name) or _RENAMED.get(name) or f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, tuple) else (value,):
+            arguments += [option, _written(one)]
+    if run_dir is not None:
+        arguments += ["--run-dir", str(run_dir)]
+    return arguments
+
+
+def _written(value: object) -> str:
+    if value is None:  # the only one that can be asked for
+        return "auto"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

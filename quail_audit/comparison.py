@@ -1,0 +1,224 @@
+"""Two audits held against each other: what is better, worse or the same, metric by metric and layer by layer. Pure.
+
+From two reports, which may be of runs that still go on; for every face. Not here: how it is shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from quail_audit.events import AuditRequest, LayerStatistics, Recovery, Score, State
+from quail_audit.report import FULL, STATES_BY_RISK, Report, SchemeReport
+
+Standing = Literal["better", "worse", "same", "changed", "unknown"]
+STANDING_MARKS: Mapping[Standing, str] = {"better": "▲", "worse": "▼", "same": "=", "changed": "≠", "unknown": " "}
+CHECKPOINT_THAT_CHANGES = "unlearned"  # the others are the same models in both runs, so neither better nor worse
+
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """One metric on one arm, in the metric's own unit.
+
+    Attributes:
+        standing: "same" where the intervals overlap, which of paired samples says a little less than it could;
+            "changed" where they do not, but neither way is better. "unknown" while one of them is missing.
+    """
+
+    metric: str
+    arm: str
+    before: Score | None
+    after: Score | None
+    standing: Standing
+
+    @property
+    def difference(self) -> float | None:
+        """Of the means; None while one of them is missing."""
+        return None if self.before is None or self.after is None else self.after.mean - self.before.mean
+
+
+@dataclass(frozen=True)
+class RecoveryChange:
+    """How much of a forget metric comes back, before and after. Less is better."""
+
+    metric: str
+    before: Recovery | None
+    after: Recovery | None
+    standing: Standing
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """One layer that both runs measured.
+
+    Attributes:
+        size: what changes are sorted by: steps from state to state, and with them how far overlap and survival moved,
+            each at most 1.
+    """
+
+    before: LayerStatistics
+    after: LayerStatistics
+
+    @property
+    def name(self) -> str:
+        return self.before.name
+
+    @property
+    def size(self) -> float:
+        steps = abs(STATES_BY_RISK.index(self.before.state) - STATES_BY_RISK.index(self.after.state))
+        overlap = _distance(self.before.overlap, self.after.overlap)
+        survival = _distance(self.before.survival, self.after.survival)
+        return 2 * steps + overlap + survival
+
+    @property
+    def standing(self) -> Standing:
+        """By risk: a layer that is no longer at risk is better."""
+        if self.before.at_risk == self.after.at_risk:
+            return "same" if self.before.state == self.after.state else "changed"
+        return "better" if self.before.at_risk else "worse"
+
+
+@dataclass(frozen=True)
+class SchemeComparison:
+    """Two runs at one scheme.
+
+    Attributes:
+        layers: of both runs, in the first one's order.
+        only_before, only_after: names of layers that the other run does not have.
+        states: (before, after) -> layers, the largest first; those that kept their state included.
+    """
+
+    scheme: str
+    scores: tuple[ScoreChange, ...]
+    recoveries: tuple[RecoveryChange, ...]
+    layers: tuple[LayerChange, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+    states: tuple[tuple[tuple[State | None, State | None], int], ...]
+
+
+@dataclass(frozen=True)
+class Schemes:
+    """Which schemes there are to compare, and which only one of the runs has."""
+
+    both: tuple[str, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+
+
+def schemes_of(before: AuditRequest, after: AuditRequest) -> Schemes:
+    return Schemes(
+        both=tuple(scheme for scheme in before.schemes if scheme in after.schemes),
+        only_before=tuple(scheme for scheme in before.schemes if scheme not in after.schemes),
+        only_after=tuple(scheme for scheme in after.schemes if scheme not in before.schemes),
+    )
+
+
+def caveats(before: AuditRequest, after: AuditRequest) -> tuple[str, ...]:
+    """What the two runs were not given alike, in words: where it matters, their figures say less about each other."""
+    asked = {
+        "originals": (before.original, after.original),
+        "data": (before.data or "none", after.data or "none"),
+        "references": (before.retrain or "none", after.retrain or "none"),
+        "samples": (before.max_samples or "all", after.max_samples or "all"),
+        "dtypes": (before.dtype, after.dtype),
+        "policies": (before.policy or "the defaults", after.policy or "the defaults"),
+    }
+    return tuple(f"different {what}: {one} and {other}" for what, (one, other) in asked.items() if one != other)
+
+
+def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparison:
+    """Hold two reports against each other at a scheme; one that has nothing of it yet counts as empty."""
+    one, other = _at(before, scheme), _at(after, scheme)
+    layers = {layer.name: layer for layer in one.layers}
+    later = {layer.name: layer for layer in other.layers}
+    changes = tuple(LayerChange(layer, later[name]) for name, layer in layers.items() if name in later)
+    counted = Counter((change.before.state, change.after.state) for change in changes)
+    return SchemeComparison(
+        scheme=scheme,
+        scores=tuple(_scores(one, other, scheme)),
+        recoveries=tuple(
+            RecoveryChange(metric, a := one.recovery.get(metric), b := other.recovery.get(metric), _recovery(a, b))
+            for metric in _in_order(one.recovery, other.recovery)
+        ),
+        layers=changes,
+        only_before=tuple(name for name in layers if name not in later),
+        only_after=tuple(name for name in later if name not in layers),
+        states=tuple(counted.most_common()),
+    )
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """Whether an unlearned model is better the lower it scores; None where neither way is.
+
+    A forget set should be answered badly and a retain set well. A loss is high where a text is little known. An AUC
+    should be the reference's, neither above nor below.
+    """
+    kind, _, split = metric.rpartition("_")
+    if split not in ("forget", "retain"):
+        return None
+    return (split == "forget") != (kind == "nll")
+
+
+def _at(report: Report, scheme: str) -> SchemeReport:
+    empty = SchemeReport(summary=None, layers=(), metrics={}, recovery={})
+    return report.schemes.get(scheme, empty)
+
+
+def _in_order(*mappings: Mapping[str, object]) -> tuple[str, ...]:
+    """The keys of all, each once, in the order in which they are first met."""
+    return tuple(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _scores(before: SchemeReport, after: SchemeReport, scheme: str) -> Iterator[ScoreChange]:
+    for metric in _in_order(before.metrics, after.metrics):
+        one, other = before.metrics.get(metric, {}), after.metrics.get(metric, {})
+        for arm in _arms_in_order(_in_order(one, other), scheme):
+            a, b = one.get(arm), other.get(arm)
+            lower = lower_is_better(metric) if arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/") else None
+            yield ScoreChange(metric, arm, a, b, _standing(a, b, lower))
+
+
+def _arms_in_order(arms: Iterable[str], scheme: str) -> list[str]:
+    """The checkpoint that changes first, each in full and then rounded."""
+    checkpoints = (CHECKPOINT_THAT_CHANGES, "original", "retrain")
+    order = [f"{checkpoint}/{precision}" for checkpoint in checkpoints for precision in (FULL, scheme)]
+    return sorted(arms, key=lambda arm: order.index(arm) if arm in order else len(order))
+
+
+def _standing(before: Score | None, after: Score | None, lower: bool | None) -> Standing:
+    if before is None or after is None:
+        return "unknown"
+    if before.low <= after.high and after.low <= before.high:
+        return "same"
+    if lower is None:
+        return "changed"
+    return "better" if (after.mean < before.mean) == lower else "worse"
+
+
+def _recovery(before: Recovery | None, after: Recovery | None) -> Standing:
+    """By their intervals where both have one; a forget set that was not forgotten at all is the worst there is."""
+    if before is None or after is None:
+        return "unknown"
+    failed = before.outcome == "not forgotten", after.outcome == "not forgotten"
+    if failed[0] != failed[1]:
+        return "better" if failed[0] else "worse"
+    lower = None if "reported only" in (before.outcome, after.outcome) else True
+    return _standing(_as_score(before), _as_score(after), lower)
+
+
+def _as_score(recovery: Recovery) -> Score | None:
+    if recovery.percent is None:
+        return None
+    low = recovery.percent if recovery.low is None else recovery.low
+    high = recovery.percent if recovery.high is None else recovery.high
+    return Score(mean=recovery.percent, low=low, high=high, samples=1)
+
+
+def _distance(before: float | None, after: float | None) -> float:
+    """How far a share moved, at most 1, which is also the distance from having none to having one."""
+    if before is None or after is None:
+        return float(before is not after)
+    return min(1.0, abs(after - before))

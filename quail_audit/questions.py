@@ -1,0 +1,152 @@
+"""What the app asks about a reader's choices before an audit, and the answers: typed, one JSON line each.
+
+Plain values that cross between two processes. Not here: how an answer is found (preflight.py) or shown (tui/).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from quail_audit.events import CheckpointFacts, Model
+from quail_audit.policy import Policy
+
+
+class AboutCheckpoint(Model):
+    """What is this checkpoint? Where it is an adapter, base is the checkpoint that it is applied to."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    source: str
+    base: str | None = None
+
+
+class AboutPair(Model):
+    """Do these belong together?"""
+
+    kind: Literal["pair"] = "pair"
+    original: str
+    unlearned: str
+    retrain: str | None = None
+
+
+class AboutData(Model):
+    """What can be measured with this folder?"""
+
+    kind: Literal["data"] = "data"
+    folder: str
+
+
+class AboutPolicy(Model):
+    """Which limits does this file set?"""
+
+    kind: Literal["policy"] = "policy"
+    file: str
+
+
+class AboutSchemes(Model):
+    """Which schemes are there?"""
+
+    kind: Literal["schemes"] = "schemes"
+
+
+class AboutDevices(Model):
+    """Which devices has this machine?"""
+
+    kind: Literal["devices"] = "devices"
+
+
+Question = AboutCheckpoint | AboutPair | AboutData | AboutPolicy | AboutSchemes | AboutDevices
+
+
+class CheckpointFound(Model):
+    """A checkpoint that can be read.
+
+    Attributes:
+        facts: of it.
+        layers: how many weight matrices a scheme rounds; of an adapter, its base's.
+        cached: it is named by a hub's id and was looked at in the local cache; the hub may have a newer one.
+        notes: what a reader of a result should know.
+    """
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    facts: CheckpointFacts
+    layers: int
+    cached: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class NotYetKnown(Model):
+    """Nothing wrong, but it cannot be looked at before the audit: it is on a hub, or needs what is there."""
+
+    kind: Literal["not yet known"] = "not yet known"
+    message: str
+
+
+class PairFound(Model):
+    """Checkpoints that fit together: layers are rounded, weights is what is in them."""
+
+    kind: Literal["pair"] = "pair"
+    layers: int
+    weights: int
+    notes: tuple[str, ...] = ()
+
+
+class DataFound(Model):
+    """Metric -> samples, and metric -> why there is nothing to measure."""
+
+    kind: Literal["data"] = "data"
+    samples: dict[str, int]
+    skipped: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class PolicyFound(Model):
+    kind: Literal["policy"] = "policy"
+    limits: Policy
+
+
+class SchemeChoice(Model):
+    name: str
+    title: str
+    bits_per_weight: float
+
+
+class SchemesFound(Model):
+    kind: Literal["schemes"] = "schemes"
+    schemes: tuple[SchemeChoice, ...]
+
+
+class DeviceChoice(Model):
+    """A value of --device, and what it is: "cpu", "2 cores"."""
+
+    name: str
+    title: str
+
+
+class DevicesFound(Model):
+    kind: Literal["devices"] = "devices"
+    devices: tuple[DeviceChoice, ...]
+
+
+class Problem(Model):
+    """What is wrong, where, and how to mend it, as a QuailError says it."""
+
+    kind: Literal["problem"] = "problem"
+    message: str
+    where: str = ""
+    mend: str = ""
+
+
+Answer = CheckpointFound | NotYetKnown | PairFound | DataFound | PolicyFound | SchemesFound | DevicesFound | Problem
+
+_question: TypeAdapter[Question] = TypeAdapter(Annotated[Question, Field(discriminator="kind")])
+_answer: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="kind")])
+
+
+def question_of(line: bytes) -> Question:
+    """Raises ValueError where the line is no question."""
+    return _question.validate_json(line)
+
+
+def answer_of(line: bytes) -> Answer:
+    """Raises ValueError where the line is no answer."""
+    return _answer.validate_json(line)

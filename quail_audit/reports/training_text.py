@@ -1,0 +1,80 @@
+"""The report of a training for a terminal: what was made, how the loss moved, and scores before and after."""
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from quail_audit import wording
+from quail_audit.events import TrainEval
+from quail_audit.training import TrainingReport
+from quail_audit.untrusted import printable
+
+
+def show(report: TrainingReport, console: Console) -> None:
+    """Print the report."""
+    request = report.request
+    console.print(
+        Text.assemble(
+            (" Quail ", "bold"),
+            printable(f"{request.unlearned if request.init == 'unlearned' else request.original} → {request.out}"),
+            (f"   {request.objective}   run {report.run_id}", "dim"),
+        )
+    )
+    if report.failure is not None:
+        place = f"{report.failure.where}: " if report.failure.where else ""
+        stopped = f" stopped ({report.failure.kind}): {printable(place + report.failure.message)}"
+        console.print(Text(stopped, style="bold red"))
+        if report.failure.mend:
+            console.print(Text(f"   {printable(report.failure.mend)}"))
+    for line in _lines(report):
+        console.print(Text(f" {printable(line)}"))
+    compared = before_and_after(report)
+    if compared is not None:
+        console.print()
+        console.print(_table(*compared))
+    for note in report.notes:
+        console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, 1)))
+
+
+def before_and_after(report: TrainingReport) -> tuple[TrainEval, TrainEval] | None:
+    """The scores of the checkpoint that training began with, and of its result; the audits' where there are any."""
+    audited = [found for found in report.evals if found.source == "audit"]
+    found = audited if len(audited) > 1 else [one for one in report.evals if one.source == "training"]
+    return (found[0], found[-1]) if len(found) > 1 else None
+
+
+def _lines(report: TrainingReport) -> list[str]:
+    lines = []
+    if report.plan is not None:
+        plan = report.plan
+        lines.append(
+            f"{len(plan.layers)} layers, {wording.count(plan.weights)} weights trained; "
+            f"{plan.forget_samples} forget and {plan.retain_samples} retain samples"
+        )
+        if plan.margin_logits is not None:
+            lines.append(f"margin {plan.margin_logits:.4g} logits, hinge {report.request.hinge}")
+    if report.first_step is not None and report.last_step is not None:
+        first, last = report.first_step, report.last_step
+        lines.append(f"{last.step} of {last.total} steps; loss {first.loss:.4g} → {last.loss:.4g}")
+        lines.extend(
+            f"   {name} {first.terms.get(name, value):.4g} → {value:.4g}" for name, value in last.terms.items()
+        )
+    lines.extend(f"result: {saved.folder}" for saved in report.saved if saved.final)
+    return lines
+
+
+def _table(before: TrainEval, after: TrainEval) -> Table:
+    precisions = list(dict.fromkeys(precision for found in after.scores.values() for precision in found))
+    table = Table(box=None, pad_edge=True, show_edge=False)
+    table.add_column("before → after", no_wrap=True)
+    for precision in precisions:
+        table.add_column(printable(precision), justify="right", no_wrap=True)
+    for metric, found in after.scores.items():
+        cells = [
+            f"{wording.figure(before.scores.get(metric, {}).get(precision), metric)} → "
+            f"{wording.figure(found.get(precision), metric)}"
+            for precision in precisions
+        ]
+        table.add_row(printable(wording.metric_title(metric)), *cells)
+    return table

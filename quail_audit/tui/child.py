@@ -1,0 +1,100 @@
+"""A `quail` command in a process of its own, started and stopped by the app.
+
+What it finds out is in its run folder; here is only whether it lives, how it ended and what it said on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO
+
+import psutil
+
+from quail_audit.tui.leash import GRACE_S
+
+PATIENCE_S = 5.0  # beyond the grace that the leash gives, before it is killed itself
+TAIL_BYTES = 8_000  # of standard error, for a message; the log view shows no more either
+
+
+class Child:
+    """A command that runs. It ends with the app, however the app ends (leash.py).
+
+    Args:
+        arguments: of `quail`: ["audit", "original", "unlearned", …].
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = tuple(arguments)
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "quail_audit.tui.leash", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            start_new_session=True,
+        )
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative where a signal killed it, as subprocess says."""
+        return self._process.poll()
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Resident memory of it and its children; None where that cannot be told."""
+        try:
+            process = psutil.Process(self._process.pid)
+            return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
+        except psutil.Error:
+            return None
+
+    def errors(self) -> str:
+        """The end of what it wrote to standard error."""
+        if self._stderr.closed:
+            return ""
+        size = os.fstat(self._stderr.fileno()).st_size
+        return os.pread(self._stderr.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
+
+    def interrupt(self) -> None:
+        """Ask it to stop and keep what it has, as Ctrl-C does."""
+        if self.exit_code is None:
+            self._process.terminate()
+
+    def close(self) -> None:
+        """End it, gently where it answers in time, and free what it holds. May be called again."""
+        if self._stderr.closed:
+            return
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()  # the leash does the rest
+        try:
+            self._process.wait(GRACE_S + PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            _kill_tree(self._process.pid)
+            self._process.wait()
+        self._stderr.close()
+
+
+def _kill_tree(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        leash = psutil.Process(pid)
+        for process in (*leash.children(recursive=True), leash):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def how_it_ended(exit_code: int) -> str:
+    """An exit code in words: "exit code 4", "killed by SIGKILL (signal 9)"."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = "a signal"
+    return f"killed by {name} (signal {-exit_code})"

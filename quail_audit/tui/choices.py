@@ -1,0 +1,176 @@
+"""A reader's choices for an audit: from the settings, to a request, back to the settings. Asks and shows nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quail_audit.events import AuditRequest
+from quail_audit.questions import Answer, CheckpointFound, DataFound, NotYetKnown, PairFound, Problem
+from quail_audit.tui.settings import Settings
+from quail_audit.untrusted import printable
+
+DEMO = Path("quail-demo")  # where `quail demo` and `make demo` build it
+TITLES: Mapping[str, str] = {
+    "original": "Original",
+    "unlearned": "Unlearned",
+    "retrain": "Reference",
+    "data": "Data",
+    "policy": "Limits",
+}
+Found = Mapping[str, Answer | None]  # topic -> what was found; None while it is looked at; no key: nothing to look at
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the start screen holds; empty where nothing is chosen. Paths as they were typed."""
+
+    original: str = ""
+    unlearned: str = ""
+    retrain: str = ""
+    data: str = ""
+    policy: str = ""
+    schemes: tuple[str, ...] = ("nf4",)
+    device: str = "auto"
+
+    def request(self) -> AuditRequest | None:
+        """What to measure; None where something is no Unicode text and cannot be written down."""
+        if not all(is_text(getattr(self, topic)) for topic in TITLES):
+            return None
+        return AuditRequest(
+            original=usable(self.original),
+            unlearned=usable(self.unlearned),
+            retrain=usable(self.retrain) or None,
+            data=usable(self.data) or None,
+            policy=usable(self.policy) or None,
+            schemes=self.schemes,
+            device=self.device,
+        )
+
+    def to_remember(self) -> dict[str, object]:
+        """For Settings.changed. Paths become absolute, so that they hold wherever the app is opened next."""
+        return {
+            **{topic: _absolute(usable(getattr(self, topic))) for topic in TITLES},
+            "schemes": self.schemes,
+            "device": self.device,
+        }
+
+
+def choices_to_begin_with(settings: Settings) -> Choices:
+    """Those of last time; where there were none, the demo's, if it has been built here."""
+    remembered = Choices(
+        **{topic: _from_here(getattr(settings, topic)) for topic in TITLES},
+        schemes=settings.schemes,
+        device=settings.device,
+    )
+    if remembered.original or remembered.unlearned:
+        return remembered
+    if not all((DEMO / side / "config.json").is_file() for side in ("original", "unlearned")):
+        return remembered
+    return replace(
+        remembered,
+        original=str(DEMO / "original"),
+        unlearned=str(DEMO / "unlearned"),
+        retrain=str(DEMO / "retrain") if (DEMO / "retrain").is_dir() else "",
+        data=str(DEMO / "data") if (DEMO / "data").is_dir() else "",
+    )
+
+
+def usable(text: str) -> str:
+    """A typed path or id as a command takes it: no blanks around it, ~ expanded, never read as an option."""
+    text = text.strip()
+    if text.startswith("~"):
+        text = os.path.expanduser(text)  # noqa: PTH111 - Path raises where there is no such home
+    return f"./{text}" if text.startswith("-") else text
+
+
+def _absolute(text: str) -> str:
+    """A path that exists, in full; a hub's id as it is."""
+    try:
+        return str(Path(text).absolute()) if text and Path(text).exists() else text
+    except (OSError, ValueError):
+        return text
+
+
+def _from_here(text: str) -> str:
+    """A remembered path, short where it is below the folder the app was opened in."""
+    here = f"{Path.cwd()}{os.sep}"
+    return text.removeprefix(here) if text.startswith(here) and text != here else text
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether the audit can start.
+
+    Attributes:
+        said: in a line.
+        blocked_by: the choice that must be changed first: a topic, or "schemes"; empty where nothing is in the way.
+        pending: something is still being looked at, or can't be before the audit.
+    """
+
+    said: str
+    blocked_by: str = ""
+    pending: bool = False
+
+
+def readiness(choices: Choices, found: Found) -> Readiness:
+    """What is in the way of starting, the first thing first; else what will be measured, as far as it is known."""
+    if not choices.original.strip():
+        return Readiness("choose the original: a folder, or a Hugging Face id (org/name)", "original")
+    if not choices.unlearned.strip():
+        return Readiness("choose the unlearned checkpoint: a folder, or a Hugging Face id", "unlearned")
+    for topic, title in TITLES.items():
+        if isinstance(found.get(topic), Problem):
+            return Readiness(f"{title} cannot be used as it is; F2 says why, in full", topic)
+    if not choices.schemes:
+        return Readiness("choose at least one scheme", "schemes")
+    pair = found.get("pair")
+    if isinstance(pair, Problem):
+        return Readiness(
+            f"they do not fit: {pair.message}", "retrain" if _is_about_retrain(pair, choices) else "unlearned"
+        )
+    if any(topic in found and found[topic] is None for topic in (*TITLES, "pair")):
+        return Readiness("checking; the audit may be started already", pending=True)
+    if usable(choices.original) == usable(choices.unlearned):
+        return Readiness("original and unlearned are the same checkpoint: nothing will have changed", pending=True)
+    if any(isinstance(answer, NotYetKnown) for answer in found.values()):
+        return Readiness("ready; what has to be fetched is checked when the audit starts", pending=True)
+    return Readiness(f"ready: {_plan(choices, pair, found.get('data'))}")
+
+
+def _is_about_retrain(problem: Problem, choices: Choices) -> bool:
+    return bool(choices.retrain) and problem.where.startswith(usable(choices.retrain))
+
+
+def _plan(choices: Choices, pair: Answer | None, data: Answer | None) -> str:
+    parts = []
+    if isinstance(pair, PairFound):
+        schemes = len(choices.schemes)
+        parts.append(f"{pair.layers} layers" + (f" under {schemes} schemes" if schemes > 1 else ""))
+    if isinstance(data, DataFound):
+        arms = 2 + bool(choices.retrain.strip()) + 2 * len(choices.schemes)
+        parts.append(f"{sum(data.samples.values())} samples on {arms} arms")
+    elif not choices.data.strip():
+        parts.append("weights only, as no data was given")
+    return ", ".join(parts)
+
+
+def is_whole(answer: Answer | None) -> bool:
+    """Whether it is a checkpoint that needs no other one to be looked at."""
+    return isinstance(answer, CheckpointFound) and answer.facts.format != "LoRA adapter"
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written down; a picked folder's name may be any bytes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def not_text(value: str) -> Problem:
+    """Of a path that no command line or file of settings can hold."""
+    return Problem(message=f"{printable(value, limit=60)} is no Unicode text, and cannot be named")

@@ -1,0 +1,76 @@
+"""Why a run ended without its result, in words, and what can be done about it. Draws nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quail_audit.errors import EXIT_ENVIRONMENT
+from quail_audit.events import RunFailed
+from quail_audit.tui.child import how_it_ended
+from quail_audit.tui.followed import Followed
+
+OUT_OF_MEMORY_KILL = -9
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The words that differ between what can end.
+
+    Attributes:
+        result: what it ended without.
+        process: that ended.
+        kept: what is left of it.
+        again: what gives the result after all.
+        memory: what to try where memory ran out.
+    """
+
+    result: str
+    process: str
+    kept: str
+    again: str
+    memory: str
+
+
+AUDIT = Kind(
+    result="a verdict",
+    process="the process that measured",
+    kept="what was measured is shown and kept",
+    again=f"run the audit again for a verdict (exit code {EXIT_ENVIRONMENT})",
+    memory="try a smaller --batch-size or --dtype bfloat16",
+)
+TRAINING = Kind(
+    result="its checkpoint",
+    process="the process that trained",
+    kept="its steps, and the checkpoints it had saved, are kept",
+    again="start it again",
+    memory="try a smaller batch size or fewer layers",
+)
+
+
+def why_it_stopped(run: Followed, kind: Kind = AUDIT) -> tuple[str, str]:
+    """Why a run has no result, and what can be done about it. Both may hold anybody's text."""
+    end = run.state.end
+    if isinstance(end, RunFailed):
+        place = f"{end.where}: " if end.where else ""
+        mend = end.mend or f"{_capital(kind.kept)}, in the run's folder"
+        return f"{end.kind}, exit code {end.exit_code}: {place}{end.message}", mend
+    if run.problem is not None:
+        return run.problem, "What was read before is shown"
+    code = run.child.exit_code if run.child is not None else None
+    if code is None:
+        return (
+            f"the run ended without {kind.result}: its process was killed or its machine went away",
+            f"{_capital(kind.kept)}; {kind.again}",
+        )
+    said = run.child.errors().strip().splitlines() if run.child is not None else []
+    last = f": {said[-1]}" if said else ""
+    mend = (
+        f"Killed from outside, most often because memory ran out: {kind.memory}"
+        if code == OUT_OF_MEMORY_KILL
+        else f"Ctrl+L shows everything it said; {kind.kept}"
+    )
+    return f"{kind.process} ended: {how_it_ended(code)}{last}", mend
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,74 @@
+"""Follows a run's events in a thread, so that reading and parsing never hold up a key. Applies nothing.
+
+The app takes what has come with take(), a little at a time. What waits is bounded: a run that is faster than the screen
+waits for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from quail_audit.errors import QuailError
+from quail_audit.runs import EVENTS, POLL_INTERVAL_S, Placed, replay_placed
+
+EVENTS_WAITING = 20_000
+EVENTS_BETWEEN_CLOCKS = 16
+
+
+class Feed:
+    """The events of one run, from the first to the last that its writer writes.
+
+    Args:
+        folder: the run's.
+        is_awaited: whether a run that has not begun may still begin: its process lives.
+    """
+
+    def __init__(self, folder: Path, is_awaited: Callable[[], bool] = lambda: False) -> None:
+        self.folder = folder
+        self.problem: QuailError | None = None  # why reading ended before the run did
+        self._is_awaited = is_awaited
+        self._waiting: deque[Placed] = deque()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, name=f"feed {folder.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything there will ever be has been taken."""
+        return not self._thread.is_alive() and not self._waiting
+
+    def take(self, budget_s: float) -> Iterator[Placed]:
+        """What has come, until there is no more or so many seconds are over, what the taker does with it included."""
+        deadline_s = time.monotonic() + budget_s
+        for taken in itertools.count(1):
+            try:
+                yield self._waiting.popleft()
+            except IndexError:
+                return
+            if taken % EVENTS_BETWEEN_CLOCKS == 0 and time.monotonic() > deadline_s:
+                return
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stopped.set()
+
+    def _read(self) -> None:
+        try:
+            while self._is_awaited() and not (self.folder / EVENTS).is_file():
+                if self._stopped.wait(POLL_INTERVAL_S):
+                    return
+            with closing(replay_placed(self.folder, follow=True, wait=self._stopped.wait)) as events:
+                for placed in events:
+                    self._waiting.append(placed)
+                    while len(self._waiting) >= EVENTS_WAITING and not self._stopped.wait(POLL_INTERVAL_S / 10):
+                        pass
+                    if self._stopped.is_set():
+                        return
+        except QuailError as error:
+            self.problem = error

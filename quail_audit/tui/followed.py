@@ -1,0 +1,84 @@
+"""What the app follows: an audit or a training, by the events that its process writes. Shows nothing.
+
+What the events come to is live_run.py's and live_training.py's; here they are only taken in, a little at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quail_audit.runs import Placed
+from quail_audit.tui.child import Child
+from quail_audit.tui.feed import Feed
+
+if TYPE_CHECKING:
+    from quail_audit.report import RunState
+    from quail_audit.training import TrainingState
+
+
+class Followed(ABC):
+    """A run that is followed, from its first event to its last.
+
+    Args:
+        folder: the run's.
+        child: the process that writes it, where the app started it; None of a run that is only watched.
+
+    Attributes:
+        state: the fold of the events taken in so far.
+        changes: events taken in; a face that has seen this many is up to date.
+    """
+
+    state: RunState | TrainingState
+
+    def __init__(self, folder: Path, child: Child | None = None) -> None:
+        self.folder = folder
+        self.child = child
+        self.changes = 0
+        self._last_s = time.monotonic()
+        self._feed = Feed(folder, is_awaited=lambda: child is not None and child.exit_code is None)
+
+    def advance(self, budget_s: float) -> None:
+        """Take in what has come, for about so many seconds."""
+        for placed in self._feed.take(budget_s):
+            self._apply(placed)
+            self.changes += 1
+            self._last_s = time.monotonic()
+
+    @abstractmethod
+    def _apply(self, placed: Placed) -> None:
+        """Take in one event."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._feed.ended
+
+    @property
+    def idle_s(self) -> float:
+        """Since the last event came, while more may come: by how much the clock has gone on since."""
+        return 0.0 if self.is_over else time.monotonic() - self._last_s
+
+    @property
+    def is_running_here(self) -> bool:
+        """Whether a process that this app started still writes it."""
+        return self.child is not None and self.child.exit_code is None
+
+    @property
+    def folder_from_here(self) -> str:
+        """The folder as a command started where the app is would name it."""
+        here = Path.cwd()
+        return str(self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the run could not be followed to its end; None where nothing went wrong with that."""
+        return None if self._feed.problem is None else str(self._feed.problem)
+
+    def close(self) -> None:
+        """Stop following, and end the process that writes where the app started it."""
+        self._feed.close()
+        if self.child is not None:
+            self.child.close()

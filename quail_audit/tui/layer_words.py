@@ -1,0 +1,161 @@
+"""A layer's statistics in words: each figure, and one line that says what this value of it means. Draws nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from quail_audit import wording
+from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics
+
+OVERLAP_AT_RISK = 0.999  # the paper's line; a policy may have another, the layer's state then tells
+SURVIVAL_AT_RISK = 0.5
+LOUD_NOISE = 2.0
+HARDLY_TRAINED = 0.9  # and above, of weights that are the same
+HALF, WHOLE = RATIO_EDGES.index(0.5), RATIO_EDGES.index(1.0)
+
+
+class Reading(NamedTuple):
+    """One statistic.
+
+    Attributes:
+        name: as tables head it.
+        value: with its unit, or a dash where there is none.
+        words: what it says of this layer.
+    """
+
+    name: str
+    value: str
+    words: str
+
+
+def readings(layer: LayerStatistics) -> list[Reading]:
+    """Every statistic of a layer, the ones that decide its state first."""
+    return [
+        Reading("overlap", wording.share(layer.overlap), _overlap(layer.overlap)),
+        Reading("survival", wording.ratio(layer.survival), _survival(layer.survival)),
+        Reading("noise", wording.ratio(layer.noise), _noise(layer.noise)),
+        Reading("update/bucket", wording.ratio(layer.update_to_bucket), _update_to_bucket(layer.update_to_bucket)),
+        Reading("identical", wording.share(layer.identical), _identical(layer.identical)),
+        Reading("median update", wording.magnitude(layer.update_median_changed), _median(layer)),
+        Reading("largest update", wording.magnitude(layer.update_max), "of the weight that moved furthest"),
+        Reading("weights", wording.count(layer.weights), f"{layer.weights:,} in this matrix"),
+        *_nonfinite(layer),
+    ]
+
+
+def _overlap(value: float | None) -> str:
+    if value is None:
+        return "not known: a weight is not a finite number"
+    if value == 1.0:
+        return "every code the same: one model as deployed"
+    return "the same code in both: " + ("nearly one model" if value >= OVERLAP_AT_RISK else "the codes differ")
+
+
+def _survival(value: float | None) -> str:
+    if value is None:
+        return "nothing changed that could survive"
+    return "of the update is left" + (": rounding takes it away" if value < SURVIVAL_AT_RISK else " after rounding")
+
+
+def _noise(value: float | None) -> str:
+    if value is None:
+        return "nothing changed that noise could cover"
+    if value <= 1.0:
+        return "× the update: rounding is no louder than it"
+    return "× the update: rounding speaks over it" if value >= LOUD_NOISE else "× the update"
+
+
+def _update_to_bucket(value: float | None) -> str:
+    if value is None:
+        return "no weight changed"
+    return "bucket widths: " + ("the median crosses only by luck" if value < 0.5 else "the median can cross a bound")
+
+
+def _identical(value: float | None) -> str:
+    if value is None:
+        return "not known: a weight is not a finite number"
+    if value == 1.0:
+        return "bit for bit the same: it was not trained"
+    return "bit for bit the same" + (": hardly trained" if value >= HARDLY_TRAINED else "")
+
+
+def _median(layer: LayerStatistics) -> str:
+    if layer.update_median_changed is None:
+        return "no weight changed"
+    return f"over changed weights; {wording.magnitude(layer.update_median)} over all"
+
+
+def _nonfinite(layer: LayerStatistics) -> list[Reading]:
+    counts = {"original": layer.nonfinite_original, "unlearned": layer.nonfinite_unlearned}
+    return [
+        Reading("not finite", f"{count:,}", f"weights of the {checkpoint} one: it is damaged")
+        for checkpoint, count in counts.items()
+        if count
+    ]
+
+
+def state_in_words(layer: LayerStatistics) -> str:
+    """erased: rounding took the update away"""
+    if layer.state is None:
+        return "not finite: a weight is not a number, so nothing else can be said"
+    return f"{layer.state}: {wording.STATE_MEANINGS[layer.state]}"
+
+
+def below_half(detail: LayerDetail) -> float | None:
+    """The share of changed weights whose update is less than half their bucket's width; None where none changed."""
+    total = sum(detail.ratio_counts)
+    return sum(detail.ratio_counts[: HALF + 1]) / total if total else None
+
+
+def below_half_in_words(detail: LayerDetail) -> str:
+    """97.0 % of changed weights moved under half a bucket: they cross by luck."""
+    value = below_half(detail)
+    if value is None:
+        return "No weight changed."
+    return sentence_case(f"{percent(value)} of changed weights moved under half a bucket: they cross by luck.")
+
+
+def bin_in_words(place: int) -> str:
+    """Which updates a bin of the histogram counts, in bucket widths."""
+    if place == 0:
+        return f"below {fraction(RATIO_EDGES[0])}"
+    if place == len(RATIO_EDGES):
+        return f"{fraction(RATIO_EDGES[-1])} and above"
+    return f"{fraction(RATIO_EDGES[place - 1])} to {fraction(RATIO_EDGES[place])}"
+
+
+def fraction(value: float) -> str:
+    """A power of two, or the middle between two, as a reader writes it: 1/64, 3/8, ½, 6."""
+    if value == 0.5:
+        return "½"
+    if value >= 1.0:
+        return f"{value:g}"
+    numerator, denominator = value.as_integer_ratio()
+    return f"{numerator}/{denominator}"
+
+
+def kept_codes(detail: LayerDetail) -> float | None:
+    """The share of changed weights whose code stayed; None where none changed."""
+    levels = levels_of(detail)
+    total = sum(detail.transitions)
+    kept = sum(detail.transitions[level * levels + level] for level in range(levels))
+    return kept / total if total else None
+
+
+def levels_of(detail: LayerDetail) -> int:
+    """How many levels the scheme has."""
+    return math.isqrt(len(detail.transitions))
+
+
+def percent(share: float) -> str:
+    """A share in per cent; 100 % and 0 % only where it is exactly that."""
+    shown = f"{100 * share:.1f}"
+    if (shown == "100.0" and share < 1.0) or (shown == "0.0" and share > 0.0):
+        return "over 99.9 %" if share > 0.5 else "under 0.1 %"
+    return f"{100 * share:.0f} %" if shown in ("100.0", "0.0") else f"{shown} %"
+
+
+def sentence_case(text: str) -> str:
+    """The text with a capital at its beginning, and the rest of it as it is."""
+    return text[:1].upper() + text[1:]

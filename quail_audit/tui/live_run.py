@@ -1,0 +1,196 @@
+"""A run as the app holds it: what its events have said so far, and where in events.jsonl the rest can be read.
+
+Texts of samples and details of layers stay in the file, so that memory is bounded by the number of samples, not by
+their length. Shows nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from quail_audit.errors import BadInputError
+from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
+from quail_audit.report import FULL, RunState
+from quail_audit.runs import Placed, read_events, read_request
+from quail_audit.tui.child import Child
+from quail_audit.tui.followed import Followed
+
+
+@dataclass
+class ArmSamples:
+    """Samples of one metric on one arm, in the order they came: 20 bytes each.
+
+    Attributes:
+        scores: in the metric's own unit.
+        numbers: each sample's place in the data file.
+        offsets: where its event begins in events.jsonl.
+    """
+
+    scores: array[float] = field(default_factory=lambda: array("d"))
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+
+
+@dataclass(frozen=True)
+class AnswersOf:
+    """One sample of a metric on every arm that has answered it.
+
+    Attributes:
+        number: its place in the data file, from 0.
+        scores: arm -> score.
+        offsets: arm -> where its event begins.
+    """
+
+    number: int
+    scores: dict[str, float]
+    offsets: dict[str, int]
+
+
+class LiveRun(Followed):
+    """An audit that is followed; see Followed."""
+
+    def __init__(self, folder: Path, child: Child | None = None) -> None:
+        self.state: RunState = RunState()
+        self.samples: dict[tuple[str, str], ArmSamples] = defaultdict(ArmSamples)  # (metric, arm)
+        self._details: dict[tuple[str, str], int] = {}  # (scheme, layer) -> offset
+        self._layers: dict[tuple[str, str], LayerStatistics] = {}
+        super().__init__(folder, child)
+
+    @property
+    def is_running_here(self) -> bool:
+        """See Followed. After the end of the run its process takes a second or two to leave: nothing to stop."""
+        return super().is_running_here and self.state.end is None
+
+    def _apply(self, placed: Placed) -> None:
+        event = placed.event
+        self.state.apply(event)
+        if isinstance(event, SampleScored):
+            samples = self.samples[event.metric, event.arm]
+            samples.scores.append(event.score)
+            samples.numbers.append(event.sample)
+            samples.offsets.append(placed.offset)
+        elif isinstance(event, LayerMeasured):
+            self._layers[event.scheme, event.layer.name] = event.layer
+            if event.detail is not None:
+                self._details[event.scheme, event.layer.name] = placed.offset
+
+    @property
+    def request(self) -> AuditRequest | None:
+        """What was asked for; known before the first event where the folder says so."""
+        if self.state.started is not None:
+            return self.state.started.request
+        request = read_request(self.folder)
+        return request if isinstance(request, AuditRequest) else None
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        request = self.request
+        return request.schemes if request is not None else ()
+
+    def layers(self, scheme: str) -> Sequence[LayerStatistics]:
+        """Those measured under a scheme so far, in model order."""
+        return self.state.layers.get(scheme, [])
+
+    def layer(self, scheme: str, name: str) -> LayerStatistics | None:
+        return self._layers.get((scheme, name))
+
+    def detail(self, scheme: str, name: str) -> LayerDetail | None:
+        """What is known of a layer beyond its statistics. Read from the run's folder.
+
+        Raises:
+            BadInputError: the folder cannot be read any more.
+        """
+        offset = self._details.get((scheme, name))
+        if offset is None:
+            return None
+        (event,) = read_events(self.folder, [offset])
+        return event.detail if isinstance(event, LayerMeasured) else None
+
+    def arms(self, scheme: str) -> tuple[str, ...]:
+        """The arms that a reader compares at a scheme: original, unlearned, each in full and rounded, the reference."""
+        plan = self.state.plan
+        planned = plan.arms if plan is not None else tuple(self.state.arms)
+        order = (
+            f"original/{FULL}",
+            f"original/{scheme}",
+            f"unlearned/{FULL}",
+            f"unlearned/{scheme}",
+            f"retrain/{FULL}",
+        )
+        return tuple(arm for arm in order if arm in planned)
+
+    def metrics(self) -> tuple[str, ...]:
+        """Those that have samples or scores, forget metrics first."""
+        data = self.state.data
+        known = dict.fromkeys([*(data.samples if data else ()), *self.state.scores, *(m for m, _ in self.samples)])
+        return tuple(sorted(known, key=_metric_order))
+
+    def answers(self, metric: str, scheme: str) -> list[AnswersOf]:
+        """Every sample of a metric with what each arm scored on it, in the order of the data file."""
+        scores: dict[int, dict[str, float]] = defaultdict(dict)
+        offsets: dict[int, dict[str, int]] = defaultdict(dict)
+        for arm in self.arms(scheme):
+            found = self.samples.get((metric, arm))
+            if found is None:
+                continue
+            for number, score, offset in zip(found.numbers, found.scores, found.offsets, strict=True):
+                scores[number][arm] = score
+                offsets[number][arm] = offset
+        return [AnswersOf(number, scores[number], offsets[number]) for number in sorted(scores)]
+
+    def running_recovery_percent(self, metric: str, scheme: str) -> float | None:
+        """What recovery comes to over the samples that every arm it takes has answered so far; None before that.
+
+        Without an interval it decides nothing: the run's own recovery follows when its last arm is done.
+        """
+        from quail_audit.forgetting.recovery import DECIDING_METRICS, recovery_percent
+
+        arms = [f"original/{FULL}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
+        if f"retrain/{FULL}" in self.arms(scheme):
+            arms.append(f"retrain/{FULL}")
+        found = [self.samples[metric, arm] for arm in arms if (metric, arm) in self.samples]
+        if metric not in DECIDING_METRICS or len(found) < len(arms):
+            return None
+        numbers = [np.frombuffer(samples.numbers, dtype=np.int64) for samples in found]
+        shared = functools.reduce(np.intersect1d, numbers)
+        if not shared.size:
+            return None
+        values = [
+            np.frombuffer(samples.scores, dtype=np.float64)[order := np.argsort(own)][
+                np.searchsorted(own[order], shared)
+            ]
+            for samples, own in zip(found, numbers, strict=True)
+        ]
+        return float(recovery_percent(*values))
+
+    def texts(self, answers: AnswersOf) -> dict[str, SampleScored]:
+        """A sample's texts, arm by arm. Read from the run's folder; treat them as hostile.
+
+        Raises:
+            BadInputError: the folder cannot be read any more.
+        """
+        return dict(zip(answers.offsets, self._read_samples(list(answers.offsets.values())), strict=True))
+
+    def _read_samples(self, offsets: list[int]) -> Iterator[SampleScored]:
+        for event in read_events(self.folder, offsets):
+            yield _as_sample(event, self.folder)
+
+
+def _as_sample(event: Event, folder: Path) -> SampleScored:
+    if not isinstance(event, SampleScored):
+        raise BadInputError("the run's events have changed while it was open", where=str(folder), mend="Open it again")
+    return event
+
+
+_METRICS_FIRST = ("verbmem_forget", "knowmem_forget", "privleak_m3", "privleak", "verbmem_retain", "knowmem_retain")
+
+
+def _metric_order(metric: str) -> int:
+    return _METRICS_FIRST.index(metric) if metric in _METRICS_FIRST else len(_METRICS_FIRST)

@@ -1,0 +1,56 @@
+"""A training as the app holds it: what its events have said so far, and how it stands. Shows nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from quail_audit.events import CheckpointSaved, RunFinished, TrainRequest
+from quail_audit.runs import Placed
+from quail_audit.training import TrainingState
+from quail_audit.tui.child import Child
+from quail_audit.tui.followed import Followed
+
+Stage = Literal["starting", "training", "stopping", "finished", "stopped"]
+
+
+class LiveTraining(Followed):
+    """A training that is followed.
+
+    Args:
+        folder: the run's.
+        request: what was asked for.
+        child: the process that trains, where the app started it.
+    """
+
+    def __init__(self, folder: Path, request: TrainRequest, child: Child | None = None) -> None:
+        self.state: TrainingState = TrainingState()
+        self.request = request
+        self.stop_asked = False
+        super().__init__(folder, child)
+
+    def _apply(self, placed: Placed) -> None:
+        self.state.apply(placed.event)
+
+    def stop(self) -> None:
+        """Ask it to end after this step with a checkpoint; asked again, it ends at once."""
+        if self.child is not None:
+            self.stop_asked = True
+            self.child.interrupt()
+
+    @property
+    def stage(self) -> Stage:
+        """How it stands. "finished" only where the process itself said that all went well."""
+        end = self.state.end
+        if isinstance(end, RunFinished) and end.exit_code == 0:
+            return "finished"
+        if end is not None or self.is_over:
+            return "stopped"
+        if self.stop_asked:
+            return "stopping"
+        return "training" if self.state.steps else "starting"
+
+    @property
+    def result(self) -> CheckpointSaved | None:
+        """The checkpoint it was run for; None while there is none."""
+        return next((saved for saved in reversed(self.state.saved) if saved.final), None)

@@ -1,0 +1,45 @@
+"""The theme's colours as Rich styles, for what is drawn in Python rather than by CSS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.style import Style
+
+if TYPE_CHECKING:
+    from textual.app import App
+
+    from quail_audit.comparison import Standing
+    from quail_audit.events import Outcome, State
+
+HEAT_STOPS = 9
+
+
+def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:
+    """Text in the colour of a variable of the theme in use."""
+    return Style(color=app.theme_variables[variable], bold=bold)
+
+
+def muted(app: App[Any]) -> Style:
+    return style(app, "muted")
+
+
+def of_state(app: App[Any], state: State | None) -> Style:
+    """For a layer's state; None: its weights are not finite."""
+    return style(app, "error" if state is None else f"state-{state}", bold=state in ("erased", None))
+
+
+def of_outcome(app: App[Any], outcome: Outcome) -> Style:
+    return style(app, f"verdict-{outcome}", bold=True)
+
+
+def heat(app: App[Any], position: float) -> Style:
+    """Readable text on the ramp's colour at a position from 0 (no risk) to 1."""
+    stop = round(min(1.0, max(0.0, position)) * (HEAT_STOPS - 1))
+    return Style(color=app.theme_variables[f"heat-text-{stop}"], bgcolor=app.theme_variables[f"heat-{stop}"])
+
+
+def of_standing(app: App[Any], standing: Standing) -> Style:
+    """For what is better or worse than before."""
+    colours: dict[Standing, str] = {"better": "verdict-pass", "worse": "verdict-fail", "changed": "warning"}
+    return style(app, colours.get(standing, "muted"), bold=standing in colours)

@@ -1,0 +1,46 @@
+"""Finds the runs that the start screen lists: those of the folder the app was opened in, and those opened before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from quail_audit.runs import RUNS_FOLDER, RunSummary, Writer, list_runs, summarize_run
+from quail_audit.tui.widgets.runs_table import RecentRun, Standing
+from quail_audit.verdict import EXIT_CODE_OF
+
+MOST_RUNS = 50
+_STANDINGS: dict[int, Standing] = {code: outcome for outcome, code in EXIT_CODE_OF.items()}
+
+
+class RecentRuns:
+    """Looks at the runs' folders again and again. Blocks while it does: for a thread.
+
+    Args:
+        runs_folder: where runs go that are not told where.
+    """
+
+    def __init__(self, runs_folder: Path = RUNS_FOLDER) -> None:
+        self._runs_folder = runs_folder
+        # Kept between two looks: a writer on another machine counts as gone when its heart has stood still that long.
+        self._writers: dict[Path, Writer] = {}
+
+    def look(self, remembered: Iterable[str | Path]) -> list[RecentRun]:
+        """The runs there are, the last written first; each once, whatever it was remembered as."""
+        found: dict[Path, RunSummary] = {
+            summary.folder.absolute(): summary for summary in list_runs(self._runs_folder, limit=MOST_RUNS)
+        }
+        for path in map(Path, remembered):
+            if path not in found and (summary := summarize_run(path)) is not None:
+                found[path] = summary
+        runs = [
+            RecentRun(folder, summary.request, self._standing(folder, summary.exit_code), summary.written_s)
+            for folder, summary in found.items()
+        ]
+        return sorted(runs, key=lambda run: run.written_s, reverse=True)[:MOST_RUNS]
+
+    def _standing(self, folder: Path, exit_code: int | None) -> Standing:
+        if exit_code is not None:
+            return _STANDINGS.get(exit_code, "stopped")
+        writer = self._writers.setdefault(folder, Writer(folder))
+        return "running" if writer.is_alive() else "stopped"

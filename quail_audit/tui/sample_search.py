@@ -1,0 +1,49 @@
+"""Searches the texts of samples, which stay in the run's folder. Knows no screen; a thread runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from quail_audit.tui.live_run import AnswersOf, LiveRun
+
+SAMPLES_AT_ONCE = 50  # then whoever searches hears how far it is, and may stop
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How far a search has come.
+
+    Attributes:
+        samples: how many have been looked at.
+        found: numbers of those that have the text, of the ones looked at since the last report.
+    """
+
+    samples: int
+    found: tuple[int, ...]
+
+
+def search(run: LiveRun, samples: Iterable[AnswersOf], text: str) -> Iterator[Searched]:
+    """Look for a text, upper or lower case, in the prompt, the truth and every arm's answer of these samples.
+
+    Reports after every few of them. Stop by not asking for the next report.
+
+    Raises:
+        BadInputError: the run's folder cannot be read any more.
+    """
+    wanted = text.casefold()
+    rest = iter(samples)
+    done = 0
+    while batch := list(islice(rest, SAMPLES_AT_ONCE)):
+        done += len(batch)
+        yield Searched(done, tuple(one.number for one in batch if _has(run, one, wanted)))
+
+
+def _has(run: LiveRun, answers: AnswersOf, wanted: str) -> bool:
+    for place, event in enumerate(run.texts(answers).values()):
+        # prompt and truth are the same on every arm
+        texts = (event.answer,) if place else (event.answer, event.prompt, event.truth)
+        if any(wanted in text.casefold() for text in texts):
+            return True
+    return False

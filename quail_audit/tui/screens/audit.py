@@ -1,0 +1,219 @@
+"""The audit screen: the heat map, the forgetting panel, the layer table and the verdict, live or replayed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.reactive import reactive
+from textual.widgets import Footer, Input, Tab, Tabs
+
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.widgets.forgetting import ForgettingPanel
+from quail_audit.tui.widgets.heat_map import HeatMap
+from quail_audit.tui.widgets.layer_table import LayerTable
+from quail_audit.tui.widgets.run_header import RunHeader
+from quail_audit.tui.widgets.verdict_line import VerdictLine
+
+
+class AuditScreen(QuailScreen[None]):
+    """One run, as it is measured or as it was."""
+
+    HELP = (
+        "One audit: which updates the rounding erased, layer by layer, and which forgotten answers came back. "
+        "The verdict stands at the bottom; everything above says why."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "samples", "Samples", tooltip="Read what every arm answered"),
+        Binding("r", "remediate", "Remediate", tooltip="Retrain the layers at risk"),
+        Binding("c", "compare", "Compare", tooltip="Hold this run against another"),
+        Binding("m", "next_mode", "Map", tooltip="Show another figure in the heat map", show=False),
+        Binding("slash", "filter", "Filter", tooltip="Keep only some layers in the table", show=False),
+        Binding("x", "next_scheme", "Scheme", tooltip="Look at the next quantization scheme", show=False),
+        Binding("e", "export", "Export", tooltip="Write the report or a screenshot to a file"),
+        Binding("ctrl+x", "stop", "Stop", tooltip="Stop the audit; what was measured is kept", show=False),
+        Binding("1", "panel('map')", "Heat map", show=False),
+        Binding("2", "panel('forgetting')", "Forgetting", show=False),
+        Binding("3", "panel('layers')", "Layers", show=False),
+        Binding("escape", "back", "Back", show=False),
+    ]
+
+    scheme: reactive[str] = reactive("", init=False)
+
+    def __init__(self, run: LiveRun) -> None:
+        super().__init__()
+        self.run = run
+        self._seen = -1
+
+    def compose(self) -> ComposeResult:
+        yield RunHeader(id="header")
+        yield Tabs(Tab("Blocks × roles", id="tab-map"), Tab("Forgetting", id="tab-forgetting"), id="which")
+        with Horizontal(id="upper", classes="-map"):
+            yield HeatMap(id="map")
+            yield ForgettingPanel(id="forgetting")
+        yield Input(placeholder="part of a layer's name, or a state; Enter keeps it, Escape clears it", id="filter")
+        yield LayerTable(id="layers")
+        yield VerdictLine(id="verdict")
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#filter").display = False
+        self.query_one(HeatMap).mode = self.quail.settings.heat_map
+        self.query_one(LayerTable).focus()
+        self.show_changes()
+
+    def show_changes(self) -> None:
+        """See QuailScreen."""
+        if not self.scheme and self.run.schemes:
+            self.scheme = self.run.schemes[0]
+        if self.run.changes != self._seen:
+            self._seen = self.run.changes
+            self._show_run()
+        self.query_one(RunHeader).show(self.run, self.scheme)
+        self.query_one(VerdictLine).show(self.run)
+
+    def _show_run(self) -> None:
+        layers = self.run.layers(self.scheme)
+        heat_map = self.query_one(HeatMap)
+        heat_map.show(layers)
+        heat_map.styles.width = min(heat_map.natural_width, self.size.width) if not self._is_narrow else None
+        self.query_one(LayerTable).show(layers)
+        self.query_one(ForgettingPanel).show(self.run, self.scheme)
+
+    def show_theme(self) -> None:
+        """See QuailScreen."""
+        self._seen = -1
+        self.query_one(LayerTable).refresh_colours()
+        self.query_one(HeatMap).refresh()
+        self.show_changes()
+
+    @property
+    def _is_narrow(self) -> bool:
+        return self.has_class("-narrow")
+
+    def on_resize(self) -> None:
+        self._seen = -1  # what fits has changed
+        self.call_after_refresh(self.show_changes)
+
+    def watch_scheme(self) -> None:
+        self.query_one(HeatMap).clear()
+        self.query_one(LayerTable).clear_layers()
+        self._seen = -1
+
+    @on(HeatMap.Highlighted)
+    def _map_moved(self, event: HeatMap.Highlighted) -> None:
+        if not isinstance(event, HeatMap.Opened):
+            self.query_one(LayerTable).point_at(event.layer)
+
+    @on(LayerTable.Highlighted)
+    def _table_moved(self, event: LayerTable.Highlighted) -> None:
+        if not isinstance(event, LayerTable.Opened):
+            self.query_one(HeatMap).point_at(event.layer)
+
+    @on(HeatMap.Opened)
+    @on(LayerTable.Opened)
+    def _open_layer(self, event: HeatMap.Opened | LayerTable.Opened) -> None:
+        from quail_audit.tui.screens.layer import LayerScreen
+
+        order = self.query_one(LayerTable).in_order
+        self.app.push_screen(LayerScreen(self.run, self.scheme, event.layer, order), self._looked_at)
+
+    def _looked_at(self, layer: str | None) -> None:
+        """The cursors go to the layer that was looked at last."""
+        table = self.query_one(LayerTable)
+        if layer is not None and layer != table.current:
+            table.point_at(layer)
+            self.query_one(HeatMap).point_at(layer)
+
+    @on(RunHeader.SchemeClicked)
+    def action_next_scheme(self) -> None:
+        schemes = self.run.schemes
+        if len(schemes) > 1:
+            self.scheme = schemes[(schemes.index(self.scheme) + 1) % len(schemes)]
+            self.show_changes()
+        else:
+            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
+
+    def action_next_mode(self) -> None:
+        heat_map = self.query_one(HeatMap)
+        heat_map.action_next_mode()
+        self.quail.change_settings(heat_map=heat_map.mode)
+
+    def action_panel(self, panel: str) -> None:
+        if panel != "layers":
+            self.query_one(Tabs).active = f"tab-{panel}"
+            self._show_panel(panel)
+        self.query_one(f"#{panel}").focus()
+
+    @on(Tabs.TabActivated)
+    def _tab_activated(self, event: Tabs.TabActivated) -> None:
+        self._show_panel(str(event.tab.id).removeprefix("tab-"))
+
+    def _show_panel(self, panel: str) -> None:
+        """On a narrow screen one of the two upper panels is shown."""
+        upper = self.query_one("#upper")
+        upper.set_class(panel == "map", "-map")
+        upper.set_class(panel == "forgetting", "-forgetting")
+        self._seen = -1
+
+    def action_filter(self) -> None:
+        entry = self.query_one("#filter", Input)
+        entry.display = True
+        entry.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self, event: Input.Changed) -> None:
+        self.query_one(LayerTable).keep(event.value)
+
+    @on(Input.Submitted, "#filter")
+    def _filter_kept(self) -> None:
+        self.query_one("#filter").display = False
+        self.query_one(LayerTable).focus()
+
+    def action_back(self) -> None:
+        entry = self.query_one("#filter", Input)
+        if entry.display:
+            entry.value = ""
+            entry.display = False
+            self.query_one(LayerTable).focus()
+        elif entry.value:
+            entry.value = ""
+        else:
+            self.app.pop_screen()
+
+    def action_samples(self) -> None:
+        if not self.run.samples:
+            self.quail.say("No sample has been answered yet, or the audit was given no data")
+            return
+        from quail_audit.tui.screens.samples import SamplesScreen
+
+        self.app.push_screen(SamplesScreen(self.run, self.scheme))
+
+    def action_remediate(self) -> None:
+        if not self.run.layers(self.scheme):
+            self.quail.say("No layer has been measured yet: what is at risk is not known")
+            return
+        from quail_audit.tui.screens.remediate import RemediateScreen
+
+        self.app.push_screen(RemediateScreen(self.run, self.scheme))
+
+    def action_compare(self) -> None:
+        from quail_audit.tui.screens.compare import CompareScreen
+
+        self.app.push_screen(CompareScreen(self.run))
+
+    def action_export(self) -> None:
+        from quail_audit.tui.screens.export import ExportScreen
+
+        self.app.push_screen(ExportScreen(self.run, self.app.export_screenshot(title="Quail")))
+
+    def action_stop(self) -> None:
+        if self.run.child is None:
+            self.quail.say("This run was not started here, so it is not stopped from here")
+        elif self.run.child.exit_code is None:
+            self.run.child.interrupt()
+            self.quail.say("Stopping; what was measured is kept")

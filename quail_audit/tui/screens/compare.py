@@ -1,0 +1,288 @@
+"""Compare: two runs side by side, the second one also while it is still measured."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path, PurePath
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.widgets import Footer, Input, Static
+
+from quail_audit import wording
+from quail_audit.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
+from quail_audit.errors import BadInputError
+from quail_audit.policy import Policy, read_policy
+from quail_audit.runs import EVENTS
+from quail_audit.tui import palette
+from quail_audit.tui.endings import why_it_stopped
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.widgets.change_table import ChangeTable
+from quail_audit.tui.widgets.score_changes import ScoreChanges
+from quail_audit.untrusted import printable
+
+LIVE_INTERVAL_S = 0.5  # between two comparisons while a run is still measured
+
+
+class CompareScreen(QuailScreen[None]):
+    """A run before and a run after.
+
+    Args:
+        run: the one before.
+        other: the one after; None: the reader picks it first, and the older of the two is the one before.
+    """
+
+    HELP = (
+        "Two audits side by side: their verdicts, every score with its difference, and the layers that changed most. "
+        "Better and worse are said of the unlearned model; the other arms are the same models in both."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "every_arm", "Arms", tooltip="Show every arm, or only those of the unlearned model"),
+        Binding("x", "next_scheme", "Scheme", tooltip="Look at the next scheme that both runs have"),
+        Binding("w", "swap", "Swap", tooltip="Swap before and after"),
+        Binding("slash", "filter", "Filter", tooltip="Keep only some layers in the table"),
+        Binding("p", "pick", "Other run", tooltip="Hold the first run against another one", show=False),
+        Binding("1", "focus_on('scores')", "Scores", show=False),
+        Binding("2", "focus_on('changes')", "Layers", show=False),
+        Binding("escape", "back", "Back"),
+    ]
+
+    def __init__(self, run: LiveRun, other: LiveRun | None = None) -> None:
+        super().__init__()
+        self.before = run
+        self.after = other
+        self.scheme = ""
+        self._every_arm = False
+        self._seen: tuple[object, ...] = ()
+        self._layers_seen: tuple[object, ...] = ()
+        self._compared_s = 0.0
+        self._limit_percent = Policy().max_recovery_percent
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="header")
+        with Horizontal(id="sides"):
+            for side in ("before", "after"):
+                yield Static(id=side, classes="panel")
+        yield Static(id="caveats")
+        with Container(id="differences"):
+            yield ScoreChanges(id="scores")
+            yield ChangeTable(id="changes")
+        yield Input(placeholder="part of a layer's name, or a state; Enter keeps it, Escape clears it", id="filter")
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#filter").display = False
+        self.query_one("#before").border_title = "Before"
+        self.query_one("#after").border_title = "After"
+        self.query_one(ChangeTable).focus()
+        if self.after is None:
+            self.action_pick()
+        else:
+            self.show_changes()
+
+    def on_resize(self) -> None:
+        self._seen = ()  # what fits has changed
+        self.call_after_refresh(self.show_changes)
+
+    def show_changes(self) -> None:
+        """See QuailScreen."""
+        after = self.after
+        if after is None:
+            return
+        now_s = time.monotonic()
+        seen = (self.before.folder, self.before.changes, after.changes, self.scheme, self._every_arm)
+        live = self._seen[3:] == seen[3:] and self._seen[:1] == seen[:1] and not (self.before.is_over and after.is_over)
+        if seen != self._seen and not (live and now_s - self._compared_s < LIVE_INTERVAL_S):
+            self._compared_s = now_s
+            if self._compare(after):
+                self._seen = seen
+        self._show_header(after)
+        for side, run in (("before", self.before), ("after", after)):
+            self.query_one(f"#{side}", Static).update(self._side(run))
+
+    def show_theme(self) -> None:
+        """See QuailScreen."""
+        self._seen, self._layers_seen = (), ()
+        self.show_changes()
+
+    def _compare(self, after: LiveRun) -> bool:
+        """Draw the differences; False while one of the runs has not even begun."""
+        one, other = self.before.request, after.request
+        if self.before.state.started is None or after.state.started is None or one is None or other is None:
+            return False
+        schemes = schemes_of(one, other)
+        if self.scheme not in schemes.both:
+            self.scheme = schemes.both[0] if schemes.both else ""
+        found = compare_scheme(self.before.state.report(), after.state.report(), self.scheme)
+        self._limit_percent = _limit_of(other.policy)
+        self.query_one(ScoreChanges).show(
+            found, self.before, after, every_arm=self._every_arm, limit_percent=self._limit_percent
+        )
+        self._show_layers(found, after)
+        self._show_caveats(found, after)
+        return True
+
+    def _show_layers(self, found: SchemeComparison, after: LiveRun) -> None:
+        """The table is made anew only where layers have come: rows must not move under the reader's eyes."""
+        seen = (self.before.folder, self.scheme, len(found.layers))
+        if seen != self._layers_seen:
+            self._layers_seen = seen
+            self.query_one(ChangeTable).show(found.layers, states_changed(found))
+
+    def _show_header(self, after: LiveRun) -> None:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(" Quail ", style=palette.style(self.app, "accent", bold=True)).append(" Compare  ", style="bold")
+        both = self._schemes(after)
+        shown = f"at {printable(self.scheme)}{' ▾' if len(both) > 1 else ''}" if self.scheme else "no scheme in both"
+        names = f"{_name(self.before)}  ↔  {_name(after)}"
+        room = self.size.width - text.cell_len - len(shown) - 3
+        text.append(printable(names, limit=max(10, room)))
+        text.append(" " * max(2, self.size.width - text.cell_len - len(shown) - 1))
+        self.query_one("#header", Static).update(text.append(shown, style=palette.muted(self.app)))
+
+    def _schemes(self, after: LiveRun) -> tuple[str, ...]:
+        one, other = self.before.request, after.request
+        return schemes_of(one, other).both if one is not None and other is not None else ()
+
+    def _side(self, run: LiveRun) -> Text:
+        """The verdict of a run, or how far it is."""
+        state, muted = run.state, palette.muted(self.app)
+        name = f"  {printable(_name(run))}\n"
+        if state.verdict is not None:
+            outcome = state.verdict.outcome
+            text = Text.assemble(
+                (wording.OUTCOME_MARKS[outcome], palette.of_outcome(self.app, outcome)), (name, "bold")
+            )
+            return text.append(printable("; ".join(reason.message for reason in state.verdict.reasons)))
+        if state.end is not None or run.is_over:
+            message, _ = why_it_stopped(run)
+            text = Text.assemble(("■ STOPPED", palette.style(self.app, "error", bold=True)), (name, "bold"))
+            return text.append(printable(message))
+        left = state.remaining_s
+        remaining = f", ~{wording.duration(left)} left" if left is not None else ""
+        text = Text.assemble(("● measuring", palette.style(self.app, "accent")), (name, "bold"))
+        return text.append(f"{_doing(run)}{remaining}", style=muted)
+
+    def _show_caveats(self, found: SchemeComparison, after: LiveRun) -> None:
+        one, other = self.before.request, after.request
+        said: list[str] = []
+        if one is not None and other is not None:
+            schemes = schemes_of(one, other)
+            said += [f"only before: {', '.join(schemes.only_before)}"] if schemes.only_before else []
+            said += [f"only after: {', '.join(schemes.only_after)}"] if schemes.only_after else []
+            said += caveats(one, other)
+        summarized = self.scheme in self.before.state.summaries and self.scheme in after.state.summaries
+        if summarized and (found.only_before or found.only_after):
+            said.append(f"{len(found.only_before)} layers only before, {len(found.only_after)} only after")
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f" ! {printable('; '.join(said))}", style=palette.style(self.app, "warning"))
+        caveats_line = self.query_one("#caveats", Static)
+        caveats_line.display = bool(said)
+        caveats_line.update(text)
+
+    # Actions
+
+    def action_pick(self) -> None:
+        from quail_audit.tui.screens.pick_run import PickRunScreen
+
+        self.app.push_screen(PickRunScreen(self.before.folder, self.quail.settings.recent_runs), self._picked)
+
+    def _picked(self, folder: Path | None) -> None:
+        if folder is not None:
+            other = self.quail.live_run(folder)
+            self.before, self.after = sorted((self.before, other), key=_written_s)
+            self._seen, self._layers_seen = (), ()
+            self.show_changes()
+        elif self.after is None:
+            self.app.pop_screen()
+
+    def action_swap(self) -> None:
+        if self.after is not None:
+            self.before, self.after = self.after, self.before
+            self._seen, self._layers_seen = (), ()
+            self.show_changes()
+
+    def action_every_arm(self) -> None:
+        self._every_arm = not self._every_arm
+        self.show_changes()
+
+    def action_next_scheme(self) -> None:
+        both = self._schemes(self.after) if self.after is not None else ()
+        if len(both) < 2:
+            self.quail.say("The two runs have no other scheme in common")
+            return
+        self.scheme = both[(both.index(self.scheme) + 1) % len(both)]
+        self.show_changes()
+
+    def action_filter(self) -> None:
+        entry = self.query_one("#filter", Input)
+        entry.display = True
+        entry.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self, event: Input.Changed) -> None:
+        self.query_one(ChangeTable).keep(event.value)
+
+    @on(Input.Submitted, "#filter")
+    def _filter_kept(self) -> None:
+        self.query_one("#filter").display = False
+        self.query_one(ChangeTable).focus()
+
+    def action_focus_on(self, what: str) -> None:
+        self.query_one(f"#{what}").focus()
+
+    def action_back(self) -> None:
+        entry = self.query_one("#filter", Input)
+        if entry.display or entry.value:
+            entry.value = ""
+            entry.display = False
+            self.query_one(ChangeTable).focus()
+        else:
+            self.app.pop_screen()
+
+
+def states_changed(found: SchemeComparison) -> str:
+    """21 erased → carried · 5 drowned → carried · 2 as before"""
+    moved = [((a, b), n) for (a, b), n in found.states if a != b]
+    parts = [f"{n} {a or 'not finite'} → {b or 'not finite'}" for (a, b), n in moved]
+    same = sum(n for (a, b), n in found.states if a == b)
+    return " · ".join([*parts, *([f"{same} as before"] if same else [])])
+
+
+def _written_s(run: LiveRun) -> float:
+    """When a run was last written, in seconds since the epoch."""
+    try:
+        return (run.folder / EVENTS).stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _checkpoint(run: LiveRun) -> str:
+    return run.request.unlearned if run.request is not None else run.folder.name
+
+
+def _name(run: LiveRun) -> str:
+    return PurePath(_checkpoint(run)).name
+
+
+def _doing(run: LiveRun) -> str:
+    state = run.state
+    if state.plan is None:
+        return "opening the checkpoints"
+    running = [arm for arm, report in state.arms.items() if report.elapsed_s is None]
+    if not running:
+        return f"{state.layers_done} of {state.plan.layers} layers"
+    return f"{printable(running[-1])}: {state.samples_done.get(running[-1], 0)} of {state.plan.samples_per_arm} samples"
+
+
+def _limit_of(policy: str | None) -> float:
+    """The limit of recovery; the default where the policy's file is not here, as of a run from another machine."""
+    try:
+        return read_policy(policy).max_recovery_percent
+    except BadInputError:
+        return Policy().max_recovery_percent

@@ -1,0 +1,127 @@
+"""Help: how to read the panel in hand, every key, every term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Static
+
+from quail_audit import wording
+from quail_audit.tui import palette
+
+TERMS: Mapping[str, str] = {
+    "arm": "one checkpoint at one precision: unlearned/nf4 is the unlearned model rounded to nf4",
+    "scheme": "how weights are rounded: nf4, fp4, …",
+    "code": "the integer a scheme stores for a weight; the bucket is the interval of weights that get one code",
+    "bucket overlap": "the share of weights with the same code in both checkpoints; near 1 they are deployed as one",
+    "survival": "how much of the update the rounded model carries: 1 is all of it, 0 is none",
+    "noise": "how loudly rounding speaks over the update it carries",
+    "update/bucket": "the median update in widths of its bucket; below one half it crosses a bound only by luck",
+    **{str(state): meaning for state, meaning in wording.STATE_MEANINGS.items()},
+    "at risk": "a layer that is drowned or erased: its forgetting may not survive rounding",
+    "VerbMem": "does the model continue a text word for word? ROUGE-L F1 × 100 of what it writes",
+    "KnowMem": "does it answer questions about the texts? ROUGE-L F1 × 100",
+    "PrivLeak": "can it be told from its probabilities that it was trained on the texts? 0 is best",
+    "NLL": "mean loss of a text's tokens in nats; low means well known",
+    "recovery": "of what there was to forget, the part that comes back when the unlearned model is rounded",
+    "verdict": "fail: the whole interval of a recovery is above the limit; pass: none of it is; else inconclusive",
+}
+
+
+class HelpScreen(ModalScreen[None]):
+    """Everything that can be asked with `?`."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q", "dismiss_help", "Close"),
+        Binding("j", "scroll(1)", "Down", show=False),
+        Binding("k", "scroll(-1)", "Up", show=False),
+    ]
+
+    def __init__(
+        self, purpose: str, panel: str, how_to_read: tuple[str, ...], keys: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        super().__init__()
+        self._purpose = purpose
+        self._panel = panel
+        self._how_to_read = how_to_read
+        self._keys = keys
+
+    @classmethod
+    def of(cls, screen: Screen[Any]) -> HelpScreen:
+        """The help of a screen, with how to read the panel that has the focus first."""
+        panel, how_to_read = "", ()
+        node: Any = screen.focused
+        while node is not None and not how_to_read:
+            how_to_read = getattr(node, "HOW_TO_READ", ())
+            panel = type(node).__name__
+            node = node.parent
+        return cls(getattr(screen, "HELP", ""), _spaced(panel), how_to_read, _keys_of(screen))
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help", classes="dialog wide"):
+            yield Static(id="help-text")
+
+    def on_mount(self) -> None:
+        scroll = self.query_one("#help")
+        scroll.border_title = "Help"
+        scroll.border_subtitle = "Escape closes"
+        scroll.focus()
+        self.query_one("#help-text", Static).update(self._text())
+
+    def _text(self) -> Text:
+        heading = palette.style(self.app, "accent", bold=True)
+        text = Text()
+        if self._purpose:
+            text.append(f"{self._purpose}\n\n")
+        if self._how_to_read:
+            text.append(f"{self._panel}\n", style=heading)
+            text.append("\n".join(f"  {line}" for line in self._how_to_read) + "\n\n")
+        for group, keys in self._keys.items():
+            text.append(f"Keys: {group}\n", style=heading)
+            for key, what in keys.items():
+                text.append(f"  {key:<14}", style="bold")
+                text.append(f"{what}\n")
+            text.append("\n")
+        text.append("Terms\n", style=heading)
+        for term, meaning in TERMS.items():
+            text.append(f"  {term:<16}", style="bold")
+            text.append(f"{meaning}\n")
+        return text
+
+    def action_dismiss_help(self) -> None:
+        self.dismiss(None)
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one("#help").scroll_relative(y=lines, animate=False)
+
+
+def _keys_of(screen: Screen[Any]) -> dict[str, dict[str, str]]:
+    """Group -> key -> what it does; of the panel in hand, the screen, then the app."""
+    groups: dict[str, dict[str, str]] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if not binding.description or binding.system:
+            continue
+        group = "everywhere" if active.node is screen.app else "here" if active.node is screen else "this panel"
+        keys = groups.setdefault(group, {})
+        what = binding.tooltip or binding.description
+        shown = screen.app.get_key_display(binding)
+        same = next((key for key, said in keys.items() if said == what), None)
+        if same is not None:
+            keys[f"{same} {shown}"] = keys.pop(same)
+        else:
+            keys[shown] = what
+    order = ("this panel", "here", "everywhere")
+    return {group: groups[group] for group in order if group in groups}
+
+
+def _spaced(name: str) -> str:
+    """HeatMap -> Heat map"""
+    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()
+    return words.capitalize()

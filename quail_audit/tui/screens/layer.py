@@ -1,0 +1,244 @@
+"""The layer screen: how far its updates went, where its codes went, what its statistics say; neighbours a key away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Footer, Static, Tab, Tabs
+
+from quail_audit import wording
+from quail_audit.errors import QuailError
+from quail_audit.events import LayerDetail, LayerStatistics
+from quail_audit.tui import layer_views, palette
+from quail_audit.tui.layer_words import state_in_words
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.widgets.histogram import Histogram
+from quail_audit.tui.widgets.layer_figures import LayerFigures
+from quail_audit.tui.widgets.layer_table import end_of
+from quail_audit.tui.widgets.run_header import RunHeader
+from quail_audit.tui.widgets.transitions import Transitions
+from quail_audit.untrusted import printable
+
+NO_DETAIL = (
+    "Nothing to draw: the run did not keep this layer's counts. Runs of older versions have none, and neither has a "
+    "layer with weights that are not finite. Audit again to see them."
+)
+PANELS = ("histogram", "codes", "figures")
+OVERVIEW, CODES = "overview", "codes"
+
+
+class LayerScreen(QuailScreen[str]):
+    """One layer of a run. Its result is the layer that was looked at last.
+
+    Args:
+        run: whose layer.
+        scheme: under which it was measured.
+        layer: its name.
+        order: layers as they stood where this one was chosen.
+    """
+
+    HELP = (
+        "One layer: how far its weights moved in their buckets, which codes became which, and what its statistics say. "
+        "n and p go through the layers as the table had them."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n,right_square_bracket", "next(1)", "Next", tooltip="The next layer of the table"),
+        Binding("p,left_square_bracket", "next(-1)", "Previous", tooltip="The previous layer of the table"),
+        Binding("J", "next_block(1)", "Block below", show=False, tooltip="The same role in the next block"),
+        Binding("K", "next_block(-1)", "Block above", show=False, tooltip="The same role in the block before"),
+        Binding("l,L", "next_role(1)", "Next role", show=False, tooltip="The next role of this block"),
+        Binding("h,H", "next_role(-1)", "Role before", show=False, tooltip="The role before in this block"),
+        Binding("x", "next_scheme", "Scheme", tooltip="The same layer under the next quantization scheme"),
+        Binding("s", "samples", "Samples", tooltip="Read what every arm answered"),
+        Binding("tab", "next_panel(1)", "Panel", tooltip="The next panel"),
+        Binding("shift+tab", "next_panel(-1)", "Panel before", show=False),
+        Binding("1", "panel('histogram')", "Histogram", show=False),
+        Binding("2", "panel('codes')", "Codes", show=False),
+        Binding("3", "panel('figures')", "Statistics", show=False),
+        Binding("escape", "back", "Back", show=False),
+    ]
+
+    def __init__(self, run: LiveRun, scheme: str, layer: str, order: list[str]) -> None:
+        super().__init__()
+        self.run = run
+        self.scheme = scheme
+        self.layer_name = layer
+        self._order = order
+        self._seen = -1
+        self._detail_of: tuple[str, str] | None = None  # scheme and layer that the pictures show
+
+    def compose(self) -> ComposeResult:
+        yield RunHeader(id="header")
+        yield Static(id="layer-title")
+        yield Tabs(Tab("Overview", id="tab-overview"), Tab("Codes", id="tab-codes"), id="parts", classes="strip")
+        with Horizontal(id="layer-parts", classes="-overview"):
+            with Vertical(id="overview"):
+                yield Histogram(id="histogram")
+                yield LayerFigures(id="figures")
+            yield Transitions(id="codes")
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one(Tabs).can_focus = False  # Tab goes from panel to panel, which brings the part it is in
+        self.query_one(LayerFigures).focus()
+        self.show_changes()
+
+    def show_changes(self) -> None:
+        """See QuailScreen."""
+        if self.run.changes != self._seen:
+            self._seen = self.run.changes
+            self._show_layer()
+        self.query_one(RunHeader).show(self.run, self.scheme)
+
+    def show_theme(self) -> None:
+        """See QuailScreen."""
+        self._seen, self._detail_of = -1, None
+        self.show_changes()
+
+    def _show_layer(self) -> None:
+        layer = self.run.layer(self.scheme, self.layer_name)
+        self._show_title(layer)
+        histogram, codes = self.query_one(Histogram), self.query_one(Transitions)
+        figures = self.query_one(LayerFigures)
+        if layer is None:
+            sentence = self._not_measured()
+            figures.say(sentence)
+            histogram.show(None, sentence)
+            codes.show(None, sentence)
+            self._detail_of = None
+            return
+        figures.show(layer, self.run.layers(self.scheme))
+        if self._detail_of != (self.scheme, self.layer_name):
+            self._detail_of = (self.scheme, self.layer_name)
+            detail, sentence = self._detail()
+            histogram.show(detail, sentence)
+            codes.show(detail, sentence)
+
+    def _detail(self) -> tuple[LayerDetail | None, str]:
+        """What is to be drawn, or why there is nothing."""
+        try:
+            return self.run.detail(self.scheme, self.layer_name), NO_DETAIL
+        except QuailError as error:
+            return None, f"The layer's counts cannot be read: {printable(str(error))}"
+
+    def _not_measured(self) -> str:
+        scheme = printable(self.scheme)
+        if self.run.is_over:
+            return f"This layer was not measured under {scheme}: the run ended before. x shows another scheme."
+        return f"Not measured under {scheme} yet. It appears here as soon as it is."
+
+    def _show_title(self, layer: LayerStatistics | None) -> None:
+        width = self.size.width
+        order = self._listed
+        place = f"{order.index(self.layer_name) + 1} of {len(order)}" if self.layer_name in order else ""
+        state = Text(wording.UNKNOWN, style=palette.muted(self.app))
+        if layer is not None:
+            mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
+            risk = "  at risk" if layer.at_risk else ""
+            words = state_in_words(layer)
+            if len(self.layer_name) + len(words) + len(risk) + len(place) + 9 > width:  # the name comes first
+                words = layer.state or "not finite"
+            state = Text(f"{mark} {words}{risk}", style=palette.of_state(self.app, layer.state))
+        room = max(16, width - state.cell_len - len(place) - 6)
+        text = Text(" ", no_wrap=True, overflow="ellipsis")
+        text.append(end_of(printable(self.layer_name), room), style="bold")
+        text.append("  ")
+        text.append_text(state)
+        text.append(" " * max(2, width - text.cell_len - len(place) - 1))
+        text.append(place, style=palette.muted(self.app))
+        self.query_one("#layer-title", Static).update(text)
+
+    def on_resize(self) -> None:
+        self._show_title(self.run.layer(self.scheme, self.layer_name))
+
+    # Going to another layer
+
+    @property
+    def _listed(self) -> Sequence[str]:
+        """Layers in the order they were listed in; in model order, where this one was not among them."""
+        if self.layer_name in self._order:
+            return self._order
+        return [layer.name for layer in self.run.layers(self.scheme)]
+
+    def _go_to(self, layer: str) -> None:
+        self.layer_name = layer
+        self._show_layer()
+
+    def action_next(self, step: int) -> None:
+        self._step(self._listed, step, "layer in the table")
+
+    def action_next_block(self, step: int) -> None:
+        layer = self.run.layer(self.scheme, self.layer_name)
+        if layer is not None and layer.block is not None:
+            column = layer_views.column_of(layer)
+            same = [other for other in self.run.layers(self.scheme) if layer_views.column_of(other) == column]
+            self._step([other.name for other in same], step, "block with this role")
+
+    def action_next_role(self, step: int) -> None:
+        layer = self.run.layer(self.scheme, self.layer_name)
+        if layer is not None:
+            block = [other.name for other in self.run.layers(self.scheme) if other.block == layer.block]
+            self._step(block, step, "role in this block")
+
+    def _step(self, layers: Sequence[str], step: int, what: str) -> None:
+        if self.layer_name not in layers:
+            return
+        place = layers.index(self.layer_name) + step
+        if 0 <= place < len(layers):
+            self._go_to(layers[place])
+        else:
+            self.quail.say(f"This is the {'last' if step > 0 else 'first'} {what}")
+
+    @on(RunHeader.SchemeClicked)
+    def action_next_scheme(self) -> None:
+        schemes = self.run.schemes
+        if len(schemes) < 2:
+            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
+            return
+        self.scheme = schemes[(schemes.index(self.scheme) + 1) % len(schemes)]
+        self._seen = -1
+        self.show_changes()
+
+    def action_samples(self) -> None:
+        from quail_audit.tui.screens.samples import SamplesScreen
+
+        if self.run.samples:
+            self.app.push_screen(SamplesScreen(self.run, self.scheme))
+        else:
+            self.quail.say("No sample has been answered yet, or the audit was given no data")
+
+    # Panels
+
+    def action_panel(self, panel: str) -> None:
+        self._show_part(CODES if panel == "codes" else OVERVIEW)
+        self.query_one(Tabs).active = f"tab-{CODES if panel == 'codes' else OVERVIEW}"
+        self.query_one(f"#{panel}").focus()
+
+    def action_next_panel(self, step: int) -> None:
+        current = self.focused.id if self.focused is not None else None
+        place = PANELS.index(current) if current in PANELS else -1
+        self.action_panel(PANELS[(place + step) % len(PANELS)])
+
+    @on(Tabs.TabActivated)
+    def _tab_activated(self, event: Tabs.TabActivated) -> None:
+        part = str(event.tab.id).removeprefix("tab-")
+        self._show_part(part)
+        if self.has_class("-narrow") and (self.focused is None or not self.focused.display):
+            self.action_panel("codes" if part == CODES else "figures")
+
+    def _show_part(self, part: str) -> None:
+        """On a narrow screen one of the two parts is shown."""
+        parts = self.query_one("#layer-parts")
+        parts.set_class(part == OVERVIEW, "-overview")
+        parts.set_class(part == CODES, "-codes")
+
+    def action_back(self) -> None:
+        """To the audit, which puts its cursor on the layer looked at last."""
+        self.dismiss(self.layer_name)

@@ -1,0 +1,414 @@
+"""The samples screen: what every arm answered, one sample at a time. This is where a reader sees the leak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Footer, Input, Tab, Tabs
+from textual.worker import get_current_worker
+
+from quail_audit import wording
+from quail_audit.errors import QuailError
+from quail_audit.tui.live_run import AnswersOf, LiveRun
+from quail_audit.tui.sample_scores import SampleScores, came_back_in_words
+from quail_audit.tui.sample_search import Searched, search
+from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.widgets.reading_pane import ReadingPane, Sample, as_text
+from quail_audit.tui.widgets.run_header import RunHeader
+from quail_audit.tui.widgets.sample_list import SampleList
+from quail_audit.untrusted import printable
+
+LEAST_PANE_COLUMNS = 66  # beside a list with every arm's score
+
+
+@dataclass
+class Search:
+    """A search, as far as it has come.
+
+    Attributes:
+        text: what is looked for.
+        total: samples there were when it began.
+        done: of them, how many have been looked at.
+        is_over: whether it came to its end, was stopped or failed.
+    """
+
+    text: str
+    total: int
+    done: int = 0
+    is_over: bool = False
+
+
+class SamplesScreen(QuailScreen[None]):
+    """Samples of one metric at a time.
+
+    Args:
+        run: whose samples.
+        scheme: of the rounded arms.
+    """
+
+    HELP = (
+        "Every sample of a metric: the truth, and what each checkpoint answered in full precision and rounded. "
+        "Samples that came back stand first."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "next(1)", "Next", show=False, tooltip="The next sample; the next one found, after a search"),
+        Binding(
+            "p",
+            "next(-1)",
+            "Previous",
+            show=False,
+            tooltip="The previous sample; the previous one found, after a search",
+        ),
+        Binding("N", "next(-1)", "Previous", show=False, tooltip="The same as p, for hands used to vi"),
+        Binding("slash", "search", "Search", tooltip="Search prompts, truths and answers"),
+        Binding("m", "next_metric(1)", "Metric", tooltip="Samples of the next metric"),
+        Binding("M", "next_metric(-1)", "Metric back", show=False),
+        Binding("x", "next_scheme", "Scheme", tooltip="Answers at the next quantization scheme"),
+        Binding("f", "whole_prompt", "Full prompt", show=False, tooltip="Show all of a long prompt, or its end"),
+        Binding("c", "copy", "Copy", tooltip="Copy the sample as text"),
+        Binding("space", "page(1)", "Read on", show=False, tooltip="Scroll the texts by a page"),
+        Binding("b", "page(-1)", "Read back", show=False, tooltip="Scroll the texts back by a page"),
+        Binding("1", "panel('list')", "List", show=False),
+        Binding("2", "panel('pane')", "Texts", show=False),
+        Binding("escape", "back", "Back", show=False),
+    ]
+
+    class Found(Message):
+        """From the thread that searches."""
+
+        def __init__(self, which: Search, searched: Searched) -> None:
+            self.which = which
+            self.searched = searched
+            super().__init__()
+
+    class SearchEnded(Message):
+        """From the thread that searches, its last."""
+
+        def __init__(self, which: Search, problem: QuailError | None = None) -> None:
+            self.which = which
+            self.problem = problem
+            super().__init__()
+
+    def __init__(self, run: LiveRun, scheme: str) -> None:
+        super().__init__()
+        self.run = run
+        self.scheme = scheme
+        self.metric = ""
+        self._metrics: list[str] = []  # in the order of their tabs
+        self._scores: SampleScores | None = None
+        self._search: Search | None = None
+        self._seen = -1
+        self._shown: AnswersOf | None = None  # in the reading pane
+        self._sample: Sample | None = None
+
+    def compose(self) -> ComposeResult:
+        yield RunHeader(id="header")
+        yield Tabs(id="metrics", classes="strip")
+        with Horizontal(id="reading"):
+            yield SampleList(id="list")
+            yield ReadingPane(id="pane")
+        yield Input(placeholder="text in a prompt, the truth or an answer; Enter searches, Escape clears", id="wanted")
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#wanted").display = False
+        self._list.focus()
+        self.show_changes()
+
+    @property
+    def _list(self) -> SampleList:
+        return self.query_one(SampleList)
+
+    @property
+    def _pane(self) -> ReadingPane:
+        return self.query_one(ReadingPane)
+
+    def show_changes(self) -> None:
+        """See QuailScreen."""
+        if self.run.changes != self._seen:
+            self._seen = self.run.changes
+            self._show_metrics()
+            if self._scores is not None and self._scores.take_in():
+                if self._list.rows:
+                    self._list.grow()
+                else:
+                    self._list.open(self._scores)
+                self._read()
+        self.query_one(RunHeader).show(self.run, self.scheme)
+
+    def show_theme(self) -> None:
+        """See QuailScreen."""
+        self._list.refresh()
+        self._shown = None
+        self._read()
+        self.show_changes()
+
+    def _show_metrics(self) -> None:
+        """Add tabs for metrics that have come. They never move."""
+        sampled = {metric for metric, _ in self.run.samples}
+        data = self.run.state.data
+        planned = set(data.samples) if data is not None else set()
+        tabs = self.query_one(Tabs)
+        for metric in self.run.metrics():
+            if metric in sampled | planned and metric not in self._metrics:
+                title = Content(printable(wording.metric_title(metric)))
+                tabs.add_tab(Tab(title, id=f"metric-{len(self._metrics)}"))
+                self._metrics.append(metric)
+        if not self.metric and self._metrics:
+            first = next((metric for metric in self._metrics if metric in sampled), self._metrics[0])
+            self._open(first)
+
+    def _open(self, metric: str, number: int | None = None) -> None:
+        """Show a metric's samples, the cursor on one of them."""
+        self._stop_search()
+        self.metric = metric
+        self._scores = SampleScores(self.run, metric, self.scheme)
+        self._scores.take_in()
+        self.query_one(Tabs).active = f"metric-{self._metrics.index(metric)}"
+        self._list.open(self._scores, number)
+        self._shown = None
+        self._fit()
+        self._read()
+
+    def _fit(self) -> None:
+        """Give the list the columns of every arm's score where the texts keep enough."""
+        full = self._list.full_width + 3
+        narrow = 22
+        self._list.styles.width = full if self.size.width - full >= LEAST_PANE_COLUMNS else narrow
+
+    def on_resize(self) -> None:
+        self._fit()
+
+    # Reading
+
+    @on(SampleList.Highlighted)
+    def _read(self) -> None:
+        """Show the sample under the cursor, where it is not shown already."""
+        row = self._list.row
+        if self._scores is None or row is None:
+            self._shown = self._sample = None
+            self._pane.say(self._nothing())
+            self._pane.border_title = "Nothing to read yet"
+            return
+        answers = self._scores.answers(row)
+        if answers != self._shown:
+            self._show_texts(answers, row)
+        self._title(row)
+
+    def _show_texts(self, answers: AnswersOf, row: int) -> None:
+        assert self._scores is not None  # noqa: S101 - the caller has them
+        same = self._shown is not None and self._shown.number == answers.number
+        self._shown = answers
+        try:
+            texts = self.run.texts(answers)
+        except QuailError as error:
+            self._sample = None
+            self._pane.say(f"The texts cannot be read: {printable(str(error))}")
+            return
+        self._sample = Sample(
+            metric=self.metric,
+            scheme=self.scheme,
+            arms=self._scores.arms,
+            scores=answers.scores,
+            texts=texts,
+            leaks=self._scores.leaks(row),
+        )
+        wanted = self._search.text if self._search is not None else ""
+        self._pane.read(self._sample, wanted, keep_place=same)
+
+    def _nothing(self) -> str:
+        if self.run.is_over:
+            return "No sample of this metric was answered."
+        return "Samples appear here as soon as the first of them are answered."
+
+    def _title(self, row: int) -> None:
+        self._pane.border_title = Text(f"{self._list.place + 1} of {len(self._list.rows)} ── {self._what(row)}")
+        keys = "n next  p previous  ↵ larger"
+        if self._is_enlarged:
+            keys = "n next  p previous  ↵ list"
+        if self._search is not None:
+            keys = self._searched()
+        self._pane.border_subtitle = Text(keys)
+
+    def _what(self, row: int) -> str:
+        assert self._scores is not None  # noqa: S101 - the caller has them
+        return came_back_in_words(self._scores.came_back(row), self.metric, printable(self.scheme))
+
+    def _searched(self) -> str:
+        found = len(self._list.found)
+        assert self._search is not None  # noqa: S101 - the caller asked
+        text = printable(self._search.text, limit=24)
+        if self._search.is_over:
+            return f"“{text}”: {found} found{'  n next  p previous' if found else ''}  esc clears"
+        return f"“{text}”: {found} found in {self._search.done} of {self._search.total}  esc stops"
+
+    def _refresh_title(self) -> None:
+        row = self._list.row
+        if row is not None:
+            self._title(row)
+
+    def action_next(self, step: int) -> None:
+        if self._search is None:
+            self._list.go_to(self._list.place + step)
+        elif not self._list.next_found(step) and self._search.is_over:
+            self.quail.say(f"No sample has “{self._search.text}”; Escape ends the search")
+
+    def action_page(self, pages: int) -> None:
+        pane = self._pane
+        pane.scroll_relative(y=pages * max(1, pane.size.height - 2), animate=False)
+
+    def action_whole_prompt(self) -> None:
+        self._pane.show_all_of_prompt()
+
+    def action_copy(self) -> None:
+        row = self._list.row
+        if self._sample is None or row is None or self._scores is None:
+            self.quail.say("There is no sample to copy yet")
+            return
+        title = f"{wording.metric_title(self.metric)}, sample {self._scores.numbers[row]}: {self._what(row)}"
+        self.app.copy_to_clipboard(as_text(self._sample, printable(title)))
+        self.quail.say("Copied the sample as text")
+
+    # Panels
+
+    @property
+    def _is_enlarged(self) -> bool:
+        return self.has_class("-enlarged")
+
+    @on(SampleList.Enlarged)
+    def action_enlarge(self) -> None:
+        """Give the texts the whole screen, or the list back."""
+        self.toggle_class("-enlarged")
+        (self._pane if self._is_enlarged else self._list).focus()
+        self._refresh_title()
+
+    def action_panel(self, panel: str) -> None:
+        if panel == "list":
+            self.remove_class("-enlarged")
+        self.query_one(f"#{panel}").focus()
+        self._refresh_title()
+
+    @on(Tabs.TabActivated)
+    def _tab_activated(self, event: Tabs.TabActivated) -> None:
+        metric = self._metrics[int(str(event.tab.id).removeprefix("metric-"))]
+        if metric != self.metric:
+            self._open(metric)
+
+    def action_next_metric(self, step: int) -> None:
+        if self.metric in self._metrics:
+            self._open(self._metrics[(self._metrics.index(self.metric) + step) % len(self._metrics)])
+
+    @on(RunHeader.SchemeClicked)
+    def action_next_scheme(self) -> None:
+        """The same sample at the next scheme."""
+        schemes = self.run.schemes
+        if len(schemes) < 2:
+            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
+            return
+        self.scheme = schemes[(schemes.index(self.scheme) + 1) % len(schemes)]
+        row = self._list.row
+        number = self._scores.numbers[row] if self._scores is not None and row is not None else None
+        if self.metric:
+            self._open(self.metric, number)
+        self._seen = -1
+        self.show_changes()
+
+    def action_back(self) -> None:
+        """Out of what was entered last: the search, the large texts, the screen."""
+        entry = self.query_one("#wanted", Input)
+        if entry.display:
+            self._hide_entry()
+        elif self._search is not None:
+            self._stop_search()
+            self._shown = None  # its marks go
+            self._read()
+        elif self._is_enlarged:
+            self.action_enlarge()
+        else:
+            self._stop_search()
+            self.app.pop_screen()
+
+    # Searching
+
+    def action_search(self) -> None:
+        entry = self.query_one("#wanted", Input)
+        entry.display = True
+        entry.focus()
+
+    def _hide_entry(self) -> None:
+        self.query_one("#wanted").display = False
+        (self._pane if self._is_enlarged else self._list).focus()
+
+    @on(Input.Submitted, "#wanted")
+    def _wanted(self, event: Input.Submitted) -> None:
+        self._hide_entry()
+        text = event.value.strip()
+        self._stop_search()
+        if not text or self._scores is None:
+            return
+        place, rows = self._list.place, self._list.rows
+        rows = rows[place:] + rows[:place]  # the sample in hand first, so that the first one found is the next
+        self._search = Search(text, len(rows))
+        samples = map(self._scores.answers, rows)
+        self.run_worker(
+            partial(self._search_in_thread, self._search, samples),
+            group="search",
+            exclusive=True,
+            thread=True,
+            exit_on_error=False,
+        )
+        self._shown = None  # so that it is marked in the texts on screen
+        self._read()
+
+    def _search_in_thread(self, which: Search, samples: Iterator[AnswersOf]) -> None:
+        worker = get_current_worker()
+        try:
+            for searched in search(self.run, samples, which.text):
+                if worker.is_cancelled:
+                    return
+                self.post_message(self.Found(which, searched))
+        except QuailError as error:
+            self.post_message(self.SearchEnded(which, error))
+            return
+        self.post_message(self.SearchEnded(which))
+
+    @on(Found)
+    def _some_found(self, event: Found) -> None:
+        if event.which is not self._search or self._scores is None:
+            return
+        is_first = not self._list.found
+        event.which.done = event.searched.samples
+        self._list.found |= set(event.searched.found)
+        row = self._list.row
+        if is_first and self._list.found and row is not None and self._scores.numbers[row] not in self._list.found:
+            self._list.next_found(1)
+        self._list.refresh()
+        self._refresh_title()
+
+    @on(SearchEnded)
+    def _search_ended(self, event: SearchEnded) -> None:
+        if event.which is not self._search:
+            return
+        event.which.is_over = True
+        if event.problem is not None:
+            self.quail.say(f"The search stopped: {event.problem}", severity="warning")
+        self._refresh_title()
+
+    def _stop_search(self) -> None:
+        self.workers.cancel_group(self, "search")
+        self._search = None
+        self._list.found = set()
+        self._list.refresh()
+
+    def on_unmount(self) -> None:
+        self.workers.cancel_group(self, "search")

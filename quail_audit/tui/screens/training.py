@@ -1,0 +1,274 @@
+"""The training screen: a training as it goes, how it ended, and from there to the audit of its result."""
+
+from __future__ import annotations
+
+import shlex
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, VerticalScroll
+from textual.widgets import Footer, Static
+
+from quail_audit import wording
+from quail_audit.errors import EXIT_INTERRUPTED
+from quail_audit.events import AuditRequest, RunFailed, TrainEval
+from quail_audit.tui import palette
+from quail_audit.tui.endings import TRAINING, why_it_stopped
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live_training import LiveTraining
+from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.widgets.training_plots import TrainingPlots, figure
+from quail_audit.untrusted import printable
+
+BAR_COLUMNS = 24
+FACT_COLUMNS = 17
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+class TrainingScreen(QuailScreen[None]):
+    """One training.
+
+    Args:
+        training: that is followed.
+        before: the audit it began with: what its result is measured and held against; None where that is not at hand.
+    """
+
+    HELP = (
+        "A training as it goes: the loss and its terms step by step, what the rounded model scores on the way, and the "
+        "checkpoints it saves. When it is done, a audits the result and shows before and after side by side."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "audit", "Audit the result", tooltip="Measure the result, and show before and after"),
+        Binding("ctrl+x", "stop", "Stop", tooltip="Stop after this step, with a checkpoint", key_display="^x"),
+        Binding("c", "copy", "Copy command", tooltip="Copy the command that repeats this training"),
+        Binding("1", "focus_on('plots')", "Curves", show=False),
+        Binding("2", "focus_on('facts')", "Facts", show=False),
+        Binding("escape", "back", "Back"),
+    ]
+
+    def __init__(self, training: LiveTraining, before: LiveRun | None) -> None:
+        super().__init__()
+        self.training = training
+        self._before = before
+        self._after: LiveRun | None = None
+        self._seen = -1
+        self._could_do: tuple[bool, bool] | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="header")
+        with Container(id="training"):
+            plots = TrainingPlots(id="plots", classes="panel")
+            plots.border_title = "Steps"
+            yield plots
+            with VerticalScroll(id="facts", classes="panel"):
+                yield Static(id="facts-text", markup=False)
+        yield Static(id="standing")
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#facts").border_title = "Training"
+        self.query_one("#plots").focus()
+        self.show_changes()
+
+    def on_resize(self) -> None:
+        self._seen = -1  # what fits has changed
+        self.call_after_refresh(self.show_changes)
+
+    def show_changes(self) -> None:
+        """See QuailScreen."""
+        if self.training.changes != self._seen:
+            self._seen = self.training.changes
+            self.query_one(TrainingPlots).show(self.training.state.steps)
+            self.query_one("#facts-text", Static).update(self._facts())
+        self.query_one("#header", Static).update(self._header(self.training.idle_s))
+        self.query_one("#standing", Static).update(self._standing())
+        can_do = self.training.is_running_here, self.training.result is not None
+        if can_do != self._could_do:  # the footer is made anew, which must not be seen
+            self._could_do = can_do
+            self.refresh_bindings()
+
+    def show_theme(self) -> None:
+        """See QuailScreen."""
+        self._seen = -1
+        self.show_changes()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The audit of the result is offered once there is one, stopping while there is something to stop."""
+        if action == "audit":
+            return self.training.result is not None
+        if action == "stop":
+            return self.training.is_running_here
+        return True
+
+    # What is drawn
+
+    def _header(self, idle_s: float) -> Text:
+        state, stage = self.training.state, self.training.stage
+        is_over = stage in ("finished", "stopped")
+        muted, accent = palette.muted(self.app), palette.style(self.app, "accent", bold=True)
+        step, total = self._progress()
+        facts = [bar(step / total if total else 0.0), f"{step} / {total}"] if total else []
+        facts.append(wording.duration(state.at_s + (0.0 if is_over else idle_s)))
+        if state.remaining_s is not None and not is_over:
+            facts.append(f"~{wording.duration(max(0.0, state.remaining_s - idle_s))} left")
+        memory = self.training.child.memory_bytes if self.training.child is not None and not is_over else None
+        if memory:
+            facts.append(wording.byte_size(memory))
+        badge = {
+            "finished": Text("✓ FINISHED", style=palette.style(self.app, "verdict-pass", bold=True)),
+            "stopped": Text("■ STOPPED", style=palette.style(self.app, "error", bold=True)),
+            "stopping": Text("◌ stopping", style=palette.style(self.app, "warning")),
+        }.get(stage, Text(f"● {stage}", style=palette.style(self.app, "accent")))
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(" Quail ", style=accent).append(" Training  ", style="bold")
+        shown = "  ".join(facts)
+        room = self.size.width - text.cell_len - len(shown) - badge.cell_len - 6
+        if room >= 10:
+            text.append(f"{printable(self.training.request.objective, limit=room)}  ")
+        text.append(shown, style=muted)
+        text.append(" " * max(2, self.size.width - text.cell_len - badge.cell_len - 1))
+        return text.append_text(badge)
+
+    def _progress(self) -> tuple[int, int]:
+        """Steps made, and planned."""
+        state = self.training.state
+        if state.steps:
+            return state.steps[-1].step, state.steps[-1].total
+        return 0, state.plan.steps if state.plan is not None else 0
+
+    def _facts(self) -> Text:
+        """What changes comes first, so that a low panel shows it."""
+        state, request = self.training.state, self.training.request
+        text = Text()
+        if state.evals:
+            text.append_text(self._scores(state.evals[0], state.evals[-1]))
+        for saved in reversed(state.saved):
+            what = "result" if saved.final else "saved"
+            text.append_text(self._row(f"{what}, step {saved.step}", printable(saved.folder)))
+        if state.plan is not None:
+            plan = state.plan
+            text.append_text(self._row("layers", f"{len(plan.layers)}, {wording.count(plan.weights)} weights"))
+            text.append_text(self._row("samples", f"{plan.forget_samples} forget, {plan.retain_samples} retain"))
+            if plan.margin_logits is not None:
+                text.append_text(self._row("margin γ", f"{figure(plan.margin_logits)} logits"))  # noqa: RUF001
+            if plan.quantization_steps:
+                middle = sorted(plan.quantization_steps.values())[len(plan.quantization_steps) // 2]
+                text.append_text(self._row("Δq, median", f"{wording.magnitude(middle)} in units of weights"))
+        text.append_text(self._row("objective", printable(request.objective)))
+        text.append_text(self._row("result goes to", printable(request.out)))
+        for note in state.notes:
+            text.append(f"\n{printable(note)}\n", style=palette.muted(self.app))
+        return text
+
+    def _row(self, name: str, value: str) -> Text:
+        return Text.assemble((f"{name:<{FACT_COLUMNS}}", palette.muted(self.app)), f"{value}\n")
+
+    def _scores(self, first: TrainEval, last: TrainEval) -> Text:
+        """What the model in training scores, a line for each metric and precision: first, and now if that is later."""
+        moved = first.step != last.step
+        steps = f"{first.step} → {last.step}" if moved else str(last.step)
+        text = Text(f"scores after step {steps}\n", style="bold")
+        for metric, by_precision in last.scores.items():
+            title = wording.metric_title(metric)
+            for precision, score in by_precision.items():
+                before = first.scores.get(metric, {}).get(precision) if moved else None
+                digits = 2 if metric.startswith("nll") else 1
+                shown = f"{score:.{digits}f}" if before is None else f"{before:.{digits}f} → {score:.{digits}f}"
+                text.append(f"{printable(title, limit=FACT_COLUMNS - 1):<{FACT_COLUMNS}}", style="not bold")
+                text.append(f"{printable(precision, limit=12):<8}", style=palette.muted(self.app))
+                text.append(f"{shown}\n", style="not bold")
+                title = ""
+        return text
+
+    def _standing(self) -> Text:
+        stage = self.training.stage
+        if stage == "finished":
+            return self._finished()
+        if stage == "stopped":
+            return self._stopped()
+        muted = palette.muted(self.app)
+        if stage == "stopping":
+            said = " Stopping after this step, with a checkpoint; Ctrl+X again stops at once and saves nothing more"
+            return Text(said, style=palette.style(self.app, "warning"))
+        state = self.training.state
+        if state.steps:
+            last = state.steps[-1]
+            note = f" · {printable(state.notes[-1])}" if state.notes else ""
+            said = f" epoch {last.epoch:.2f} · loss {figure(last.loss)}{note}"
+            return Text(said, style=muted, no_wrap=True, overflow="ellipsis")
+        return Text(" opening the checkpoints" if state.plan is None else " the first step is being made", style=muted)
+
+    def _finished(self) -> Text:
+        text = Text.assemble((" ✓ FINISHED", palette.style(self.app, "verdict-pass", bold=True)))
+        result = self.training.result
+        if result is None:
+            return text.append("  it says of no checkpoint that it was saved")
+        text.append(f"  the result is in {printable(result.folder)}\n")
+        offer = "see before and after again" if self._after is not None else "audit it, and see before and after"
+        return text.append(f"   Press a to {offer}", style=palette.style(self.app, "accent", bold=True))
+
+    def _stopped(self) -> Text:
+        message, mend = why_it_stopped(self.training, TRAINING)
+        end = self.training.state.end
+        was_asked = isinstance(end, RunFailed) and end.exit_code == EXIT_INTERRUPTED
+        style = palette.style(self.app, "warning" if was_asked else "error", bold=True)
+        text = Text.assemble((" ■ STOPPED", style), f"  {printable(message)}\n")
+        saved = self.training.state.saved
+        kept = f"saved: {printable(saved[-1].folder)} (step {saved[-1].step})" if saved else "no checkpoint was saved"
+        return text.append(f"   {printable(mend)} · {kept}", style=palette.muted(self.app))
+
+    # Actions
+
+    def action_stop(self) -> None:
+        """Stop with a checkpoint, after asking; where that goes on already, stop at once."""
+        if not self.training.is_running_here:
+            self.quail.say("This training is not running here, so there is nothing to stop")
+            return
+        from quail_audit.tui.screens.confirm import ConfirmScreen
+
+        step, total = self._progress()
+        question, yes = f"Stop after step {step} of {total}? A checkpoint to go on from is saved first.", "Stop"
+        if self.training.stop_asked:
+            question, yes = "Stop at once? The checkpoint that is being saved may be lost.", "Stop at once"
+        self.app.push_screen(ConfirmScreen(question, yes), self._answered)
+
+    def _answered(self, yes: bool | None) -> None:
+        if yes:
+            self.training.stop()
+            self.show_changes()
+
+    def action_audit(self) -> None:
+        """Measure the result as the run before was measured, and show both; without one, on the training's own data."""
+        from quail_audit.tui.screens.compare import CompareScreen
+
+        result, asked = self.training.result, self.training.request
+        if result is None:
+            self.quail.say("There is no result to audit yet")
+            return
+        request = self._before.request if self._before is not None else None
+        if self._before is None or request is None:
+            self.quail.start_audit(
+                AuditRequest(original=asked.original, unlearned=result.folder, data=asked.data, schemes=(asked.scheme,))
+            )
+            return
+        if self._after is None:
+            self._after = self.quail.measure(request.model_copy(update={"unlearned": result.folder}))
+        self.app.push_screen(CompareScreen(self._before, self._after))
+
+    def action_copy(self) -> None:
+        started, child = self.training.state.started, self.training.child
+        command = started.command if started is not None else ("quail", *(child.arguments if child else ()))
+        self.app.copy_to_clipboard(shlex.join(command))
+        self.quail.say("The command is copied")
+
+    def action_focus_on(self, what: str) -> None:
+        self.query_one(f"#{what}").focus()
+
+
+def bar(share: float) -> str:
+    """Progress from 0 to 1, to an eighth of a column."""
+    eighths = round(min(1.0, max(0.0, share)) * BAR_COLUMNS * 8)
+    whole, part = divmod(eighths, 8)
+    return f"{'█' * whole}{EIGHTHS[part] if part else ''}".ljust(BAR_COLUMNS, "·")

@@ -1,0 +1,147 @@
+"""What the app remembers from one start to the next: the last paths, the theme, the recent runs.
+
+Settings are a convenience, so nothing about them may stop the app: what cannot be read or written is a message.
+Not here: the limits themselves (policy.py) and the themes (themes.py).
+"""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_config_path
+from pydantic import AfterValidator, Field, ValidationError
+
+from quail_audit.events import Model
+from quail_audit.tui.layer_views import Mode
+from quail_audit.tui.themes import DEFAULT_THEME
+from quail_audit.untrusted import printable
+
+FILE = "settings.json"
+LARGEST_BYTES = 256 * 1024
+MOST_RECENT_RUNS = 20
+
+
+def _without_null(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a null character, which no path has")
+    return text
+
+
+def _absolute(text: str) -> str:
+    if not Path(text).is_absolute():
+        raise ValueError("not an absolute path")
+    return text
+
+
+Remembered = Annotated[str, Field(max_length=4096), AfterValidator(_without_null)]
+RunFolder = Annotated[Remembered, AfterValidator(_absolute)]
+
+
+class Settings(Model):
+    """Every field may be missing from the file. A checkpoint is a folder or a name on the hub: kept as typed."""
+
+    original: Remembered = ""
+    unlearned: Remembered = ""
+    retrain: Remembered = ""
+    data: Remembered = ""
+    schemes: Annotated[tuple[Remembered, ...], Field(max_length=32)] = ("nf4",)
+    device: Remembered = "auto"
+    policy: Remembered = ""  # the file with the limits; empty: the defaults
+    theme: Annotated[Remembered, Field(min_length=1, max_length=40)] = DEFAULT_THEME
+    heat_map: Mode = "risk"
+    recent_runs: Annotated[tuple[RunFolder, ...], Field(max_length=MOST_RECENT_RUNS)] = ()  # newest first
+
+    def with_run(self, folder: str | Path) -> "Settings":
+        """With this run as the newest; the same run is listed once, the oldest drop out."""
+        newest = str(Path(folder).absolute())
+        older = tuple(run for run in self.recent_runs if run != newest)
+        return self.changed(recent_runs=(newest, *older)[:MOST_RECENT_RUNS])
+
+    def changed(self, **fields: object) -> "Settings":
+        """With these fields changed; one that cannot be kept, such as a path that is no Unicode, stays as it was.
+
+        Raises:
+            TypeError: there is no such field.
+        """
+        if unknown := fields.keys() - Settings.model_fields.keys():
+            raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
+        return Settings.model_validate(self.model_dump() | {k: v for k, v in fields.items() if _can_be_kept(k, v)})
+
+
+def _can_be_kept(field: str, value: object) -> bool:
+    try:
+        Settings.model_validate({field: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def config_folder() -> Path:
+    """Where settings.json and the folder themes are; the platform's own place, or QUAIL_CONFIG_DIR."""
+    named = os.environ.get("QUAIL_CONFIG_DIR")
+    return Path(named) if named else user_config_path("quail", appauthor=False)
+
+
+def user_themes_folder() -> Path:
+    """Where the user's own themes are; it need not exist."""
+    return config_folder() / "themes"
+
+
+def load_settings() -> tuple[Settings, str | None]:
+    """The settings, or the defaults and what was wrong with the file. No file is no problem: it is the first start."""
+    path = config_folder() / FILE
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            return Settings(), _problem(path, "not a file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except FileNotFoundError:
+        return Settings(), None
+    except (OSError, ValueError) as error:  # ValueError: a null character in QUAIL_CONFIG_DIR
+        return Settings(), _problem(path, _reason(error))
+    if len(data) > LARGEST_BYTES:
+        return Settings(), _problem(path, f"over {LARGEST_BYTES // 1024} KiB")
+    try:
+        return Settings.model_validate_json(data), None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return Settings(), _problem(path, f"{field}: {first['msg']}" if field else first["msg"])
+
+
+def save_settings(settings: Settings) -> str | None:
+    """Write the settings so that a reader sees all of them or the former ones; the last of two writers wins.
+
+    Returns:
+        What went wrong, or None.
+    """
+    path = config_folder() / FILE
+    unfinished: Path | None = None
+    try:
+        path = path.resolve()  # people link such files to a folder of their own; the link stays
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own: two apps that write one temporary file at once would tear it.
+        descriptor, name = tempfile.mkstemp(prefix=f".{FILE}.", suffix=".unfinished", dir=path.parent)
+        unfinished = Path(name)
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(settings.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        return f"cannot save the settings in {printable(str(path))}: {_reason(error)}"
+    finally:
+        if unfinished is not None:
+            with suppress(OSError):  # there is none any more where all went well
+                unfinished.unlink()
+    return None
+
+
+def _problem(path: Path, reason: str) -> str:
+    return f"the settings in {printable(str(path))} are not used: {printable(reason, limit=200)}"
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,225 @@
+"""The forgetting panel: every metric on every arm, with its interval and a small plot over samples, and what came back.
+
+A line of figures and, where there is room, a line of plots for each metric. Widths are fixed, so nothing jumps while
+numbers arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from quail_audit import wording
+from quail_audit.events import Recovery, Score
+from quail_audit.report import FULL
+from quail_audit.tui import palette
+from quail_audit.tui.live_run import LiveRun
+
+TITLE_COLUMNS = 16
+WIDE_ARM, NARROW_ARM = 12, 7  # columns of an arm, with and without its interval
+LEAST_GAUGE, LARGEST_GAUGE = 8, 30  # cells
+GAUGE_LABEL_COLUMNS = 10
+GAUGE_END_PERCENT = 110.0  # a little beyond everything, so that an overshoot shows
+LEAST_HEIGHT_WITH_PLOTS = 14  # lines
+LEFT_BARS, RIGHT_BARS = (0, 0x40, 0x44, 0x46, 0x47), (0, 0x80, 0xA0, 0xB0, 0xB8)  # braille, by height
+POINTS = 100.0  # what a metric scores at most, but for losses
+DEFAULT_LIMIT_PERCENT = 10.0
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What fits.
+
+    Attributes:
+        columns: of each arm that is shown.
+        gauge_cells: 0 where there is no room for a gauge.
+        has_plots: whether each metric has a second line.
+    """
+
+    columns: dict[str, int]
+    gauge_cells: int
+    has_plots: bool
+
+
+class ForgettingPanel(VerticalScroll, can_focus=True):
+    """Scores as they come, and the recovery of every forget metric."""
+
+    HOW_TO_READ: ClassVar[tuple[str, ...]] = (
+        "Forget metrics: high on the original, low on the unlearned. If unlearned/nf4 is high again, it came back.",
+        "The gauge is recovery: 0 % is what may be known, 100 % is what the original knows; ┊ marks the limit.",
+        "~ means so far; ± is the 95 % interval; the little plot has one bar for a few samples, in their order.",
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
+        Binding("enter", "screen.samples", "Samples", show=False),
+    ]
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        self._scores = Static()
+        super().__init__(self._scores, id=id)
+        self._lines = -1
+        self.limit_percent = DEFAULT_LIMIT_PERCENT
+        self.border_title = "Forgetting"
+
+    def show(self, run: LiveRun, scheme: str) -> None:
+        """Draw what is known now."""
+        layout = self._layout(run, scheme)
+        text = _headings(layout, palette.muted(self.app))
+        for metric in run.metrics():
+            text.append_text(self._metric(run, scheme, metric, layout))
+        if not run.metrics():
+            text = Text(_nothing(run), style=palette.muted(self.app))
+        lines = text.plain.count("\n")
+        self._scores.update(text, layout=lines != self._lines)
+        self._lines = lines
+        self.border_title = f"Forgetting at {scheme}" if scheme else "Forgetting"
+        self.border_subtitle = self._progress(run)
+
+    def _layout(self, run: LiveRun, scheme: str) -> _Layout:
+        region = self.scrollable_content_region
+        width = max(40, region.width - 1)
+        has_plots = region.height >= LEAST_HEIGHT_WITH_PLOTS
+        arms = run.arms(scheme)
+        pair, rounded = arms[:4], f"unlearned/{scheme}"
+        for columns in (
+            dict.fromkeys(arms, WIDE_ARM),
+            dict.fromkeys(pair, WIDE_ARM),
+            dict.fromkeys(arms, NARROW_ARM) | ({rounded: WIDE_ARM} if rounded in arms else {}),
+            dict.fromkeys(pair, NARROW_ARM) | ({rounded: WIDE_ARM} if rounded in pair else {}),
+            dict.fromkeys(pair, NARROW_ARM),
+        ):
+            cells = width - TITLE_COLUMNS - sum(columns.values()) - 2 - GAUGE_LABEL_COLUMNS
+            if cells >= LEAST_GAUGE:
+                return _Layout(columns, min(LARGEST_GAUGE, cells), has_plots)
+        return _Layout(dict.fromkeys(pair, NARROW_ARM), 0, has_plots)
+
+    def _metric(self, run: LiveRun, scheme: str, metric: str, layout: _Layout) -> Text:
+        line = Text(f"{wording.metric_title(metric)[: TITLE_COLUMNS - 1]:<{TITLE_COLUMNS}}", no_wrap=True)
+        for arm, columns in layout.columns.items():
+            line.append_text(self._figure(run, metric, arm, columns))
+        if layout.gauge_cells:
+            line.append("  ")
+            line.append_text(self._gauge(run, scheme, metric, layout.gauge_cells))
+        line.append("\n")
+        if layout.has_plots:
+            line.append_text(self._plots(run, metric, layout))
+        return line
+
+    def _plots(self, run: LiveRun, metric: str, layout: _Layout) -> Text:
+        """A plot under each arm's figure, all of a metric to one scale."""
+        line = Text(" " * TITLE_COLUMNS, no_wrap=True)
+        scores = {arm: run.samples[metric, arm].scores for arm in layout.columns if (metric, arm) in run.samples}
+        top = max((max(found, default=0.0) for found in scores.values()), default=0.0)
+        top = top if metric.startswith("nll") else POINTS
+        for number, (arm, columns) in enumerate(layout.columns.items(), start=1):
+            bars = plot(scores.get(arm, ()), min(9, columns - 1), top)
+            line.append(f"{bars:>{columns}}", style=palette.style(self.app, f"plot-{number}"))
+        return line.append("\n")
+
+    def _figure(self, run: LiveRun, metric: str, arm: str, columns: int) -> Text:
+        score = run.state.scores.get(metric, {}).get(arm)
+        figure = wording.with_interval if columns == WIDE_ARM else wording.mean_only
+        if score is not None:
+            return Text(f"{figure(score, metric):>{columns}}", style=Style(bold=True))
+        running = run.state.running.get((arm, metric))
+        muted = palette.muted(self.app)
+        if running is None or metric == "privleak":  # a single sample has no AUC
+            return Text(f"{wording.UNKNOWN:>{columns}}", style=muted)
+        half = running.half_width
+        so_far = Score(mean=running.mean, low=running.mean - (half or 0), high=running.mean + (half or 0), samples=1)
+        shown = wording.mean_only(so_far, metric) if half is None else figure(so_far, metric)
+        return Text(f"{'~' + shown:>{columns}}", style=muted)
+
+    def _gauge(self, run: LiveRun, scheme: str, metric: str, cells: int) -> Text:
+        recovery = run.state.recoveries.get(scheme, {}).get(metric)
+        if recovery is None:
+            percent = run.running_recovery_percent(metric, scheme)
+            if percent is None:
+                return Text("")
+            return self._bar(percent, f"~{percent:.0f} %", palette.muted(self.app), cells)
+        if recovery.percent is None:
+            return Text(recovery.outcome, style=palette.muted(self.app))
+        label = f"{recovery.percent:.0f} % {self._mark(recovery)}"
+        return self._bar(recovery.percent, label, self._style(recovery), cells)
+
+    def _bar(self, percent: float, label: str, style: Style, cells: int) -> Text:
+        limit, filled = gauge_cell(self.limit_percent, cells), gauge_cell(percent, cells)
+        muted = palette.muted(self.app)
+        text = Text()
+        for place in range(cells):
+            if place == limit:
+                text.append("┊", style=palette.style(self.app, "accent", bold=True))
+            else:
+                text.append("█" if place < filled else "·", style=style if place < filled else muted)
+        text.append(f" {label}", style=style)
+        return text
+
+    def _mark(self, recovery: Recovery) -> str:
+        marks = {"recovered": "✗", "held": "✓", "undecided": "?"}
+        return marks.get(recovery.outcome, "")
+
+    def _style(self, recovery: Recovery) -> Style:
+        outcomes = {"recovered": "verdict-fail", "held": "verdict-pass", "undecided": "verdict-inconclusive"}
+        return palette.style(self.app, outcomes.get(recovery.outcome, "muted"), bold=True)
+
+    def _progress(self, run: LiveRun) -> str:
+        plan = run.state.plan
+        running = [arm for arm, report in run.state.arms.items() if report.elapsed_s is None]
+        if plan is None or not running or run.state.end is not None:
+            return ""
+        return f"{running[-1]}: {run.state.samples_done.get(running[-1], 0)} / {plan.samples_per_arm} samples"
+
+
+def gauge_cell(percent: float, cells: int) -> int:
+    """Where a percentage ends on a gauge of so many cells; something that is not nothing fills one."""
+    share = min(1.0, max(0.0, percent) / GAUGE_END_PERCENT)
+    return 0 if percent <= 0 else max(1, round(share * cells))
+
+
+def plot(scores: Sequence[float], cells: int, top: float) -> str:
+    """Bars in braille, two to a cell, for the means of equal runs of scores; blank before there is one.
+
+    Args:
+        scores: in the order of the samples.
+        cells: columns of the screen.
+        top: what the highest bar stands for; the lowest is 0.
+    """
+    count = min(2 * cells, len(scores))
+    edges = [len(scores) * place // max(1, count) for place in range(count + 1)]
+    means = [sum(scores[a:b]) / (b - a) for a, b in pairwise(edges)]
+    heights = [max(1, min(4, math.ceil(4 * mean / top))) if top > 0 else 1 for mean in means]
+    heights += [0] * (2 * cells - count)
+    return "".join(chr(0x2800 + LEFT_BARS[a] + RIGHT_BARS[b]) for a, b in zip(heights[::2], heights[1::2], strict=True))
+
+
+def _headings(layout: _Layout, style: Style) -> Text:
+    """Two lines: the checkpoints, each over its arms, and the arms' precisions."""
+    first = second = " " * TITLE_COLUMNS
+    for checkpoint, group in groupby(layout.columns.items(), key=lambda item: item[0].partition("/")[0]):
+        arms = list(group)
+        columns = sum(width for _, width in arms)
+        first += f"{checkpoint[: columns - 1]:>{columns}}"
+        second += "".join(f"{arm.partition('/')[2] or FULL:>{width}}" for arm, width in arms)
+    if layout.gauge_cells:
+        second += "  came back"
+    return Text(no_wrap=True).append(f"{first}\n{second}\n", style=style)
+
+
+def _nothing(run: LiveRun) -> str:
+    request = run.request
+    if request is not None and request.data is None:
+        return (
+            "Only the weights are measured: no data folder was given.\n"
+            "With one, this shows which forgotten answers come back."
+        )
+    return "Scores appear here as soon as the first samples are answered."

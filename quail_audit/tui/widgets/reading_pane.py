@@ -1,0 +1,275 @@
+"""The reading pane: one sample's prompt, its truth and what every arm answered, with the words shared with the truth.
+
+Everything here was written by data and models: it is shown as text, with nothing in it that acts on a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.style import Style
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Grid, VerticalScroll
+from textual.widgets import Static
+
+from quail_audit.events import SampleScored
+from quail_audit.report import FULL
+from quail_audit.tui import palette
+from quail_audit.tui.sample_scores import LEAK, figure, has_answers
+from quail_audit.tui.shared_words import SharedWords, shared_words
+from quail_audit.untrusted import printable
+
+MOST_ARMS = 5
+MOST_CHARACTERS = 20_000  # of a text on screen; nobody reads further, and a text may have millions
+PROMPT_CHARACTERS = 400  # of a prompt, unless all of it is asked for: its end, which the answers go on from
+NARROWEST_COLUMN = 30
+WIDE_COLUMN = 40
+WIDEST_BAR = 60
+POINTS = 100.0  # what a metric scores at most, but for losses
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is to be read.
+
+    Attributes:
+        metric: whose sample it is.
+        scheme: of the rounded arms.
+        arms: those there are, in the order of LiveRun.arms; some may not have answered yet.
+        scores: arm -> score, of those that have.
+        texts: arm -> its event, of the same.
+        leaks: whether more than half of what was forgotten came back.
+    """
+
+    metric: str
+    scheme: str
+    arms: tuple[str, ...]
+    scores: Mapping[str, float]
+    texts: Mapping[str, SampleScored]
+    leaks: bool = False
+
+    @property
+    def prompt(self) -> str:
+        return next((text.prompt for text in self.texts.values()), "")
+
+    @property
+    def truth(self) -> str:
+        return next((text.truth for text in self.texts.values()), "")
+
+
+class ReadingPane(VerticalScroll, can_focus=True):
+    """One sample at a time; scrolls where it is long."""
+
+    DEFAULT_CLASSES = "panel"
+    HOW_TO_READ: ClassVar[tuple[str, ...]] = (
+        "Words that an answer shares with the truth, in its order, are bold and underlined: ROUGE-L counts these.",
+        "Read the unlearned pair first: gone in full precision and back in the rounded answer is a leak, marked ▲.",
+        "n and p read on; Enter gives the texts the whole screen; f shows all of a long prompt; c copies the sample.",
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "scroll_down", "Down", show=False),
+        Binding("k,up", "scroll_up", "Up", show=False),
+        Binding("g", "scroll_home", "Top", show=False),
+        Binding("G", "scroll_end", "Bottom", show=False),
+        Binding(
+            "enter",
+            "screen.enlarge",
+            "Enlarge",
+            show=False,
+            tooltip="Give the texts the whole screen, or the list back",
+        ),
+    ]
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._sample: Sample | None = None
+        self._wanted = ""
+        self._has_all_of_prompt = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="said")
+        yield Static(id="prompt", classes="text")
+        yield Static(id="truth", classes="text")
+        with Grid(id="answers"):
+            for place in range(MOST_ARMS):
+                yield Static(id=f"answer-{place}", classes="text")
+
+    def on_mount(self) -> None:
+        self.say("")
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence in place of a sample."""
+        self._sample = None
+        for static in self.query(".text"):
+            static.display = False
+        said = self.query_one("#said", Static)
+        said.display = True
+        said.update(Text(sentence, style=palette.muted(self.app)))
+
+    def read(self, sample: Sample, wanted: str = "", *, keep_place: bool = False) -> None:
+        """Show a sample.
+
+        Args:
+            sample: to be read.
+            wanted: a text that was searched for, to be marked.
+            keep_place: whether the same sample was there before, with fewer answers.
+        """
+        self._sample, self._wanted = sample, wanted
+        self.query_one("#said").display = False
+        self._draw()
+        if not keep_place:
+            self.scroll_home(animate=False)
+
+    def show_all_of_prompt(self, *, all_of_it: bool | None = None) -> None:
+        """Show the whole of a long prompt, or its end only."""
+        self._has_all_of_prompt = not self._has_all_of_prompt if all_of_it is None else all_of_it
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        sample = self._sample
+        if sample is None:
+            return
+        self._draw_prompt(sample)
+        self._draw_truth(sample)
+        arms = reading_order(sample)
+        width = self.scrollable_content_region.width
+        columns = columns_in(width, len(arms))
+        grid = self.query_one("#answers", Grid)
+        grid.styles.grid_size_columns = columns
+        for place in range(MOST_ARMS):
+            answer = self.query_one(f"#answer-{place}", Static)
+            answer.display = place < len(arms)
+            if place < len(arms):
+                self._draw_answer(answer, sample, arms[place], width // columns)
+
+    def _draw_prompt(self, sample: Sample) -> None:
+        prompt = self.query_one("#prompt", Static)
+        prompt.display = True
+        hidden = len(sample.prompt) - PROMPT_CHARACTERS
+        cut = hidden > 0 and not self._has_all_of_prompt
+        title = "Prompt" if has_answers(sample.metric) else "Text, its beginning"
+        prompt.border_title = f" {title} ── its end; f shows {hidden:,} characters more " if cut else f" {title} "
+        shown = f"…{sample.prompt[hidden:]}" if cut else sample.prompt
+        prompt.update(self._plain(shown) if shown else Text("none was kept", style=palette.muted(self.app)))
+
+    def _draw_truth(self, sample: Sample) -> None:
+        truth = self.query_one("#truth", Static)
+        reading = _readings(sample.metric)
+        truth.display = bool(sample.truth or reading)
+        truth.border_title = " How to read it " if reading else " Truth "
+        truth.update(Text(reading, style=palette.muted(self.app)) if reading else self._plain(sample.truth))
+
+    def _draw_answer(self, static: Static, sample: Sample, arm: str, columns: int) -> None:
+        rounded = arm == f"unlearned/{sample.scheme}"
+        leaks = rounded and sample.leaks
+        score = figure(sample.scores.get(arm), sample.metric)
+        title = Text(f" {printable(arm)} ── {score} ")
+        if leaks:
+            mark = f"{LEAK} came back " if columns >= WIDE_COLUMN else f"{LEAK} "
+            title.append(mark, style=palette.style(self.app, "verdict-fail", bold=True))
+        static.border_title = title
+        static.set_class(leaks, "-leaks")
+        muted = palette.muted(self.app)
+        text = sample.texts.get(arm)
+        if text is None:
+            static.update(Text("not answered yet", style=muted))
+        elif not has_answers(sample.metric):
+            static.update(self._bar(sample, arm, columns - 4))
+        elif not text.answer:
+            static.update(Text("it answered nothing", style=muted))
+        else:
+            static.update(self._marked(text, leaks=leaks))
+
+    def _bar(self, sample: Sample, arm: str, columns: int) -> Text:
+        """A score that no answer stands behind, as a bar beside those of the other arms."""
+        highest = max(*sample.scores.values(), 0.0) if sample.metric.startswith("nll") else POINTS
+        score = sample.scores.get(arm, 0.0)
+        filled = round(min(columns, WIDEST_BAR) * min(1.0, max(0.0, score) / highest)) if highest > 0 else 0
+        leaks = arm == f"unlearned/{sample.scheme}" and sample.leaks
+        return Text("█" * filled or "▏", style=palette.style(self.app, "verdict-fail" if leaks else "plot-1"))
+
+    def _marked(self, text: SampleScored, *, leaks: bool) -> Text:
+        answer = text.answer[:MOST_CHARACTERS]
+        shared = shared_words(text.truth[:MOST_CHARACTERS], answer)
+        colour = palette.style(self.app, "verdict-fail" if leaks else "accent")
+        marked = marked_text(answer, shared, colour + Style(bold=True, underline=True))
+        self._mark_wanted(marked)
+        if len(text.answer) > MOST_CHARACTERS or not shared.is_whole:
+            marked.append(f" … {len(text.answer):,} characters in all; words are compared up to a limit", self._faint)
+        return marked
+
+    def _plain(self, text: str) -> Text:
+        shown = Text(printable(text[:MOST_CHARACTERS]))
+        self._mark_wanted(shown)
+        if len(text) > MOST_CHARACTERS:
+            shown.append(f" … {len(text) - MOST_CHARACTERS:,} characters more", self._faint)
+        return shown
+
+    @property
+    def _faint(self) -> Style:
+        return palette.muted(self.app) + Style(italic=True)
+
+    def _mark_wanted(self, text: Text) -> None:
+        if self._wanted:
+            text.highlight_words([self._wanted], Style(reverse=True), case_sensitive=False)
+
+
+def _readings(metric: str) -> str:
+    """What a score says that no answer stands behind; empty where there are answers."""
+    if has_answers(metric):
+        return ""
+    if metric.startswith("nll"):
+        return "The mean loss of the text's tokens, in nats: the lower, the better the model knows the text."
+    return "This text's own part of the AUC: near 0 the model knows the forget texts, near 50 it cannot be told."
+
+
+def marked_text(answer: str, shared: SharedWords, style: Style) -> Text:
+    """An answer made printable, its shared words in a style."""
+    text = Text()
+    before = 0
+    for start, end in shared.spans:
+        text.append(printable(answer[before:start]))
+        text.append(printable(answer[start:end]), style)
+        before = end
+    text.append(printable(answer[before:]))
+    return text
+
+
+def reading_order(sample: Sample) -> list[str]:
+    """The unlearned pair first: there a reader sees the leak, also where only two answers fit on the screen."""
+    first = (f"unlearned/{FULL}", f"unlearned/{sample.scheme}")
+    return [arm for arm in first if arm in sample.arms] + [arm for arm in sample.arms if arm not in first]
+
+
+def columns_in(width: int, arms: int) -> int:
+    """How many answers stand side by side: all of them, four, pairs, or one."""
+    if width >= arms * WIDE_COLUMN:
+        return max(1, arms)
+    if width >= 4 * WIDE_COLUMN:
+        return 4
+    return 2 if width >= 2 * NARROWEST_COLUMN else 1
+
+
+def as_text(sample: Sample, title: str) -> str:
+    """A sample as plain lines, for the clipboard: whole texts, with nothing in them that acts on a terminal."""
+    lines = [title, f"Prompt: {printable(sample.prompt)}"]
+    if sample.truth:
+        lines.append(f"Truth: {printable(sample.truth)}")
+    lines += _answers(sample, reading_order(sample))
+    return "\n".join(lines) + "\n"
+
+
+def _answers(sample: Sample, arms: Sequence[str]) -> list[str]:
+    lines = []
+    for arm in arms:
+        text = sample.texts.get(arm)
+        answer = printable(text.answer) if text is not None else "not answered yet"
+        lines.append(f"{printable(arm)} ({figure(sample.scores.get(arm), sample.metric)}): {answer}".rstrip(": "))
+    return lines

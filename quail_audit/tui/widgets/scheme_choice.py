@@ -1,0 +1,84 @@
+"""The schemes to audit under: boxes in a line, as many checked as the reader likes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import HorizontalScroll
+from textual.message import Message
+from textual.widgets import Checkbox
+
+from quail_audit.questions import SchemeChoice
+from quail_audit.untrusted import printable
+
+
+class SchemeBox(Checkbox):
+    """One scheme.
+
+    Args:
+        scheme: its name, as --scheme takes it.
+        checked: to begin with.
+    """
+
+    # Textual's box has the same X on and off, told apart by its colour alone.
+    BUTTON_LEFT = BUTTON_RIGHT = ""
+
+    def __init__(self, scheme: str, checked: bool) -> None:
+        self.BUTTON_INNER = _box(checked)
+        super().__init__(Text(printable(scheme, limit=40)), checked, compact=True)
+        self.scheme = scheme
+
+    def watch_value(self) -> None:
+        self.BUTTON_INNER = _box(self.value)
+        super().watch_value()
+
+
+class SchemeChoices(HorizontalScroll, can_focus=False):
+    """Boxes in a line; the line scrolls where it is longer than the screen."""
+
+    HOW_TO_READ: ClassVar[tuple[str, ...]] = (
+        "A scheme is how the weights will be rounded when the model is deployed: audit the ones you will use.",
+        "Space checks or unchecks one, ← and → go along the line; every scheme takes two more arms of samples.",
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("right,l", "app.focus_next", "Next scheme", show=False),
+        Binding("left,h", "app.focus_previous", "Scheme before", show=False),
+    ]
+
+    class Changed(Message):
+        """Other schemes are checked."""
+
+    def __init__(self, chosen: Sequence[str], *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._begun_with = tuple(chosen)
+
+    def compose(self) -> ComposeResult:
+        for scheme in self._begun_with:
+            yield SchemeBox(scheme, True)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Those checked, in the order they stand."""
+        return tuple(box.scheme for box in self.query(SchemeBox) if box.value)
+
+    async def offer(self, schemes: Sequence[SchemeChoice]) -> None:
+        """Show these too, unchecked. One that is checked and not among them stays, to be seen and unchecked."""
+        boxes = {box.scheme: box for box in self.query(SchemeBox)}
+        for scheme in schemes:
+            box = boxes.get(scheme.name)
+            if box is None:
+                box = SchemeBox(scheme.name, False)
+                await self.mount(box)
+            box.tooltip = Text(printable(f"{scheme.title}; {scheme.bits_per_weight:.3g} bits a weight"))
+
+    def on_checkbox_changed(self, event: Checkbox.Changed) -> None:
+        event.stop()
+        self.post_message(SchemeChoices.Changed())
+
+
+def _box(checked: bool) -> str:
+    return "[✓]" if checked else "[ ]"

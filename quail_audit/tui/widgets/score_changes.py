@@ -1,0 +1,144 @@
+"""Two runs' scores side by side: every metric on every arm, what came back, and which is better, in words."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from quail_audit import wording
+from quail_audit.comparison import (
+    CHECKPOINT_THAT_CHANGES,
+    STANDING_MARKS,
+    RecoveryChange,
+    SchemeComparison,
+    ScoreChange,
+    Standing,
+)
+from quail_audit.events import Recovery, Score
+from quail_audit.tui import palette
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.untrusted import printable
+
+TITLE_COLUMNS, ARM_COLUMNS, FIGURE_COLUMNS, DIFFERENCE_COLUMNS = 16, 15, 15, 9
+NARROW_FIGURE_COLUMNS = 11
+WIDTH_WITH_INTERVALS = TITLE_COLUMNS + ARM_COLUMNS + 2 * FIGURE_COLUMNS + DIFFERENCE_COLUMNS + 13
+
+
+class ScoreChanges(VerticalScroll, can_focus=True):
+    """Scores before and after. Forget metrics are better low, retain metrics high; of losses it is the other way."""
+
+    HOW_TO_READ: ClassVar[tuple[str, ...]] = (
+        "▲ better and ▼ worse: the 95 % intervals do not overlap. = same: they do, so nothing can be told apart.",
+        "Forget metrics are better low and retain metrics high; of NLL it is the other way round. ≠ is neither.",
+        "came back: how much of what was forgotten returns at this scheme; at most the limit is wanted.",
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
+    ]
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id, classes="panel")
+        self.border_title = "Scores"
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="score-changes")
+
+    def show(
+        self, found: SchemeComparison, before: LiveRun, after: LiveRun, *, every_arm: bool, limit_percent: float
+    ) -> None:
+        """Draw what is known now."""
+        self._has_intervals = self.scrollable_content_region.width > WIDTH_WITH_INTERVALS
+        self._columns = FIGURE_COLUMNS if self._has_intervals else NARROW_FIGURE_COLUMNS
+        self.border_subtitle = "v: every arm" if not every_arm else "v: only what changes"
+        text = self._headings()
+        recoveries = {change.metric: change for change in found.recoveries}
+        known = dict.fromkeys([*recoveries, *(change.metric for change in found.scores)])
+        for metric in [metric for metric in before.metrics() if metric in known] or known:
+            title = wording.metric_title(metric)
+            for change in found.scores:
+                if change.metric == metric and (every_arm or change.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/")):
+                    text.append_text(self._score(title, change, before, after))
+                    title = ""
+            if metric in recoveries:
+                text.append_text(self._recovery(title, recoveries[metric], limit_percent))
+        if not known:
+            text = Text("Neither run has scores: both were given no data.", style=palette.muted(self.app))
+        self.query_one("#score-changes", Static).update(text)
+
+    def _headings(self) -> Text:
+        columns = self._columns
+        heading = f"{'':{TITLE_COLUMNS + ARM_COLUMNS}}{'before':>{columns}}   {'after':>{columns}}"
+        text = Text(no_wrap=True, overflow="ellipsis")
+        return text.append(f"{heading}{'change':>{DIFFERENCE_COLUMNS}}\n", style=palette.muted(self.app))
+
+    def _line(
+        self, title: str, what: str, before: Text, after: Text, difference: str, standing: Standing, aside: str = ""
+    ) -> Text:
+        muted = palette.muted(self.app)
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{printable(title, limit=TITLE_COLUMNS - 1):<{TITLE_COLUMNS}}")
+        line.append(f"{printable(what, limit=ARM_COLUMNS - 1):<{ARM_COLUMNS}}", style=muted)
+        line.append_text(self._right(before)).append(" → ", style=muted).append_text(self._right(after))
+        line.append(f"{difference:>{DIFFERENCE_COLUMNS}}  ")
+        said = "" if standing == "unknown" else f"{STANDING_MARKS[standing]} {standing}"
+        line.append(said, style=palette.of_standing(self.app, standing))
+        if aside and self._has_intervals:
+            line.append(f"  {aside}", style=muted)
+        return line.append("\n")
+
+    def _right(self, figure: Text) -> Text:
+        return Text(" " * max(0, self._columns - figure.cell_len)).append_text(figure)
+
+    def _score(self, title: str, change: ScoreChange, before: LiveRun, after: LiveRun) -> Text:
+        digits = 2 if change.metric.startswith("nll") else 1
+        difference = "" if change.difference is None else signed(change.difference, digits)
+        return self._line(
+            title,
+            change.arm,
+            self._figure(change.before, change, before),
+            self._figure(change.after, change, after),
+            difference,
+            change.standing,
+        )
+
+    def _figure(self, score: Score | None, change: ScoreChange, run: LiveRun) -> Text:
+        """A score, or the mean so far while its samples are being answered."""
+        if score is not None:
+            shown = wording.with_interval if self._has_intervals else wording.mean_only
+            return Text(shown(score, change.metric), style="bold")
+        so_far = run.state.running.get((change.arm, change.metric))
+        if so_far is None or change.metric == "privleak":  # a single sample has no AUC
+            return Text(wording.UNKNOWN, style=palette.muted(self.app))
+        digits = 2 if change.metric.startswith("nll") else 1
+        return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted(self.app))
+
+    def _recovery(self, title: str, change: RecoveryChange, limit_percent: float) -> Text:
+        before, after = change.before, change.after
+        difference = ""
+        if before is not None and after is not None and before.percent is not None and after.percent is not None:
+            difference = f"{signed(after.percent - before.percent, 0)} %"
+        limit = "" if after is not None and after.outcome == "reported only" else f"limit {limit_percent:g} %"
+        return self._line(
+            title, "came back", self._percent(before), self._percent(after), difference, change.standing, limit
+        )
+
+    def _percent(self, recovery: Recovery | None) -> Text:
+        if recovery is None:
+            return Text(wording.UNKNOWN, style=palette.muted(self.app))
+        if recovery.percent is None:
+            return Text(recovery.outcome[: self._columns], style=palette.muted(self.app))
+        if recovery.low is None or recovery.high is None or not self._has_intervals:
+            return Text(f"{round(recovery.percent)} %", style="bold")
+        return Text(f"{round(recovery.percent)} % {round(recovery.low)}–{round(recovery.high)}", style="bold")
+
+
+def signed(value: float, digits: int) -> str:
+    """With its sign, but for what rounds to nothing."""
+    shown = f"{value:+.{digits}f}"
+    return shown.replace("-", "−") if float(shown) else f"{0:.{digits}f}"

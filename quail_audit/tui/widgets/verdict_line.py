@@ -1,0 +1,67 @@
+"""The line that says how it stands in words: the current sample while it is measured, the verdict when it is over."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.widgets import Static
+
+from quail_audit import wording
+from quail_audit.tui import palette
+from quail_audit.tui.endings import why_it_stopped
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.untrusted import printable
+
+PROMPT_CHARACTERS = 40
+
+
+class VerdictLine(Static):
+    """Three lines at most."""
+
+    _shown: Text | None = None
+
+    def show(self, run: LiveRun) -> None:
+        """Draw what is known now."""
+        state = run.state
+        if state.verdict is not None:
+            text = self._verdict(run)
+        elif state.end is not None or run.is_over:
+            text = self._failure(run)
+        else:
+            text = self._doing(run)
+        if text != self._shown:
+            # One line while it is measured; only the end may take more, and then what is above must make room.
+            self.update(text, layout=state.end is not None or run.is_over)
+            self._shown = text
+
+    def _verdict(self, run: LiveRun) -> Text:
+        verdict = run.state.verdict
+        assert verdict is not None  # noqa: S101 - the caller asked
+        text = Text.assemble(
+            (f" {wording.OUTCOME_MARKS[verdict.outcome]}", palette.of_outcome(self.app, verdict.outcome)), "  "
+        )
+        text.append(printable("; ".join(reason.message for reason in verdict.reasons)))
+        return text
+
+    def _failure(self, run: LiveRun) -> Text:
+        message, mend = why_it_stopped(run)
+        text = Text.assemble((" ■ STOPPED", palette.style(self.app, "error", bold=True)), f"  {printable(message)}")
+        text.append(f"\n   {printable(mend)}", style=palette.muted(self.app))
+        return text
+
+    def _doing(self, run: LiveRun) -> Text:
+        state = run.state
+        text = Text(" ", style=palette.muted(self.app), no_wrap=True, overflow="ellipsis")
+        if state.last_sample is not None:
+            sample = state.last_sample
+            text.append(f"{sample.arm} · {wording.metric_title(sample.metric)} · {sample.done} of {sample.total} · ")
+            text.append(f"{sample.score:.1f}  …{printable(sample.prompt[-PROMPT_CHARACTERS:])} → ")
+            text.append(printable(sample.answer, limit=400))
+        elif state.arms:
+            text.append(f"{list(state.arms)[-1]}: the first samples are being answered")
+        elif state.plan is not None:
+            text.append(f"{state.layers_done} of {state.plan.layers} layers measured")
+        elif state.started is not None:
+            text.append("opening the checkpoints")
+        else:
+            text.append("starting")
+        return text

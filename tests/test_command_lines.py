@@ -1,0 +1,86 @@
+"""A request becomes a command line that means the same request."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from quail_audit import cli
+from quail_audit.command_lines import audit_arguments, train_arguments
+from quail_audit.events import AuditRequest, TrainRequest
+
+words = st.text("abcXYZ09_./- é", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
+several = st.lists(words, min_size=1, max_size=3, unique=True).map(tuple)
+requests = st.builds(
+    AuditRequest,
+    original=words,
+    unlearned=words,
+    retrain=st.none() | words,
+    retrain_auc=st.none() | st.floats(0.01, 0.99),
+    data=st.none() | words,
+    schemes=several,
+    metrics=st.none() | several,
+    skip_modules=st.none() | several,
+    max_samples=st.none() | st.integers(1, 10**6),
+    batch_size=st.none() | st.integers(1, 512),
+    device=st.sampled_from(("auto", "cpu", "cuda:1")),
+    dtype=st.sampled_from(("auto", "bfloat16")),
+    seed=st.integers(0, 2**31),
+    policy=st.none() | words,
+)
+
+
+def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[AuditRequest, dict[str, Any]]:
+    seen: list[tuple[AuditRequest, dict[str, Any]]] = []
+
+    def record(request: AuditRequest, **others: Any) -> int:
+        seen.append((request, others))
+        return 0
+
+    monkeypatch.setattr(cli, "audit_and_show", record)
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    return seen[0]
+
+
+@given(request=requests)
+def test_the_command_reads_back_as_the_same_request(request: AuditRequest) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        found, others = parsed(audit_arguments(request, run_dir=Path("runs/1")), monkeypatch)
+    assert found == request
+    assert others["run_dir"] == Path("runs/1")
+
+
+def test_what_has_its_default_is_left_out() -> None:
+    assert audit_arguments(AuditRequest(original="a", unlearned="b")) == ["audit", "a", "b"]
+
+
+def test_a_training_is_written_with_the_options_of_the_design() -> None:
+    request = TrainRequest(
+        original="a",
+        unlearned="b",
+        data="d",
+        out="o",
+        layers=("block:3-7", "role:down_proj"),
+        margin_logits=5.0,
+        learning_rate=1e-4,
+        report="runs/1",
+    )
+    assert train_arguments(request, run_dir=Path("r")) == [
+        *("train", "a", "b", "--data", "d", "--out", "o", "--margin", "5"),
+        *("--layers", "block:3-7", "--layers", "role:down_proj", "--report", "runs/1"),
+        *("--learning-rate", "0.0001", "--run-dir", "r"),
+    ]
+
+
+def test_every_field_of_a_request_has_an_option() -> None:
+    command = typer.main.get_command(cli.app).commands["audit"]  # type: ignore[attr-defined]
+    options = {option for parameter in command.params for option in parameter.opts}
+    for field in AuditRequest.model_fields:
+        request = AuditRequest.model_construct(**{**AuditRequest(original="a", unlearned="b").__dict__, field: "x"})
+        given_options = {part for part in audit_arguments(request) if part.startswith("--")}
+        assert given_options <= options, field

@@ -1,0 +1,43 @@
+"""Driving the app in tests: opening it on a run, and waiting for what it does by itself."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from quail_audit.tui.app import QuailApp
+
+PATIENCE_S = 20.0
+
+
+@asynccontextmanager
+async def app_on(run: Path | None = None, size: tuple[int, int] = (120, 40)) -> AsyncIterator[Pilot[None]]:
+    """The app on a run that is over, with everything read and drawn."""
+    app = QuailApp(run)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        if run is not None:
+            await until(pilot, lambda: all(live.is_over for live in app.live_runs.values()))
+        await settled(pilot)
+        yield pilot
+
+
+async def until(pilot: Pilot[None], is_so: Callable[[], bool]) -> None:
+    """Wait for something that the app does by itself."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, "it never came"
+        await pilot.pause(0.02)
+
+
+async def settled(pilot: Pilot[None]) -> None:
+    """Wait until the screen on top has drawn what is known."""
+    await pilot.pause(0.2)
+    await pilot.pause()
+
+
+def screen_text(pilot: Pilot[None]) -> str:
+    """What is on the screen, line by line."""
+    compositor = pilot.app.screen._compositor
+    return "\n".join("".join(segment.text for segment in strip) for strip in compositor.render_strips())
