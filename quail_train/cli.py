@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from quail_audit.errors import EXIT_FAIL
+from quail_audit.errors import EXIT_FAIL, EXIT_PASS
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from quail_audit.events import AuditRequest
     from quail_train.demo import DemoProgress, Stage
 
 TITLES: dict[Stage, str] = {
@@ -34,6 +35,11 @@ EXPLANATION = (
     "with them what was forgotten. "
     f"The audit caught it and exits with {EXIT_FAIL} (fail): that is how this demo is meant to end."
 )
+REPAIRED = (
+    "The layers at risk were retrained: the hinge holds the rounded model's logits on the forget set away from the "
+    "original's, and the rounded model is asked to keep the retain set. The forgetting is now in the 4-bit weights, "
+    "and the audit passes."
+)
 
 
 def demo(
@@ -41,15 +47,20 @@ def demo(
         Path, typer.Argument(metavar="DIR", help="Where it is built, or was: a finished demo is used again.")
     ] = Path("quail-demo"),
     seed: Annotated[int, typer.Option(help="Of the texts and the weights.", min=0)] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Then retrain the layers at risk, and audit the result.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> int:
     """Build a small model that seems to forget, audit it, and see the forgotten come back at 4 bits.
 
     Makes an original, an unlearned and a retrained checkpoint and data in MUSE layout from invented texts, then runs
     quail audit on them. Takes about two minutes on two cores. Ends with the audit's exit code, 1, as it should.
+    With --repair it goes on: quail train makes DIR/repaired, whose audit passes, so the exit code is 0.
     """
     from quail_audit.cli import audit_and_show
     from quail_audit.events import AuditRequest
+    from quail_audit.runs import RUNS_FOLDER, new_run_id
     from quail_train.demo import build_demo
 
     with _shown(None if quiet else sys.stderr) as show:
@@ -60,18 +71,44 @@ def demo(
         unlearned=str(folder / "unlearned"),
         retrain=str(folder / "retrain"),
         data=str(folder / "data"),
+        schemes=("nf4", "fp4") if repair else ("nf4",),
     )
     command = ["quail", "audit", request.original, request.unlearned, "--retrain", str(request.retrain)]
     if not quiet:
         typer.echo(f"now: {shlex.join([*command, '--data', str(request.data)])}", err=True)
-    code = audit_and_show(request, quiet=quiet)
-    _explain(code)
+    run = RUNS_FOLDER / new_run_id()
+    code = audit_and_show(request, run_dir=run, quiet=quiet)
+    _explain(code, repaired_next=repair)
+    return _repair(request, run, quiet=quiet) if repair and code == EXIT_FAIL else code
+
+
+def _repair(audited: AuditRequest, run: Path, *, quiet: bool) -> int:
+    """Retrain the layers at risk, as quail train does it, and audit the result; return the audit's exit code."""
+    from quail_train.demo_repair import repair_of
+    from quail_train.train_cli import train_and_show
+
+    request, command = repair_of(audited, run)
+    if not quiet:
+        typer.echo(f"now: {shlex.join(command)}", err=True)
+    code = train_and_show(request, command=command, overwrite=True, quiet=quiet)
+    if code == EXIT_PASS:
+        typer.echo(f"\n{REPAIRED}\n")
     return code
 
 
-def _explain(code: int) -> None:
-    if code == EXIT_FAIL:
+def _as_typed() -> str:
+    """The command as this process was started, which works again whether it is on the path or not."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "quail" else "quail"
+
+
+def _explain(code: int, *, repaired_next: bool) -> None:
+    if code == EXIT_FAIL and repaired_next:
         typer.echo(f"\n{EXPLANATION}\n")
+    elif code == EXIT_FAIL:
+        typer.echo(f"\n{EXPLANATION}\n")
+        typer.echo(f"Look closer, in the app: {_as_typed()}")
+        typer.echo("See it repaired: quail demo --repair")
         typer.echo("Next, on your own checkpoints: quail audit ORIGINAL UNLEARNED --data DATA")
     else:
         typer.echo(f"\nThe demo was meant to end with exit code {EXIT_FAIL} (fail), and ended with {code}.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_cli import quail
 
-from quail_audit.runs import read_report
+from quail_audit.runs import read_report, replay
 
 pytestmark = pytest.mark.slow
 
@@ -43,3 +43,28 @@ def test_a_built_demo_is_used_again(folder: Path) -> None:
     assert done.returncode == 1
     assert "already built" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_repair_holds(folder: Path) -> None:
+    """Forgotten at 4 bits as well as a model that never knew, and what must stay has stayed; in under a minute."""
+    done = quail("demo", "--repair", cwd=folder, limit_s=900)
+    assert done.returncode == 0, done.stderr
+    assert "the audit passes" in done.stdout
+    runs = sorted((folder / ".quail" / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
+    (run,) = (run for run in runs if (run / "audit").exists())
+    report = read_report(run / "audit")
+    for scheme in ("nf4", "fp4"):
+        measured = report.schemes[scheme]
+        verbmem = {arm: score.mean for arm, score in measured.metrics["verbmem_forget"].items()}
+        assert verbmem[f"unlearned/{scheme}"] <= verbmem["retrain/full"] + 5
+        kept = {arm: score.mean for arm, score in measured.metrics["verbmem_retain"].items()}
+        assert kept[f"unlearned/{scheme}"] >= 0.95 * kept["original/full"]
+        for recovery in (measured.recovery["verbmem_forget"], measured.recovery["knowmem_forget"]):
+            assert recovery.high is not None
+            assert recovery.high <= 10
+    events = list(replay(run))
+    (saved,) = (event for event in events if event.type == "checkpoint_saved")
+    assert saved.at_s < 60
+    card = (Path(folder) / saved.folder / "README.md").read_text()
+    assert "quail train" in card
+    assert "VerbMem, forget" in card

@@ -63,7 +63,7 @@ def test_the_audit_decides_the_exit_code(
 ) -> None:
     asked: list[AuditRequest] = []
 
-    def audit_and_show(request: AuditRequest, *, quiet: bool) -> int:
+    def audit_and_show(request: AuditRequest, *, run_dir: Path, quiet: bool) -> int:
         asked.append(request)
         assert not quiet
         return code

@@ -1,0 +1,134 @@
+"""The model card of a trained checkpoint: what it was made of, how, by which command, and how it scored."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import quail_audit
+from quail_audit import wording
+from quail_audit.events import TrainEval, TrainingPlanned, TrainRequest
+from quail_audit.untrusted import printable
+
+NAME = "README.md"
+
+
+def write_card(
+    folder: Path,
+    request: TrainRequest,
+    planned: TrainingPlanned,
+    command: tuple[str, ...],
+    *,
+    steps: int,
+    evals: tuple[TrainEval, ...],
+) -> None:
+    """Write the card into the checkpoint's folder.
+
+    Args:
+        folder: of the checkpoint.
+        request: of the training.
+        planned: what was trained.
+        command: that repeats it.
+        steps: made.
+        evals: scores of the checkpoint it began as and of this one, where they were audited.
+    """
+    (folder / NAME).write_text(
+        card(request, planned, command, steps=steps, evals=evals), encoding="utf-8", errors="backslashreplace"
+    )
+
+
+def card(
+    request: TrainRequest,
+    planned: TrainingPlanned,
+    command: tuple[str, ...],
+    *,
+    steps: int,
+    evals: tuple[TrainEval, ...],
+) -> str:
+    """The card as Markdown."""
+    source = request.unlearned if request.init == "unlearned" else request.original
+    front = {"library_name": "transformers", "base_model": request.original, "tags": ["unlearning", "quail"]}
+    made = (
+        f"Made by Quail {quail_audit.__version__} (`quail train`). {len(planned.layers)} layers were trained "
+        f"({wording.count(planned.weights)} weights); every other weight is that of {_code(source)} to the last bit."
+    )
+    return "\n".join(
+        [
+            "---",
+            *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
+            "---",
+            "",
+            f"# {_code(source)}, retrained so that its forgetting survives quantization",
+            "",
+            made,
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in _rows(request, planned, steps).items()),
+            "",
+            "## Scores",
+            "",
+            *_scores(evals, request),
+            "",
+            "## The command",
+            "",
+            "```sh",
+            printable(shlex.join(command)).replace("```", ""),
+            "```",
+            "",
+        ]
+    )
+
+
+def _rows(request: TrainRequest, planned: TrainingPlanned, steps: int) -> Mapping[str, str]:
+    rows = {
+        "original": _code(request.original),
+        "unlearned": _code(request.unlearned),
+        "training began with": f"the {request.init}",
+        "data": f"{_code(request.data)}: {planned.forget_samples} forget and {planned.retain_samples} retain samples",
+        "objective": _code(request.objective),
+        "retain weight, alpha": f"{request.retain_weight:g}",
+    }
+    if planned.margin_logits is not None:
+        rows |= {
+            "hinge": f"{request.hinge}, on weights in {request.hinge_precision} precision",
+            "hinge weight, lambda": f"{request.hinge_weight:g}",
+            "margin, gamma": f"{planned.margin_logits:.4g}"
+            + (" (half the quantization step)" if request.margin_logits is None else ""),
+        }
+    if "l1" in request.objective.split("_"):
+        rows["L1 weight, mu"] = f"{request.l1_weight:g}"
+    rows |= {
+        "scheme": _code(request.scheme),
+        "layers": ", ".join(_code(layer) for layer in request.layers),
+        "steps": f"{steps} of {request.batch_size} forget samples, learning rate {request.learning_rate:g}",
+        "seed": str(request.seed),
+    }
+    return rows
+
+
+def _scores(evals: tuple[TrainEval, ...], request: TrainRequest) -> list[str]:
+    if len(evals) < 2:
+        return ["Not audited. Audit it before it is used: `quail audit ORIGINAL THIS --data DATA`."]
+    before, after = evals[0], evals[-1]
+    precisions = list(dict.fromkeys(precision for found in after.scores.values() for precision in found))
+    lines = [
+        "Before → after, measured by `quail audit`; full is full precision. ROUGE and AUC in percent, NLL in nats.",
+        "",
+        "| | " + " | ".join(precisions) + " |",
+        "|---" * (len(precisions) + 1) + "|",
+    ]
+    for metric, found in after.scores.items():
+        cells = [
+            f"{wording.figure(before.scores.get(metric, {}).get(precision), metric)} → "
+            f"{wording.figure(found.get(precision), metric)}"
+            for precision in precisions
+        ]
+        lines.append(f"| {printable(wording.metric_title(metric))} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _code(text: str) -> str:
+    return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"

@@ -1,0 +1,93 @@
+"""Objectives by name: which terms each is made of, and the settings that come with it.
+
+A name is a forget term (ga, npo, simnpo; hinge where the hinge stands in for one), a retain term (gdr, klr) and what is
+added: l1, hinge, sure (only salient rows are updated), lora. "repair" is hinge_gdr with settings of its own. Not here:
+the terms themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import product
+from typing import Literal
+
+from quail_audit.errors import UsageError
+
+ForgetTerm = Literal["ga", "npo", "simnpo"]
+RetainTerm = Literal["gdr", "klr"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What an objective is made of.
+
+    Attributes:
+        forget: None: the hinge alone makes it forget.
+        settings: of TrainRequest, where the user gives none.
+    """
+
+    name: str
+    forget: ForgetTerm | None
+    retain: RetainTerm | None
+    l1: bool = False
+    hinge: bool = False
+    saliency: bool = False
+    lora: bool = False
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether the original's logits are compared with."""
+        return self.hinge or self.forget == "npo" or self.retain == "klr"
+
+
+def _composed() -> dict[str, Preset]:
+    forget: tuple[ForgetTerm, ...] = ("ga", "npo", "simnpo")
+    retain: tuple[RetainTerm | None, ...] = (None, "gdr", "klr")
+    ways = ("", "sure", "lora")
+    found = {}
+    for first, second, l1, hinge, way in product(forget, retain, (False, True), (False, True), ways):
+        parts = (first, second, "l1" if l1 else "", "hinge" if hinge else "", way)
+        name = "_".join(part for part in parts if part)
+        found[name] = Preset(name, first, second, l1, hinge, way == "sure", way == "lora")
+    for kept, l1, way in product(("gdr", "klr"), (False, True), ways):
+        name = "_".join(part for part in ("hinge", kept, "l1" if l1 else "", way) if part)
+        found[name] = Preset(name, None, kept, l1, True, way == "sure", way == "lora")  # type: ignore[arg-type]
+    return found
+
+
+# What the remediation starts from. Not the paper's: half a quantization step is a margin of hundredths of a logit,
+# which leaves most of the memory at 4 bits, and gradient ascent has no bound (docs/training.md, docs/results.md).
+REPAIR: Mapping[str, object] = {
+    "hinge": "centred",
+    "hinge_precision": "quantized",
+    "margin_logits": 5.0,
+    "retain_weight": 2.0,
+}
+PRESETS: Mapping[str, Preset] = {
+    **_composed(),
+    "sure": Preset("sure", "ga", "gdr", saliency=True),
+    "lora": Preset("lora", "ga", "gdr", lora=True),
+    "repair": Preset("repair", None, "gdr", hinge=True, settings=REPAIR),
+}
+PAPERS = "ga_gdr_l1_hinge"  # of arXiv 2601.15538
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    near = get_close_matches(name, PRESETS, n=1)
+    did_you_mean = f"Did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"unknown objective {name!r}",
+        where="--objective",
+        mend=f"{did_you_mean}A name is a forget term (ga, npo, simnpo, hinge), a retain term (gdr, klr) and what is "
+        "added (l1, hinge, sure, lora), as in ga_gdr_l1_hinge; or one of repair, sure, lora",
+    )

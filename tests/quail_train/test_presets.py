@@ -1,0 +1,56 @@
+"""Every preset by its name, and that its loss falls when a tiny model is trained with it."""
+
+from pathlib import Path
+
+import pytest
+from training import events_of, request_in
+
+from quail_audit.events import TrainStep
+from quail_train.presets import PRESETS, preset_named
+
+PAPERS_NAMES = (
+    [f"{forget}{retain}{l1}{hinge}" for forget in ("ga", "npo", "simnpo") for retain in ("", "_gdr", "_klr")
+     for l1 in ("", "_l1") for hinge in ("", "_hinge")]
+    + ["hinge_gdr", "hinge_klr", "sure", "lora"]
+)  # fmt: skip
+
+
+def test_the_presets_of_the_paper_and_its_baselines_are_there() -> None:
+    assert set(PAPERS_NAMES) <= set(PRESETS)
+
+
+def test_names_say_what_is_in_them() -> None:
+    for name, preset in PRESETS.items():
+        parts = name.split("_")
+        assert preset.name == name
+        if name in ("sure", "lora", "repair"):
+            continue
+        assert preset.forget == (None if parts[0] == "hinge" else parts[0])
+        assert preset.retain == next((part for part in parts if part in ("gdr", "klr")), None)
+        assert preset.l1 == ("l1" in parts)
+        assert preset.hinge == ("hinge" in parts)
+        assert preset.saliency == ("sure" in parts)
+        assert preset.lora == ("lora" in parts)
+
+
+def test_the_paper_s_objective() -> None:
+    paper = preset_named("ga_gdr_l1_hinge")
+    assert (paper.forget, paper.retain, paper.l1, paper.hinge) == ("ga", "gdr", True, True)
+    assert not paper.settings
+
+
+@pytest.mark.parametrize("name", [*PAPERS_NAMES, "ga_gdr_hinge_sure", "npo_klr_l1_lora", "hinge_gdr_l1_sure"])
+def test_its_loss_falls(name: str, training_world: Path, tmp_path: Path) -> None:
+    """The same samples in every step, so the loss of the last is comparable with that of the first."""
+    request = request_in(
+        training_world,
+        tmp_path / "out",
+        objective=name,
+        margin_logits=2.0,
+        l1_weight=1e-7,
+        max_steps=8,
+        learning_rate=1e-2 if "lora" in name else 1e-3,
+        trainer={"lr_scheduler_type": "constant"},
+    )
+    losses = [event.loss for event in events_of(request) if isinstance(event, TrainStep)]
+    assert losses[-1] < losses[0] - 0.01
