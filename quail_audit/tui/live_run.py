@@ -17,6 +17,7 @@ import numpy as np
 
 from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
+from quail_audit.policy import Policy, read_policy
 from quail_audit.report import FULL, RunState
 from quail_audit.runs import Placed, read_events, read_request
 from quail_audit.tui.child import Child
@@ -88,6 +89,12 @@ class LiveRun(Followed):
             return self.state.started.request
         request = read_request(self.folder)
         return request if isinstance(request, AuditRequest) else None
+
+    @property
+    def limit_percent(self) -> float:
+        """Of recovery, by the run's policy."""
+        request = self.request
+        return _limit_percent(request.policy if request is not None else None)
 
     @property
     def schemes(self) -> tuple[str, ...]:
@@ -181,6 +188,15 @@ class LiveRun(Followed):
     def _read_samples(self, offsets: list[int]) -> Iterator[SampleScored]:
         for event in read_events(self.folder, offsets):
             yield _as_sample(event, self.folder)
+
+
+@functools.lru_cache(maxsize=64)
+def _limit_percent(policy: str | None) -> float:
+    """The default where the policy's file is not here, as of a run from another machine."""
+    try:
+        return read_policy(policy).max_recovery_percent
+    except BadInputError:
+        return Policy().max_recovery_percent
 
 
 def _as_sample(event: Event, folder: Path) -> SampleScored:

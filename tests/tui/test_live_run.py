@@ -197,3 +197,13 @@ def test_a_process_that_is_leaving_after_the_end_is_nothing_to_stop(tmp_path: Pa
         run.advance(0.01)
         assert time.monotonic() < deadline_s
     assert not run.is_running_here
+
+
+def test_the_limit_is_the_policys(tmp_path: Path) -> None:
+    (tmp_path / "strict.toml").write_text("[limits]\nmax_recovery_percent = 2.5\n")
+    for policy, limit in (("strict.toml", 2.5), ("absent.toml", 10.0), (None, 10.0)):
+        path = str(tmp_path / policy) if policy else None
+        first, *others = events()
+        request = first.request.model_copy(update={"policy": path})  # type: ignore[union-attr]
+        made = iter([first.model_copy(update={"request": request}), *others])
+        assert followed(write_run(tmp_path / f"run of {policy}", made)).limit_percent == limit

@@ -15,8 +15,6 @@ from textual.widgets import Footer, Input, Static
 
 from quail_audit import wording
 from quail_audit.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
-from quail_audit.errors import BadInputError
-from quail_audit.policy import Policy, read_policy
 from quail_audit.runs import EVENTS
 from quail_audit.tui import palette
 from quail_audit.tui.endings import why_it_stopped
@@ -61,7 +59,6 @@ class CompareScreen(QuailScreen[None]):
         self._seen: tuple[object, ...] = ()
         self._layers_seen: tuple[object, ...] = ()
         self._compared_s = 0.0
-        self._limit_percent = Policy().max_recovery_percent
 
     def compose(self) -> ComposeResult:
         yield Static(id="header")
@@ -119,9 +116,8 @@ class CompareScreen(QuailScreen[None]):
         if self.scheme not in schemes.both:
             self.scheme = schemes.both[0] if schemes.both else ""
         found = compare_scheme(self.before.state.report(), after.state.report(), self.scheme)
-        self._limit_percent = _limit_of(other.policy)
         self.query_one(ScoreChanges).show(
-            found, self.before, after, every_arm=self._every_arm, limit_percent=self._limit_percent
+            found, self.before, after, every_arm=self._every_arm, limit_percent=after.limit_percent
         )
         self._show_layers(found, after)
         self._show_caveats(found, after)
@@ -278,11 +274,3 @@ def _doing(run: LiveRun) -> str:
     if not running:
         return f"{state.layers_done} of {state.plan.layers} layers"
     return f"{printable(running[-1])}: {state.samples_done.get(running[-1], 0)} of {state.plan.samples_per_arm} samples"
-
-
-def _limit_of(policy: str | None) -> float:
-    """The limit of recovery; the default where the policy's file is not here, as of a run from another machine."""
-    try:
-        return read_policy(policy).max_recovery_percent
-    except BadInputError:
-        return Policy().max_recovery_percent

@@ -32,7 +32,6 @@ GAUGE_END_PERCENT = 110.0  # a little beyond everything, so that an overshoot sh
 LEAST_HEIGHT_WITH_PLOTS = 14  # lines
 LEFT_BARS, RIGHT_BARS = (0, 0x40, 0x44, 0x46, 0x47), (0, 0x80, 0xA0, 0xB0, 0xB8)  # braille, by height
 POINTS = 100.0  # what a metric scores at most, but for losses
-DEFAULT_LIMIT_PERCENT = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,6 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         self._scores = Static()
         super().__init__(self._scores, id=id)
         self._lines = -1
-        self.limit_percent = DEFAULT_LIMIT_PERCENT
         self.border_title = "Forgetting"
 
     def show(self, run: LiveRun, scheme: str) -> None:
@@ -146,14 +144,14 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
             percent = run.running_recovery_percent(metric, scheme)
             if percent is None:
                 return Text("")
-            return self._bar(percent, f"~{percent:.0f} %", palette.muted(self.app), cells)
+            return self._bar(percent, run.limit_percent, f"~{percent:.0f} %", palette.muted(self.app), cells)
         if recovery.percent is None:
             return Text(recovery.outcome, style=palette.muted(self.app))
         label = f"{recovery.percent:.0f} % {self._mark(recovery)}"
-        return self._bar(recovery.percent, label, self._style(recovery), cells)
+        return self._bar(recovery.percent, run.limit_percent, label, self._style(recovery), cells)
 
-    def _bar(self, percent: float, label: str, style: Style, cells: int) -> Text:
-        limit, filled = gauge_cell(self.limit_percent, cells), gauge_cell(percent, cells)
+    def _bar(self, percent: float, limit_percent: float, label: str, style: Style, cells: int) -> Text:
+        limit, filled = gauge_cell(limit_percent, cells), gauge_cell(percent, cells)
         muted = palette.muted(self.app)
         text = Text()
         for place in range(cells):
