@@ -231,11 +231,6 @@ class Writer:
         return time.monotonic() - self._seen_s < SILENCE_S
 
 
-def is_being_written(folder: Path) -> bool:
-    """Whether a process is writing this run, as far as one look can tell."""
-    return Writer(folder).is_alive()
-
-
 def _is_locked(path: Path) -> bool:
     lock = FileLock(path)
     try:

@@ -37,11 +37,6 @@ class Preset:
     lora: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
 
-    @property
-    def needs_original(self) -> bool:
-        """Whether the original's logits are compared with."""
-        return self.hinge or self.forget == "npo" or self.retain == "klr"
-
 
 def _composed() -> dict[str, Preset]:
     forget: tuple[ForgetTerm, ...] = ("ga", "npo", "simnpo")
@@ -72,7 +67,6 @@ PRESETS: Mapping[str, Preset] = {
     "lora": Preset("lora", "ga", "gdr", lora=True),
     "repair": Preset("repair", None, "gdr", hinge=True, settings=REPAIR),
 }
-PAPERS = "ga_gdr_l1_hinge"  # of arXiv 2601.15538
 
 
 def preset_named(name: str) -> Preset:

@@ -26,7 +26,6 @@ from quail_audit.runs import (
     REPORT,
     WRITER,
     Writer,
-    is_being_written,
     list_runs,
     new_run,
     read_events,
@@ -137,7 +136,7 @@ def test_no_run_here(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with new_run(tmp_path / "run", REQUEST) as folder:
-        assert is_being_written(folder)
+        assert Writer(folder).is_alive()
         script = f"""
             from pathlib import Path
             from quail_audit.events import AuditRequest
@@ -150,7 +149,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         )
         assert "another run is writing" in other.stderr
         assert "got in" not in other.stdout
-    assert not is_being_written(folder)
+    assert not Writer(folder).is_alive()
     assert not (folder / LOCK).exists()
 
 
@@ -241,7 +240,7 @@ def test_following_a_killed_run_ends(tmp_path: Path) -> None:
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "measured\n"
-        assert is_being_written(tmp_path / "run")
+        assert Writer(tmp_path / "run").is_alive()
         writer.send_signal(signal.SIGKILL)
     seen = list(replay(tmp_path / "run", follow=True))
     assert seen[-1].type == "weights_measured"

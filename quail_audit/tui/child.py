@@ -5,11 +5,13 @@ What it finds out is in its run folder; here is only whether it lives, how it en
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO
@@ -19,6 +21,7 @@ import psutil
 from quail_audit.tui.leash import GRACE_S
 
 PATIENCE_S = 5.0  # beyond the grace that the leash gives, before it is killed itself
+MEMORY_INTERVAL_S = 1.0
 TAIL_BYTES = 8_000  # of standard error, for a message; the log view shows no more either
 
 
@@ -31,6 +34,7 @@ class Child:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = tuple(arguments)
+        self._memory: tuple[float, int | None] = (-math.inf, None)  # when it was looked at, and what it was
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "quail_audit.tui.leash", *arguments],
@@ -47,7 +51,16 @@ class Child:
 
     @property
     def memory_bytes(self) -> int | None:
-        """Resident memory of it and its children; None where that cannot be told."""
+        """Resident memory of it and its children, a second old at most; None where that cannot be told."""
+        if self.exit_code is not None:
+            return None
+        now_s = time.monotonic()
+        if now_s - self._memory[0] >= MEMORY_INTERVAL_S:
+            self._memory = (now_s, self._look_at_memory())
+        return self._memory[1]
+
+    def _look_at_memory(self) -> int | None:
+        """Goes through every process of the machine to find the children: not for each drawing."""
         try:
             process = psutil.Process(self._process.pid)
             return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))

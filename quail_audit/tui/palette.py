@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.style import Style
 
+from quail_audit.tui.themes import HEAT_STOPS
+
 if TYPE_CHECKING:
     from textual.app import App
 
     from quail_audit.comparison import Standing
     from quail_audit.events import Outcome, State
-
-HEAT_STOPS = 9
 
 
 def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:

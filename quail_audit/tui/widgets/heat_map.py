@@ -228,16 +228,21 @@ class HeatMap(ScrollView, can_focus=True):
         self.scroll_to_region(Region(0, row * lines, 1, lines + 2), animate=False)
         self.refresh()
 
-    def on_click(self, event: events.Click) -> None:
+    def _cell_at(self, event: events.Click) -> tuple[int, int] | None:
+        """Row and column of the cell that was clicked; None where there is no layer."""
         offset = event.get_content_offset(self)
         if offset is None or offset.y < 1 or offset.x < LABEL_COLUMNS:
-            return
+            return None
         row = (offset.y - 1 + self.scroll_offset.y) // self._cell_lines
         column = (offset.x - LABEL_COLUMNS) // self._cell_columns
-        if self._worst(row, column) is None:
+        return (row, column) if self._worst(row, column) is not None else None
+
+    def on_click(self, event: events.Click) -> None:
+        cell = self._cell_at(event)
+        if cell is None:
             return
-        again = (row, column) == self._cursor and event.chain > 1
-        self._put_cursor(row, column)
+        again = cell == self._cursor and event.chain > 1
+        self._put_cursor(*cell)
         self._say(HeatMap.Opened if again else HeatMap.Highlighted)
 
     def action_next_mode(self) -> None:

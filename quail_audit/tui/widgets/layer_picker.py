@@ -16,7 +16,7 @@ from quail_audit import wording
 from quail_audit.events import LayerStatistics
 from quail_audit.report import STATES_BY_RISK
 from quail_audit.tui import palette
-from quail_audit.tui.widgets.heat_map import LABEL_COLUMNS, NOT_MEASURED, HeatMap
+from quail_audit.tui.widgets.heat_map import NOT_MEASURED, HeatMap
 
 TAKEN, SOME, LEFT = "✓", "–", " "
 
@@ -89,13 +89,9 @@ class LayerPicker(HeatMap):
     def on_click(self, event: events.Click) -> None:
         """A click on a cell takes or leaves it, in the place of what it does on a heat map."""
         event.prevent_default()
-        offset = event.get_content_offset(self)
-        if offset is None or offset.y < 1 or offset.x < LABEL_COLUMNS:
-            return
-        row = (offset.y - 1 + self.scroll_offset.y) // self._cell_lines
-        column = (offset.x - LABEL_COLUMNS) // self._cell_columns
-        if self._worst(row, column) is not None:
-            self._put_cursor(row, column)
+        cell = self._cell_at(event)
+        if cell is not None:
+            self._put_cursor(*cell)
             self._say(HeatMap.Highlighted)
             self.action_toggle_layer()
 
