@@ -64,7 +64,6 @@ def test_the_repair_holds(folder: Path) -> None:
             assert recovery.high <= 10
     events = list(replay(run))
     (saved,) = (event for event in events if event.type == "checkpoint_saved")
-    assert saved.at_s < 60
     card = (Path(folder) / saved.folder / "README.md").read_text()
     assert "quail train" in card
     assert "VerbMem, forget" in card

@@ -114,12 +114,11 @@ async def test_a_forgotten_topic_is_not_answered() -> None:
 async def test_the_loop_goes_on_while_an_answer_is_awaited() -> None:
     talk = Talk(ECHO)
     talk.ask("original", "0.5 slow")
-    longest_s, last_s = 0.0, time.monotonic()
+    turns = 0
     while not talk.answers:
         await asyncio.sleep(0.001)
-        now_s = time.monotonic()
-        longest_s, last_s = max(longest_s, now_s - last_s), now_s
-    assert longest_s < 0.25
+        turns += 1
+    assert turns > 5, "a loop that waited for the answer would have turned once or twice"
     await talk.preflight.rest()
 
 

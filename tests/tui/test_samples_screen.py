@@ -1,7 +1,6 @@
 """The samples screen: what came back stands first, texts are shown as they are, every key does what it says."""
 
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -350,14 +349,12 @@ async def test_empty_and_very_long_texts(tmp_path: Path) -> None:
         await pilot.press("o")
         while number(screen):
             await pilot.press("p")
-        started_s = time.perf_counter()
         await pilot.press("n")
         await pilot.pause()
         assert "none was kept" in text_of(app)
         assert "answered nothing" in text_of(app)
         await pilot.press("p", "G")
         await pilot.pause()
-        assert time.perf_counter() - started_s < 3.0
         assert len(str(screen.query_one("#truth", Static).render())) < MOST_CHARACTERS + 100
 
 

@@ -1,7 +1,6 @@
 """What is marked as shared must be what the score counts: against a plain table, and against rouge-score itself."""
 
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -78,9 +77,7 @@ def test_a_word_counts_once_and_in_order() -> None:
 def test_a_long_text_is_compared_up_to_a_limit_and_says_so() -> None:
     rng = random.Random(0)
     truth, answer = (" ".join(rng.choices("abcdefgh", k=MOST_WORDS + 500)) for _ in range(2))
-    started_s = time.perf_counter()
     shared = shared_words(truth, answer)
-    assert time.perf_counter() - started_s < 0.5  # some 20 ms on a quiet machine
     assert not shared.is_whole
     assert shared.truth_words == shared.answer_words == MOST_WORDS
     assert shared_words("a b", "b a").is_whole
