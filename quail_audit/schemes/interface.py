@@ -48,6 +48,22 @@ class Quantized:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """A weight matrix as it is deployed, however its rounding came about: what statistics over a pair compare.
+
+    Attributes:
+        codes: uint8 [rows, columns], one code a weight (not packed). Equal codes of two matrices mean the same bucket.
+        values: [rows, columns], what the deployed model computes with.
+        widths: float32 [rows, columns], each weight's bucket width in units of the weights; None where the grid of
+            a stored matrix does not tell.
+    """
+
+    codes: torch.Tensor
+    values: torch.Tensor
+    widths: torch.Tensor | None = None
+
+
 class Scheme(ABC):
     """A way to round weight matrices, named as on the command line.
 
