@@ -23,6 +23,7 @@ from typing import Any
 from quail_audit.audit import audit
 from quail_audit.errors import QuailError
 from quail_audit.events import AuditRequest, TrainRequest
+from quail_train.presets import preset_named
 from quail_train.train import Stop, train
 
 FORMS = ("per-logit", "centred", "log-probability", "l1", "l2", "true-token")
@@ -90,21 +91,62 @@ def gentle() -> Iterator[dict[str, Any]]:
         }
 
 
-PARTS = {"presets": presets, "papers": papers, "hinges": hinges, "gentle": gentle}
+def variations() -> Iterator[dict[str, Any]]:
+    """Each named preset with the hinge, one thing at a time changed from the centred form, 5 logits, quantized."""
+    usual = {"hinge": "centred", "hinge_precision": "quantized", "margin_logits": 5.0}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"hinge_precision": "full"},
+        *({"hinge": form} for form in FORMS if form != "centred"),
+        *({"margin_logits": margin} for margin in MARGINS if margin != 5.0),
+    ]
+    for forget in ("ga", "npo"):
+        for retain in ("", "_gdr", "_klr"):
+            for change in changes:
+                yield {"objective": f"{forget}{retain}_hinge", **usual, **change}
 
 
-def made(demo: Path, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train, audit, and say what came of it."""
+def telling() -> Iterator[dict[str, Any]]:
+    """The twelve rows that the conclusions rest on, for several seeds."""
+    yield {"objective": "hinge_gdr", "hinge_weight": 0.0}
+    yield {"objective": "ga_gdr"}
+    yield {"objective": "ga_gdr_l1_hinge", "margin_logits": None}
+    yield {"objective": "ga_gdr", "forget_loss_cap": 6.0}
+    yield {"objective": "ga_gdr_l1_hinge", "margin_logits": 5.0, "forget_loss_cap": 6.0}
+    centred = {"objective": "hinge_gdr", "hinge": "centred", "hinge_precision": "full", "margin_logits": 5.0}
+    through_rounded = {**centred, "hinge_precision": "quantized"}
+    yield {**centred, "hinge": "per-logit"}
+    yield centred
+    yield through_rounded
+    yield {**through_rounded, "objective": "npo_gdr_hinge"}
+    yield {"objective": "ga_gdr", "learning_rate": 1e-4, "forget_loss_cap": 6.0}
+    yield {**centred, "learning_rate": 1e-4}
+    yield {**through_rounded, "learning_rate": 1e-4}
+
+
+PARTS = {
+    "presets": presets,
+    "papers": papers,
+    "hinges": hinges,
+    "gentle": gentle,
+    "variations": variations,
+    "telling": telling,
+}
+
+
+def made(folder_of: dict[str, Path], settings: dict[str, Any], common: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train, audit, and say what came of it.
+
+    Args:
+        folder_of: original, unlearned, data.
+        settings: of the training, what tells the row from others.
+        common: of all rows.
+        seed: of the training.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        request = TrainRequest(
-            original=str(demo / "original"),
-            unlearned=str(demo / "unlearned"),
-            data=str(demo / "data"),
-            out=str(out),
-            seed=seed,
-            **{**COMMON, **settings},
-        )
+        paths = {name: str(path) for name, path in folder_of.items()}
+        request = TrainRequest(**paths, out=str(out), seed=seed, **{**common, **settings})
         started_s = time.monotonic()
         row: dict[str, Any] = {"settings": settings, "seed": seed}
         try:
@@ -148,9 +190,11 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             objective = "retain term alone"
         if "learning_rate" in settings:
             objective += f", rate {settings['learning_rate']:g}"
+        if "dtype" in settings:
+            objective += f", {settings['dtype']}"
         hinge = (
             f"{settings.get('hinge', 'per-logit')}, {settings.get('hinge_precision', 'full')}"
-            if "hinge" in objective
+            if preset_named(settings["objective"]).hinge
             else ""
         )
         margin = "" if not hinge else f"{settings.get('margin_logits') or 'auto'}"
@@ -161,6 +205,13 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         means = [sum(row[name] for row in finished) / len(finished) for name in ("overlap", "survival", "train_s")]
         figures = f"{means[0]:.3f} | {means[1]:.3f} | {means[2]:.0f} | {len(finished)}"
         yield f"| {objective} | {hinge} | {margin} | " + " | ".join(cells) + f" | {figures} |"
+
+
+def keep(row: dict[str, Any], path: Path) -> None:
+    """Add a row to the file, and show it."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), file=sys.stderr, flush=True)
 
 
 def spread(values: list[float]) -> str:
@@ -181,6 +232,7 @@ def main() -> int:
     if arguments.table:
         print("\n".join(table(rows)))
         return 0
+    folder_of = {name: arguments.demo / name for name in ("original", "unlearned", "data")}
     for part in arguments.part or PARTS:
         for settings in PARTS[part]():
             if arguments.only and arguments.only not in json.dumps(settings):
@@ -188,11 +240,9 @@ def main() -> int:
             for seed in range(arguments.seeds):
                 if any((row["settings"], row["seed"]) == (settings, seed) for row in rows):
                     continue
-                row = made(arguments.demo, settings, seed)
+                row = made(folder_of, settings, COMMON, seed)
                 rows.append(row)
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(json.dumps(row), file=sys.stderr, flush=True)
+                keep(row, arguments.out)
     return 0
 
 

@@ -126,8 +126,7 @@ def main() -> int:
     print(f"made in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
     command = [
-        "quail",
-        "audit",
+        *(sys.executable, "-m", "quail_audit", "audit"),
         str(original),
         str(unlearned),
         "--data",
