@@ -6,6 +6,7 @@ import pytest
 from training import events_of, request_in
 
 from quail_audit.events import TrainStep
+from quail_train.demo import build_demo
 from quail_train.presets import PRESETS, preset_named
 
 PAPERS_NAMES = (
@@ -54,3 +55,31 @@ def test_its_loss_falls(name: str, training_world: Path, tmp_path: Path) -> None
     )
     losses = [event.loss for event in events_of(request) if isinstance(event, TrainStep)]
     assert losses[-1] < losses[0] - 0.01
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    list(build_demo(folder))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS_NAMES)
+def test_its_loss_falls_on_the_demo(name: str, demo: Path, tmp_path: Path) -> None:
+    """Eight of the 24 posts a step, so three steps are an epoch: epochs are compared, not steps."""
+    request = request_in(
+        demo,
+        tmp_path / "out",
+        objective=name,
+        init="original",  # NPO has nothing to do on a checkpoint that was unlearned
+        margin_logits=5.0,
+        l1_weight=1e-7,
+        batch_size=8,
+        max_length=72,
+        max_steps=15,
+        learning_rate=1e-2 if "lora" in name else 1e-3,
+        trainer={"lr_scheduler_type": "constant"},
+    )
+    losses = [event.loss for event in events_of(request) if isinstance(event, TrainStep)]
+    assert sum(losses[-3:]) < sum(losses[:3]) - 0.1
