@@ -38,6 +38,7 @@ _NEEDED_PACKAGES = (
     ("torch", "tensors, models"),
     ("transformers", "loads and runs models"),
     ("bitsandbytes", "nf4, fp4: the deployed kernels, double quantization"),
+    ("gguf", "the formats of llama.cpp"),
     ("numba", "the statistics over weights, on a CPU"),
     ("safetensors", "reads weights"),
     ("accelerate", "loads quantized models"),
