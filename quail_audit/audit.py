@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import quail_audit
-from quail_audit import verdict
+from quail_audit import interruption, verdict
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
-from quail_audit.errors import BadInputError
+from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.events import (
     ArmFinished,
     ArmStarted,
@@ -27,6 +28,7 @@ from quail_audit.events import (
     RecoveryMeasured,
     RunFinished,
     RunStarted,
+    SchemeFailed,
     VerdictReached,
     WeightsMeasured,
 )
@@ -48,11 +50,65 @@ Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
 Recoveries = dict[str, dict[str, Recovery]]  # scheme -> metric -> recovery
 
 
+@dataclass
+class _Attempts:
+    """The schemes of an audit: those that go on, and those that could not be measured.
+
+    Attributes:
+        asked_for: all of them.
+        failed: name -> why it could not be measured.
+    """
+
+    asked_for: tuple[Scheme, ...]
+    failed: dict[str, SchemeFailed] = field(default_factory=dict)
+
+    @property
+    def going(self) -> tuple[Scheme, ...]:
+        return tuple(scheme for scheme in self.asked_for if scheme.name not in self.failed)
+
+    def give_up(self, scheme: Scheme, error: Exception, where: str) -> Iterator[Event]:
+        """Say why a scheme cannot be measured, and go on without it.
+
+        Raises the error itself where no scheme is left, or the audit was asked to stop.
+
+        Args:
+            scheme: to be left out from here on.
+            error: anything that its library or Quail raised while only this scheme was at work.
+            where: the layer or the arm at which that happened.
+        """
+        if interruption.was_asked():
+            raise error
+        self.failed[scheme.name] = failed = _scheme_failed(scheme.name, error, where)
+        yield failed
+        if not self.going:
+            raise error
+
+
+def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
+    if isinstance(error, QuailError):
+        return SchemeFailed(
+            scheme=scheme,
+            kind=error.kind,
+            message=error.message,
+            where=error.where or where,
+            mend=error.mend,
+            exit_code=error.exit_code,
+        )
+    return SchemeFailed(
+        scheme=scheme,
+        kind="backend",
+        message=f"{type(error).__name__}: {error}",
+        where=where,
+        mend=f"Run again with a traceback: quail --debug audit … --scheme {scheme}",
+        exit_code=EXIT_ENVIRONMENT,
+    )
+
+
 def audit(request: AuditRequest, run_id: str) -> Events:
     """Measure everything the request asks for.
 
     What can be refused is refused first: policy, schemes, device, data and checkpoints, before anything is measured.
-    One layer, and later one model, is in memory at a time.
+    One layer, and later one model, is in memory at a time. A scheme that fails is left out, and the others go on.
 
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
@@ -90,6 +146,7 @@ def audit(request: AuditRequest, run_id: str) -> Events:
         yield DataRead(samples=data.samples, skipped=data.skipped)
         for note in data.notes:
             yield Noted(message=note)
+    attempts = _Attempts(tuple(schemes))
     arms = _arms(pair, schemes) if data is not None else {}
     yield Planned(
         layers=len(pair.layers),
@@ -97,15 +154,17 @@ def audit(request: AuditRequest, run_id: str) -> Events:
         samples_per_arm=sum(data.samples.values()) if data is not None else 0,
     )
 
-    layers = yield from _measure_weights(pair, schemes, policy, device)
+    layers = yield from _measure_weights(pair, attempts, policy, device)
     recoveries: Recoveries = {}
     if data is not None:
-        scores = yield from _measure_arms(arms, pair, data, request)
+        scores = yield from _measure_arms(arms, attempts, pair, data, request)
         yield from _measure_privleak(scores, request)
-        recoveries = yield from _measure_recoveries(scores, schemes, policy, request)
-    reached = verdict.judge(layers, recoveries, policy)
-    yield VerdictReached(verdict=reached)
-    yield RunFinished(finished=utc_now(), exit_code=verdict.EXIT_CODE_OF[reached.outcome])
+        recoveries = yield from _measure_recoveries(scores, attempts.going, policy, request)
+    unmeasured = tuple(attempts.failed.values())
+    measured = {scheme.name: layers[scheme.name] for scheme in attempts.going}
+    reached = verdict.judge(measured, recoveries, policy, unmeasured)
+    yield VerdictReached(verdict=reached.overall, schemes=reached.schemes)
+    yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured))
 
 
 def _arms(pair: Pair, schemes: Sequence[Scheme]) -> dict[str, tuple[Checkpoint, Scheme | None]]:
@@ -123,7 +182,7 @@ def _arms(pair: Pair, schemes: Sequence[Scheme]) -> dict[str, tuple[Checkpoint, 
 
 
 def _measure_weights(
-    pair: Pair, schemes: Sequence[Scheme], policy: Policy, device: torch.device
+    pair: Pair, attempts: _Attempts, policy: Policy, device: torch.device
 ) -> Generator[Event, None, Layers]:
     """Read each layer once and measure it under every scheme.
 
@@ -133,12 +192,16 @@ def _measure_weights(
     from quail_audit.weights.overlap import PairSums, RiskLimits, layer_detail, layer_statistics, pair_sums, summarize
 
     limits = RiskLimits(overlap=policy.overlap_at_risk, survival=policy.survival_at_risk)
-    layers: Layers = {scheme.name: [] for scheme in schemes}
-    totals = {scheme.name: PairSums() for scheme in schemes}
+    layers: Layers = {scheme.name: [] for scheme in attempts.asked_for}
+    totals = {scheme.name: PairSums() for scheme in attempts.asked_for}
     for index, layer in enumerate(pair.layers, start=1):
         original, unlearned = (weight.to(device) for weight in pair.read(layer))
-        for scheme in schemes:
-            sums = pair_sums(original, unlearned, scheme, threads=usable_cores())
+        for scheme in attempts.going:
+            try:
+                sums = pair_sums(original, unlearned, scheme, threads=usable_cores())
+            except Exception as error:  # a scheme's library may fail in any way
+                yield from attempts.give_up(scheme, error, layer.name)
+                continue
             totals[scheme.name] += sums
             measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
             layers[scheme.name].append(measured)
@@ -150,9 +213,9 @@ def _measure_weights(
                 detail=layer_detail(sums),
             )
         del original, unlearned  # before the next is read, so that never two layers are in memory
-    for scheme in schemes:
+    for scheme in attempts.going:
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
-    _refuse_nonfinite(layers[schemes[0].name], pair)
+    _refuse_nonfinite(layers[attempts.going[0].name], pair)
     return layers
 
 
@@ -173,38 +236,56 @@ def _refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
 
 
 def _measure_arms(
-    arms: Mapping[str, tuple[Checkpoint, Scheme | None]], pair: Pair, data: ForgettingData, request: AuditRequest
+    arms: Mapping[str, tuple[Checkpoint, Scheme | None]],
+    attempts: _Attempts,
+    pair: Pair,
+    data: ForgettingData,
+    request: AuditRequest,
 ) -> Generator[Event, None, dict[str, ArmScores]]:
-    """Score the arms one after another, each with its own model, which is dropped before the next is loaded."""
+    """Score the arms one after another; those of a scheme that fails are left out."""
+    scores: dict[str, ArmScores] = {}
+    for arm, (checkpoint, scheme) in arms.items():
+        if scheme is not None and scheme.name in attempts.failed:
+            continue
+        try:
+            scores[arm] = yield from _measure_arm(arm, checkpoint, scheme, pair, data, request)
+        except Exception as error:  # a scheme's library may fail in any way
+            if scheme is None:
+                raise
+            yield from attempts.give_up(scheme, error, arm)
+    return scores
+
+
+def _measure_arm(
+    arm: str, checkpoint: Checkpoint, scheme: Scheme | None, pair: Pair, data: ForgettingData, request: AuditRequest
+) -> Generator[Event, None, ArmScores]:
+    """Score one arm with its own model, which is dropped before the next is loaded."""
     from quail_audit.forgetting.arms import load_arm
     from quail_audit.forgetting.evaluate import evaluate_arm
 
-    scores: dict[str, ArmScores] = {}
-    for arm, (checkpoint, scheme) in arms.items():
-        started_s = time.monotonic()
-        loaded = load_arm(
-            checkpoint,
-            scheme,
-            layers=pair.layers,
-            device=request.device,
-            dtype=request.dtype,
-            tokenizer_of=pair.original,
-        )
-        yield ArmStarted(
-            arm=arm,
-            execution=loaded.execution,
-            device=loaded.device,
-            dtype=loaded.dtype,
-            reason=loaded.reason,
-        )
-        for note in loaded.notes:
-            yield Noted(message=f"{arm}: {note}")
-        scores[arm] = yield from evaluate_arm(
-            arm, loaded, data, tuple(data.samples), batch_size=request.batch_size, seed=request.seed
-        )
-        del loaded
-        elapsed_s = round(time.monotonic() - started_s, 3)
-        yield ArmFinished(arm=arm, elapsed_s=elapsed_s, batch_size=scores[arm].batch_size)
+    started_s = time.monotonic()
+    loaded = load_arm(
+        checkpoint,
+        scheme,
+        layers=pair.layers,
+        device=request.device,
+        dtype=request.dtype,
+        tokenizer_of=pair.original,
+    )
+    yield ArmStarted(
+        arm=arm,
+        execution=loaded.execution,
+        device=loaded.device,
+        dtype=loaded.dtype,
+        reason=loaded.reason,
+    )
+    for note in loaded.notes:
+        yield Noted(message=f"{arm}: {note}")
+    scores = yield from evaluate_arm(
+        arm, loaded, data, tuple(data.samples), batch_size=request.batch_size, seed=request.seed
+    )
+    elapsed_s = round(time.monotonic() - started_s, 3)
+    yield ArmFinished(arm=arm, elapsed_s=elapsed_s, batch_size=scores.batch_size)
     return scores
 
 

@@ -179,7 +179,9 @@ def audit(
     ] = None,
     scheme: Annotated[
         list[str],
-        typer.Option(help="How the model will be quantized; repeat for several. See quail schemes.", metavar="NAME"),
+        typer.Option(
+            help="How the model will be quantized; repeat for several, or all. See quail schemes.", metavar="NAME"
+        ),
     ] = ["nf4"],  # noqa: B006 - typer copies it
     metric: Annotated[
         list[str] | None,
@@ -228,6 +230,7 @@ def audit(
     from pydantic import ValidationError
 
     from quail_audit.events import AuditRequest
+    from quail_audit.schemes.registry import expand
 
     try:
         request = AuditRequest(
@@ -236,7 +239,7 @@ def audit(
             retrain=retrain,
             retrain_auc=retrain_auc,
             data=data,
-            schemes=tuple(dict.fromkeys(scheme)),
+            schemes=expand(scheme),
             metrics=tuple(dict.fromkeys(metric)) if metric else None,
             skip_modules=tuple(skip_module) if skip_module else None,
             max_samples=max_samples,

@@ -121,6 +121,7 @@ class Reason(Model):
     code: str
     message: str
     layers: tuple[str, ...] = ()
+    scheme: str | None = None  # that it is about; None: about the pair, whatever it is rounded to
 
 
 class Verdict(Model):
@@ -300,9 +301,22 @@ class Noted(Timed):
     message: str
 
 
+class SchemeFailed(Timed):
+    """A scheme could not be measured, or not to its end; what was measured of it stands, and the others go on."""
+
+    type: Literal["scheme_failed"] = "scheme_failed"
+    scheme: str
+    kind: str
+    message: str
+    where: str = ""
+    mend: str = ""
+    exit_code: int
+
+
 class VerdictReached(Timed):
     type: Literal["verdict_reached"] = "verdict_reached"
     verdict: Verdict
+    schemes: dict[str, Verdict] = {}  # of each scheme that was measured; runs of Quail before 0.2 have none
 
 
 class RunFinished(Timed):
@@ -397,6 +411,7 @@ Event = (
     | ArmFinished
     | RecoveryMeasured
     | Noted
+    | SchemeFailed
     | VerdictReached
     | RunFinished
     | RunFailed

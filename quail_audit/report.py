@@ -30,6 +30,7 @@ from quail_audit.events import (
     RunFinished,
     RunStarted,
     SampleScored,
+    SchemeFailed,
     SchemeSummary,
     Score,
     State,
@@ -59,18 +60,20 @@ class ArmReport(Model):
     elapsed_s: float | None = None
 
 
-class SchemeReport(Model):
-    summary: SchemeSummary | None
-    layers: tuple[LayerStatistics, ...]
-    metrics: dict[str, dict[str, Score]]  # metric -> arm -> score
-    recovery: dict[str, Recovery]  # metric -> recovery
-
-
 class Failure(Model):
     kind: str
     message: str
     where: str
     mend: str
+
+
+class SchemeReport(Model):
+    summary: SchemeSummary | None
+    layers: tuple[LayerStatistics, ...]
+    metrics: dict[str, dict[str, Score]]  # metric -> arm -> score
+    recovery: dict[str, Recovery]  # metric -> recovery
+    verdict: Verdict | None = None  # null: it could not be measured, or the run did not get that far
+    failure: Failure | None = None  # why it could not be measured; what was measured before stands
 
 
 class Report(Model):
@@ -138,6 +141,8 @@ class RunState:
     recoveries: dict[str, dict[str, Recovery]] = field(default_factory=lambda: defaultdict(dict))
     notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)  # scheme -> why it could not be measured
     end: RunFinished | RunFailed | None = None
     last_sample: SampleScored | None = None
     at_s: float = 0.0
@@ -178,8 +183,11 @@ class RunState:
                 self.recoveries[event.scheme][event.metric] = event.recovery
             case Noted():
                 self.notes.append(event.message)
+            case SchemeFailed():
+                self.failures[event.scheme] = _failure(event)
             case VerdictReached():
                 self.verdict = event.verdict
+                self.verdicts = event.schemes
             case RunFinished() | RunFailed():
                 self.end = event
 
@@ -191,9 +199,15 @@ class RunState:
         elapsed = [arm.elapsed_s for arm in self.arms.values() if arm.elapsed_s is not None]
         if not elapsed:
             return None
-        current = sum(n for name, n in self.samples_done.items() if self.arms[name].elapsed_s is None)
+        unfinished = [
+            arm
+            for arm in self.plan.arms
+            if arm.rpartition("/")[2] not in self.failures
+            and (arm not in self.arms or self.arms[arm].elapsed_s is None)
+        ]
+        current = sum(self.samples_done.get(arm, 0) for arm in unfinished)
         part = current / self.plan.samples_per_arm if self.plan.samples_per_arm else 0.0
-        return max(0.0, (len(self.plan.arms) - len(elapsed) - part) * sum(elapsed) / len(elapsed))
+        return max(0.0, (len(unfinished) - part) * sum(elapsed) / len(elapsed))
 
     def report(self) -> Report:
         """The report of what is known so far.
@@ -219,10 +233,8 @@ class RunState:
             arms=self.arms,
             notes=tuple(self.notes),
             verdict=self.verdict,
-            failure=Failure(kind=self.end.kind, message=self.end.message, where=self.end.where, mend=self.end.mend)
-            if isinstance(self.end, RunFailed)
-            else None,
-            schemes={scheme: self._scheme(scheme) for scheme in request.schemes},
+            failure=_failure(self.end) if isinstance(self.end, RunFailed) else None,
+            schemes={scheme: self.scheme(scheme) for scheme in request.schemes},
         )
 
     def _checkpoints(self) -> dict[str, CheckpointFacts]:
@@ -231,7 +243,9 @@ class RunState:
         facts = {"original": self.pair.original, "unlearned": self.pair.unlearned, "retrain": self.pair.retrain}
         return {name: fact for name, fact in facts.items() if fact is not None}
 
-    def _scheme(self, scheme: str) -> SchemeReport:
+    def scheme(self, scheme: str) -> SchemeReport:
+        """What is known so far of one scheme."""
+
         def belongs(arm: str) -> bool:
             return arm.rpartition("/")[2] in (FULL, scheme)
 
@@ -241,4 +255,10 @@ class RunState:
             layers=tuple(self.layers[scheme]) if scheme in self.layers else (),
             metrics={metric: arms for metric, arms in metrics.items() if arms},
             recovery=dict(self.recoveries[scheme]) if scheme in self.recoveries else {},
+            verdict=self.verdicts.get(scheme),
+            failure=self.failures.get(scheme),
         )
+
+
+def _failure(event: RunFailed | SchemeFailed) -> Failure:
+    return Failure(kind=event.kind, message=event.message, where=event.where, mend=event.mend)

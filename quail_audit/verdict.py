@@ -1,57 +1,104 @@
-"""From layers, recoveries and a policy to a verdict. Pure: reads no file and measures nothing."""
+"""From layers, recoveries and a policy to verdicts: one of each scheme, and one of the release. Pure: reads no file and
+measures nothing.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from quail_audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
-from quail_audit.events import LayerStatistics, Outcome, Reason, Recovery, Verdict
+from quail_audit.events import LayerStatistics, Outcome, Reason, Recovery, SchemeFailed, Verdict
 from quail_audit.policy import Policy
 
 EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
+
+_Judged = list[tuple[Outcome, Reason]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an audit comes to.
+
+    Attributes:
+        overall: of the release: it passes where every scheme asked for was measured and passes.
+        schemes: of each scheme that was measured.
+    """
+
+    overall: Verdict
+    schemes: dict[str, Verdict]
 
 
 def judge(
     layers: Mapping[str, Sequence[LayerStatistics]],
     recoveries: Mapping[str, Mapping[str, Recovery]],
     policy: Policy,
-) -> Verdict:
-    """The verdict of a whole audit.
+    unmeasured: Sequence[SchemeFailed] = (),
+) -> Judgement:
+    """The verdicts of a whole audit.
 
-    With forgetting measured, it rests on the recoveries: one metric that came back at one scheme fails the release.
-    Without (weights only), it rests on the layers.
+    With forgetting measured, they rest on the recoveries: one metric that came back at one scheme fails the release.
+    Without (weights only), they rest on the layers. A scheme that could not be measured leaves the release
+    inconclusive, unless another one fails it.
 
     Args:
-        layers: scheme -> its layers.
+        layers: scheme -> its layers, of the schemes that were measured.
         recoveries: scheme -> metric -> recovery; empty in a weights-only audit.
         policy: the limits.
+        unmeasured: the schemes that could not be measured.
     """
-    measured = [(s, m, r) for s, metrics in recoveries.items() for m, r in metrics.items()]
-    reasons = _judge_recoveries(measured, policy) if measured else _judge_layers(layers)
-    return Verdict(outcome=_outcome([code for code, _ in reasons]), reasons=tuple(reason for _, reason in reasons))
+    judged: dict[str, _Judged] = {}
+    for scheme in dict.fromkeys([*layers, *recoveries]):
+        measured = recoveries.get(scheme, {})
+        judged[scheme] = (
+            _judge_recoveries(scheme, measured, policy) if measured else _judge_layers(scheme, layers.get(scheme, ()))
+        )
+    every = dict.fromkeys(part for parts in judged.values() for part in parts)  # what holds for all is said once
+    return Judgement(
+        overall=_verdict([*every, *(("inconclusive", _not_measured(failed)) for failed in unmeasured)]),
+        schemes={scheme: _verdict(parts) for scheme, parts in judged.items()},
+    )
 
 
-def _judge_recoveries(measured: Sequence[tuple[str, str, Recovery]], policy: Policy) -> list[tuple[Outcome, Reason]]:
+def exit_code(verdict: Verdict, unmeasured: Sequence[SchemeFailed]) -> int:
+    """The exit code of a finished audit: what is worst of fail, a scheme not measured, inconclusive, pass.
+
+    A scheme that could not be measured gives the code of its own error: 4 where the machine lacks something, 3 where
+    the input does.
+    """
+    if verdict.outcome != "fail" and unmeasured:
+        return max(failed.exit_code for failed in unmeasured)
+    return EXIT_CODE_OF[verdict.outcome]
+
+
+def _verdict(judged: _Judged) -> Verdict:
+    """The worst reasons first."""
+    ordered = sorted(judged, key=lambda part: ("fail", "inconclusive", "pass").index(part[0]))
+    return Verdict(
+        outcome=_outcome([outcome for outcome, _ in ordered]), reasons=tuple(reason for _, reason in ordered)
+    )
+
+
+def _judge_recoveries(scheme: str, measured: Mapping[str, Recovery], policy: Policy) -> _Judged:
     limit = f"the limit is {policy.max_recovery_percent:g} %"
-    not_forgotten = {m for _, m, r in measured if r.outcome == "not forgotten"}
-    reasons: list[tuple[Outcome, Reason]] = [("fail", _not_forgotten(m, policy)) for m in sorted(not_forgotten)]
-    for scheme, metric, recovery in measured:
-        match recovery.outcome:
-            case "recovered":
-                reasons.append(
-                    ("fail", _recovery_reason("recovered", f"comes back at {scheme}", metric, recovery, limit))
-                )
-            case "held":
-                reasons.append(
-                    ("pass", _recovery_reason("held", f"stays forgotten at {scheme}", metric, recovery, limit))
-                )
-            case "undecided":
-                text = f"may come back at {scheme}: too few samples to tell"
-                reasons.append(("inconclusive", _recovery_reason("undecided", text, metric, recovery, limit)))
+    texts = {
+        "recovered": f"comes back at {scheme}",
+        "held": f"stays forgotten at {scheme}",
+        "undecided": f"may come back at {scheme}: too few samples to tell",
+    }
+    outcomes: dict[str, Outcome] = {"recovered": "fail", "held": "pass", "undecided": "inconclusive"}
+    reasons: _Judged = []
+    for metric, recovery in sorted(measured.items()):
+        if recovery.outcome == "not forgotten":
+            reasons.append(("fail", _not_forgotten(metric, policy)))
+        elif recovery.outcome in outcomes:
+            text = f"{metric} {texts[recovery.outcome]} ({_interval(recovery)}; {limit})"
+            reason = Reason(code=recovery.outcome, message=text, scheme=scheme)
+            reasons.append((outcomes[recovery.outcome], reason))
     if not reasons:
         text = "no forget metric is informative: the original knew no more of the forget set than the floor"
-        if all(r.outcome == "reported only" for _, _, r in measured):
+        if all(recovery.outcome == "reported only" for recovery in measured.values()):
             text = "no metric that decides was measured: give verbmem or knowmem data"
         reasons.append(("inconclusive", Reason(code="uninformative", message=text)))
-    return sorted(reasons, key=lambda reason: ("fail", "inconclusive", "pass").index(reason[0]))
+    return reasons
 
 
 def _not_forgotten(metric: str, policy: Policy) -> Reason:
@@ -62,26 +109,26 @@ def _not_forgotten(metric: str, policy: Policy) -> Reason:
     return Reason(code="not_forgotten", message=text)
 
 
-def _recovery_reason(code: str, text: str, metric: str, recovery: Recovery, limit: str) -> Reason:
-    interval = f"recovery {recovery.percent:.0f} %, 95 % interval {recovery.low:.0f} to {recovery.high:.0f} %"
-    return Reason(code=code, message=f"{metric} {text} ({interval}; {limit})")
+def _interval(recovery: Recovery) -> str:
+    return f"recovery {recovery.percent:.0f} %, 95 % interval {recovery.low:.0f} to {recovery.high:.0f} %"
 
 
-def _judge_layers(layers: Mapping[str, Sequence[LayerStatistics]]) -> list[tuple[Outcome, Reason]]:
-    reasons: list[tuple[Outcome, Reason]] = []
-    for scheme, measured in layers.items():
-        at_risk = tuple(layer.name for layer in measured if layer.at_risk)
-        changed = sum(layer.state != "untouched" for layer in measured)
-        if at_risk:
-            text = f"{scheme}: rounding may undo the unlearning in {len(at_risk)} of {len(measured)} layers"
-            reasons.append(("fail", Reason(code="layers_at_risk", message=text, layers=at_risk)))
-        elif changed:
-            text = f"{scheme}: rounding carries the update in all {changed} layers that changed"
-            reasons.append(("pass", Reason(code="layers_carried", message=text)))
-        else:
-            text = f"{scheme}: no layer that is rounded differs between the two checkpoints"
-            reasons.append(("inconclusive", Reason(code="nothing_changed", message=text)))
-    return reasons
+def _not_measured(failed: SchemeFailed) -> Reason:
+    text = f"{failed.scheme} could not be measured: {failed.message}"
+    return Reason(code="not_measured", message=text, scheme=failed.scheme)
+
+
+def _judge_layers(scheme: str, measured: Sequence[LayerStatistics]) -> _Judged:
+    at_risk = tuple(layer.name for layer in measured if layer.at_risk)
+    changed = sum(layer.state != "untouched" for layer in measured)
+    if at_risk:
+        text = f"{scheme}: rounding may undo the unlearning in {len(at_risk)} of {len(measured)} layers"
+        return [("fail", Reason(code="layers_at_risk", message=text, layers=at_risk, scheme=scheme))]
+    if changed:
+        text = f"{scheme}: rounding carries the update in all {changed} layers that changed"
+        return [("pass", Reason(code="layers_carried", message=text, scheme=scheme))]
+    text = f"{scheme}: no layer that is rounded differs between the two checkpoints"
+    return [("inconclusive", Reason(code="nothing_changed", message=text, scheme=scheme))]
 
 
 def _outcome(parts: Sequence[Outcome]) -> Outcome:

@@ -1,8 +1,9 @@
 """The words and figures every face shows alike: states, metrics, arms, units. No layout, no colour."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quail_audit.events import Outcome, Recovery, Score, State
+from quail_audit.matrix import Format, Standing, safe_to_ship
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -18,6 +19,22 @@ STATE_STYLES: Mapping[State, str] = {"untouched": "dim", "carried": "green", "dr
 OUTCOME_MARKS: Mapping[Outcome, str] = {"pass": "✓ PASS", "fail": "✗ FAIL", "inconclusive": "? INCONCLUSIVE"}
 
 OUTCOME_STYLES: Mapping[Outcome, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+
+STANDING_MARKS: Mapping[Standing, str] = {
+    "pass": OUTCOME_MARKS["pass"],
+    "fail": OUTCOME_MARKS["fail"],
+    "inconclusive": OUTCOME_MARKS["inconclusive"],
+    "not measured": "! NOT MEASURED",
+    "unknown": "—",
+}
+
+STANDING_STYLES: Mapping[Standing, str] = {
+    "pass": OUTCOME_STYLES["pass"],
+    "fail": OUTCOME_STYLES["fail"],
+    "inconclusive": OUTCOME_STYLES["inconclusive"],
+    "not measured": "bold yellow",
+    "unknown": "dim",
+}
 
 METRIC_TITLES: Mapping[str, str] = {
     "verbmem_forget": "VerbMem, forget",
@@ -100,6 +117,29 @@ def recovery_figures(value: Recovery | None) -> str:
         return value.outcome
     interval = "" if value.low is None or value.high is None else f" [{round(value.low)}, {round(value.high)}]"
     return f"{round(value.percent)} %{interval}"
+
+
+def percent(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{round(value)} %"
+
+
+def at_risk(each: Format) -> str:
+    """Layers at risk, of how many."""
+    return UNKNOWN if each.layers_at_risk is None else f"{each.layers_at_risk} of {each.layers}"
+
+
+def worst_recovery(each: Format) -> str:
+    """The recovery that decides a format's verdict, with its interval, or why there is none."""
+    return recovery_figures(each.recovery) or UNKNOWN
+
+
+def shippable(formats: Sequence[Format], *, weights_only: bool) -> str:
+    """Which formats are safe to ship, in a sentence."""
+    safe = safe_to_ship(formats)
+    if not safe:
+        return "No format is safe to ship"
+    basis = ", by the weights alone" if weights_only else ""
+    return f"Safe to ship{basis}: {', '.join(safe)}"
 
 
 def duration(seconds: float) -> str:

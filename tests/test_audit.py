@@ -1,5 +1,6 @@
 """Whole audits of tiny models, through the engine and through the command, good input and bad."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -17,7 +18,17 @@ from transformers import LlamaForCausalLM
 
 from quail_audit.audit import audit
 from quail_audit.errors import BadInputError, QuailError
-from quail_audit.events import AuditRequest, Event, LayerMeasured, MetricScored, SampleScored, from_line, to_line
+from quail_audit.events import (
+    AuditRequest,
+    Event,
+    LayerMeasured,
+    MetricScored,
+    SampleScored,
+    SchemeFailed,
+    from_line,
+    to_line,
+)
+from quail_audit.matrix import formats, safe_to_ship
 from quail_audit.report import Report, RunState
 from quail_audit.runs import EVENTS, read_report
 
@@ -64,6 +75,67 @@ def test_what_stays_forgotten_passes(forgotten: list[Event]) -> None:
         }  # fmt: skip
         assert measured.metrics["verbmem_forget"]["original/full"].mean > 90
         assert measured.metrics["verbmem_forget"]["unlearned/full"].mean < 20
+
+
+def test_each_scheme_has_a_verdict_of_its_own(forgotten: list[Event]) -> None:
+    state = state_of(iter(forgotten))
+    report = state.report()
+    assert {scheme: each.verdict.outcome for scheme, each in report.schemes.items() if each.verdict} == {
+        "nf4": "pass",
+        "fp4-dq": "pass",
+    }
+    assert safe_to_ship(formats(report)) == ("nf4", "fp4-dq")
+
+
+def fails_for(scheme: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a function of Quail fail where it is called for this scheme, as a scheme's library may."""
+    real = getattr(importlib.import_module(module), function)
+
+    def wrapped(*arguments: object, **named: object) -> object:
+        if any(getattr(argument, "name", None) == scheme for argument in arguments):
+            raise RuntimeError("a singular Hessian")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(f"{module}.{function}", wrapped)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "where"),
+    [
+        ("quail_audit.weights.overlap", "pair_sums", "model.layers.0.self_attn.q_proj"),
+        ("quail_audit.forgetting.arms", "load_arm", "original/fp4"),
+    ],
+)
+def test_a_scheme_that_fails_is_named_with_its_reason_and_the_others_go_on(
+    module: str, function: str, where: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_for("fp4", module, function, monkeypatch)
+    events = list(audit(request(world, schemes=("fp4", "nf4"), retrain=str(world / "blank")), "run"))
+    (failed,) = [event for event in events if isinstance(event, SchemeFailed)]
+    assert (failed.scheme, failed.message) == ("fp4", "RuntimeError: a singular Hessian")
+    assert failed.where == where
+    assert all(from_line(to_line(event)) == event for event in events)
+    state = state_of(iter(events))
+    report = state.report()
+    assert report.schemes["fp4"].verdict is None
+    assert report.schemes["fp4"].failure is not None
+    assert report.schemes["nf4"].verdict is not None
+    assert report.schemes["nf4"].verdict.outcome == "pass"
+    assert report.verdict is not None
+    assert report.verdict.outcome == "inconclusive"
+    assert report.exit_code == 4
+    assert "unlearned/fp4" not in report.arms
+    assert {"original/nf4", "unlearned/nf4"} <= set(report.arms)
+    assert state.remaining_s is None
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_where_no_scheme_can_be_measured_the_error_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_for("nf4", "quail_audit.weights.overlap", "pair_sums", monkeypatch)
+    seen: list[Event] = []
+    with pytest.raises(RuntimeError, match="singular"):
+        seen.extend(audit(request(world), "run"))
+    assert isinstance(seen[-1], SchemeFailed)
 
 
 def test_privleak_is_relative_to_the_reference(forgotten: list[Event]) -> None:

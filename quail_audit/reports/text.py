@@ -1,4 +1,6 @@
-"""The report for a terminal: verdict and reasons first, then forgetting, then the worst layers."""
+"""The report for a terminal: verdict and reasons first, then the formats, then forgetting and the worst layers."""
+
+from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -7,11 +9,13 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.events import LayerStatistics, Verdict
+from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.report import FULL, Report, SchemeReport, badness
 from quail_audit.untrusted import printable
 
 WORST_LAYERS_SHOWN = 10
 WIDE_COLUMNS = 112  # from here on intervals of every arm and all figures of a layer fit on a line
+SCHEMES_IN_FULL = 4  # of more, only the worst one's figures follow the matrix
 NAME_COLUMNS = 34  # of a layer's name on a narrow screen
 _FEW_COLUMNS = ("overlap", "survival", "noise")
 
@@ -19,25 +23,66 @@ _FEW_COLUMNS = ("overlap", "survival", "noise")
 def show(report: Report, console: Console) -> None:
     """Print the report."""
     console.print(_heading(report))
+    found = formats(report)
     if report.verdict is not None:
-        console.print(verdict(report.verdict))
+        console.print(verdict(report.verdict, is_matrix_shown=len(found) > 1))
     if report.failure is not None:
         console.print(_failure(report))
     wide = console.width >= WIDE_COLUMNS
-    for scheme, measured in report.schemes.items():
+    if len(found) > 1:
+        console.print()
+        console.print(_matrix(report, found))
+    shown = {each.scheme: report.schemes[each.scheme] for each in found}
+    if len(shown) > SCHEMES_IN_FULL:
+        worst = min(found, key=riskiness).scheme
+        shown = {worst: report.schemes[worst]}
+    for scheme, measured in shown.items():
         for part in (_forgetting(report, scheme, measured, wide), _layers(scheme, measured, wide)):
             if part is not None:
                 console.print()
                 console.print(part)
+    if len(shown) < len(found):
+        others = f"the other {len(found) - len(shown)} formats' figures are in report.json"
+        console.print(Padding(Text(others, style="dim"), (0, 0, 0, 1)))
     for line in _footnotes(report):
         console.print(Padding(Text(printable(line), style="dim"), (0, 0, 0, 1)))
 
 
-def verdict(reached: Verdict) -> RenderableType:
-    """The verdict and its reasons in words."""
+def verdict(reached: Verdict, *, is_matrix_shown: bool = False) -> RenderableType:
+    """The verdict and its reasons in words; beside a matrix, only those that are not about one scheme."""
     lines = [Text(f" {wording.OUTCOME_MARKS[reached.outcome]}", style=wording.OUTCOME_STYLES[reached.outcome])]
-    reasons = [Padding(Text(printable(reason.message)), (0, 0, 0, 3)) for reason in reached.reasons]
-    return Group(*lines, *reasons)
+    reasons = [reason for reason in reached.reasons if not is_matrix_shown or reason.scheme is None]
+    return Group(*lines, *(Padding(Text(printable(reason.message)), (0, 0, 0, 3)) for reason in reasons))
+
+
+def _matrix(report: Report, found: Sequence[Format]) -> RenderableType:
+    """Formats x verdict, with the figures that decide."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("format", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for column in ("worst recovery [95 %]", "layers at risk", "utility kept"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in found:
+        table.add_row(
+            printable(each.scheme),
+            Text(wording.STANDING_MARKS[each.standing], style=wording.STANDING_STYLES[each.standing]),
+            wording.worst_recovery(each),
+            wording.at_risk(each),
+            wording.percent(each.utility_percent),
+        )
+    parts: list[RenderableType] = []
+    if report.verdict is not None:
+        parts.append(Text(f" {wording.shippable(found, weights_only=report.request.data is None)}", style="bold"))
+    parts.append(Padding(table, (0, 0, 0, 1)))
+    parts += [Padding(Text(_why_not(each)), (0, 0, 0, 3)) for each in found if each.failure is not None]
+    return Group(*parts)
+
+
+def _why_not(each: Format) -> str:
+    assert each.failure is not None  # noqa: S101 - the caller asked
+    failure = each.failure
+    said = [f"{failure.where}: {failure.message}" if failure.where else failure.message, failure.mend]
+    return f"{each.scheme}: {'. '.join(printable(part).rstrip('.') for part in said if part)}"
 
 
 def _heading(report: Report) -> Text:

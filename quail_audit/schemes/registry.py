@@ -1,16 +1,27 @@
 """Finds schemes by name: Quail's own, and those that other packages register under the entry point quail.schemes."""
 
 import functools
+from collections.abc import Iterable
 
 from quail_audit.plug_ins import named, with_plug_ins
 from quail_audit.schemes import bitsandbytes
 from quail_audit.schemes.interface import Scheme
+
+ALL = "all"
 
 
 @functools.cache
 def known_schemes() -> tuple[Scheme, ...]:
     """Every scheme, Quail's own first."""
     return with_plug_ins(bitsandbytes.schemes(), "quail.schemes", Scheme)  # type: ignore[type-abstract]
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Names as on the command line, each once, with `all` standing for every scheme."""
+    expanded: list[str] = []
+    for name in names:
+        expanded += [scheme.name for scheme in known_schemes()] if name == ALL else [name]
+    return tuple(dict.fromkeys(expanded))
 
 
 def scheme_named(name: str) -> Scheme:

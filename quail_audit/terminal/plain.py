@@ -14,6 +14,7 @@ from quail_audit.events import (
     PairOpened,
     RunStarted,
     SampleScored,
+    SchemeFailed,
     TrainEval,
     TrainingPlanned,
     TrainingStarted,
@@ -78,6 +79,8 @@ def _line(event: Event) -> str | None:
             )
         case Noted():
             return event.message
+        case SchemeFailed():
+            return f"{event.scheme} could not be measured: {event.message}"
         case VerdictReached():
             return f"verdict: {event.verdict.outcome}"
         case TrainingStarted():

@@ -1,5 +1,6 @@
 import io
 
+import made_runs
 from rich.console import Console
 from runs_for_tests import UNTOUCHED, events, layer
 
@@ -94,3 +95,38 @@ def test_a_report_goes_through_json_unchanged() -> None:
     for event in events():
         state.apply(event)
     assert Report.model_validate_json(state.report().model_dump_json()) == state.report()
+
+
+def of_many(number: int) -> list[Event]:
+    """A run on many formats: the first comes back, the second could not be measured, the others hold."""
+    return list(made_runs.events(blocks=2, schemes=made_runs.FORMATS[:number], samples=4, outcome="mixed"))
+
+
+def test_formats_stand_side_by_side_with_what_decides() -> None:
+    lines = shown(*of_many(3), width=80).splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert " Safe to ship: int8" in [line.rstrip() for line in lines]
+    rows = {
+        line.split()[0]: line.rstrip() for line in lines if line.strip() and line.split()[0] in made_runs.FORMATS[:3]
+    }
+    assert "✗ FAIL" in rows["nf4"]
+    assert "97 % [91, 103]" in rows["nf4"]
+    assert "13 of 14" in rows["nf4"]
+    means = {e.arm: e.score.mean for e in of_many(3) if e.type == "metric_scored" and e.metric == "verbmem_retain"}
+    assert rows["nf4"].endswith(f"  {100 * means['unlearned/nf4'] / means['original/full']:.0f} %")
+    assert "! NOT MEASURED" in rows["fp4"]
+    assert "✓ PASS" in rows["int8"]
+    assert "fp4: the backend is not installed. pip install it" in " ".join(" ".join(lines).split())
+
+
+def test_of_many_formats_only_the_worst_is_shown_in_full() -> None:
+    text = shown(*of_many(14))
+    assert "Forgetting at nf4" in text
+    assert text.count("Forgetting at") == 1
+    assert "the other 13 formats' figures are in report.json" in text
+    assert shown(*of_many(3)).count("Forgetting at") == 3
+
+
+def test_a_release_without_a_safe_format_says_so() -> None:
+    text = shown(*made_runs.events(blocks=2, schemes=("nf4", "fp4"), samples=4))
+    assert "No format is safe to ship" in text

@@ -8,6 +8,7 @@ from quail_audit.errors import UsageError
 from quail_audit.schemes import registry
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.interface import Scheme
+from quail_audit.schemes.registry import expand, known_schemes
 
 
 class Plugged(FourBit):
@@ -55,3 +56,11 @@ def test_plug_ins_join_and_broken_ones_are_skipped_loudly() -> None:
         names = [scheme.name for scheme in registry.known_schemes()]
     assert names[-1] == "mine"
     assert {str(warning.message).split()[3] for warning in warned} == {"broken", "odd"}
+
+
+def test_all_stands_for_every_scheme_and_no_scheme_is_taken_twice() -> None:
+    every = tuple(scheme.name for scheme in known_schemes())
+    assert expand(["all"]) == every
+    assert expand(["fp4", "nf4", "fp4"]) == ("fp4", "nf4")
+    assert expand(["fp4", "all"]) == ("fp4", *(name for name in every if name != "fp4"))
+    assert expand(["wrong"]) == ("wrong",)  # which is refused, with its reason, when it is looked up

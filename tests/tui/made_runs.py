@@ -25,6 +25,7 @@ from quail_audit.events import (
     RunFinished,
     RunStarted,
     SampleScored,
+    SchemeFailed,
     SchemeSummary,
     Score,
     State,
@@ -41,6 +42,22 @@ ROLES = (
 )
 METRICS = ("nll_forget", "nll_retain", "privleak", "knowmem_forget", "verbmem_forget", "verbmem_retain")
 LEVELS = 16
+FORMATS = (
+    "nf4",
+    "fp4",
+    "int8",
+    "rtn-int4-g128",
+    "rtn-int3-g64-asym",
+    "rtn-int2-g32-asym",
+    "gptq-int4-g128",
+    "gptq-int3-g128-desc_act",
+    "awq-int4-g128",
+    "gguf-q4_0",
+    "gguf-q5_1",
+    "gguf-q8_0",
+    "nvfp4",
+    "mxfp4",
+)
 # What each arm scores on average: metric -> original, unlearned, retrain; full precision.
 _MEANS = {
     "nll_forget": (0.13, 7.2, 2.9),
@@ -105,7 +122,11 @@ def events(
     retrain: bool = True,
     seed: int = 0,
 ) -> Iterator[Event]:
-    """A whole audit, from its start to its verdict."""
+    """A whole audit, from its start to its verdict.
+
+    outcome: of every scheme, "pass" or "fail"; or "mixed": the first fails, the second could not be measured, and the
+    others hold.
+    """
     rng = random.Random(seed)
     request = AuditRequest(
         original="models/llama-news-7b",
@@ -158,20 +179,42 @@ def events(
             yield LayerMeasured(
                 at_s=after(0.1), scheme=scheme, index=index + 1, total=total_layers, layer=layer, detail=detail(layer)
             )
+    broken = schemes[1] if outcome == "mixed" else None
+    outcomes = dict.fromkeys(schemes, outcome)
+    if outcome == "mixed":
+        outcomes = {scheme: "fail" if scheme == schemes[0] else "pass" for scheme in schemes}
     for scheme in schemes:
         yield WeightsMeasured(at_s=after(0.0), scheme=scheme, summary=_summary(by_scheme[scheme]))
     for arm in arms:
-        yield from _arm(arm, samples, after, rng, outcome)
+        scheme = arm.rpartition("/")[2]
+        if scheme == broken:
+            continue
+        yield from _arm(arm, samples, after, rng, outcomes.get(scheme, "pass"))
+    if broken is not None:
+        yield SchemeFailed(
+            at_s=after(0.0),
+            scheme=broken,
+            kind="environment",
+            message="the backend is not installed",
+            mend="pip install it",
+            exit_code=4,
+        )
     for scheme in schemes:
         for metric in ("verbmem_forget", "knowmem_forget", "privleak"):
-            yield RecoveryMeasured(at_s=after(0.0), scheme=scheme, metric=metric, recovery=_recovery(metric, outcome))
-    reason = Reason(code="recovered", message=f"verbmem_forget comes back at {schemes[0]} (recovery 97 %)")
-    if outcome == "pass":
-        reason = Reason(code="held", message=f"verbmem_forget stays forgotten at {schemes[0]} (recovery 2 %)")
-    yield VerdictReached(
-        at_s=after(0.0), verdict=Verdict(outcome="pass" if outcome == "pass" else "fail", reasons=(reason,))
-    )
+            if scheme != broken:
+                found = _recovery(metric, outcomes[scheme])
+                yield RecoveryMeasured(at_s=after(0.0), scheme=scheme, metric=metric, recovery=found)
+    verdicts = {scheme: _verdict(scheme, outcomes[scheme]) for scheme in schemes if scheme != broken}
+    yield VerdictReached(at_s=after(0.0), verdict=verdicts[schemes[0]], schemes=verdicts)
     yield RunFinished(at_s=after(0.0), finished="2026-01-01T12:05:00+00:00", exit_code=0 if outcome == "pass" else 1)
+
+
+def _verdict(scheme: str, outcome: str) -> Verdict:
+    if outcome == "pass":
+        text = f"verbmem_forget stays forgotten at {scheme} (recovery 2 %)"
+        return Verdict(outcome="pass", reasons=(Reason(code="held", message=text, scheme=scheme),))
+    text = f"verbmem_forget comes back at {scheme} (recovery 97 %)"
+    return Verdict(outcome="fail", reasons=(Reason(code="recovered", message=text, scheme=scheme),))
 
 
 def _arm(arm: str, samples: int, after, rng: random.Random, outcome: str) -> Iterator[Event]:  # type: ignore[no-untyped-def]

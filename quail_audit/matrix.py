@@ -1,0 +1,104 @@
+"""The formats of an audit against each other: each one's verdict and the figures that decide it. Pure, from a report.
+
+For every face. Not here: how it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from quail_audit.events import Recovery, Score, Verdict
+from quail_audit.report import FULL, Failure, Report, SchemeReport
+
+Standing = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
+STANDINGS_BY_RISK: tuple[Standing, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")
+
+# The worst first; "reported only" has no say in a verdict.
+_OUTCOMES_BY_RISK = ("not forgotten", "recovered", "undecided", "held", "uninformative")
+LEAST_UTILITY_POINTS = 5.0  # of the original: of a model that knows less than this, no share can be told
+
+
+@dataclass(frozen=True)
+class Format:
+    """One scheme of an audit.
+
+    Attributes:
+        scheme: its name.
+        standing: "unknown" while it is being measured, and in reports of Quail before 0.2 on several schemes.
+        metric, recovery: the forget metric that comes back most, and how much; None where there is none.
+        layers_at_risk: None until every layer has been measured.
+        layers: measured so far.
+        utility_percent: what the deployed model keeps of the original: the mean of a retain metric on
+            unlearned/<scheme>, in per cent of its mean on original/full; of several metrics the least. None where none
+            was measured, or where the original scores under LEAST_UTILITY_POINTS.
+        failure: why it could not be measured.
+    """
+
+    scheme: str
+    standing: Standing
+    metric: str | None
+    recovery: Recovery | None
+    layers_at_risk: int | None
+    layers: int
+    utility_percent: float | None
+    failure: Failure | None
+
+
+def formats(report: Report) -> tuple[Format, ...]:
+    """Every scheme of a report, in the order in which they were asked for."""
+    alone = report.verdict if len(report.schemes) == 1 else None  # a lone scheme's verdict is the release's
+    return tuple(format_of(scheme, measured, alone) for scheme, measured in report.schemes.items())
+
+
+def format_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None) -> Format:
+    """One scheme, as far as it has been measured.
+
+    Args:
+        scheme: its name.
+        measured: what was found.
+        alone: the release's verdict, where this is its only scheme.
+    """
+    verdict = measured.verdict or alone
+    standing: Standing = "unknown" if verdict is None else verdict.outcome
+    metric, recovery = _worst(measured.recovery)
+    return Format(
+        scheme=scheme,
+        standing="not measured" if measured.failure is not None else standing,
+        metric=metric,
+        recovery=recovery,
+        layers_at_risk=measured.summary.layers_at_risk if measured.summary is not None else None,
+        layers=len(measured.layers),
+        utility_percent=_utility_percent(scheme, measured.metrics),
+        failure=measured.failure,
+    )
+
+
+def safe_to_ship(found: Iterable[Format]) -> tuple[str, ...]:
+    """The schemes that pass."""
+    return tuple(each.scheme for each in found if each.standing == "pass")
+
+
+def riskiness(each: Format) -> tuple[int, float, str]:
+    """Sorts the worst format first: by standing, then by how much comes back."""
+    percent = each.recovery.percent if each.recovery is not None and each.recovery.percent is not None else 0.0
+    return STANDINGS_BY_RISK.index(each.standing), -percent, each.scheme
+
+
+def _worst(recoveries: Mapping[str, Recovery]) -> tuple[str | None, Recovery | None]:
+    deciding = [(metric, found) for metric, found in recoveries.items() if found.outcome in _OUTCOMES_BY_RISK]
+    if not deciding:
+        return None, None
+    return min(deciding, key=lambda pair: (_OUTCOMES_BY_RISK.index(pair[1].outcome), -(pair[1].percent or 0.0)))
+
+
+def _utility_percent(scheme: str, metrics: Mapping[str, Mapping[str, Score]]) -> float | None:
+    kept = [
+        100.0 * arms[f"unlearned/{scheme}"].mean / arms[f"original/{FULL}"].mean
+        for metric, arms in metrics.items()
+        if metric.endswith("_retain") and not metric.startswith("nll")  # a loss has no zero to be a share of
+        if {f"unlearned/{scheme}", f"original/{FULL}"} <= arms.keys()
+        if arms[f"original/{FULL}"].mean >= LEAST_UTILITY_POINTS
+    ]
+    return min(kept, default=None)
