@@ -133,6 +133,13 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     if request.data is not None:
         data = read_data(request.data, metrics=request.metrics, max_samples=request.max_samples)
     pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
+    for side in (pair.original, pair.unlearned, pair.retrain):
+        if side is not None and side.scheme is not None:
+            raise BadInputError(
+                f"is quantized already ({side.scheme}), and audits of such checkpoints are not supported yet",
+                where=side.source,
+                mend="Give the full-precision one",
+            )
     yield PairOpened(
         original=pair.original.facts,
         unlearned=pair.unlearned.facts,

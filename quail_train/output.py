@@ -95,7 +95,9 @@ def write_checkpoint(
 
 def _shards(source: Checkpoint) -> dict[str, list[str]]:
     """File name -> the tensors in it: as the source has them, or filled up to SHARD_BYTES."""
-    if source.adapter is None and source.files.format == "safetensors":
+    from quail_audit.checkpoints.weight_files import WeightFiles
+
+    if isinstance(source.files, WeightFiles) and source.files.format == "safetensors":
         shards: dict[str, list[str]] = {}
         for tensor in source.names:
             shards.setdefault(source.files.file_of[tensor].name, []).append(tensor)

@@ -119,6 +119,7 @@ def train(request: TrainRequest, run_id: str, command: tuple[str, ...], stop: St
     check_resumable(request)
     at_risk = _names_at_risk(request)
     pair = open_pair(request.original, request.unlearned)
+    _refuse_quantized(pair)
     layers = select_layers(pair.layers, request.layers, at_risk)
     source = pair.unlearned if request.init == "unlearned" else pair.original
     refuse_other_tokenizer(pair)
@@ -186,6 +187,16 @@ def _say_what_it_is(
         reasons = "; ".join(reason.message for reason in audited.verdict.reasons)
         yield Noted(message=f"the audit of the result: {audited.verdict.outcome}: {reasons}")
     return audited.exit_code or 0
+
+
+def _refuse_quantized(pair: Pair) -> None:
+    for side in (pair.original, pair.unlearned):
+        if side.scheme is not None:
+            raise BadInputError(
+                f"is quantized already ({side.scheme}); training changes weights in full precision",
+                where=side.source,
+                mend="Give the full-precision checkpoint that it was made from",
+            )
 
 
 def _names_at_risk(request: TrainRequest) -> frozenset[str]:

@@ -92,11 +92,30 @@ def lay_out(
     Raises:
         BadInputError: config.json describes no model that can be built, or one that the tensors don't fit.
     """
-    _check_counts(config, tensors, where)
-    model = _empty_model(json.dumps(config, sort_keys=True), where) if config else None
+    model = model_without_weights(config, tensors, where)
     if model is None:
         return _guess(config, tensors, skip_modules)
     return _match(model, tensors, skip_modules, where)
+
+
+def model_without_weights(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str
+) -> PreTrainedModel | None:
+    """The model that config.json describes, on the meta device; None where transformers knows none. Don't change it.
+
+    Arguments and errors as in lay_out.
+    """
+    _check_counts(config, tensors, where)
+    return _empty_model(json.dumps(config, sort_keys=True), where) if config else None
+
+
+def transposed_parameters(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str) -> frozenset[str]:
+    """The weights that the model has as [inputs, outputs]: GPT-2's Conv1D. Arguments and errors as in lay_out."""
+    from transformers.pytorch_utils import Conv1D
+
+    model = model_without_weights(config, tensors, where)
+    modules = () if model is None else model.named_modules()
+    return frozenset(f"{name}.weight" for name, module in modules if isinstance(module, Conv1D))
 
 
 def module_holding(weight: torch.Tensor, transposed: bool) -> torch.nn.Module:
@@ -149,7 +168,7 @@ def _empty_model(config_json: str, where: str) -> PreTrainedModel | None:
         AutoModelForSequenceClassification if named.endswith("ForSequenceClassification") else AutoModelForCausalLM
     )
     try:
-        with _quietly(), torch.device("meta"):
+        with quietly(), torch.device("meta"):
             config = CONFIG_MAPPING[model_type].from_dict(values)
             if type(config) not in auto._model_mapping:
                 return None
@@ -299,7 +318,8 @@ def _guess(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """Without the warnings of transformers and others, which the reader of a result cannot act on."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -1,4 +1,6 @@
-"""Opening a checkpoint: a local folder or a Hugging Face id, a whole model or an adapter on another one.
+"""Opening a checkpoint: a local folder, a GGUF file or a Hugging Face id; a whole model or an adapter on another one.
+
+One that is quantized already reads as the weights that it stands for, and says how each is stored.
 
 Opening reads names, shapes and types, never a weight. Whether a checkpoint fits another is pair.py's question.
 """
@@ -17,9 +19,13 @@ from quail_audit.checkpoints.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from quail_audit.checkpoints.adapter import Adapter, open_adapter
 from quail_audit.checkpoints.architecture import Layout, Matrix, lay_out
 from quail_audit.checkpoints.hub import fetch, parse_hub_id
+from quail_audit.checkpoints.packed.gguf import open_gguf
+from quail_audit.checkpoints.packed.interface import PackedFiles, PackedMatrix
+from quail_audit.checkpoints.packed.opening import open_packed
 from quail_audit.checkpoints.weight_files import (
     TensorInfo,
     WeightFiles,
+    Weights,
     listed,
     open_weight_files,
     read_json_object,
@@ -43,12 +49,13 @@ class Checkpoint:
         source: as the user named it.
         folder: where its files lie on this machine.
         revision: commit of the hub, where it came from there.
-        config: its config.json, parsed; of an adapter, its base's; {} where there is none.
+        config: its config.json, parsed, less its quantization_config; of an adapter, its base's; {} where it has none.
         layout: what its tensors are, with the modules that are rounded by default.
-        files: the weight files of the folder.
+        files: its weights, by name; of packed ones, what they stand for.
         borrowed_from: the checkpoint whose config.json stands in for its own, where it has none.
         adapter: how its base is changed, where it is an adapter.
         adapter_of: its base, where it is an adapter.
+        gguf: the file, where it is a GGUF file.
     """
 
     source: str
@@ -56,10 +63,11 @@ class Checkpoint:
     revision: str | None
     config: Mapping[str, Any]
     layout: Layout
-    files: WeightFiles
+    files: Weights
     borrowed_from: str | None = None
     adapter: Adapter | None = None
     adapter_of: Checkpoint | None = None
+    gguf: Path | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,6 +97,22 @@ class Checkpoint:
         return weight.T.contiguous() if matrix.transposed else weight
 
     @property
+    def packed(self) -> Mapping[str, PackedMatrix]:
+        """The weights that are stored quantized, by the parameter of the model. An adapter, once merged, has none."""
+        if not isinstance(self.files, PackedFiles):
+            return {}
+        matrices = self.files.matrices
+        return {name: matrices[tensor] for name, tensor in self.layout.tensor_of.items() if tensor in matrices}
+
+    @property
+    def scheme(self) -> str | None:
+        """How most of its weights are stored, as `--scheme` names it; None where they are not quantized."""
+        weights: Counter[str] = Counter()
+        for matrix in self.packed.values():
+            weights[matrix.scheme] += math.prod(matrix.info.shape)
+        return max(weights, key=lambda scheme: weights[scheme]) if weights else None
+
+    @property
     def _transposed(self) -> frozenset[str]:
         return frozenset(matrix.parameter for matrix in self.layout.rounded if matrix.transposed)
 
@@ -96,7 +120,11 @@ class Checkpoint:
     def facts(self) -> CheckpointFacts:
         """What was found. An adapter's parameters and bytes are its own; the types of its layers are its base's."""
         layers = [self.layout.tensor_of[matrix.parameter] for matrix in self.layout.rounded]
-        dtypes = Counter(str(self.info(name).dtype).removeprefix("torch.") for name in layers or self.names)
+        packed = self.files.matrices if isinstance(self.files, PackedFiles) else {}
+        dtypes = Counter(
+            packed[name].scheme if name in packed else str(self.info(name).dtype).removeprefix("torch.")
+            for name in layers or self.names
+        )
         counted = self.files.tensors if self.adapter else self.layout.tensor_of.values()
         return CheckpointFacts(
             source=self.source,
@@ -124,28 +152,41 @@ class Checkpoint:
                 notes.append(f"holds tensors that are no part of {layout.architecture}: {listed(layout.unused)}")
             if layout.unread:
                 notes.append(f"not measured, because transformers splits or fuses them: {listed(layout.unread)}")
+            if self.scheme is not None:
+                notes.extend(self._notes_on_storage())
         elif self.adapter_of and self.adapter.base_name not in ("", self.adapter_of.source):
             trained_on = printable(self.adapter.base_name, limit=200)
             notes.append(f"the adapter names {trained_on} as its base; it was applied to {self.adapter_of.source}")
         return tuple(f"{self.source}: {note}" for note in notes)
+
+    def _notes_on_storage(self) -> list[str]:
+        packed = self.packed
+        others = Counter(matrix.scheme for matrix in packed.values() if matrix.scheme != self.scheme)
+        notes = [f"is quantized already ({self.scheme}) and is audited as it is stored"]
+        if others:
+            kinds = ", ".join(f"{count} as {scheme}" for scheme, count in others.most_common())
+            notes.append(f"not all its matrices are stored as {self.scheme}: {kinds}")
+        if plain := [matrix.module for matrix in self.layout.rounded if matrix.parameter not in packed]:
+            notes.append(f"not quantized, though most layers are: {listed(plain)}")
+        return notes
 
 
 def open_checkpoint(source: str, *, base: Checkpoint | None = None) -> Checkpoint:
     """Open a checkpoint for reading, fetching it first where it is on a hub.
 
     Args:
-        source: a local folder, or `org/name` or `org/name@revision`; a path that exists wins.
+        source: a local folder, a GGUF file, or `org/name` or `org/name@revision`; a path that exists wins.
         base: the checkpoint that an adapter is applied to, and whose config.json stands in where there is none.
 
     Raises:
         BadInputError: what is there is no checkpoint that can be read: which file, what is wrong, what to do.
         EnvironmentProblemError: it could not be fetched.
     """
-    folder, revision = _locate(source)
+    path, revision = _locate(source)
     try:
-        return _open_folder(source, folder, revision, base)
+        return _open_folder(source, path, revision, base) if path.is_dir() else _open_gguf_file(source, path, revision)
     except OSError as error:
-        raise unreadable(folder, error) from error
+        raise unreadable(path, error) from error
 
 
 def with_config_of(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
@@ -175,12 +216,12 @@ def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> N
         raise BadInputError(
             f"layers should be {', '.join(_LAYER_DTYPES[:-1])} or {_LAYER_DTYPES[-1]}; these are not: {listed(wrong)}",
             where=str(checkpoint.folder),
-            mend="Quantized checkpoints are not supported yet; give the full-precision one",
+            mend="Give it in one of these, or quantized in a format that Quail reads",
         )
 
 
 def _locate(source: str) -> tuple[Path, str | None]:
-    """The folder of a checkpoint, and its commit where it came from a hub."""
+    """The folder of a checkpoint, or its GGUF file, and its commit where it came from a hub."""
     try:
         path = Path(source).expanduser()
         exists, is_folder = path.exists(), path.is_dir()
@@ -188,12 +229,11 @@ def _locate(source: str) -> tuple[Path, str | None]:
         raise BadInputError(f"is no usable path: {printable(str(error), limit=200)}", where=source) from error
     if is_folder:
         return path, None
+    if exists and path.suffix.lower() == ".gguf":
+        return path, None
     if exists:
-        gguf = path.suffix.lower() == ".gguf"
         raise BadInputError(
-            "is a file; a checkpoint is a folder",
-            where=source,
-            mend="GGUF files are not supported yet" if gguf else f"Name its folder: {path.parent}",
+            "is a file; a checkpoint is a folder, or a GGUF file", where=source, mend=f"Name its folder: {path.parent}"
         )
     hub_id = None if source.startswith((".", "~", os.sep)) else parse_hub_id(source)
     if hub_id is None:
@@ -220,18 +260,26 @@ def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoi
         return _open_adapter_folder(source, folder, revision, base)
 
     config = read_json_object(folder / "config.json") if (folder / "config.json").exists() else {}
-    packed = config.get("quantization_config")
-    if packed:
-        method = packed.get("quant_method", "unknown") if isinstance(packed, dict) else "unknown"
-        raise BadInputError(
-            f"is quantized already ({printable(str(method), limit=60)})",
-            where=str(folder / "config.json"),
-            mend="Quantized checkpoints are not supported yet; give the full-precision one",
-        )
+    ggufs = sorted(folder.glob("*.gguf"))
+    if files is None and len(ggufs) == 1:
+        return _open_gguf_file(source, ggufs[0], revision)
     if files is None or not files.tensors:
-        raise _no_weights(folder, files)
-    checkpoint = Checkpoint(source, folder, revision, config, lay_out(config, files.tensors, where=str(folder)), files)
+        raise _no_weights(folder, files, ggufs)
+    weights: Weights = files
+    if config.get("quantization_config"):
+        weights = open_packed(config, files, str(folder / "config.json"))
+        config = {name: value for name, value in config.items() if name != "quantization_config"}
+    layout = lay_out(config, weights.tensors, where=str(folder))
+    checkpoint = Checkpoint(source, folder, revision, config, layout, weights)
     return with_config_of(base, checkpoint) if base is not None and not config else checkpoint
+
+
+def _open_gguf_file(source: str, path: Path, revision: str | None) -> Checkpoint:
+    if not path.is_file():  # a pipe or a device would block or never end
+        raise BadInputError("is not a regular file", where=str(path))
+    config, weights = open_gguf(path)
+    layout = lay_out(config, weights.tensors, where=str(path))
+    return Checkpoint(source, path.parent, revision, config, layout, weights, gguf=path)
 
 
 def _open_adapter_folder(source: str, folder: Path, revision: str | None, base: Checkpoint | None) -> Checkpoint:
@@ -250,14 +298,14 @@ def _open_adapter_folder(source: str, folder: Path, revision: str | None, base: 
     return Checkpoint(source, folder, revision, base.config, base.layout, files, adapter=adapter, adapter_of=base)
 
 
-def _no_weights(folder: Path, files: WeightFiles | None) -> BadInputError:
+def _no_weights(folder: Path, files: WeightFiles | None, ggufs: list[Path]) -> BadInputError:
     if files is not None:
         return BadInputError("its weight files hold no tensors", where=str(folder))
-    if any(folder.glob("*.gguf")):
+    if ggufs:
         return BadInputError(
-            "holds GGUF files, which are not supported yet",
+            f"holds several GGUF files: {listed([path.name for path in ggufs])}",
             where=str(folder),
-            mend="Give the full-precision checkpoint that they were made from",
+            mend=f"Name the one to audit: {ggufs[0]}",
         )
     found = sorted(path.name for path in folder.iterdir())
     return BadInputError(

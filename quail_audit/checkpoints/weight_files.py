@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from quail_audit.errors import BadInputError
 from quail_audit.untrusted import printable
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Format = Literal["safetensors", "pytorch .bin"]
 
-# Names in a safetensors header -> torch's. https://github.com/huggingface/safetensors (format), without the packed
-# types below one byte, which no full-precision checkpoint has.
+# Names in a safetensors header -> torch's. https://github.com/huggingface/safetensors (format), without the types below
+# one byte, which none of the formats that Quail reads has.
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -50,6 +50,25 @@ class TensorInfo(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+class Weights(Protocol):
+    """Weights by name, one at a time: a folder's files, or what packed ones stand for."""
+
+    @property
+    def format(self) -> str:
+        """In words."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name -> shape and dtype, in the order of the files."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all the files together."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """See WeightFiles.read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,10 +254,9 @@ def _list_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:
                 code, shape = part.get_dtype(), tuple(part.get_shape())
                 if code not in _DTYPES:
                     raise BadInputError(
-                        f"{printable(name)} is stored as {printable(code)}, which is no type of a full-precision "
-                        f"checkpoint",
+                        f"{printable(name)} is stored as {printable(code)}, which Quail does not read",
                         where=str(file),
-                        mend="Packed and quantized checkpoints are not supported yet; give the full-precision one",
+                        mend="Give a checkpoint in full precision, or in a quantized format that Quail reads",
                     )
                 yield name, TensorInfo(shape, getattr(torch, _DTYPES[code]))
     except OSError as error:

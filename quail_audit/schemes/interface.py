@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quail_audit.rounded import Rounded as Rounded  # part of the contract, for who writes a scheme
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -46,22 +48,6 @@ class Quantized:
     codes: torch.Tensor
     absmax: torch.Tensor
     dtype: torch.dtype
-
-
-@dataclass(frozen=True, eq=False)
-class Rounded:
-    """A weight matrix as it is deployed, however its rounding came about: what statistics over a pair compare.
-
-    Attributes:
-        codes: uint8 [rows, columns], one code a weight (not packed). Equal codes of two matrices mean the same bucket.
-        values: [rows, columns], what the deployed model computes with.
-        widths: float32 [rows, columns], each weight's bucket width in units of the weights; None where the grid of
-            a stored matrix does not tell.
-    """
-
-    codes: torch.Tensor
-    values: torch.Tensor
-    widths: torch.Tensor | None = None
 
 
 class Scheme(ABC):
