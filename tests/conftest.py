@@ -25,6 +25,7 @@ LEFT_OUT = {
     "real_model": "needs SmolLM2 in $QUAIL_SMOLLM2; run: make test-real-model",
     "cuda": "needs an NVIDIA GPU; run: make test-cuda",
     "terminal": "needs tmux; run: make test-terminal",
+    "backend": "needs GPTQModel or auto-gptq; run: make test-backends",
     "browser": "needs Chromium; run: make test-browser",
 }
 

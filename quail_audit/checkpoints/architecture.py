@@ -2,7 +2,7 @@
 
 Answers as transformers would on loading the checkpoint with a bitsandbytes configuration: the model is built without
 weights from config.json, and the same functions choose its modules. Code that comes with a checkpoint is never run.
-Everything that hangs on a version of transformers is in this file. Reads no weights.
+What hangs on a version of transformers is in transformers_rules.py. Reads no weights.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from quail_audit.checkpoints.transformers_rules import (
+    as_this_version_spells_it,
+    is_converted,
+    modules_left,
+    renaming,
+    tied_weights,
+)
 from quail_audit.checkpoints.weight_files import TensorInfo, listed
 from quail_audit.errors import BadInputError
 from quail_audit.untrusted import printable
@@ -169,7 +176,7 @@ def _empty_model(config_json: str, where: str) -> PreTrainedModel | None:
     )
     try:
         with quietly(), torch.device("meta"):
-            config = CONFIG_MAPPING[model_type].from_dict(values)
+            config = CONFIG_MAPPING[model_type].from_dict(as_this_version_spells_it(values))
             if type(config) not in auto._model_mapping:
                 return None
             # Eager: the fast kinds of attention have the same modules, and may not be installed.
@@ -187,9 +194,9 @@ def _empty_model(config_json: str, where: str) -> PreTrainedModel | None:
 def _match(
     model: PreTrainedModel, tensors: Mapping[str, TensorInfo], skip_modules: tuple[str, ...] | None, where: str
 ) -> Layout:
-    tied_to: dict[str, str] = model.all_tied_weights_keys
+    tied_to = tied_weights(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
-    rename = _renaming(model)
+    rename = renaming(model)
 
     def parameter_of(name: str) -> str | None:
         renamed, _ = rename(name)
@@ -246,40 +253,17 @@ def _rounded(model: PreTrainedModel, skip_modules: tuple[str, ...] | None) -> tu
     """What transformers' `replace_with_bnb_linear` replaces, less what it then ties to a weight that is not rounded."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
-    from transformers.quantizers.base import HfQuantizer
-    from transformers.quantizers.quantizers_utils import should_convert_module
 
-    skipped = HfQuantizer.get_modules_to_not_convert(
-        model, None if skip_modules is None else list(skip_modules), list(model._keep_in_fp32_modules or ())
-    )
-    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    left = modules_left(model, skip_modules)
+    tied_to = tied_weights(model)
+    tied = {*tied_to, *tied_to.values()}
     return tuple(
         Matrix(name, isinstance(module, Conv1D))
         for name, module in model.named_modules()
         if (isinstance(module, Conv1D) or type(module) is nn.Linear)
-        and should_convert_module(name, skipped)
+        and is_converted(name, left)
         and f"{name}.weight" not in tied
     )
-
-
-def _renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
-    """How transformers maps a stored name to a parameter's, and whether it converts the tensor on the way."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, rename_source_key
-
-    conversions = get_model_conversion_mapping(model)
-    converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
-    renamings: list[Any] = [conversion for conversion in conversions if not isinstance(conversion, WeightConverter)]
-    parameters = model.state_dict()
-    prefix = model.base_model_prefix
-
-    def rename(name: str) -> tuple[str, bool]:
-        renamed, converter = rename_source_key(name, renamings, converters, prefix, parameters)
-        if renamed not in parameters and name in parameters:
-            renamed, converter = rename_source_key(name, [], [], prefix, parameters)
-        return renamed, converter is not None
-
-    return rename
 
 
 def _is_expected(model: PreTrainedModel, name: str) -> bool:
@@ -293,14 +277,12 @@ def _guess(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], skip_modules: tuple[str, ...] | None
 ) -> Layout:
     """Two-dimensional weights that are no embedding, norm or head, by their names: for models transformers lacks."""
-    from transformers.quantizers.quantizers_utils import should_convert_module
-
     rounded: list[Matrix] = []
     left: list[str] = []
     for name, info in tensors.items():
         module = name.removesuffix(".weight")
         role = module.rpartition(".")[2]
-        skipped = _HEAD.search(role) if skip_modules is None else not should_convert_module(module, [*skip_modules])
+        skipped = _HEAD.search(role) if skip_modules is None else not is_converted(module, skip_modules)
         if name.endswith(".weight") and len(info.shape) == 2 and not _TABLE.search(role) and not skipped:
             rounded.append(Matrix(module, transposed=False))
         elif len(info.shape) >= 2:

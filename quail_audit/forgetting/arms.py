@@ -20,8 +20,11 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
+from quail_audit.checkpoints.transformers_rules import as_this_version_spells_it, knows_version_5
+from quail_audit.checkpoints.weight_files import read_json_object
 from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
 from quail_audit.forgetting.batches import is_out_of_memory
 from quail_audit.forgetting.quiet import quiet_transformers
@@ -186,16 +189,17 @@ def _load_full_precision(checkpoint: Checkpoint) -> PreTrainedModel:
     """The whole model on the CPU, in the checkpoint's own dtype, an adapter merged."""
     base = checkpoint.adapter_of or checkpoint
     config = None
-    if not (base.folder / "config.json").exists():
-        settings = dict(base.config)  # another checkpoint's, which stands in
+    if not (base.folder / "config.json").exists() or not knows_version_5():
+        settings = as_this_version_spells_it(base.config)  # another checkpoint's may stand in
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
+    asked_type = {"dtype" if knows_version_5() else "torch_dtype": "auto"}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         base.folder,
         config=config,
-        dtype="auto",
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **asked_type,
     )
     model, found = loaded
     if absent := sorted(found["missing_keys"]):
@@ -293,6 +297,15 @@ def _plain_greedy(found: GenerationConfig | None) -> GenerationConfig:
     return GenerationConfig(**special)  # type: ignore[no-untyped-call]
 
 
+def _tokenizer_class(folder: Path) -> Any:
+    """AutoTokenizer, but where it is too old to know version 5's general class: that of 4.47 reads the same file."""
+    config = folder / "tokenizer_config.json"
+    if knows_version_5() or not (folder / "tokenizer.json").exists() or not config.exists():
+        return AutoTokenizer
+    named = read_json_object(config).get("tokenizer_class")
+    return PreTrainedTokenizerFast if named == "TokenizersBackend" else AutoTokenizer
+
+
 def load_tokenizer(
     checkpoint: Checkpoint, stand_in: Checkpoint | None
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
@@ -307,7 +320,7 @@ def load_tokenizer(
             continue
         try:
             with quiet_transformers():
-                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                tokenizer: PreTrainedTokenizerBase = _tokenizer_class(candidate.folder).from_pretrained(
                     candidate.folder, local_files_only=True, trust_remote_code=False
                 )
         except Exception as error:  # as in _loading

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import DynamicLayer
 
 from quail_audit.forgetting.batches import BatchSize, run_in_batches, token_bytes
 from quail_audit.forgetting.quiet import quiet_transformers
@@ -134,6 +133,8 @@ def _shared_beginning(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) 
 
 def _read(model: PreTrainedModel, ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
     """Keys and values of a beginning, by layer; None where a layer keeps something else, or a window of them only."""
+    from transformers.cache_utils import DynamicLayer  # not in 4.47, where no beginning is shared
+
     with torch.no_grad():
         output = model.base_model(torch.tensor([ids], device=model.device), use_cache=True)  # without the head
     cache = getattr(output, "past_key_values", None)

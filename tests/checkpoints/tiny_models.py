@@ -12,7 +12,7 @@ from transformers import (
     LlamaForSequenceClassification,
     MixtralConfig,
     OPTConfig,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
 )
@@ -37,7 +37,7 @@ def gpt2_config(**changes: Any) -> GPT2Config:
     return GPT2Config(**{**values, "bos_token_id": 1, "eos_token_id": 2, **changes})
 
 
-CONFIGS: dict[str, PreTrainedConfig] = {
+CONFIGS: dict[str, PretrainedConfig] = {
     "llama": llama_config(),
     "llama, tied": llama_config(tie_word_embeddings=True),
     "gpt2": gpt2_config(),
@@ -73,7 +73,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 }
 
 
-def build(config: PreTrainedConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def build(config: PretrainedConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(seed)
     if config.architectures == ["LlamaForSequenceClassification"]:
         return LlamaForSequenceClassification(config).to(dtype)
@@ -83,7 +83,7 @@ def build(config: PreTrainedConfig, seed: int = 0, dtype: torch.dtype = torch.fl
 
 def save(
     folder: Path,
-    config: PreTrainedConfig | None = None,
+    config: PretrainedConfig | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     **options: Any,
