@@ -32,11 +32,13 @@ from quail_audit.errors import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quail_audit.curing import CureReport
     from quail_audit.events import AuditRequest, Event
-    from quail_audit.report import Report, RunState
+    from quail_audit.report import Report
+    from quail_audit.runs import AnyState
     from quail_audit.terminal.live import LiveView
     from quail_audit.terminal.plain import PlainProgress
-    from quail_audit.training import TrainingReport, TrainingState
+    from quail_audit.training import TrainingReport
 
 DEBUG_VARIABLE = "QUAIL_DEBUG"
 DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, as under quail serve
@@ -287,15 +289,15 @@ def audit_and_show(
     return state.end.exit_code
 
 
-def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | None) -> RunState | TrainingState:
-    """Follow a run of either kind to its end: progress as a face, each event as a line to streamed."""
+def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | None) -> AnyState:
+    """Follow a run of any kind to its end: progress as a face, each event as a line to streamed."""
     from contextlib import nullcontext
 
     from quail_audit.events import to_line
     from quail_audit.report import RunState
     from quail_audit.runs import state_for
 
-    state: RunState | TrainingState = RunState()
+    state: AnyState = RunState()
     face = _face(progress) if progress is not None else nullcontext()
     with face as shown:
         for event in events:
@@ -338,16 +340,19 @@ def _results(output: Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def _write_report(report: Report | TrainingReport, stream: TextIO, format: Format) -> None:  # noqa: A002
+def _write_report(report: Report | TrainingReport | CureReport, stream: TextIO, format: Format) -> None:  # noqa: A002
+    from quail_audit.curing import CureReport
     from quail_audit.training import TrainingReport
 
     if format == "json":
         stream.write(report.model_dump_json(indent=2) + "\n")
     elif format == "text":
-        from quail_audit.reports import text, training_text
+        from quail_audit.reports import cure_text, text, training_text
 
         if isinstance(report, TrainingReport):
             training_text.show(report, new_console(stream))
+        elif isinstance(report, CureReport):
+            cure_text.show(report, new_console(stream))
         else:
             text.show(report, new_console(stream))
     stream.flush()
@@ -381,6 +386,7 @@ def watch(
     """
     from quail_audit.report import RunState
     from quail_audit.runs import replay, require_run
+    from quail_audit.training import TrainingState
 
     if tui:
         require_run(run)
@@ -394,13 +400,15 @@ def watch(
     _write_report(state.report(), sys.stdout, format)
     if state.end is None:
         is_audit = isinstance(state, RunState)
+        mends = {
+            RunState: "What it had measured is shown above; run the audit again for a verdict",
+            TrainingState: "Go on from its last checkpoint with quail train --resume-from-checkpoint, or train again",
+        }
         raise EnvironmentProblemError(
             f"the run ended without {'a verdict' if is_audit else 'its result'}: its process was killed or its machine "
             "went away",
             where=str(run),
-            mend="What it had measured is shown above; run the audit again for a verdict"
-            if is_audit
-            else "Go on from its last checkpoint with quail train --resume-from-checkpoint, or train again",
+            mend=mends.get(type(state), "Run the same command again"),
         )
     return state.end.exit_code
 

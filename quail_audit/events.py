@@ -190,6 +190,27 @@ class TrainRequest(Model):
     seed: int = 0
 
 
+CarryWay = Literal["random", "feedback"]
+
+
+class CarryRequest(Model):
+    """Everything that decides what a carry makes. Written to request.json; enough to repeat the run."""
+
+    cure: Literal["carry"] = "carry"
+    original: str
+    unlearned: str
+    out: str
+    scheme: str = "nf4"
+    way: CarryWay = "random"
+    layers: tuple[str, ...] = ("erased",)
+    report: str | None = None  # the audit's run folder, where layers are those at risk
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+CureRequest = CarryRequest
+Request = AuditRequest | TrainRequest | CureRequest
+
+
 class Timed(Model):
     """What every event has: when it happened, in seconds since the run started. Set by runs.record."""
 
@@ -388,13 +409,53 @@ class TrainEval(Timed):
 
 class CheckpointSaved(Timed):
     type: Literal["checkpoint_saved"] = "checkpoint_saved"
-    step: int
+    step: int = 0  # of a training
     folder: str
     final: bool = False  # the result itself; else one to resume from
 
 
+class CureStarted(Timed):
+    """The first event of the run of a cure, as RunStarted is of an audit."""
+
+    type: Literal["cure_started"] = "cure_started"
+    schema_version: int = 1
+    quail_version: str
+    run_id: str
+    started: str  # ISO 8601, UTC
+    request: CureRequest
+    command: tuple[str, ...]  # that repeats it
+    environment: dict[str, str]
+
+
+class CarryPlanned(Timed):
+    """What will be carried; every other weight stays as it is."""
+
+    type: Literal["carry_planned"] = "carry_planned"
+    layers: tuple[str, ...]
+    weights: int  # in those layers
+
+
+class LayerCarried(Timed):
+    """One layer, before and after. What is deployed of the update: DESIGN section 2's statistics."""
+
+    type: Literal["layer_carried"] = "layer_carried"
+    index: int  # from 1
+    total: int
+    layer: str
+    weights: int
+    moved: Share  # of its weights: that have another code than nearest rounding of the unlearned gives them
+    blocks: int
+    mended_blocks: int  # that did not round as chosen, and hold the nearest rounding of the unlearned instead
+    survival_before: float | None
+    survival: float | None
+    noise: float | None
+
+
 Event = (
-    TrainingStarted
+    CureStarted
+    | CarryPlanned
+    | LayerCarried
+    | TrainingStarted
     | TrainingPlanned
     | TrainStep
     | TrainEval

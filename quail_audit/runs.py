@@ -26,10 +26,14 @@ from pydantic import ValidationError
 
 from quail_audit import interruption
 from quail_audit.clock import utc_now
+from quail_audit.curing import CureState
 from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.events import (
     AuditRequest,
+    CarryRequest,
+    CureStarted,
     Event,
+    Request,
     RunFailed,
     RunFinished,
     TrainingStarted,
@@ -39,6 +43,8 @@ from quail_audit.events import (
 )
 from quail_audit.report import Report, RunState
 from quail_audit.training import TrainingState
+
+AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
 
 RUNS_FOLDER = Path(".quail") / "runs"  # where runs go that are not told where
 REQUEST = "request.json"
@@ -59,7 +65,7 @@ def new_run_id() -> str:
 
 
 @contextmanager
-def new_run(folder: Path, request: AuditRequest | TrainRequest) -> Iterator[Path]:
+def new_run(folder: Path, request: Request) -> Iterator[Path]:
     """Make a run's folder and hold it as its only writer.
 
     Raises:
@@ -101,7 +107,7 @@ def record(events: Iterator[Event], folder: Path) -> Generator[Event, None, None
 
     An error of the run becomes its last event, then goes on its way; so does an interruption.
     """
-    state: RunState | TrainingState = RunState()
+    state: AnyState = RunState()
     started_s = time.monotonic()
     with _open_events(folder) as descriptor:
 
@@ -375,13 +381,13 @@ def read_events(folder: Path, offsets: Iterable[int]) -> list[Event]:
         raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error
 
 
-def read_request(folder: Path) -> AuditRequest | TrainRequest | None:
-    """What a run was asked for, which tells an audit from a training; None where that cannot be read."""
+def read_request(folder: Path) -> Request | None:
+    """What a run was asked for, which tells what kind of run it is; None where that cannot be read."""
     try:
         document = (folder / REQUEST).read_bytes()
     except OSError:
         return None
-    for kind in (AuditRequest, TrainRequest):
+    for kind in (AuditRequest, TrainRequest, CarryRequest):
         with suppress(ValidationError):
             return kind.model_validate_json(document)
     return None
@@ -433,9 +439,14 @@ def summarize_run(folder: Path) -> RunSummary | None:
     return RunSummary(folder, request, code, (folder / EVENTS).stat().st_mtime)
 
 
-def state_for(event: Event, state: RunState | TrainingState) -> RunState | TrainingState:
-    """The fold that takes this event: a run's first event tells whether it is an audit or a training."""
-    return TrainingState() if isinstance(event, TrainingStarted) else state
+def state_for(event: Event, state: AnyState) -> AnyState:
+    """The fold that takes this event: a run's first event tells what kind of run it is."""
+    match event:
+        case TrainingStarted():
+            return TrainingState()
+        case CureStarted():
+            return CureState()
+    return state
 
 
 def read_report(folder: Path) -> Report:
@@ -451,6 +462,12 @@ def read_report(folder: Path) -> Report:
                 "this is the run of a training, not of an audit",
                 where=str(folder),
                 mend="Name the folder of an audit's run; that of the training's own audit is in it, as audit",
+            )
+        if isinstance(event, CureStarted):
+            raise BadInputError(
+                f"this is the run of quail {event.request.cure}, not of an audit",
+                where=str(folder),
+                mend="Name the folder of an audit's run",
             )
         state.apply(event)
     if state.started is None:

@@ -52,7 +52,7 @@ def card(
     front = {"library_name": "transformers", "base_model": request.original, "tags": ["unlearning", "quail"]}
     made = (
         f"Made by Quail {quail_audit.__version__} (`quail train`). {len(planned.layers)} layers were trained "
-        f"({wording.count(planned.weights)} weights); every other weight is that of {_code(source)} to the last bit."
+        f"({wording.count(planned.weights)} weights); every other weight is that of {code(source)} to the last bit."
     )
     return "\n".join(
         [
@@ -60,7 +60,7 @@ def card(
             *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
             "---",
             "",
-            f"# {_code(source)}, retrained so that its forgetting survives quantization",
+            f"# {code(source)}, retrained so that its forgetting survives quantization",
             "",
             made,
             "",
@@ -84,11 +84,11 @@ def card(
 
 def _rows(request: TrainRequest, planned: TrainingPlanned, steps: int) -> Mapping[str, str]:
     rows = {
-        "original": _code(request.original),
-        "unlearned": _code(request.unlearned),
+        "original": code(request.original),
+        "unlearned": code(request.unlearned),
         "training began with": f"the {request.init}",
-        "data": f"{_code(request.data)}: {planned.forget_samples} forget and {planned.retain_samples} retain samples",
-        "objective": _code(request.objective),
+        "data": f"{code(request.data)}: {planned.forget_samples} forget and {planned.retain_samples} retain samples",
+        "objective": code(request.objective),
         "retain weight, alpha": f"{request.retain_weight:g}",
     }
     if planned.margin_logits is not None:
@@ -101,8 +101,8 @@ def _rows(request: TrainRequest, planned: TrainingPlanned, steps: int) -> Mappin
     if "l1" in request.objective.split("_"):
         rows["L1 weight, mu"] = f"{request.l1_weight:g}"
     rows |= {
-        "scheme": _code(request.scheme),
-        "layers": ", ".join(_code(layer) for layer in request.layers),
+        "scheme": code(request.scheme),
+        "layers": ", ".join(code(layer) for layer in request.layers),
         "steps": f"{steps} of {request.batch_size} forget samples, learning rate {request.learning_rate:g}",
         "seed": str(request.seed),
     }
@@ -130,5 +130,5 @@ def _scores(evals: tuple[TrainEval, ...], request: TrainRequest) -> list[str]:
     return lines
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from quail_audit.errors import EnvironmentProblemError, UsageError
 
@@ -26,6 +26,20 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # where the source's own files cannot tell; transformers' default
 _UNFINISHED = ".unfinished"
+_DTYPES = {  # torch's names -> safetensors'
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -43,17 +57,18 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_checkpoint(
-    folder: Path, source: Checkpoint, trained: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase
+    folder: Path, source: Checkpoint, trained: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase | None
 ) -> int:
     """Write a folder that AutoModelForCausalLM loads.
 
-    Every file is there whole or not at all. Memory: one file of weights at a time.
+    Every file is there whole or not at all. Memory: one tensor at a time, where trained has no more.
 
     Args:
         folder: made if absent; files of the same names are replaced.
         source: the checkpoint that training began with; of an adapter, merged.
-        trained: stored tensor -> its new values, in any type and on any device, shaped as stored.
-        tokenizer: that belongs to it.
+        trained: stored tensor -> its new values, in any type and on any device, shaped as stored. Each is asked for
+            once, when it is written.
+        tokenizer: that belongs to it; None where there is none.
 
     Returns:
         How many of the trained weights are as they were: training did not move them, or not by as much as their type
@@ -62,8 +77,6 @@ def write_checkpoint(
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
-    from safetensors.torch import save_file
-
     unmoved = 0
     with _writable(folder):
         unfinished = folder / _UNFINISHED
@@ -71,26 +84,52 @@ def write_checkpoint(
         try:
             shards = _shards(source)
             for name, tensors in shards.items():
-                contents = {}
-                for tensor in tensors:
-                    contents[tensor] = old = source.read(tensor)
-                    if tensor in trained:
-                        contents[tensor] = new = trained[tensor].detach().to("cpu", old.dtype).contiguous()
-                        unmoved += int((new == old).sum())
-                save_file(contents, unfinished / name, metadata={"format": "pt"})
+                unmoved += _write_shard(unfinished / name, source, tensors, trained)
             if list(shards) != [SINGLE]:
                 (unfinished / INDEX).write_text(_index(source, shards), encoding="utf-8")
             base = source.adapter_of or source
             (unfinished / "config.json").write_text(json.dumps(dict(base.config), indent=2) + "\n", encoding="utf-8")
             if (base.folder / "generation_config.json").exists():
                 shutil.copyfile(base.folder / "generation_config.json", unfinished / "generation_config.json")
-            tokenizer.save_pretrained(unfinished)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(unfinished)
             for path in sorted(unfinished.iterdir()):
                 path.replace(folder / path.name)
         finally:
             with suppress(OSError):
                 shutil.rmtree(unfinished)
     return unmoved
+
+
+def _write_shard(path: Path, source: Checkpoint, tensors: Sequence[str], trained: Mapping[str, torch.Tensor]) -> int:
+    """One safetensors file, tensor by tensor: its library wants all of them in memory. Returns how many are unmoved.
+
+    The format (huggingface.co/docs/safetensors): the header's length in 8 bytes, the header as JSON, the tensors.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + _bytes_of(source, tensor)
+        info = source.info(tensor)
+        header[tensor] = {"dtype": _DTYPES[str(info.dtype)], "shape": list(info.shape), "data_offsets": [start, end]}
+    written = json.dumps(header, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)  # so that tensors are aligned, as the library has it
+    unmoved = 0
+    with path.open("wb") as file:
+        file.write(len(written).to_bytes(8, "little") + written)
+        for tensor in tensors:
+            values = old = source.read(tensor)
+            if tensor in trained:
+                values = trained[tensor].detach().to("cpu", old.dtype)
+                unmoved += int((values == old).sum())
+            _write_bytes(file, values)
+    return unmoved
+
+
+def _write_bytes(file: BinaryIO, values: torch.Tensor) -> None:
+    import torch
+
+    values.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
 
 
 def _shards(source: Checkpoint) -> dict[str, list[str]]:
@@ -131,15 +170,10 @@ def _bytes_of(source: Checkpoint, tensor: str) -> int:
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
     try:
         yield
     except OSError as error:
         raise cannot_write(folder, error) from error
-    except SafetensorError as error:  # it hides the operating system's error in its text
-        full = f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error)
-        raise cannot_write(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
 
 
 def cannot_write(folder: Path, error: OSError) -> EnvironmentProblemError:

@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
+from quail_audit.curing import CureState
 from quail_audit.events import Event
 from quail_audit.report import FULL, STATES_BY_RISK, RunState
-from quail_audit.terminal import training
+from quail_audit.runs import AnyState
+from quail_audit.terminal import curing, training
 from quail_audit.training import TrainingState
 from quail_audit.untrusted import printable
 
@@ -32,7 +34,7 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def update(self, event: Event, state: RunState | TrainingState) -> None:
+    def update(self, event: Event, state: AnyState) -> None:
         """Show one event; state has it already."""
         self._live.update(_Screen(state))
 
@@ -40,7 +42,7 @@ class LiveView:
 class _Screen:
     """Built when Rich draws, not at every event; between events the clock goes on."""
 
-    def __init__(self, state: RunState | TrainingState) -> None:
+    def __init__(self, state: AnyState) -> None:
         self._state = state
         self._seen_s = time.monotonic()
 
@@ -48,6 +50,8 @@ class _Screen:
         since_s = time.monotonic() - self._seen_s
         if isinstance(self._state, TrainingState):
             return training.view(self._state, since_last_event_s=since_s)
+        if isinstance(self._state, CureState):
+            return curing.view(self._state, since_last_event_s=since_s)
         return view(self._state, since_last_event_s=since_s)
 
 

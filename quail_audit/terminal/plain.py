@@ -5,9 +5,12 @@ from typing import TextIO
 from quail_audit import wording
 from quail_audit.events import (
     ArmStarted,
+    CarryPlanned,
     CheckpointSaved,
+    CureStarted,
     DataRead,
     Event,
+    LayerCarried,
     LayerMeasured,
     MetricScored,
     Noted,
@@ -22,8 +25,8 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
-from quail_audit.report import RunState
-from quail_audit.training import TrainingState
+from quail_audit.runs import AnyState
+from quail_audit.terminal import curing
 from quail_audit.untrusted import printable
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -42,10 +45,10 @@ class PlainProgress:
     def __exit__(self, *_: object) -> None:
         """Nothing to undo."""
 
-    def update(self, event: Event, state: RunState | TrainingState) -> None:
+    def update(self, event: Event, state: AnyState) -> None:
         """Show one event; state has it already."""
         line = _line(event)
-        frequent = isinstance(event, LayerMeasured | SampleScored | TrainStep)
+        frequent = isinstance(event, LayerMeasured | SampleScored | TrainStep | LayerCarried)
         if line is None or (frequent and event.at_s - self._last_at_s < SECONDS_BETWEEN_LINES):
             return
         self._last_at_s = event.at_s
@@ -100,4 +103,10 @@ def _line(event: Event) -> str | None:
             return f"after step {event.step}: {scores}"
         case CheckpointSaved():
             return f"saved {event.folder}"
+        case CureStarted():
+            return f"run {event.run_id}: {curing.headline(event.request)}"
+        case CarryPlanned():
+            return f"{len(event.layers)} layers, {wording.count(event.weights)} weights"
+        case LayerCarried():
+            return f"{event.index} of {event.total}: {curing.carried_line(event)}"
     return None

@@ -269,12 +269,10 @@ def test_a_full_disk_leaves_nothing_half_written(training_world: Path, tmp_path:
 def test_a_full_disk_is_named_as_such(
     number: int, training_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safetensors import SafetensorError
-
     def fails(*_: Any, **__: Any) -> None:
-        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("safetensors.torch.save_file", fails)
+    monkeypatch.setattr("quail_train.output._write_bytes", fails)
     with pytest.raises(EnvironmentProblemError, match="the disk is full"):
         list(events_of(request_in(training_world, tmp_path / "out")))
     assert list((tmp_path / "out").iterdir()) == []

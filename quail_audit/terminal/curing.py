@@ -1,0 +1,56 @@
+"""The live view of the run of a cure on a terminal: how far it is, and what the last step found."""
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from quail_audit import wording
+from quail_audit.curing import CureState
+from quail_audit.events import CarryRequest, LayerCarried
+from quail_audit.untrusted import printable
+
+BAR_COLUMNS = 40
+
+
+def view(state: CureState, *, since_last_event_s: float = 0.0) -> RenderableType:
+    """The whole view of a cure's state."""
+    if state.started is None:
+        return Text(" waiting for the run to start", style="dim")
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (" Quail ", "bold"),
+            printable(headline(state.started.request)),
+            (f"  {wording.duration(state.at_s + since_last_event_s)}", "dim"),
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    ]
+    if state.carried:
+        last = state.carried[-1]
+        parts.append(_progress("layers", last.index, last.total))
+        parts.append(Text(f" {printable(carried_line(last))}", style="dim", no_wrap=True, overflow="ellipsis"))
+    return Group(*parts)
+
+
+def headline(request: CarryRequest) -> str:
+    """What a cure was asked for, on one line."""
+    return f"{request.cure}, {request.way}, {request.scheme}: {request.unlearned} → {request.out}"
+
+
+def carried_line(layer: LayerCarried) -> str:
+    """What became of one layer."""
+    mended = f", {layer.mended_blocks} of {layer.blocks} blocks mended" if layer.mended_blocks else ""
+    return (
+        f"{layer.layer}: survival {wording.ratio(layer.survival_before)} → {wording.ratio(layer.survival)}, "
+        f"{100 * layer.moved:.1f} % of the codes moved{mended}"
+    )
+
+
+def _progress(what: str, done: int, total: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=20)
+    grid.add_column(width=BAR_COLUMNS)
+    grid.add_column()
+    grid.add_row(f" {what}", ProgressBar(total, done, width=BAR_COLUMNS), f"{done} / {total}")
+    return grid

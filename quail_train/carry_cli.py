@@ -1,0 +1,108 @@
+"""`quail carry`: reads the options, runs the carry into its folder, shows it. Imports nothing heavy at the top."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quail_audit.errors import UsageError
+
+
+def carry(
+    original: Annotated[str, typer.Argument(help="A local folder or a Hugging Face id: the model before unlearning.")],
+    unlearned: Annotated[str, typer.Argument(help="The same, after unlearning; or a LoRA adapter on the original.")],
+    out: Annotated[str, typer.Option(help="Where the carried checkpoint goes.", metavar="DIR")],
+    scheme: Annotated[
+        str | None, typer.Option(help="How the model will be quantized. See quail schemes.", metavar="NAME")
+    ] = None,
+    way: Annotated[
+        str | None,
+        typer.Option(
+            help="How codes are chosen. random: unbiased, by a seeded draw. feedback: to nearest, each row's error "
+            "carried on.",
+            metavar="random|feedback",
+        ),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Which layers are carried; repeat for several. Default: erased, as measured. All others stay as they "
+            "are, to the last bit.",
+            metavar="erased|all|at-risk|block:3-7|role:down_proj|name:GLOB",
+        ),
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option(help="The run folder of an audit: which layers are at risk.", metavar="RUN")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.", min=0)] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="The run's own folder, made by the run. Default: .quail/runs/<run id>.", metavar="DIR"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> int:
+    """Repair an unlearned checkpoint without training, where rounding erased its update.
+
+    The result is an ordinary checkpoint whose weights sit on the scheme's grid, so that anyone's rounding to nearest
+    gives back exactly these codes, and with them the update. docs/cures.md says when this helps, and when it does not.
+    """
+    from pydantic import ValidationError
+
+    from quail_audit.events import CarryRequest
+
+    given = {
+        "scheme": scheme,
+        "way": way,
+        "layers": tuple(dict.fromkeys(layers)) if layers else None,
+        "report": report,
+        "seed": seed,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    try:
+        request = CarryRequest(original=original, unlearned=unlearned, out=out, **chosen)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(first["msg"], where=f"--{first['loc'][0]}", mend="See quail carry --help") from error
+    command = ("quail", *sys.argv[1:])
+    return carry_and_show(request, command=command, run_dir=run_dir, overwrite=overwrite, quiet=quiet)
+
+
+carry.epilog = (  # type: ignore[attr-defined]
+    "Examples:\n\n"
+    "  quail carry original/ unlearned/ --out carried/\n\n"
+    "  quail carry original/ unlearned/ --out carried/ --way feedback --layers block:3-7 --scheme fp4"
+)
+
+
+def carry_and_show(
+    request: Any, *, command: tuple[str, ...], run_dir: Path | None = None, overwrite: bool = False, quiet: bool = False
+) -> int:
+    """Run a carry into its folder, show it as it goes and its result at the end; return its exit code.
+
+    Raises:
+        QuailError: the run could not be finished; what was done is in its folder.
+    """
+    from quail_audit.cli import follow, new_console
+    from quail_audit.curing import CureState
+    from quail_audit.reports.cure_text import show
+    from quail_audit.runs import RUNS_FOLDER, new_run, new_run_id, record
+    from quail_train.carry_run import carry as events_of
+    from quail_train.output import check_free
+
+    check_free(Path(request.out), overwrite=overwrite)
+    run_id = new_run_id()
+    with (
+        new_run(run_dir or RUNS_FOLDER / run_id, request) as folder,
+        closing(record(events_of(request, run_id, command), folder)) as events,
+    ):
+        state = follow(events, None if quiet else sys.stderr, None)
+    assert isinstance(state, CureState)  # noqa: S101 - its first event says so
+    show(state.report(), new_console(sys.stdout))
+    typer.echo(f" run folder: {folder}", err=True)
+    assert state.end is not None  # noqa: S101 - a run without an end raises
+    return state.end.exit_code

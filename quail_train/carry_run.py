@@ -1,0 +1,232 @@
+"""A carry from its request to its checkpoint, as an iterator of events. Shows nothing, stores no run.
+
+Not here: how a layer is carried (carry.py), what is written (output.py, carry_card.py).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import quail_audit
+from quail_audit.clock import utc_now
+from quail_audit.environment import describe_environment, usable_cores
+from quail_audit.errors import BadInputError
+from quail_audit.events import (
+    CarryPlanned,
+    CarryRequest,
+    CheckpointSaved,
+    CureStarted,
+    Event,
+    LayerCarried,
+    Noted,
+    RunFinished,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from quail_audit.checkpoints.pair import Layer, Pair
+    from quail_audit.schemes.interface import Scheme
+    from quail_audit.weights.overlap import PairSums
+
+Events = Generator[Event, None, None]
+ERASED = "erased"  # of --layers: those that are measured to be
+_WEIGHT = "weight"
+
+
+def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Events:
+    """Carry the update as the request says, and write the result to request.out.
+
+    What can be refused is refused first: scheme, layers and checkpoints, before a layer is carried. One layer is in
+    memory at a time; carried layers wait on disk, beside the result, until all are done.
+
+    Raises:
+        QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
+    """
+    yield CureStarted(
+        quail_version=quail_audit.__version__,
+        run_id=run_id,
+        started=utc_now(),
+        request=request,
+        command=command,
+        environment=describe_environment(),
+    )
+    from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
+    from quail_audit.schemes.registry import scheme_named
+    from quail_train.output import write_checkpoint
+
+    scheme = scheme_named(request.scheme)
+    pair = open_pair(request.original, request.unlearned)
+    for note in pair.notes:
+        yield Noted(message=note)
+    sums = _measured(pair, scheme)
+    layers = _selected(request, pair, sums)
+    yield CarryPlanned(layers=tuple(layer.name for layer in layers), weights=sum(layer.weights for layer in layers))
+    if not layers:
+        yield Noted(message=f"no layer is erased under {scheme.name}: the result is the unlearned checkpoint as it is")
+    tokenizer, notes = _tokenizer(pair)
+    for note in notes:
+        yield Noted(message=note)
+    with _waiting_room(Path(request.out)) as room:
+        carried = []
+        for event in _carried_layers(request, pair, scheme, layers, sums, room):
+            carried.append(event)
+            yield event
+        write_checkpoint(Path(request.out), pair.unlearned, _Waiting(room, pair, layers), tokenizer)
+    from quail_train.carry_card import write_card
+
+    write_card(Path(request.out), request, tuple(carried), command)
+    yield CheckpointSaved(folder=request.out, final=True)
+    yield RunFinished(finished=utc_now(), exit_code=0)
+
+
+def _measured(pair: Pair, scheme: Scheme) -> dict[str, PairSums]:
+    """Every layer's sums, by name.
+
+    Raises:
+        BadInputError: a weight is no finite number.
+    """
+    from quail_audit.weights.overlap import pair_sums
+
+    found = {}
+    for layer in pair.layers:
+        sums = pair_sums(*pair.read(layer), scheme, threads=usable_cores())
+        if not sums.finite:
+            raise BadInputError(
+                f"weights of {layer.name} are NaN or infinite",
+                where=f"{pair.original.source if sums.nonfinite_original else pair.unlearned.source}",
+                mend="Such a model cannot be deployed",
+            )
+        found[layer.name] = sums
+    return found
+
+
+def _selected(request: CarryRequest, pair: Pair, sums: Mapping[str, PairSums]) -> tuple[Layer, ...]:
+    from quail_audit.weights.overlap import layer_statistics
+    from quail_train.layers import AT_RISK, layers_at_risk, select_layers
+
+    at_risk: frozenset[str] = frozenset()
+    if AT_RISK in request.layers:
+        if request.report is None:
+            raise BadInputError(
+                "which layers are at risk is told by an audit",
+                where=f"--layers {AT_RISK}",
+                mend="Name the audit's run folder with --report, or choose layers otherwise",
+            )
+        at_risk = layers_at_risk(request.report, request.scheme)
+    others = tuple(selector for selector in request.layers if selector != ERASED)
+    chosen = {layer.name for layer in select_layers(pair.layers, others, at_risk)}
+    if ERASED in request.layers:
+        for layer in pair.layers:
+            found = layer_statistics(sums[layer.name], name=layer.name, block=layer.block, role=layer.role)
+            if found.state == "erased":
+                chosen.add(layer.name)
+    return tuple(layer for layer in pair.layers if layer.name in chosen)
+
+
+def _tokenizer(pair: Pair) -> tuple[PreTrainedTokenizerBase | None, tuple[str, ...]]:
+    from quail_audit.forgetting.arms import load_tokenizer
+
+    try:
+        return load_tokenizer(pair.unlearned, pair.original)
+    except BadInputError as error:
+        return None, (f"the result has no tokenizer: {error.message}",)
+
+
+def _carried_layers(
+    request: CarryRequest,
+    pair: Pair,
+    scheme: Scheme,
+    layers: tuple[Layer, ...],
+    sums: Mapping[str, PairSums],
+    room: Path,
+) -> Iterator[LayerCarried]:
+    """Carry each layer and let it wait in the room."""
+    from safetensors.torch import save_file
+
+    from quail_train.carry import carried, key_of
+    from quail_train.held_grid import deployed_update
+
+    for index, layer in enumerate(layers, start=1):
+        original, unlearned = pair.read(layer)
+        found = carried(
+            original,
+            unlearned,
+            scheme,
+            way=request.way,
+            key=key_of(request.seed, layer.name),
+            threads=usable_cores(),
+        )
+        save_file({_WEIGHT: found.weight}, _file(room, index - 1))
+        survival, noise = deployed_update(original, unlearned, found.weight, scheme)
+        yield LayerCarried(
+            index=index,
+            total=len(layers),
+            layer=layer.name,
+            weights=layer.weights,
+            moved=found.moved / layer.weights,
+            blocks=found.blocks,
+            mended_blocks=found.mended_blocks,
+            survival_before=sums[layer.name].survival,
+            survival=survival,
+            noise=noise,
+        )
+        del original, unlearned, found  # before the next is read, so that never two layers are in memory
+
+
+class _Waiting(Mapping[str, "torch.Tensor"]):
+    """Stored tensor -> its carried values, read from the room when they are asked for."""
+
+    def __init__(self, room: Path, pair: Pair, layers: tuple[Layer, ...]) -> None:
+        from quail_audit.checkpoints.architecture import Matrix
+
+        self._room = room
+        self._layers = {
+            pair.unlearned.layout.tensor_of[Matrix(layer.name, layer.transposed).parameter]: (place, layer.transposed)
+            for place, layer in enumerate(layers)
+        }
+
+    def __getitem__(self, tensor: str) -> torch.Tensor:
+        from safetensors.torch import load_file
+
+        place, transposed = self._layers[tensor]
+        weight = load_file(_file(self._room, place))[_WEIGHT]
+        return weight.T if transposed else weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+def _file(room: Path, place: int) -> Path:
+    return room / f"{place}.safetensors"
+
+
+@contextmanager
+def _waiting_room(folder: Path) -> Iterator[Path]:
+    """A folder inside the result's, gone at the end, for layers that are done.
+
+    Raises:
+        EnvironmentProblemError: the disk is full, or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    from quail_train.output import cannot_write
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".carried-", dir=folder) as room:
+            yield Path(room)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    except SafetensorError as error:  # it hides the operating system's error in its text
+        full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+        raise cannot_write(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error

@@ -1,0 +1,163 @@
+"""A scheme's grid on one matrix, with every block's scale held: where its weights may go, and whether they came back.
+
+A carried weight is written as the very value that its code is dequantized to. Whoever rounds the matrix to nearest then
+gets these codes again, as long as each block keeps the weight that sets its scale. What does not come back is mended
+here. Not here: which level a weight gets (carry.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    from quail_audit.schemes.interface import Quantized, Scheme
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldGrid:
+    """The grid of a matrix [rows, columns] under its own scales.
+
+    Attributes:
+        scheme: that has it.
+        weight: the matrix, in its stored type.
+        nearest: its rounding to nearest.
+        levels: float32 [k], ascending, no two equal.
+        codes: uint8 [k], what is stored for each level.
+        scales: float32 [blocks], what the levels are multiplied by.
+        largest: float32 [blocks], each block's largest magnitude: weights that have it are held.
+        settled: bool [blocks], blocks that lie on the grid already, and stay as they are.
+        block_size, stride: the weight (row, column) is in block (row * stride + column) // block_size.
+    """
+
+    scheme: Scheme
+    weight: torch.Tensor
+    nearest: Quantized
+    levels: F32
+    codes: npt.NDArray[np.uint8]
+    scales: F32
+    largest: F32
+    settled: npt.NDArray[np.bool_]
+    block_size: int
+    stride: int
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A carried matrix.
+
+    Attributes:
+        weight: [rows, columns], in the type of the unlearned one.
+        moved: how many weights have another code than nearest rounding of the unlearned gives them.
+        blocks: how many there are.
+        mended_blocks: how many of them did not come back as chosen and hold the nearest rounding of the unlearned.
+    """
+
+    weight: torch.Tensor
+    moved: int
+    blocks: int
+    mended_blocks: int
+
+
+def held_grid(weight: torch.Tensor, scheme: Scheme) -> HeldGrid:
+    """The grid of a matrix [rows, columns] on the CPU, in its stored type."""
+    grid, nearest = scheme.grid, scheme.quantize(weight)
+    levels, first = np.unique(grid.levels, return_index=True)  # of two equal levels, fp4's zeros, the lower bucket's
+    stride = weight.shape[1]
+    magnitudes = weight.abs().float()
+    largest = by_block(magnitudes, grid.block_size, stride).amax(dim=1)
+    held = magnitudes == of_blocks(largest, weight.shape, grid.block_size, stride)
+    off_grid = by_block((scheme.dequantize(nearest) != weight) & ~held, grid.block_size, stride)
+    return HeldGrid(
+        scheme=scheme,
+        weight=weight,
+        nearest=nearest,
+        levels=levels,
+        codes=grid.codes[first],
+        scales=nearest.absmax.numpy(),
+        largest=largest.numpy(),
+        settled=(~off_grid.any(dim=1)).numpy(),
+        block_size=grid.block_size,
+        stride=stride,
+    )
+
+
+def by_block(matrix: torch.Tensor, block_size: int, stride: int) -> torch.Tensor:
+    """A matrix [rows, columns] as [blocks, block size], with zeros where a block is short."""
+    from torch.nn.functional import pad
+
+    flat = pad(matrix, (0, stride - matrix.shape[1])).reshape(-1)
+    return pad(flat, (0, -flat.numel() % block_size)).reshape(-1, block_size)
+
+
+def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
+    """The carried matrix in its stored type, every block of which rounds to nearest as it was chosen.
+
+    A block that does not is mended: it gets the nearest rounding of the unlearned, or, where not even that comes back,
+    stays as it was.
+
+    Args:
+        grid: of the unlearned matrix.
+        values: float32 [rows, columns], what was chosen.
+        chosen: [rows, columns], numbers of levels; negative where a weight is its own.
+    """
+    import torch
+
+    nearest = grid.nearest.codes
+    levels = torch.from_numpy(chosen)
+    codes = torch.where(levels < 0, nearest, torch.from_numpy(grid.codes)[levels.clamp(min=0).long()])
+    weight = torch.from_numpy(values).to(grid.weight.dtype)
+    wrong = _wrong_blocks(grid, weight, codes)
+    mended_blocks = int(wrong.sum())
+    for instead in (grid.scheme.dequantize(grid.nearest), grid.weight):
+        if not wrong.any():
+            break
+        mended = of_blocks(wrong, weight.shape, grid.block_size, grid.stride)
+        weight, codes = torch.where(mended, instead, weight), torch.where(mended, nearest, codes)
+        wrong = _wrong_blocks(grid, weight, codes)
+    return Written(
+        weight=weight,
+        moved=int((codes != nearest).sum()),
+        blocks=len(grid.scales),
+        mended_blocks=mended_blocks,
+    )
+
+
+def deployed_update(
+    original: torch.Tensor, unlearned: torch.Tensor, carried: torch.Tensor, scheme: Scheme
+) -> tuple[float | None, float | None]:
+    """Survival and noise of the update as the carried matrix has it once it is rounded: Q(carried) - Q(original).
+
+    DESIGN section 2's formulas, with the update that was asked for; None where there is none.
+    """
+    update = (unlearned.float() - original.float()).reshape(-1)
+    deployed = [scheme.dequantize(scheme.quantize(side)).float().reshape(-1) for side in (carried, original)]
+    rounded = deployed[0] - deployed[1]
+    asked, dot, squared = (
+        float(a.double() @ b.double()) for a, b in ((update, update), (rounded, update), (rounded,) * 2)
+    )
+    if asked == 0.0:
+        return None, None
+    return dot / asked, math.sqrt(max(0.0, squared / asked - (dot / asked) ** 2))
+
+
+def _wrong_blocks(grid: HeldGrid, weight: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Bool [blocks]: whose codes or scale are not those asked for once the matrix is rounded to nearest."""
+    found = grid.scheme.quantize(weight)
+    other_codes = by_block(found.codes != codes, grid.block_size, grid.stride).any(dim=1)
+    return other_codes | (found.absmax != grid.nearest.absmax)
+
+
+def of_blocks(values: torch.Tensor, shape: torch.Size, block_size: int, stride: int) -> torch.Tensor:
+    """What each block has, for its weights: [blocks] -> [rows, columns]."""
+    rows, columns = shape
+    spread = values.repeat_interleave(block_size)[: rows * stride]
+    return spread.reshape(rows, stride)[:, :columns]
