@@ -63,6 +63,12 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
 
     scheme = scheme_named(request.scheme)
     pair = open_pair(request.original, request.unlearned)
+    if pair.unlearned.scheme is not None:
+        raise BadInputError(
+            f"is quantized already ({pair.unlearned.scheme})",
+            where=pair.unlearned.source,
+            mend="Its codes are fixed: give the checkpoint in full precision that it was made from",
+        )
     for note in pair.notes:
         yield Noted(message=note)
     sums = _measured(pair, scheme)
