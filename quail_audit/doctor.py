@@ -126,9 +126,7 @@ def show_schemes(console: Console) -> int:
     table.add_column("block", justify="right")
     table.add_column("what it is", overflow="fold")
     for scheme in known_schemes():
-        table.add_row(
-            scheme.name, f"{scheme.bits_per_weight:.3g}", str(scheme.grid.block_size), printable(scheme.title)
-        )
+        table.add_row(scheme.name, f"{scheme.bits_per_weight:.3g}", scheme.block, printable(scheme.title))
     console.print(table)
     console.print(Text(" Name one with quail audit --scheme NAME; repeat the option for several.", style="dim"))
     return 0

@@ -70,7 +70,7 @@ class LayerDetail(Model):
     """
 
     ratio_counts: tuple[int, ...]  # weights by update / bucket width; the bins' edges are RATIO_EDGES
-    transitions: tuple[int, ...]  # weights by code: [original level * levels + unlearned level]
+    transitions: tuple[int, ...]  # weights by code: [original level * levels + unlearned level]; () for many levels
 
 
 # Of the bins of update / bucket width: the first ends at the first edge, the last has no end, and a ratio equal to an

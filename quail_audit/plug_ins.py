@@ -42,13 +42,14 @@ def with_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
     return tuple(found.values())
 
 
-def named(name: str, things: Sequence[T], what: str) -> T:
+def named(name: str, things: Sequence[T], what: str, more: str = "") -> T:
     """The thing of this name.
 
     Args:
         name: as on the command line.
         things: to choose from.
         what: they are: "scheme", whose option is --scheme.
+        more: the form of names that are known beside these.
 
     Raises:
         UsageError: there is none; the message names those there are.
@@ -56,7 +57,7 @@ def named(name: str, things: Sequence[T], what: str) -> T:
     by_name = {thing.name: thing for thing in things}
     if name not in by_name:
         near = get_close_matches(name, by_name, n=1)
-        known = f"Known: {', '.join(by_name)}"
+        known = f"Known: {', '.join([*by_name, *([more] if more else [])])}"
         mend = f"Did you mean {near[0]}? {known}" if near else known
         raise UsageError(f"unknown {what} {name!r}", where=f"--{what}", mend=mend)
     return by_name[name]

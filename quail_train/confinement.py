@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.schemes.interface import Scheme
 
 # Rounding works in float32 on the weight times its block's reciprocal scale, so a bucket's edge is only known to about
@@ -36,15 +37,15 @@ class Bucket:
         weight.clamp_(self.lower, self.upper)
 
 
-def bucket_of(weight: torch.Tensor, scheme: Scheme) -> Bucket:
+def bucket_of(weight: torch.Tensor, scheme: FourBit) -> Bucket:
     """The buckets of a float32 matrix [rows, columns]. The weights themselves lie inside, bitwise."""
     grid, quantized = scheme.grid, scheme.quantize(weight)
     place = np.zeros(256, dtype=np.int64)  # of a code among the levels
     place[grid.codes] = np.arange(len(grid.codes))
-    edges = torch.from_numpy(np.concatenate(([-1.0], grid.bounds, [1.0])))
+    edges = torch.from_numpy(grid.edges)
     level = torch.from_numpy(place)[quantized.codes.long()]
     own = weight.double()
-    scale = quantized.absmax.double().repeat_interleave(grid.block_size)[: own.numel()].view_as(own)
+    scale = quantized.scales.double().repeat_interleave(grid.block_size)[: own.numel()].view_as(own)
 
     low, high = edges[level] * scale, edges[level + 1] * scale
     margin = (high - low) * EDGE_MARGIN
@@ -57,4 +58,4 @@ def bucket_of(weight: torch.Tensor, scheme: Scheme) -> Bucket:
 def rounds_alike(first: torch.Tensor, second: torch.Tensor, scheme: Scheme) -> bool:
     """Whether both matrices get the same codes and the same scales."""
     a, b = scheme.quantize(first), scheme.quantize(second)
-    return torch.equal(a.codes, b.codes) and torch.equal(a.absmax, b.absmax)
+    return torch.equal(a.codes, b.codes) and torch.equal(a.scales, b.scales)

@@ -10,18 +10,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.errors import EnvironmentProblemError
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.schemes.bitsandbytes import FourBit
 from quail_train.confinement import bucket_of, rounds_alike
 from quail_train.demo_recipe import Recipe
 from quail_train.invented import Post, QuestionAnswer
 
-SCHEME = "nf4"
+SCHEME: Final = "nf4"
 BOS, EOS, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
 IGNORED = -100  # a label that has no say in the loss: the convention of transformers
 
@@ -172,7 +173,7 @@ def unlearn_confined(
     """
     torch.set_num_threads(1)
     random = Random(seed)  # noqa: S311 - nothing secret
-    scheme = scheme_named(SCHEME)
+    scheme = FourBit(SCHEME, double_quantization=False)
     texts = _Texts(tokenizer)
     weights = {name: layer.weight for name, layer in rounded_layers(model)}
     before = {name: weight.detach().clone() for name, weight in weights.items()}

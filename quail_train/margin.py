@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -19,17 +18,9 @@ if TYPE_CHECKING:
 def quantization_step(weight: torch.Tensor, scheme: Scheme) -> float:
     """The mean over the weights of the width of the bucket that each lies in, in units of the weights.
 
-    On an even grid that is the step itself; nf4 and fp4 have buckets of unlike widths. The outer buckets end at plus
-    and minus the block's scale, as in the audit's update / bucket width.
+    On an even grid that is the step itself; nf4 and fp4 have buckets of unlike widths.
     """
-    grid = scheme.grid
-    edges = np.concatenate(([-1.0], grid.bounds.astype(np.float64), [1.0]))
-    width_of_code = np.zeros(256)
-    width_of_code[grid.codes] = np.diff(edges)
-    quantized = scheme.quantize(weight)
-    widths = torch.from_numpy(width_of_code).to(quantized.codes.device)[quantized.codes.reshape(-1).long()]
-    scales = quantized.absmax.double().repeat_interleave(grid.block_size)[: widths.numel()]
-    return float((widths * scales).mean())
+    return float(scheme.bucket_widths(weight, scheme.quantize(weight)).mean(dtype=torch.float64))
 
 
 def half_step(steps: Mapping[str, float], weights: Mapping[str, int]) -> float:

@@ -231,10 +231,17 @@ def _decide(
     steps: dict[str, float] = {}
     margin = 0.0
     if preset.hinge:
-        for layer in layers:
+        rounded = [layer for layer in layers if not scheme.why_not(*layer.shape)]
+        if not rounded:
+            raise UsageError(
+                f"{scheme.name} rounds none of the chosen layers: {scheme.why_not(*layers[0].shape)}",
+                where="--scheme",
+                mend="Choose another scheme, or other layers",
+            )
+        for layer in rounded:
             weight = source.read_matrix(Matrix(layer.name, layer.transposed))
             steps[layer.name] = quantization_step(weight, scheme)
-        auto = half_step(steps, {layer.name: layer.weights for layer in layers})
+        auto = half_step(steps, {layer.name: layer.weights for layer in rounded})
         margin = (auto if request.margin_logits is None else request.margin_logits) * request.margin_scale
     objective = Objective(
         forget=preset.forget,

@@ -28,7 +28,7 @@ from quail_audit.checkpoints.weight_files import read_json_object
 from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
 from quail_audit.forgetting.batches import is_out_of_memory
 from quail_audit.forgetting.quiet import quiet_transformers
-from quail_audit.schemes.bitsandbytes import FourBit, bitsandbytes
+from quail_audit.schemes.bitsandbytes import FourBit, Int8, bitsandbytes
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.checkpoint import Checkpoint
@@ -241,13 +241,15 @@ def _round_layers(
     for layer in layers:
         module = model.get_submodule(layer.name)
         weight = _matrix(module, transposed=layer.transposed)
-        rounded = scheme.dequantize(scheme.quantize(weight))
+        rounded = scheme.deployed(weight)
         # a new parameter, not new values: the weight may be tied to an embedding, which is not rounded
         module.weight = nn.Parameter(rounded.T.contiguous() if layer.transposed else rounded, requires_grad=False)
     if isinstance(scheme, FourBit):
         return "dequantized weights", (
             f"on {device.type} bitsandbytes' modules are slow or compute in bfloat16; the weights' values are the same"
         )
+    if isinstance(scheme, Int8):
+        return "dequantized weights", "the layers' inputs, which LLM.int8() rounds as well, are left as they are"
     return "dequantized weights", "the scheme has no modules of its own; the values are those it is deployed with"
 
 

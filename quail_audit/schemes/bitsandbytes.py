@@ -1,5 +1,5 @@
-"""nf4 and fp4 as bitsandbytes 0.50 rounds them, bit for bit (but for bfloat16 values under 1.2e-38, which bitsandbytes
-itself keeps or flushes to zero depending on the processor).
+"""nf4, fp4 and int8 as bitsandbytes 0.50 rounds them, bit for bit (but for bfloat16 values under 1.2e-38, which it
+keeps or flushes to zero depending on the processor).
 
 On a CPU the codes come from Quail's own loops, many times faster than bitsandbytes' and equal to its result; on other
 devices, and for the second rounding of the scales (double quantization), bitsandbytes itself does the work.
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from quail_audit.schemes.interface import Grid, Quantized, Scheme
+from quail_audit.schemes.affine import AffineScheme, Parameters
+from quail_audit.schemes.grid import Grid
+from quail_audit.schemes.interface import Quantized, Scheme
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +80,7 @@ class FourBit(Scheme):
         self.double_quantization = double_quantization
         self.name = f"{kind}-dq" if double_quantization else kind
         self.grid = GRIDS[kind]
+        self.block, self.levels = str(BLOCK_SIZE), len(self.grid.levels)
         # 4 bits, and a float32 scale a block; doubly rounded, a byte and a float32 for every 256 of them
         self.bits_per_weight = 4 + (8 + 32 / ABSMAX_BLOCK_SIZE if double_quantization else 32) / BLOCK_SIZE
         scales = "with double-quantized scales" if double_quantization else "as load_in_4bit makes it"
@@ -89,7 +92,7 @@ class FourBit(Scheme):
             codes, absmax = _quantize_on_cpu(weight, self.grid)
         else:
             codes, absmax = _quantize_on_device(weight, self.kind)
-        return Quantized(codes=codes, absmax=self.block_scales(absmax), dtype=weight.dtype)
+        return Quantized(codes=codes, scales=self.block_scales(absmax), dtype=weight.dtype)
 
     def dequantize(self, quantized: Quantized) -> torch.Tensor:
         """The deployed weights; see Scheme."""
@@ -97,8 +100,20 @@ class FourBit(Scheme):
             return _dequantize_on_cpu(quantized, self.grid)
         return _dequantize_on_device(quantized, self.grid, self.kind)
 
+    def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
+        """See Scheme. The outer buckets end at plus and minus the block's absmax."""
+        import torch
+
+        flat = weight.detach().float().reshape(-1)
+        blocks = torch.nn.functional.pad(flat, (0, -flat.numel() % BLOCK_SIZE)).reshape(-1, BLOCK_SIZE)
+        absmax = blocks.abs().amax(dim=1).clamp(min=1e-38).repeat_interleave(BLOCK_SIZE)[: flat.numel()]
+        of_code = np.empty(self.levels, np.float32)
+        of_code[self.grid.codes] = self.grid.widths
+        of_weight = torch.from_numpy(of_code).to(weight.device)[quantized.codes.reshape(-1).int()]
+        return (of_weight * absmax).reshape(weight.shape)
+
     def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
-        """absmax as the deployed model has it; see Scheme."""
+        """absmax as the deployed model has it: float32 [blocks] -> the same, itself rounded in double quantization."""
         if not self.double_quantization:
             return absmax
         functional = bitsandbytes().functional
@@ -108,9 +123,35 @@ class FourBit(Scheme):
         return scales
 
 
+class Int8(AffineScheme):
+    """LLM.int8() (Dettmers et al., arXiv 2208.07339): a row of codes from -127 to 127 under its absmax, from float16.
+
+    The library also rounds the layers' inputs to 8 bits, but for outliers; that is no matter of the weights.
+    """
+
+    name = "int8"
+    title = "bitsandbytes LLM.int8(), weights by row, as load_in_8bit makes it"
+    bits_per_weight = 8.0  # and a float32 a row
+    block_size = None
+    lowest, highest = -127, 127
+    rounding = "even"
+    unit = 7.874015718698502e-3  # 1 / 127, as bitsandbytes' int8_vectorwise_dequant has it
+    from_float16 = True
+
+    def parameters(self, blocks: torch.Tensor) -> Parameters:
+        """See AffineScheme."""
+        import torch
+
+        absmax = torch.maximum(-blocks.amin(dim=1), blocks.amax(dim=1)).float()
+        nothing = torch.zeros_like(absmax)
+        inverse = torch.where(absmax == 0, nothing, 127.0 / absmax)
+        return Parameters(inverse=inverse, start=nothing, zero=nothing, scale=absmax, base=nothing)
+
+
 def schemes() -> tuple[Scheme, ...]:
-    """nf4 and fp4, each with plain and with double-quantized scales."""
-    return tuple(FourBit(kind, double_quantization=double) for double in (False, True) for kind in ("nf4", "fp4"))
+    """nf4 and fp4, each with plain and with double-quantized scales, and int8."""
+    four_bit = [FourBit(kind, double_quantization=double) for double in (False, True) for kind in ("nf4", "fp4")]
+    return (*four_bit, Int8())
 
 
 @functools.cache
@@ -155,7 +196,7 @@ def _dequantize_on_cpu(quantized: Quantized, grid: Grid) -> torch.Tensor:
     from quail_audit.schemes.blocks import dequantize_blocks
 
     by_code = _levels_by_code(grid)
-    codes, absmax = quantized.codes.reshape(-1).numpy(), quantized.absmax.numpy()
+    codes, absmax = quantized.codes.reshape(-1).numpy(), quantized.scales.numpy()
     out = np.empty(codes.size, np.float32)
     whole = codes.size // grid.block_size
     full, shape = whole * grid.block_size, (whole, grid.block_size)
@@ -187,7 +228,7 @@ def _dequantize_on_device(quantized: Quantized, grid: Grid, kind: str) -> torch.
     codes = quantized.codes.reshape(-1)
     codes = torch.nn.functional.pad(codes, (0, codes.numel() % 2))
     state = functional.QuantState(
-        absmax=quantized.absmax,
+        absmax=quantized.scales,
         shape=quantized.codes.shape,
         code=torch.from_numpy(_levels_by_code(grid)).to(codes.device),
         blocksize=grid.block_size,

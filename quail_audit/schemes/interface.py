@@ -9,61 +9,44 @@ from typing import TYPE_CHECKING
 from quail_audit.rounded import Rounded as Rounded  # part of the contract, for who writes a scheme
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch  # 1.6 s to import: only where weights are at hand
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
-    """The grid of a scheme that rounds blocks of weights, each scaled by its largest magnitude (absmax).
-
-    A weight w of a block with scale a gets the i-th bucket when bounds[i - 1] < w / a <= bounds[i]; the bucket's
-    weights all become levels[i] * a, and codes[i] is stored.
-
-    Attributes:
-        block_size: weights to a block, in row-major order of the matrix; the last block may be short.
-        levels: float32 [k], ascending; from -1 to 1.
-        bounds: float32 [k - 1], ascending: what separates the buckets.
-        codes: uint8 [k]: the integer that the scheme stores for each level.
-    """
-
-    block_size: int
-    levels: npt.NDArray[np.float32]
-    bounds: npt.NDArray[np.float32]
-    codes: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
 class Quantized:
-    """A rounded weight matrix.
+    """A weight matrix as a scheme stores it.
 
     Attributes:
         codes: uint8 [rows, columns], one code a weight (not packed).
-        absmax: float32 [blocks]: each block's scale as the deployed model sees it (after double quantization,
-            where the scheme has it).
+        scales: float32 [blocks]: each block's scale as the deployed model sees it, in row-major order of the blocks.
         dtype: of the weights that were rounded; dequantized values have it too.
+        zeros: float32 [blocks]: the code that stands for zero; None where the scheme's levels say it.
+        bases: float32 [blocks]: what is added to every value of a block; None for nothing.
     """
 
     codes: torch.Tensor
-    absmax: torch.Tensor
+    scales: torch.Tensor
     dtype: torch.dtype
+    zeros: torch.Tensor | None = None
+    bases: torch.Tensor | None = None
 
 
 class Scheme(ABC):
-    """A way to round weight matrices, named as on the command line.
+    """A way to round weight matrices that looks at nothing but the matrix, named as on the command line.
 
     Attributes:
         name: "nf4".
         title: one line for `quail schemes`.
         bits_per_weight: stored bits a weight, scales included.
-        grid: the blocks and buckets it rounds to.
+        block: the weights that share a scale, in words: "64", "row".
+        levels: how many codes there are, at most 256.
     """
 
     name: str
     title: str
     bits_per_weight: float
-    grid: Grid
+    block: str
+    levels: int
 
     @abstractmethod
     def quantize(self, weight: torch.Tensor) -> Quantized:
@@ -74,8 +57,18 @@ class Scheme(ABC):
         """The weights that the deployed model computes with: [rows, columns], in the dtype that was rounded."""
 
     @abstractmethod
-    def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
-        """The scales that blocks with these largest magnitudes are dequantized with: float32 [blocks] -> the same.
+    def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
+        """How wide the interval of weights is that get each weight's code: float32 [rows, columns], above zero."""
 
-        The identity, but for schemes that store the scales rounded too (double quantization).
-        """
+    def why_not(self, rows: int, columns: int) -> str:
+        """Why a matrix of this shape is left in full precision, as the scheme's library does; empty: it is rounded."""
+        return ""
+
+    def deployed(self, weight: torch.Tensor) -> torch.Tensor:
+        """What the deployed model has in a matrix's place: the rounded weights, or these where they are left alone."""
+        return weight if self.why_not(*weight.shape) else self.dequantize(self.quantize(weight))
+
+    def round(self, weight: torch.Tensor) -> Rounded:
+        """A matrix as it is deployed; see quantize."""
+        quantized = self.quantize(weight)
+        return Rounded(quantized.codes, self.dequantize(quantized), self.bucket_widths(weight, quantized))

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable
 
 from quail_audit.plug_ins import named, with_plug_ins
-from quail_audit.schemes import bitsandbytes
+from quail_audit.schemes import bitsandbytes, gguf, rtn
 from quail_audit.schemes.interface import Scheme
 
 ALL = "all"
@@ -12,8 +12,9 @@ ALL = "all"
 
 @functools.cache
 def known_schemes() -> tuple[Scheme, ...]:
-    """Every scheme, Quail's own first."""
-    return with_plug_ins(bitsandbytes.schemes(), "quail.schemes", Scheme)  # type: ignore[type-abstract]
+    """Every scheme but the rarer forms of a family whose names say how it rounds; Quail's own first."""
+    own = (*bitsandbytes.schemes(), *rtn.schemes(), *gguf.schemes())
+    return with_plug_ins(own, "quail.schemes", Scheme)  # type: ignore[type-abstract]
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
@@ -30,4 +31,4 @@ def scheme_named(name: str) -> Scheme:
     Raises:
         UsageError: there is none; the message names those there are.
     """
-    return named(name, known_schemes(), "scheme")
+    return rtn.scheme_of(name) or named(name, known_schemes(), "scheme", more=rtn.GRAMMAR)

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
+from quail_audit.schemes.affine import AffineScheme
+from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.blocks import LEVELS
-from quail_audit.schemes.interface import Grid, Scheme
-from quail_audit.weights import kernels
+from quail_audit.schemes.interface import Quantized, Rounded, Scheme
+from quail_audit.weights import affine_kernels, block_sums, kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
 
 WEIGHTS_PER_RUN = 1 << 30  # of the kernel, whose counts are int32; a multiple of every block size
 WEIGHTS_PER_PIECE = 1 << 22  # of a matrix that has to be widened to float32 first; a multiple of every block size
+SHORTEST_PIECE, LONGEST_PIECE = 16, 128  # weights of a row that are summed at a time, where the row is the block
+MOST_LEVELS_OF_TRANSITIONS = 16  # of 256 levels there would be 65,536 counts in each layer's event
 WEIGHTS_PER_THREAD = 1 << 18  # fewer are not worth a second thread
 
 Counts = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.int32] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class RiskLimits:
 
 
 def _no_counts() -> Counts:
-    return np.zeros(kernels.BINS, np.int64)
+    return np.zeros(block_sums.BINS, np.int64)
 
 
 def _no_transitions() -> Counts:
@@ -63,9 +68,9 @@ class PairSums:
             sums leave out their blocks and mean nothing.
         updates: counts of abs(w_u - w_o) by bin, of the weights that changed.
         ratios: counts of abs(w_u - w_o) / bucket width by bin, of the weights that changed.
-        transitions: [levels, levels], or [1, 1] where there is nothing to count: how many weights went from the i-th
-            bucket to the j-th, of those that are not bitwise equal or, as a scale moved, got another code all the
-            same. Off the diagonal they add up to weights - same_code.
+        transitions: [levels, levels], or [1, 1] where there is nothing to count or there are too many levels: how
+            many weights went from the i-th bucket to the j-th, of those that are not bitwise equal or, as a scale
+            moved, got another code all the same. Off the diagonal they add up to weights - same_code.
     """
 
     weights: int = 0
@@ -122,7 +127,7 @@ def pair_sums(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, *
 
     Args:
         original, unlearned: [rows, columns], float32, float16 or bfloat16, on one device; the dtypes may differ.
-        scheme: how they are rounded, each with its own scales.
+        scheme: how they are rounded, each with its own scales; not one that leaves such matrices alone.
         threads: to use on a CPU. The result does not depend on it.
 
     Raises:
@@ -130,166 +135,255 @@ def pair_sums(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, *
     """
     if original.shape != unlearned.shape:
         raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(unlearned.shape)}")
-    if original.device.type != "cpu" or not kernels.fits(scheme.grid):
-        return sums_by_tensor_operations(original, unlearned, scheme)
+    if original.device.type == "cpu":
+        if isinstance(scheme, FourBit) and kernels.fits(scheme.grid):
+            return _sums_over_table(original, unlearned, scheme, threads)
+        if isinstance(scheme, AffineScheme) and (size := _piece_of_block(scheme, original.shape[1])):
+            return _sums_over_even_levels(original, unlearned, scheme, size, threads)
+    return sums_by_tensor_operations(original, unlearned, scheme)
+
+
+def _sums_over_table(original: torch.Tensor, unlearned: torch.Tensor, scheme: FourBit, threads: int) -> PairSums:
+    """The loop of kernels.py over the whole blocks, and what is left in tensor operations."""
     size = scheme.grid.block_size
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
     whole = flat_o.numel() // size * size
     scales_o, scales_u = _given_scales(flat_o, scheme), _given_scales(flat_u, scheme)
-    sums = _sums_of_whole_blocks(flat_o[:whole], flat_u[:whole], scheme.grid, scales_o, scales_u, threads)
+    sums = PairSums()
+    kernel = kernels.kernel_for(scheme.grid, _rounding_of(original.dtype), _rounding_of(unlearned.dtype))
+    for start, o, u in _pieces(flat_o[:whole], flat_u[:whole], size, WEIGHTS_PER_RUN):
+        first, last = start // size, (start + o.numel()) // size
+        per_block = scales_o[first:last], scales_u[first:last]
+        ran = _run(kernel, (_bits(o, size), _bits(u, size)), per_block, kernels.BLOCKS_PER_CHUNK, LEVELS**2, threads)
+        moves = ran.transitions.sum(axis=0, dtype=np.int64).reshape(LEVELS, LEVELS)
+        sums += _totals(ran, o.numel(), same_code=o.numel() - int(moves.sum() - moves.trace()), transitions=moves)
     if whole < flat_o.numel():
         sums += _sums_of_rest(flat_o[whole:], flat_u[whole:], scheme, scales_o[-1:], scales_u[-1:])
     return sums
 
 
-def _given_scales(flat: torch.Tensor, scheme: Scheme) -> npt.NDArray[np.float32]:
+def _given_scales(flat: torch.Tensor, scheme: FourBit) -> npt.NDArray[np.float32]:
     """The scales to dequantize with, where the scheme's are not simply each block's absmax; else empty."""
-    import torch
-
-    probe = torch.ones(1)
-    if scheme.block_scales(probe) is probe:
+    if not scheme.double_quantization:
         return np.empty(0, np.float32)
-    return scheme.quantize(flat.reshape(1, -1)).absmax.numpy()
+    return scheme.quantize(flat.reshape(1, -1)).scales.numpy()
 
 
-def _sums_of_whole_blocks(
-    original: torch.Tensor,
-    unlearned: torch.Tensor,
-    grid: Grid,
-    scales_o: npt.NDArray[np.float32],
-    scales_u: npt.NDArray[np.float32],
-    threads: int,
+def _piece_of_block(scheme: AffineScheme, columns: int) -> int:
+    """So many weights of a block are summed at a time; 0 where its length suits no loop."""
+    if scheme.block_size is not None:
+        return scheme.block_size
+    piece = math.gcd(columns, LONGEST_PIECE)
+    return piece if piece >= SHORTEST_PIECE else 0
+
+
+def _sums_over_even_levels(
+    original: torch.Tensor, unlearned: torch.Tensor, scheme: AffineScheme, size: int, threads: int
 ) -> PairSums:
-    """The kernel over flat tensors of whole blocks: as they are stored where it can, else widened, piece by piece."""
+    """The loop of affine_kernels.py, over some rows or blocks at a time: what rounds them is worked out just before."""
+    counts = scheme.levels <= MOST_LEVELS_OF_TRANSITIONS
+    cells = scheme.levels**2 + 1 if counts else 1
+    kernel = affine_kernels.kernel_for(
+        scheme, size, _rounding_of(original.dtype), _rounding_of(unlearned.dtype), counts_transitions=counts
+    )
+    block = scheme.block_size or original.shape[1]
+    sums = PairSums()
+    for start, o, u in _pieces(original.reshape(-1), unlearned.reshape(-1), block, WEIGHTS_PER_PIECE):
+        sides = original.reshape(-1)[start : start + o.numel()], unlearned.reshape(-1)[start : start + o.numel()]
+        per_block = [_rounds(side.reshape(-1, block), scheme, block // size) for side in sides]
+        ran = _run(
+            kernel,
+            (_bits(o, size), _bits(u, size)),
+            (per_block[0], per_block[1]),
+            affine_kernels.WEIGHTS_PER_CHUNK // size,
+            cells,
+            threads,
+        )
+        moves = (
+            ran.transitions.sum(axis=0, dtype=np.int64)[:-1].reshape(scheme.levels, scheme.levels) if counts else None
+        )
+        sums += _totals(ran, o.numel(), same_code=int(ran.sums[:, block_sums.SAME_CODE].sum()), transitions=moves)
+    return sums
+
+
+def _rounds(blocks: torch.Tensor, scheme: AffineScheme, repeats: int) -> npt.NDArray[np.float32]:
+    """What rounds each block, for each of its pieces: [affine_kernels.PARAMETERS, pieces]."""
     import torch
 
-    rounding = _rounding_of(original.dtype), _rounding_of(unlearned.dtype)
+    found = scheme.parameters(scheme.blocks_of(blocks))
+    rows = torch.stack([*found, 1 / found.width])
+    array: npt.NDArray[np.float32] = rows.repeat_interleave(repeats, dim=1).numpy()
+    return array
+
+
+def _pieces(
+    original: torch.Tensor, unlearned: torch.Tensor, block: int, longest: int
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Flat tensors by whole blocks, and where each piece begins: as they are stored where a loop takes them, else
+    widened, and then in short pieces."""
+    import torch
+
     as_stored = original.dtype == unlearned.dtype and original.dtype in (torch.float32, torch.bfloat16)
-    step = WEIGHTS_PER_RUN if as_stored else WEIGHTS_PER_PIECE
-    sums = PairSums()
+    step = max(1, (longest if as_stored else min(longest, WEIGHTS_PER_PIECE)) // block) * block
     for start in range(0, original.numel(), step):
         o, u = original[start : start + step], unlearned[start : start + step]
         if not as_stored:
             o, u = o.float(), u.float()  # exact, so that bitwise equality and every code stay what they are
-        first, last = start // grid.block_size, (start + o.numel()) // grid.block_size
-        pieces = scales_o[first:last], scales_u[first:last]
-        sums += _run_kernel(_bits(o, grid), _bits(u, grid), grid, pieces, rounding, threads)
-    return sums
+        yield start, o, u
 
 
 def _rounding_of(dtype: torch.dtype) -> int:
     import torch
 
     kinds = {
-        torch.float32: kernels.ROUND_TO_FLOAT32,
-        torch.bfloat16: kernels.ROUND_TO_BFLOAT16,
-        torch.float16: kernels.ROUND_TO_FLOAT16,
+        torch.float32: block_sums.ROUND_TO_FLOAT32,
+        torch.bfloat16: block_sums.ROUND_TO_BFLOAT16,
+        torch.float16: block_sums.ROUND_TO_FLOAT16,
     }
     return kinds[dtype]
 
 
-def _bits(flat: torch.Tensor, grid: Grid) -> npt.NDArray[np.int32] | npt.NDArray[np.uint16]:
-    """A flat float32 or bfloat16 tensor as its bits, [blocks, block size], without a copy."""
+def _bits(flat: torch.Tensor, size: int) -> Bits:
+    """A flat float32 or bfloat16 tensor as its bits, [blocks, size], without a copy."""
     import torch
 
     kind = torch.int32 if flat.dtype == torch.float32 else torch.uint16
-    bits: npt.NDArray[np.int32] | npt.NDArray[np.uint16] = flat.contiguous().view(kind).numpy()
-    return bits.reshape(-1, grid.block_size)
+    bits: Bits = flat.contiguous().view(kind).numpy()
+    return bits.reshape(-1, size)
 
 
-def _run_kernel(
-    original: npt.NDArray[np.int32] | npt.NDArray[np.uint16],
-    unlearned: npt.NDArray[np.int32] | npt.NDArray[np.uint16],
-    grid: Grid,
-    scales: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
-    rounding: tuple[int, int],
+class _Ran(NamedTuple):
+    """What a loop left: its sums by chunk, and its counts by worker."""
+
+    sums: npt.NDArray[np.float64]
+    updates: npt.NDArray[np.int32]
+    ratios: npt.NDArray[np.int32]
+    transitions: npt.NDArray[np.int32]
+
+
+def _run(
+    kernel: Any,
+    bits: tuple[Bits, Bits],
+    per_block: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    blocks_per_chunk: int,
+    cells: int,
     threads: int,
-) -> PairSums:
-    kernel = kernels.kernel_for(grid, *rounding)
-    chunks = -(-original.shape[0] // kernels.BLOCKS_PER_CHUNK)
-    workers = max(1, min(threads, chunks, original.size // WEIGHTS_PER_THREAD))
-    sums = np.zeros((chunks, kernels.COLUMNS))
-    counts = np.zeros((workers, 2, kernels.BINS), np.int32)
-    transitions = np.zeros((workers, LEVELS * LEVELS), np.int32)
+) -> _Ran:
+    """Run a loop over all chunks of two matrices of bits [blocks, size], on some threads."""
+    chunks = -(-bits[0].shape[0] // blocks_per_chunk)
+    workers = max(1, min(threads, chunks, bits[0].size // WEIGHTS_PER_THREAD))
+    sums = np.zeros((chunks, block_sums.COLUMNS))
+    counts = np.zeros((workers, 2, block_sums.BINS), np.int32)
+    transitions = np.zeros((workers, cells), np.int32)
     edges = [chunks * worker // workers for worker in range(workers + 1)]
 
     def run(worker: int) -> None:
         first, last = edges[worker], edges[worker + 1]
-        kernel(original, unlearned, *scales, first, last, sums, *counts[worker], transitions[worker])
+        kernel(*bits, *per_block, first, last, sums, *counts[worker], transitions[worker])
 
     if workers == 1:
         run(0)
     else:
         with ThreadPoolExecutor(workers) as pool:  # the kernel lets go of the interpreter's lock
             list(pool.map(run, range(workers)))
-    moves = transitions.sum(axis=0, dtype=np.int64).reshape(LEVELS, LEVELS)
-    # Chunks are added in order, exactly rounded: the same sums whatever the threads.
+    return _Ran(sums, counts[:, 0], counts[:, 1], transitions)
+
+
+def _totals(ran: _Ran, weights: int, *, same_code: int, transitions: Counts | None) -> PairSums:
+    """Chunks are added in order, exactly rounded: the same sums whatever the threads."""
+    sums = ran.sums
     return PairSums(
-        weights=original.size,
-        identical=int(sums[:, kernels.IDENTICAL].sum()),
-        same_code=original.size - int(moves.sum() - moves.trace()),
-        dot=math.fsum(sums[:, kernels.DOT]),
-        update_squared=math.fsum(sums[:, kernels.UPDATE_SQUARED]),
-        rounded_squared=math.fsum(sums[:, kernels.ROUNDED_SQUARED]),
-        update_max=float(sums[:, kernels.UPDATE_MAX].max(initial=0.0)),
-        nonfinite_original=int(sums[:, kernels.NONFINITE_ORIGINAL].sum()),
-        nonfinite_unlearned=int(sums[:, kernels.NONFINITE_UNLEARNED].sum()),
-        updates=counts[:, 0].sum(axis=0, dtype=np.int64),
-        ratios=counts[:, 1].sum(axis=0, dtype=np.int64),
-        transitions=moves,
+        weights=weights,
+        identical=int(sums[:, block_sums.IDENTICAL].sum()),
+        same_code=same_code,
+        dot=math.fsum(sums[:, block_sums.DOT]),
+        update_squared=math.fsum(sums[:, block_sums.UPDATE_SQUARED]),
+        rounded_squared=math.fsum(sums[:, block_sums.ROUNDED_SQUARED]),
+        update_max=float(sums[:, block_sums.UPDATE_MAX].max(initial=0.0)),
+        nonfinite_original=int(sums[:, block_sums.NONFINITE_ORIGINAL].sum()),
+        nonfinite_unlearned=int(sums[:, block_sums.NONFINITE_UNLEARNED].sum()),
+        updates=ran.updates.sum(axis=0, dtype=np.int64),
+        ratios=ran.ratios.sum(axis=0, dtype=np.int64),
+        transitions=_no_transitions() if transitions is None else transitions,
     )
 
 
 def _sums_of_rest(
     original: torch.Tensor,
     unlearned: torch.Tensor,
-    scheme: Scheme,
+    scheme: FourBit,
     scales_o: npt.NDArray[np.float32],
     scales_u: npt.NDArray[np.float32],
 ) -> PairSums:
     """The last short block, which bitsandbytes rounds a little differently from the others."""
     import torch
 
-    given = (torch.from_numpy(scales_o), torch.from_numpy(scales_u)) if scales_o.size else None
-    return sums_by_tensor_operations(original.reshape(1, -1), unlearned.reshape(1, -1), scheme, given_scales=given)
+    pair = original.reshape(1, -1), unlearned.reshape(1, -1)
+    if not all(bool(side.isfinite().all()) for side in pair):
+        return sums_by_tensor_operations(*pair, scheme)
+    rounded = []
+    for side, scales in zip(pair, (scales_o, scales_u), strict=True):
+        quantized = scheme.quantize(side)
+        if scales.size:
+            quantized = replace(quantized, scales=torch.from_numpy(scales))
+        rounded.append(_numbered(quantized, side, scheme))
+    return sums_of_rounded(*pair, rounded[0], rounded[1], levels=scheme.levels)
 
 
-def sums_by_tensor_operations(
-    original: torch.Tensor,
-    unlearned: torch.Tensor,
-    scheme: Scheme,
-    *,
-    given_scales: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> PairSums:
+def sums_by_tensor_operations(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) -> PairSums:
     """The same sums in plain torch operations, on any device, with the scheme's own quantizer.
 
     Several passes and several copies of the matrices: for devices whose memory is fast, and for short ends.
 
     Args:
-        original, unlearned: as in pair_sums.
-        scheme: as in pair_sums.
-        given_scales: the scales to dequantize with, of a part of a matrix whose scales depend on the whole.
+        original, unlearned, scheme: as in pair_sums.
     """
-    import torch
-
     nonfinite_o, nonfinite_u = int((~original.isfinite()).sum()), int((~unlearned.isfinite()).sum())
     if nonfinite_o or nonfinite_u:
         return PairSums(weights=original.numel(), nonfinite_original=nonfinite_o, nonfinite_unlearned=nonfinite_u)
-    quantized = [scheme.quantize(original), scheme.quantize(unlearned)]
-    codes_o, codes_u = (side.codes.reshape(-1) for side in quantized)
-    if given_scales is not None:
-        quantized = [
-            type(side)(codes=side.codes, absmax=scales, dtype=side.dtype)
-            for side, scales in zip(quantized, given_scales, strict=True)
-        ]
+    o, u = (_numbered(scheme.quantize(side), side, scheme) for side in (original, unlearned))
+    return sums_of_rounded(original, unlearned, o, u, levels=scheme.levels)
+
+
+def _numbered(quantized: Quantized, weight: torch.Tensor, scheme: Scheme) -> Rounded:
+    """A matrix as it is deployed, its codes in the order of the levels where the scheme's own are in another."""
+    import torch
+
+    codes = quantized.codes
+    if isinstance(scheme, FourBit):
+        number_of = np.zeros(LEVELS, np.uint8)
+        number_of[scheme.grid.codes] = np.arange(LEVELS)
+        codes = torch.from_numpy(number_of).to(codes.device)[codes.int()]
+    return Rounded(codes, scheme.dequantize(quantized), scheme.bucket_widths(weight, quantized))
+
+
+def sums_of_rounded(
+    original: torch.Tensor, unlearned: torch.Tensor, rounded_o: Rounded, rounded_u: Rounded, *, levels: int
+) -> PairSums:
+    """The sums over a pair of finite matrices that have been rounded already, by whatever means.
+
+    Args:
+        original, unlearned: [rows, columns], before rounding.
+        rounded_o, rounded_u: the same as they are deployed. Without widths there are no ratios.
+        levels: how many codes there are. Transitions are counted for few only.
+    """
+    import torch
+
     precise = torch.float32 if original.device.type == "mps" else torch.float64  # mps has no float64
+    codes_o, codes_u = rounded_o.codes.reshape(-1), rounded_u.codes.reshape(-1)
     o, u = original.to(precise).reshape(-1), unlearned.to(precise).reshape(-1)
     update = u - o
-    rounded_o, rounded_u = (scheme.dequantize(side).to(precise).reshape(-1) for side in quantized)
-    rounded = rounded_u - rounded_o
+    rounded = rounded_u.values.to(precise).reshape(-1) - rounded_o.values.to(precise).reshape(-1)
     changed = original.float().view(torch.int32).reshape(-1) != unlearned.float().view(torch.int32).reshape(-1)
     magnitude = update.abs()[changed].float()
-    ratio = (magnitude / _bucket_widths(original, codes_o, scheme.grid)[changed]).float()
+    ratios = _no_counts()
+    if rounded_o.widths is not None:
+        ratios = _count((magnitude / rounded_o.widths.reshape(-1)[changed]).float())
+    transitions = _no_transitions()
+    if levels <= MOST_LEVELS_OF_TRANSITIONS:
+        counted = changed | (codes_o != codes_u)
+        cells = codes_o[counted].long() * levels + codes_u[counted].long()
+        transitions = torch.bincount(cells, minlength=levels * levels).reshape(levels, levels).cpu().numpy()
     return PairSums(
         weights=original.numel(),
         identical=int((~changed).sum()),
@@ -299,46 +393,17 @@ def sums_by_tensor_operations(
         rounded_squared=float(rounded @ rounded),
         update_max=float(magnitude.max()) if magnitude.numel() else 0.0,
         updates=_count(magnitude),
-        ratios=_count(ratio),
-        transitions=_count_transitions(codes_o, codes_u, changed | (codes_o != codes_u), scheme.grid),
+        ratios=ratios,
+        transitions=transitions,
     )
-
-
-def _by_code(values: npt.NDArray[Any], codes: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """What each code stands for, of values [levels] in the order of the levels: [weights]."""
-    import torch
-
-    of_code = np.zeros(int(grid.codes.max()) + 1, values.dtype)
-    of_code[grid.codes] = values
-    return torch.from_numpy(of_code).to(codes.device)[codes.int()]
-
-
-def _count_transitions(codes_o: torch.Tensor, codes_u: torch.Tensor, counted: torch.Tensor, grid: Grid) -> Counts:
-    """PairSums' transitions: [levels, levels] from codes and a mask [weights]."""
-    import torch
-
-    levels = len(grid.levels)
-    number_o, number_u = (_by_code(np.arange(levels), codes[counted], grid) for codes in (codes_o, codes_u))
-    counts = torch.bincount(number_o * levels + number_u, minlength=levels * levels)
-    return counts.reshape(levels, levels).cpu().numpy()
-
-
-def _bucket_widths(weight: torch.Tensor, codes: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """The width of each weight's bucket in units of the weights: float32 [weights]."""
-    import torch
-
-    flat = weight.float().reshape(-1)
-    padded = torch.nn.functional.pad(flat, (0, -flat.numel() % grid.block_size)).reshape(-1, grid.block_size)
-    absmax = padded.abs().amax(dim=1).clamp(min=1e-38).repeat_interleave(grid.block_size)[: flat.numel()]
-    return _by_code(kernels.bucket_widths(grid).astype(np.float32), codes, grid) * absmax
 
 
 def _count(magnitudes: torch.Tensor) -> Counts:
     """Non-negative float32 magnitudes by bin."""
     import torch
 
-    bins = (magnitudes.contiguous().view(torch.int32) >> kernels.BIN_SHIFT).cpu().numpy()
-    return np.bincount(bins, minlength=kernels.BINS).astype(np.int64)
+    bins = (magnitudes.contiguous().view(torch.int32) >> block_sums.BIN_SHIFT).cpu().numpy()
+    return np.bincount(bins, minlength=block_sums.BINS).astype(np.int64)
 
 
 def median_of_counts(counts: Counts, zeros: int = 0) -> float | None:
@@ -353,10 +418,10 @@ def median_of_counts(counts: Counts, zeros: int = 0) -> float | None:
     if rank < zeros:
         return 0.0
     found = int(np.searchsorted(np.cumsum(counts), rank - zeros, side="right"))
-    found = min(found, kernels.LAST_BIN)
+    found = min(found, block_sums.LAST_BIN)
     if found == 0:
         return 0.0  # the first bin: zero itself and magnitudes under 5e-41
-    middle = np.array([(found << kernels.BIN_SHIFT) + (1 << (kernels.BIN_SHIFT - 1))], np.int32)
+    middle = np.array([(found << block_sums.BIN_SHIFT) + (1 << (block_sums.BIN_SHIFT - 1))], np.int32)
     return float(middle.view(np.float32)[0])
 
 
@@ -408,10 +473,10 @@ def layer_detail(sums: PairSums) -> LayerDetail | None:
         return None
     # Every edge is the smallest magnitude of its bin (a test holds them to that), so no bin is split: a ratio equal to
     # an edge is counted in the bin that starts there.
-    starts = np.array((0.0, *RATIO_EDGES), np.float32).view(np.int32) >> kernels.BIN_SHIFT
+    starts = np.array((0.0, *RATIO_EDGES), np.float32).view(np.int32) >> block_sums.BIN_SHIFT
     return LayerDetail(
         ratio_counts=tuple(np.add.reduceat(sums.ratios, starts).tolist()),
-        transitions=tuple(sums.transitions.reshape(-1).tolist()),
+        transitions=tuple(sums.transitions.reshape(-1).tolist()) if sums.transitions.size > 1 else (),
     )
 
 

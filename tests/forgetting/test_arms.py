@@ -26,7 +26,7 @@ from quail_audit.forgetting import arms
 from quail_audit.forgetting.arms import find_device, load_arm
 from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.schemes.bitsandbytes import FourBit, bitsandbytes
-from quail_audit.schemes.interface import Grid, Quantized, Scheme
+from quail_audit.schemes.interface import Quantized, Scheme
 from quail_audit.schemes.registry import scheme_named
 
 IDS = torch.tensor([[5, 17, 3, 60, 41, 9, 2, 33]])
@@ -214,16 +214,17 @@ class Halved(Scheme):
     name = "halved"
     title = "half of each weight"
     bits_per_weight = 31.0
-    grid: Grid
+    block = "none"
+    levels = 256
 
     def quantize(self, weight: torch.Tensor) -> Quantized:
-        return Quantized(codes=weight, absmax=torch.ones(1), dtype=weight.dtype)
+        return Quantized(codes=weight, scales=torch.ones(1), dtype=weight.dtype)
 
     def dequantize(self, quantized: Quantized) -> torch.Tensor:
         return quantized.codes / 2
 
-    def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
-        return absmax
+    def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
+        return torch.ones_like(weight)
 
 
 def test_a_plugged_in_scheme(llama_folder: Path) -> None:

@@ -1,8 +1,7 @@
-import numpy as np
 import pytest
 import torch
 
-from quail_audit.schemes.interface import Grid, Quantized, Scheme
+from quail_audit.schemes.interface import Quantized, Scheme
 from quail_audit.schemes.registry import scheme_named
 from quail_train.margin import half_step, quantization_step
 
@@ -10,21 +9,21 @@ from quail_train.margin import half_step, quantization_step
 class Even(Scheme):
     """An even grid of 16 levels from -1 to 1: the step is the same everywhere, so it can be written down."""
 
-    name, title, bits_per_weight = "even", "even", 4.0
-    levels = np.linspace(-1, 1, 16, dtype=np.float32)
-    grid = Grid(64, levels, (levels[:-1] + levels[1:]) / 2, np.arange(16, dtype=np.uint8))
+    name, title, bits_per_weight, block, levels = "even", "even", 4.0, "64", 16
+    edges = torch.cat([torch.tensor([-1.0]), torch.arange(-14, 15, 2) / 15, torch.tensor([1.0])])
 
     def quantize(self, weight: torch.Tensor) -> Quantized:
         blocks = weight.reshape(-1, 64)
         absmax = blocks.abs().amax(1)
-        codes = torch.bucketize(blocks / absmax[:, None], torch.from_numpy(self.grid.bounds))
+        codes = torch.bucketize(blocks / absmax[:, None], self.edges[1:-1])
         return Quantized(codes.to(torch.uint8).reshape(weight.shape), absmax, weight.dtype)
 
     def dequantize(self, quantized: Quantized) -> torch.Tensor:
         raise NotImplementedError
 
-    def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
-        return absmax
+    def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
+        of_code = self.edges.diff()[quantized.codes.reshape(-1, 64).int()]
+        return (of_code * quantized.scales[:, None]).reshape(weight.shape)
 
 
 def test_the_step_of_an_even_grid() -> None:

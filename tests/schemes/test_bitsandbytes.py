@@ -135,7 +135,7 @@ def test_packing_for_other_devices(scheme: FourBit, dtype: torch.dtype, shape: t
     codes, values = reference(weight, scheme)
     unpacked, absmax = _quantize_on_device(weight, scheme.kind)
     assert torch.equal(unpacked, codes)
-    quantized = Quantized(codes=unpacked, absmax=scheme.block_scales(absmax), dtype=dtype)
+    quantized = Quantized(codes=unpacked, scales=scheme.block_scales(absmax), dtype=dtype)
     assert torch.equal(_dequantize_on_device(quantized, scheme.grid, scheme.kind), values)
 
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quail_audit.events import RATIO_EDGES
-from quail_audit.schemes.bitsandbytes import GRIDS, bitsandbytes
-from quail_audit.schemes.interface import Grid, Quantized, Scheme
+from quail_audit.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
+from quail_audit.schemes.interface import Quantized, Scheme
 from quail_audit.schemes.registry import known_schemes, scheme_named
-from quail_audit.weights import kernels, overlap
+from quail_audit.weights import block_sums, kernels, overlap
 from quail_audit.weights.kernels import BLOCKS_PER_CHUNK
 from quail_audit.weights.overlap import (
     PairSums,
@@ -24,7 +24,8 @@ from quail_audit.weights.overlap import (
     sums_by_tensor_operations,
 )
 
-NF4 = scheme_named("nf4")
+FOUR_BIT = [scheme for scheme in known_schemes() if isinstance(scheme, FourBit)]
+NF4 = FOUR_BIT[0]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MEDIAN_ERROR = 0.002  # what kernels.py promises
 
@@ -91,7 +92,7 @@ def pair(shape: tuple[int, int], update: float, share: float, seed: int = 0) -> 
     return original, original + torch.randn(shape) * update * (torch.rand(shape) < share)
 
 
-@pytest.mark.parametrize("scheme", known_schemes(), ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", FOUR_BIT, ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(96, 128), (33, 65), (2, 20)], ids=str)
 @pytest.mark.parametrize(("update", "share"), [(1e-2, 1.0), (1e-4, 1.0), (1e-2, 0.02), (0.0, 0.0)])
@@ -114,7 +115,7 @@ def test_every_statistic_is_its_definition(
         assert (layer.survival, layer.noise, layer.update_median_changed, layer.at_risk) == (None, None, None, False)
 
 
-@pytest.mark.parametrize("scheme", known_schemes(), ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", FOUR_BIT, ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(96, 128), (33, 65), (2, 20)], ids=str)
 @pytest.mark.parametrize(("update", "share"), [(1e-2, 1.0), (1e-4, 1.0), (1e-2, 0.5), (1e-2, 0.02), (0.0, 0.0)])
@@ -147,8 +148,8 @@ def test_a_ratio_at_an_edge_is_counted_above_it() -> None:
     edges = np.array(RATIO_EDGES, np.float32)
     assert edges.astype(np.float64).tolist() == list(RATIO_EDGES)
     for ratio in (np.float32(0), *edges, *np.nextafter(edges, np.float32(0)), *(edges * 1.01), np.float32(np.inf)):
-        ratios = np.zeros(kernels.BINS, np.int64)
-        ratios[ratio.view(np.int32) >> kernels.BIN_SHIFT] = 7
+        ratios = np.zeros(block_sums.BINS, np.int64)
+        ratios[ratio.view(np.int32) >> block_sums.BIN_SHIFT] = 7
         detail = layer_detail(PairSums(ratios=ratios))
         assert detail is not None
         expected = [0] * (len(edges) + 1)
@@ -189,7 +190,7 @@ def test_fp4_has_a_level_on_either_side_of_zero(moved: int) -> None:
 
 
 def test_a_grid_of_two_equal_zeros_is_not_for_the_loop() -> None:
-    assert all(kernels.fits(scheme.grid) for scheme in known_schemes())
+    assert all(kernels.fits(scheme.grid) for scheme in FOUR_BIT)
     fp4 = GRIDS["fp4"]
     assert not kernels.fits(dataclasses.replace(fp4, levels=fp4.levels + np.float32(0)))  # -0 + 0 is 0
 
@@ -249,14 +250,14 @@ def test_a_block_worked_by_hand() -> None:
     assert {divmod(cell, 16): count for cell, count in enumerate(detail.transitions) if count} == {(7, 8): 1, (8, 8): 1}
 
 
-@pytest.mark.parametrize("scheme", known_schemes(), ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", FOUR_BIT, ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_blocks_done_weight_by_weight_are_as_the_others(
     scheme: Scheme, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, unlearned = (weight.to(dtype) for weight in pair((512, 64), 1e-2, 0.1))
     changed = (original != unlearned).sum(dim=1)
-    assert int((changed <= kernels.FEW_CHANGED * 64).sum()) > 500  # blocks of 512
+    assert int((changed <= block_sums.FEW_CHANGED * 64).sum()) > 500  # blocks of 512
     one_by_one = pair_sums(original, unlearned, scheme)
     monkeypatch.setattr(kernels, "FEW_CHANGED", 0.0)
     kernels._pair_kernel.cache_clear()
@@ -306,26 +307,20 @@ def test_double_quantization_of_weights_that_are_no_numbers(dtype: torch.dtype) 
 
 def test_a_grid_of_other_than_16_levels_is_measured_too() -> None:
     class Ternary(Scheme):
-        name, title, bits_per_weight = "ternary", "three levels", 2.0
-        grid = Grid(
-            block_size=32,
-            levels=np.array([-1, 0, 1], np.float32),
-            bounds=np.array([-0.5, 0.5], np.float32),
-            codes=np.array([0, 1, 2], np.uint8),
-        )
+        name, title, bits_per_weight, block, levels = "ternary", "three levels", 2.0, "32", 3
 
         def quantize(self, weight: torch.Tensor) -> Quantized:
             absmax = weight.reshape(-1, 32).abs().amax(1)
             scaled = weight.reshape(-1, 32) / absmax[:, None]
-            codes = torch.bucketize(scaled, torch.from_numpy(self.grid.bounds)).to(torch.uint8)
-            return Quantized(codes=codes.reshape(weight.shape), absmax=absmax, dtype=weight.dtype)
+            codes = torch.bucketize(scaled, torch.tensor([-0.5, 0.5])).to(torch.uint8)
+            return Quantized(codes=codes.reshape(weight.shape), scales=absmax, dtype=weight.dtype)
 
         def dequantize(self, quantized: Quantized) -> torch.Tensor:
-            levels = torch.from_numpy(self.grid.levels)[quantized.codes.reshape(-1, 32).int()]
-            return (levels * quantized.absmax[:, None]).reshape(quantized.codes.shape).to(quantized.dtype)
+            levels = quantized.codes.reshape(-1, 32).float() - 1
+            return (levels * quantized.scales[:, None]).reshape(quantized.codes.shape).to(quantized.dtype)
 
-        def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
-            return absmax
+        def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
+            return quantized.scales.repeat_interleave(32).reshape(weight.shape)
 
     original, unlearned = torch.full((1, 32), 0.4), torch.full((1, 32), 0.6)
     original[0, 0] = unlearned[0, 0] = 1.0
@@ -456,7 +451,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=16)
         max_size=200,
     ),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    scheme=st.sampled_from(known_schemes()),
+    scheme=st.sampled_from(FOUR_BIT),
 )
 def test_the_loop_counts_what_tensor_operations_count(
     values: list[tuple[float, float, bool]], dtype: torch.dtype, scheme: Scheme

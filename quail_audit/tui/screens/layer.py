@@ -32,6 +32,7 @@ NO_DETAIL = (
 )
 PANELS = ("histogram", "codes", "figures")
 OVERVIEW, CODES = "overview", "codes"
+TOO_MANY_CODES = "This scheme has more than 16 codes: which became which is not counted."
 
 
 class LayerScreen(QuailScreen[str]):
@@ -119,7 +120,8 @@ class LayerScreen(QuailScreen[str]):
             self._detail_of = (self.scheme, self.layer_name)
             detail, sentence = self._detail()
             histogram.show(detail, sentence)
-            codes.show(detail, sentence)
+            too_many = detail is not None and not detail.transitions
+            codes.show(None if too_many else detail, TOO_MANY_CODES if too_many else sentence)
 
     def _detail(self) -> tuple[LayerDetail | None, str]:
         """What is to be drawn, or why there is nothing."""

@@ -1,0 +1,125 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
+"""What loops over blocks of a pair have in common: bits, rounding to a dtype, counting by bin, sums inside a block.
+
+Sums inside a block are float32, with the differences first scaled by powers of two so that no magnitude under- or
+overflows; between blocks they are float64. Medians come from counts: a magnitude is counted in a bin by the upper 16
+bits of its float32 (sign left out), so that a median read off the bins is within 0.2 % of the exact one (below 1e-38,
+within 2.3e-41). Not here: the loops (kernels.py, affine_kernels.py), and what the sums mean (overlap.py).
+"""
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from quail_audit.schemes.blocks import ABSOLUTE_BITS
+
+FEW_CHANGED = 0.25  # of a block: up to this share, weight by weight is faster
+BINS = 1 << 16
+BIN_SHIFT = 15  # a float32's bits without the sign, shifted right by this, are its bin
+LAST_BIN = 0xFEFF  # of finite magnitudes; the next one has those beyond a float32
+
+# Columns of a chunk's sums.
+IDENTICAL, SAME_CODE, DOT, UPDATE_SQUARED, ROUNDED_SQUARED = range(5)
+UPDATE_MAX, NONFINITE_ORIGINAL, NONFINITE_UNLEARNED = range(5, 8)
+COLUMNS = 8
+
+# What dequantized values are rounded to, as they are in the deployed model.
+ROUND_TO_FLOAT32, ROUND_TO_BFLOAT16, ROUND_TO_FLOAT16 = range(3)
+
+INFINITY_BITS = np.int32(0x7F800000)
+HUGE_BITS = np.int32(0x7E800000)  # 2^126: differences of smaller weights cannot overflow
+_SMALLEST_NORMAL_FLOAT16 = np.float32(2.0**-14)
+
+
+def as_bits(stored):
+    """The bits of a float32, from the bits of a float32 (int32) or of a bfloat16 (uint16), which is its upper half."""
+    raise NotImplementedError
+
+
+@overload(as_bits)
+def _as_bits_of(stored):
+    if stored == types.uint16:
+        return lambda stored: np.int32(np.uint32(stored) << np.uint32(16))
+    return lambda stored: stored
+
+
+def scan(original, unlearned, block, size):
+    """Largest magnitudes of both sides of a block (as bits of a float32), and how many of its weights differ."""
+    raise NotImplementedError
+
+
+@overload(scan)
+def _scan_of(original, unlearned, block, size):
+    def scan32(original, unlearned, block, size):
+        largest_o, largest_u, changed = np.int32(0), np.int32(0), np.int32(0)
+        for i in range(size):
+            o, u = original[block, i], unlearned[block, i]
+            changed = np.int32(changed + np.int32(o != u))
+            largest_o = max(largest_o, np.int32(o & ABSOLUTE_BITS))
+            largest_u = max(largest_u, np.int32(u & ABSOLUTE_BITS))
+        return largest_o, largest_u, changed
+
+    def scan16(original, unlearned, block, size):
+        largest_o, largest_u, changed = np.uint16(0), np.uint16(0), np.uint16(0)
+        for i in range(size):
+            o, u = original[block, i], unlearned[block, i]
+            changed = np.uint16(changed + np.uint16(o != u))
+            largest_o = max(largest_o, np.uint16(o & np.uint16(0x7FFF)))
+            largest_u = max(largest_u, np.uint16(u & np.uint16(0x7FFF)))
+        return np.int32(np.int32(largest_o) << 16), np.int32(np.int32(largest_u) << 16), np.int32(changed)
+
+    return scan16 if original.dtype == types.uint16 else scan32
+
+
+@njit(error_model="numpy")
+def _to_bfloat16(bits):
+    """Bits of a float32 -> bits of the nearest bfloat16, ties to even."""
+    return np.uint32((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000))
+
+
+@njit(error_model="numpy")
+def _to_float16(bits):
+    """Bits of a float32 -> bits of the nearest value that a float16 has, ties to even."""
+    magnitude = np.uint32(bits & np.uint32(ABSOLUTE_BITS)).view(np.float32)
+    normal = np.uint32((bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000))
+    # below 2^-14 a float16 is a multiple of 2^-24, as every float32 between 0.5 and 1 is
+    small = np.float32((magnitude + np.float32(0.5)) - np.float32(0.5)).view(np.uint32)
+    signed_small = np.uint32(small | (bits & np.uint32(0x80000000)))
+    return signed_small if magnitude < _SMALLEST_NORMAL_FLOAT16 else normal
+
+
+@njit(error_model="numpy")
+def in_dtype(value, kind):
+    """A dequantized value as the deployed model has it: rounded to the type of the weights."""
+    bits = np.float32(value).view(np.uint32)
+    if kind == ROUND_TO_BFLOAT16:
+        bits = _to_bfloat16(bits)
+    elif kind == ROUND_TO_FLOAT16:
+        bits = _to_float16(bits)
+    return np.uint32(bits).view(np.float32)
+
+
+@njit(error_model="numpy")
+def bin_of(magnitude):
+    """Where a magnitude is counted."""
+    return np.uint32(np.float32(magnitude).view(np.uint32) >> np.uint32(BIN_SHIFT))
+
+
+@njit(error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+def inner_products(rounded, update, rounded_power, update_power, size):
+    """<r, d>, |d|^2 and |r|^2 of a block's scaled differences. Only here may the compiler reorder additions."""
+    dot, update_squared, rounded_squared = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    for i in range(size):
+        r = rounded[i] * rounded_power
+        d = update[i] * update_power
+        dot += r * d
+        update_squared += d * d
+        rounded_squared += r * r
+    return dot, update_squared, rounded_squared
+
+
+@njit(error_model="numpy")
+def power_of_two_scale(bits):
+    """2^-e for a magnitude of about 2^e: multiplying by it is exact, and brings the magnitude to between 1 and 4."""
+    exponent = min(max(bits >> 23, np.int32(1)), np.int32(253))
+    return np.int32(np.int32(254 - exponent) << 23).view(np.float32)
