@@ -86,9 +86,15 @@ class AffineScheme(Scheme):
         return f"rows of {columns} weights do not divide into blocks of {self.block_size}"
 
     def blocks_of(self, weight: torch.Tensor) -> torch.Tensor:
-        """The matrix as blocks [blocks, block size], in the dtype whose extremes decide."""
+        """The matrix as blocks [blocks, block size], in the dtype whose extremes decide.
+
+        Raises:
+            ValueError: the scheme leaves such a matrix alone.
+        """
         import torch
 
+        if why := self.why_not(weight.numel() // weight.shape[-1], weight.shape[-1]):
+            raise ValueError(why)
         blocks = weight.detach().reshape(-1, self.block_size or weight.shape[-1])
         if self.from_float16:
             return blocks.to(torch.float16)

@@ -175,6 +175,8 @@ def test_rows_that_do_not_divide_are_left_alone_and_said_so() -> None:
         if why:
             assert "100" in why
             assert scheme.deployed(weight) is weight
+            with pytest.raises(ValueError, match="100"):
+                scheme.quantize(weight)
         else:
             assert not torch.equal(scheme.deployed(weight), weight)
     assert scheme_named("gguf-q4_0").why_not(4, 100)
