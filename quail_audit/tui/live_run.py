@@ -17,6 +17,7 @@ import numpy as np
 
 from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
+from quail_audit.matrix import Format, format_of
 from quail_audit.policy import Policy, read_policy
 from quail_audit.report import FULL, RunState
 from quail_audit.runs import Placed, read_events, read_request
@@ -62,6 +63,7 @@ class LiveRun(Followed):
         self.samples: dict[tuple[str, str], ArmSamples] = defaultdict(ArmSamples)  # (metric, arm)
         self._details: dict[tuple[str, str], int] = {}  # (scheme, layer) -> offset
         self._layers: dict[tuple[str, str], LayerStatistics] = {}
+        self._formats: tuple[int, tuple[Format, ...]] | None = None  # as of so many changes
         super().__init__(folder, child)
 
     @property
@@ -100,6 +102,14 @@ class LiveRun(Followed):
     def schemes(self) -> tuple[str, ...]:
         request = self.request
         return request.schemes if request is not None else ()
+
+    def formats(self) -> tuple[Format, ...]:
+        """Every scheme of the run, as far as it has been measured."""
+        if self._formats is None or self._formats[0] != self.changes:
+            alone = self.state.verdict if len(self.schemes) == 1 else None
+            found = tuple(format_of(scheme, self.state.scheme(scheme), alone) for scheme in self.schemes)
+            self._formats = (self.changes, found)
+        return self._formats[1]
 
     def layers(self, scheme: str) -> Sequence[LayerStatistics]:
         """Those measured under a scheme so far, in model order."""

@@ -11,6 +11,7 @@ from quail_audit.tui.themes import HEAT_STOPS
 if TYPE_CHECKING:
     from textual.app import App
 
+    from quail_audit import matrix
     from quail_audit.comparison import Standing
     from quail_audit.events import Outcome, State
 
@@ -31,6 +32,13 @@ def of_state(app: App[Any], state: State | None) -> Style:
 
 def of_outcome(app: App[Any], outcome: Outcome) -> Style:
     return style(app, f"verdict-{outcome}", bold=True)
+
+
+def of_format(app: App[Any], standing: matrix.Standing) -> Style:
+    """For a format's verdict, or what stands in its place."""
+    if standing == "unknown":
+        return muted(app)
+    return of_outcome(app, "inconclusive" if standing == "not measured" else standing)
 
 
 def heat(app: App[Any], position: float) -> Style:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from app_tests import app_on, screen_text, settled, until
-from made_runs import ROLES, events, write_run
+from made_runs import FORMATS, ROLES, events, write_run
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -12,6 +12,7 @@ from quail_audit.events import RunFailed, SampleScored
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel
+from quail_audit.tui.widgets.format_table import FormatTable
 from quail_audit.tui.widgets.heat_map import HeatMap
 from quail_audit.tui.widgets.layer_table import ORDERS, LayerTable
 
@@ -350,3 +351,51 @@ async def test_every_move_in_the_table_reaches_the_map_even_after_it_was_told_wh
             await pilot.pause()
             assert heat_map.current is not None
             assert heat_map.current.name == table.current
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_f_shows_every_format_with_its_verdict_and_what_decides(tmp_path: Path, size: tuple[int, int]) -> None:
+    run = write_run(tmp_path / "many", events(blocks=2, schemes=FORMATS, samples=4, outcome="mixed"))
+    async with app_on(run, size) as pilot:
+        await pilot.press("f")
+        await settled(pilot)
+        lines = screen_text(pilot).splitlines()
+        rows = {scheme: next(line for line in lines if f"│ {scheme} " in line) for scheme in FORMATS}
+        assert "✗ FAIL" in rows["nf4"]
+        assert "97 % [91, 103]" in rows["nf4"]
+        assert "! NOT MEASURED" in rows["fp4"]
+        assert all("✓ PASS" in row and "2 % [0, 6]" in row for scheme, row in rows.items() if scheme not in FORMATS[:2])
+        assert audit_screen(pilot).max_scroll_x == 0
+        assert any("12 of 14 safe to ship" in line for line in lines)
+
+
+async def test_the_cursor_in_the_matrix_chooses_the_scheme_and_enter_goes_to_its_map(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "many", events(blocks=2, schemes=FORMATS, samples=4, outcome="mixed"))
+    async with app_on(run) as pilot:
+        screen = audit_screen(pilot)
+        await pilot.press("f")
+        await settled(pilot)
+        await pilot.press("down")
+        await settled(pilot)
+        assert screen.scheme == FORMATS[1]
+        assert "the backend is not installed. pip install it" in " ".join(screen_text(pilot).split())
+        await pilot.press("x")
+        await settled(pilot)
+        assert screen.query_one(FormatTable).cursor_row == 2
+        assert screen.scheme == FORMATS[2]
+        await pilot.press("enter")
+        await settled(pilot)
+        assert isinstance(pilot.app.focused, HeatMap)
+        assert not screen.query_one(FormatTable).display
+        assert screen.query_one(ForgettingPanel).border_title == f"Forgetting at {FORMATS[2]}"
+        await pilot.press("f", "f")
+        await settled(pilot)
+        assert not screen.query_one(FormatTable).display
+
+
+async def test_one_scheme_has_no_matrix(tmp_path: Path) -> None:
+    async with app_on(write_run(tmp_path / "one", events(blocks=2, samples=4))) as pilot:
+        await pilot.press("f")
+        await settled(pilot)
+        assert not audit_screen(pilot).query_one(FormatTable).display
+        assert "Formats" not in screen_text(pilot)

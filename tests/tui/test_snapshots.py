@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from app_tests import settled, until
 from made_answers import ANSWERS
-from made_runs import events, write_run
+from made_runs import FORMATS, events, write_run
 from made_training import REQUESTED, install_commands, repaired, training_events, write_training
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -89,6 +89,14 @@ async def draw_live(pilot: Pilot[Any]) -> None:
     await opened(pilot, "2")
 
 
+async def draw_formats(pilot: Pilot[Any]) -> None:
+    app = pilot.app
+    assert isinstance(app, QuailApp)
+    app.pop_screen()
+    app.open_run(write_run(Path("formats"), events(blocks=32, schemes=FORMATS, samples=4, outcome="mixed")))
+    await opened(pilot, "f", "down")
+
+
 async def draw_compare(pilot: Pilot[Any]) -> None:
     app = pilot.app
     assert isinstance(app, QuailApp)
@@ -130,6 +138,7 @@ SCREENS: dict[str, Draw] = {
     "start": draw_start,
     "audit": keys("1", "m", "m"),
     "audit-stopped": draw_live,
+    "audit-formats": draw_formats,
     "layer": keys("3", "o", "enter"),
     "samples": keys("s"),
     "remediate": keys("r"),

@@ -14,6 +14,7 @@ from textual.widgets import Footer, Input, Tab, Tabs
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel
+from quail_audit.tui.widgets.format_table import FormatTable
 from quail_audit.tui.widgets.heat_map import HeatMap
 from quail_audit.tui.widgets.layer_table import LayerTable
 from quail_audit.tui.widgets.run_header import RunHeader
@@ -39,6 +40,7 @@ class AuditScreen(QuailScreen[None]):
         Binding("1", "panel('map')", "Heat map", show=False),
         Binding("2", "panel('forgetting')", "Forgetting", show=False),
         Binding("3", "panel('layers')", "Layers", show=False),
+        Binding("f,4", "formats", "Formats", key_display="f", tooltip="A verdict for each format; again: back"),
         Binding("escape", "back", "Back", show=False),
     ]
 
@@ -51,10 +53,16 @@ class AuditScreen(QuailScreen[None]):
 
     def compose(self) -> ComposeResult:
         yield RunHeader(id="header")
-        yield Tabs(Tab("Blocks × roles", id="tab-map"), Tab("Forgetting", id="tab-forgetting"), id="which")
+        yield Tabs(
+            Tab("Blocks × roles", id="tab-map"),
+            Tab("Forgetting", id="tab-forgetting"),
+            Tab("Formats", id="tab-formats"),
+            id="which",
+        )
         with Horizontal(id="upper", classes="-map"):
             yield HeatMap(id="map")
             yield ForgettingPanel(id="forgetting")
+            yield FormatTable(id="formats")
         yield Input(placeholder="part of a layer's name, or a state; Enter keeps it, Escape clears it", id="filter")
         yield LayerTable(id="layers")
         yield VerdictLine(id="verdict")
@@ -74,7 +82,7 @@ class AuditScreen(QuailScreen[None]):
             self._seen = self.run.changes
             self._show_run()
         self.query_one(RunHeader).show(self.run, self.scheme)
-        self.query_one(VerdictLine).show(self.run)
+        self.query_one(VerdictLine).show(self.run, self.scheme)
 
     def _show_run(self) -> None:
         layers = self.run.layers(self.scheme)
@@ -83,6 +91,18 @@ class AuditScreen(QuailScreen[None]):
         heat_map.styles.width = min(heat_map.natural_width, self.size.width) if not self._is_narrow else None
         self.query_one(LayerTable).show(layers)
         self.query_one(ForgettingPanel).show(self.run, self.scheme)
+        self.query_one("#tab-formats").display = self._has_formats
+        self.query_one(FormatTable).show(self.run, self.scheme)
+        self.refresh_bindings()
+
+    @property
+    def _has_formats(self) -> bool:
+        """Whether there is more than one scheme to hold against each other."""
+        return len(self.run.schemes) > 1
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Textual's: the matrix is offered where it says more than the verdict."""
+        return self._has_formats if action == "formats" else True
 
     def show_theme(self) -> None:
         """See QuailScreen."""
@@ -113,6 +133,13 @@ class AuditScreen(QuailScreen[None]):
     def _table_moved(self, event: LayerTable.Highlighted) -> None:
         if not isinstance(event, LayerTable.Opened):
             self.query_one(HeatMap).point_at(event.layer)
+
+    @on(FormatTable.Highlighted)
+    def _format_chosen(self, event: FormatTable.Highlighted) -> None:
+        self.scheme = event.scheme
+        self.show_changes()
+        if isinstance(event, FormatTable.Opened):
+            self.action_panel("map")
 
     @on(HeatMap.Opened)
     @on(LayerTable.Opened)
@@ -149,15 +176,19 @@ class AuditScreen(QuailScreen[None]):
             self._show_panel(panel)
         self.query_one(f"#{panel}").focus()
 
+    def action_formats(self) -> None:
+        self.action_panel("map" if self.query_one(FormatTable).has_focus else "formats")
+
     @on(Tabs.TabActivated)
     def _tab_activated(self, event: Tabs.TabActivated) -> None:
         self._show_panel(str(event.tab.id).removeprefix("tab-"))
 
     def _show_panel(self, panel: str) -> None:
-        """On a narrow screen one of the two upper panels is shown."""
+        """On a narrow screen one of the upper panels is shown; the matrix takes the place of the others on any."""
         upper = self.query_one("#upper")
         upper.set_class(panel == "map", "-map")
         upper.set_class(panel == "forgetting", "-forgetting")
+        self.set_class(panel == "formats", "-formats")
         self._seen = -1
 
     def action_filter(self) -> None:

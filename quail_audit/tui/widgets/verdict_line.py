@@ -19,11 +19,11 @@ class VerdictLine(Static):
 
     _shown: Text | None = None
 
-    def show(self, run: LiveRun) -> None:
-        """Draw what is known now."""
+    def show(self, run: LiveRun, scheme: str) -> None:
+        """Draw what is known now; of several schemes, this one's reasons."""
         state = run.state
         if state.verdict is not None:
-            text = self._verdict(run)
+            text = self._verdict(run, scheme)
         elif state.end is not None or run.is_over:
             text = self._failure(run)
         else:
@@ -33,13 +33,23 @@ class VerdictLine(Static):
             self.update(text, layout=state.end is not None or run.is_over)
             self._shown = text
 
-    def _verdict(self, run: LiveRun) -> Text:
+    def _verdict(self, run: LiveRun, scheme: str) -> Text:
         verdict = run.state.verdict
         assert verdict is not None  # noqa: S101 - the caller asked
+        reasons = [reason.message for reason in verdict.reasons]
+        if run.state.verdicts:
+            failure, own = run.state.failures.get(scheme), run.state.verdicts.get(scheme)
+            reasons = [reason.message for reason in own.reasons] if own is not None else []
+            if failure is not None:
+                reasons = [f"{scheme} could not be measured: {failure.message}. {failure.mend}"]
+        if len(run.schemes) > 1:
+            request = run.request
+            weights_only = request is not None and request.data is None
+            reasons.append(wording.shippable(run.formats(), weights_only=weights_only))
         text = Text.assemble(
             (f" {wording.OUTCOME_MARKS[verdict.outcome]}", palette.of_outcome(self.app, verdict.outcome)), "  "
         )
-        text.append(printable("; ".join(reason.message for reason in verdict.reasons)))
+        text.append(printable("; ".join(reasons)))
         return text
 
     def _failure(self, run: LiveRun) -> Text:
