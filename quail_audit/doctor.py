@@ -119,6 +119,7 @@ def show(findings: list[Finding], console: Console) -> None:
 def show_schemes(console: Console) -> int:
     """Print every scheme with its stored bits and where it runs; return the exit code."""
     from quail_audit.schemes.registry import known_schemes
+    from quail_audit.schemes.rtn import GRAMMAR
 
     table = Table(box=None, pad_edge=True)
     table.add_column("scheme", no_wrap=True)
@@ -126,7 +127,13 @@ def show_schemes(console: Console) -> int:
     table.add_column("block", justify="right")
     table.add_column("what it is", overflow="fold")
     for scheme in known_schemes():
-        table.add_row(scheme.name, f"{scheme.bits_per_weight:.3g}", scheme.block, printable(scheme.title))
+        what = Text(printable(scheme.title))
+        if lacking := printable(scheme.missing()):
+            what.append(f"\nnot on this machine yet: {lacking}", style="bold red")
+        table.add_row(printable(scheme.name), f"{scheme.bits_per_weight:.3g}", printable(scheme.block), what)
     console.print(table)
-    console.print(Text(" Name one with quail audit --scheme NAME; repeat the option for several.", style="dim"))
+    console.print(Text(f" Others by name: {GRAMMAR}", style="dim"))
+    console.print(
+        Text(" Name one with quail audit --scheme NAME; repeat the option for several, or say all.", style="dim")
+    )
     return 0

@@ -60,6 +60,10 @@ class Scheme(ABC):
     def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
         """How wide the interval of weights is that get each weight's code: float32 [rows, columns], above zero."""
 
+    def missing(self) -> str:
+        """The command that installs what this machine lacks to run the scheme; empty: it lacks nothing."""
+        return ""
+
     def why_not(self, rows: int, columns: int) -> str:
         """Why a matrix of this shape is left in full precision, as the scheme's library does; empty: it is rounded."""
         return ""

@@ -1,14 +1,28 @@
+import io
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 
 import pytest
+from rich.console import Console
 
 from quail_audit import plug_ins
-from quail_audit.errors import UsageError
+from quail_audit.doctor import show_schemes
+from quail_audit.errors import EnvironmentProblemError, UsageError
 from quail_audit.schemes import registry
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.interface import Scheme
 from quail_audit.schemes.registry import expand, known_schemes
+
+
+class Lacking(FourBit):
+    """A scheme whose library is not here."""
+
+    def __init__(self) -> None:
+        super().__init__("fp4", double_quantization=False)
+        self.name = "lacking"
+
+    def missing(self) -> str:
+        return "pip install its-library"
 
 
 class Plugged(FourBit):
@@ -40,7 +54,7 @@ def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_schemes_are_found_by_name() -> None:
     names = [scheme.name for scheme in registry.known_schemes()]
     assert names[:5] == ["nf4", "fp4", "nf4-dq", "fp4-dq", "int8"]
-    assert {"rtn-int4-g128", "gguf-q4_0"} < set(names)
+    assert {"rtn-int4-g128", "gguf-q4_0", "mxfp4", "nvfp4"} < set(names)
     assert len(set(names)) == len(names)
     assert registry.scheme_named("fp4").name == "fp4"
 
@@ -51,6 +65,19 @@ def test_an_unknown_scheme_is_wrong_usage_with_a_suggestion() -> None:
     assert caught.value.exit_code == 2
     assert "Did you mean nf4?" in caught.value.mend
     assert "fp4-dq" in caught.value.mend
+
+
+def test_a_scheme_that_lacks_something_is_listed_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "known_schemes", lambda: (Plugged(), Lacking()))
+    assert [scheme.name for scheme in registry.runnable_schemes()] == ["mine"]
+    assert expand(["all"]) == ("mine",)
+    with pytest.raises(EnvironmentProblemError) as caught:
+        registry.scheme_named("lacking")
+    assert (caught.value.exit_code, caught.value.mend) == (4, "pip install its-library")
+    out = io.StringIO()
+    show_schemes(Console(file=out, width=200))
+    assert "lacking" in out.getvalue()
+    assert out.getvalue().count("not on this machine yet: pip install its-library") == 1
 
 
 @pytest.mark.usefixtures("plugged_in")
