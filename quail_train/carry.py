@@ -19,7 +19,7 @@ from quail_train.held_grid import Written, held_grid, written
 if TYPE_CHECKING:
     import torch
 
-    from quail_audit.schemes.interface import Scheme
+    from quail_audit.schemes.bitsandbytes import FourBit
 
 WEIGHTS_PER_THREAD = 1 << 16  # fewer are not worth a second thread
 
@@ -32,7 +32,7 @@ def key_of(seed: int, layer: str) -> int:
 
 
 def carried(
-    original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, *, way: DataFreeWay, key: int, threads: int = 1
+    original: torch.Tensor, unlearned: torch.Tensor, scheme: FourBit, *, way: DataFreeWay, key: int, threads: int = 1
 ) -> Written:
     """Carry one layer's update.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import quail_audit
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
-from quail_audit.errors import BadInputError
+from quail_audit.errors import BadInputError, UsageError
 from quail_audit.events import (
     CarryPlanned,
     CarryRequest,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from quail_audit.checkpoints.pair import Layer, Pair
-    from quail_audit.schemes.interface import Scheme
+    from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.weights.overlap import PairSums
 
 Events = Generator[Event, None, None]
@@ -58,10 +58,17 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
         environment=describe_environment(),
     )
     from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
+    from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.schemes.registry import scheme_named
     from quail_train.output import write_checkpoint
 
     scheme = scheme_named(request.scheme)
+    if not isinstance(scheme, FourBit):
+        raise UsageError(
+            f"cannot carry onto the grid of {scheme.name} yet",
+            where="--scheme",
+            mend="Choose nf4, fp4, nf4-dq or fp4-dq",
+        )
     pair = open_pair(request.original, request.unlearned)
     if pair.unlearned.scheme is not None:
         raise BadInputError(
@@ -92,7 +99,7 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
     yield RunFinished(finished=utc_now(), exit_code=0)
 
 
-def _measured(pair: Pair, scheme: Scheme) -> dict[str, PairSums]:
+def _measured(pair: Pair, scheme: FourBit) -> dict[str, PairSums]:
     """Every layer's sums, by name.
 
     Raises:
@@ -148,7 +155,7 @@ def _tokenizer(pair: Pair) -> tuple[PreTrainedTokenizerBase | None, tuple[str, .
 def _carried_layers(
     request: CarryRequest,
     pair: Pair,
-    scheme: Scheme,
+    scheme: FourBit,
     layers: tuple[Layer, ...],
     sums: Mapping[str, PairSums],
     room: Path,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+    from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.schemes.interface import Quantized, Scheme
 
 F32 = npt.NDArray[np.float32]
@@ -38,7 +39,7 @@ class HeldGrid:
         block_size, stride: the weight (row, column) is in block (row * stride + column) // block_size.
     """
 
-    scheme: Scheme
+    scheme: FourBit
     weight: torch.Tensor
     nearest: Quantized
     levels: F32
@@ -67,7 +68,7 @@ class Written:
     mended_blocks: int
 
 
-def held_grid(weight: torch.Tensor, scheme: Scheme) -> HeldGrid:
+def held_grid(weight: torch.Tensor, scheme: FourBit) -> HeldGrid:
     """The grid of a matrix [rows, columns] on the CPU, in its stored type."""
     grid, nearest = scheme.grid, scheme.quantize(weight)
     levels, first = np.unique(grid.levels, return_index=True)  # of two equal levels, fp4's zeros, the lower bucket's
@@ -82,7 +83,7 @@ def held_grid(weight: torch.Tensor, scheme: Scheme) -> HeldGrid:
         nearest=nearest,
         levels=levels,
         codes=grid.codes[first],
-        scales=nearest.absmax.numpy(),
+        scales=nearest.scales.numpy(),
         largest=largest.numpy(),
         settled=(~off_grid.any(dim=1)).numpy(),
         block_size=grid.block_size,
@@ -153,7 +154,7 @@ def _wrong_blocks(grid: HeldGrid, weight: torch.Tensor, codes: torch.Tensor) -> 
     """Bool [blocks]: whose codes or scale are not those asked for once the matrix is rounded to nearest."""
     found = grid.scheme.quantize(weight)
     other_codes = by_block(found.codes != codes, grid.block_size, grid.stride).any(dim=1)
-    return other_codes | (found.absmax != grid.nearest.absmax)
+    return other_codes | (found.scales != grid.nearest.scales)
 
 
 def of_blocks(values: torch.Tensor, shape: torch.Size, block_size: int, stride: int) -> torch.Tensor:
