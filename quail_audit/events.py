@@ -190,7 +190,7 @@ class TrainRequest(Model):
     seed: int = 0
 
 
-CarryWay = Literal["random", "feedback"]
+CarryWay = Literal["calibrated", "random", "feedback"]
 
 
 class CarryRequest(Model):
@@ -202,6 +202,7 @@ class CarryRequest(Model):
     out: str
     scheme: str = "nf4"
     way: CarryWay = "random"
+    calibrate: str | None = None  # the texts, where the way is calibrated
     layers: tuple[str, ...] = ("erased",)
     report: str | None = None  # the audit's run folder, where layers are those at risk
     seed: Annotated[int, Field(ge=0)] = 0
@@ -449,6 +450,7 @@ class LayerCarried(Timed):
     survival_before: float | None
     survival: float | None
     noise: float | None
+    output_error: float | None = None  # calibrated: on the calibration inputs, as a share of nearest rounding's
 
 
 Event = (

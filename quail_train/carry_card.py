@@ -13,6 +13,7 @@ from quail_audit.untrusted import printable
 from quail_train.card import NAME, code
 
 WAYS: dict[CarryWay, str] = {
+    "calibrated": "rounding with error compensation (GPTQ, arXiv 2210.17323) onto the scheme's own grid",
     "random": "stochastic rounding of the rounded original plus the update, unbiased",
     "feedback": "rounding the rounded original plus the update to nearest, each row's error carried on",
 }
@@ -53,6 +54,7 @@ def card(request: CarryRequest, carried: tuple[LayerCarried, ...], command: tupl
             f"| unlearned | {code(request.unlearned)} |",
             f"| scheme | {code(request.scheme)} |",
             f"| way | {request.way}: {WAYS[request.way]} |",
+            *([f"| calibrated on | {code(request.calibrate)} |"] if request.calibrate is not None else []),
             f"| layers | {', '.join(code(selector) for selector in request.layers)} |",
             f"| seed | {request.seed} |",
             f"| blocks that did not round as chosen, and hold the nearest rounding | {mended} of {blocks} |",

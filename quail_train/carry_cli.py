@@ -22,9 +22,18 @@ def carry(
     way: Annotated[
         str | None,
         typer.Option(
-            help="How codes are chosen. random: unbiased, by a seeded draw. feedback: to nearest, each row's error "
-            "carried on.",
-            metavar="random|feedback",
+            help="How codes are chosen. calibrated (default with --calibrate): so that the layers' outputs on the "
+            "texts change least. random (default without): unbiased, by a seeded draw. feedback: to nearest, each "
+            "row's error carried on.",
+            metavar="calibrated|random|feedback",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts to calibrate on: a data folder, whose retain set is taken, or a .txt or .jsonl file. Any will "
+            "do; some of what the model must keep are best.",
+            metavar="TEXTS",
         ),
     ] = None,
     layers: Annotated[
@@ -57,7 +66,8 @@ def carry(
 
     given = {
         "scheme": scheme,
-        "way": way,
+        "way": way if way is not None or calibrate is None else "calibrated",
+        "calibrate": calibrate,
         "layers": tuple(dict.fromkeys(layers)) if layers else None,
         "report": report,
         "seed": seed,
@@ -68,6 +78,13 @@ def carry(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UsageError(first["msg"], where=f"--{first['loc'][0]}", mend="See quail carry --help") from error
+    if (request.way == "calibrated") != (request.calibrate is not None):
+        raise UsageError(
+            f"--way {request.way} and --calibrate do not go together"
+            if request.calibrate is not None
+            else "the calibrated way needs texts",
+            mend="Give --calibrate TEXTS with --way calibrated, and with no other",
+        )
     command = ("quail", *sys.argv[1:])
     return carry_and_show(request, command=command, run_dir=run_dir, overwrite=overwrite, quiet=quiet)
 
@@ -75,6 +92,7 @@ def carry(
 carry.epilog = (  # type: ignore[attr-defined]
     "Examples:\n\n"
     "  quail carry original/ unlearned/ --out carried/\n\n"
+    "  quail carry original/ unlearned/ --out carried/ --calibrate data/\n\n"
     "  quail carry original/ unlearned/ --out carried/ --way feedback --layers block:3-7 --scheme fp4"
 )
 

@@ -1,6 +1,6 @@
 """A carry from its request to its checkpoint, as an iterator of events. Shows nothing, stores no run.
 
-Not here: how a layer is carried (carry.py), what is written (output.py, carry_card.py).
+Not here: how a layer is carried (carry.py, compensated.py), what is written (output.py, carry_card.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Layer, Pair
     from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.weights.overlap import PairSums
+    from quail_train.held_grid import Written
 
 Events = Generator[Event, None, None]
 ERASED = "erased"  # of --layers: those that are measured to be
@@ -86,9 +87,10 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
     tokenizer, notes = _tokenizer(pair)
     for note in notes:
         yield Noted(message=note)
+    rows = _calibration_rows(request, tokenizer, pair) if layers else []
     with _waiting_room(Path(request.out)) as room:
         carried = []
-        for event in _carried_layers(request, pair, scheme, layers, sums, room):
+        for event in _carried_layers(request, pair, scheme, layers, sums, rows, room):
             carried.append(event)
             yield event
         write_checkpoint(Path(request.out), pair.unlearned, _Waiting(room, pair, layers), tokenizer)
@@ -152,32 +154,37 @@ def _tokenizer(pair: Pair) -> tuple[PreTrainedTokenizerBase | None, tuple[str, .
         return None, (f"the result has no tokenizer: {error.message}",)
 
 
+def _calibration_rows(request: CarryRequest, tokenizer: PreTrainedTokenizerBase | None, pair: Pair) -> list[list[int]]:
+    from quail_train.calibration import calibration_rows
+
+    if request.calibrate is None:
+        return []
+    if tokenizer is None:
+        raise BadInputError(
+            "has no tokenizer, so no text can be read", where=pair.unlearned.source, mend="Leave --calibrate out"
+        )
+    return calibration_rows(request.calibrate, tokenizer)
+
+
 def _carried_layers(
     request: CarryRequest,
     pair: Pair,
     scheme: FourBit,
     layers: tuple[Layer, ...],
     sums: Mapping[str, PairSums],
+    rows: list[list[int]],
     room: Path,
 ) -> Iterator[LayerCarried]:
     """Carry each layer and let it wait in the room."""
     from safetensors.torch import save_file
 
-    from quail_train.carry import carried, key_of
     from quail_train.held_grid import deployed_update
 
-    for index, layer in enumerate(layers, start=1):
-        original, unlearned = pair.read(layer)
-        found = carried(
-            original,
-            unlearned,
-            scheme,
-            way=request.way,
-            key=key_of(request.seed, layer.name),
-            threads=usable_cores(),
-        )
-        save_file({_WEIGHT: found.weight}, _file(room, index - 1))
-        survival, noise = deployed_update(original, unlearned, found.weight, scheme)
+    places = {layer.name: place for place, layer in enumerate(layers)}
+    carried = _by_calibration(pair, scheme, layers, rows) if rows else _without_data(request, pair, scheme, layers)
+    for index, (layer, found) in enumerate(carried, start=1):
+        save_file({_WEIGHT: found.weight.contiguous()}, _file(room, places[layer.name]))
+        survival, noise = deployed_update(*pair.read(layer), found.weight, scheme)
         yield LayerCarried(
             index=index,
             total=len(layers),
@@ -189,8 +196,37 @@ def _carried_layers(
             survival_before=sums[layer.name].survival,
             survival=survival,
             noise=noise,
+            output_error=found.output_error,
         )
-        del original, unlearned, found  # before the next is read, so that never two layers are in memory
+
+
+def _without_data(
+    request: CarryRequest, pair: Pair, scheme: FourBit, layers: tuple[Layer, ...]
+) -> Iterator[tuple[Layer, Written]]:
+    from quail_train.carry import carried, key_of
+
+    assert request.way != "calibrated"  # noqa: S101 - that way has texts
+    for layer in layers:
+        original, unlearned = pair.read(layer)
+        key = key_of(request.seed, layer.name)
+        yield layer, carried(original, unlearned, scheme, way=request.way, key=key, threads=usable_cores())
+
+
+def _by_calibration(
+    pair: Pair, scheme: FourBit, layers: tuple[Layer, ...], rows: list[list[int]]
+) -> Iterator[tuple[Layer, Written]]:
+    from quail_train.calibration import round_block_by_block
+    from quail_train.compensated import compensated
+    from quail_train.held_grid import held_grid
+
+    done: list[Written] = []
+
+    def rounding(layer: Layer, hessian: torch.Tensor) -> torch.Tensor:
+        done.append(compensated(held_grid(pair.read(layer)[1], scheme), hessian))
+        return done[-1].weight
+
+    for layer in round_block_by_block(pair.unlearned, layers, rows, rounding):
+        yield layer, done.pop()
 
 
 class _Waiting(Mapping[str, "torch.Tensor"]):

@@ -60,12 +60,15 @@ class Written:
         moved: how many weights have another code than nearest rounding of the unlearned gives them.
         blocks: how many there are.
         mended_blocks: how many of them did not come back as chosen and hold the nearest rounding of the unlearned.
+        output_error: the squared difference that rounding makes to the layer's outputs, as a share of what rounding to
+            nearest makes; None where nobody looked.
     """
 
     weight: torch.Tensor
     moved: int
     blocks: int
     mended_blocks: int
+    output_error: float | None = None
 
 
 def held_grid(weight: torch.Tensor, scheme: FourBit) -> HeldGrid:

@@ -41,9 +41,12 @@ def headline(request: CarryRequest) -> str:
 def carried_line(layer: LayerCarried) -> str:
     """What became of one layer."""
     mended = f", {layer.mended_blocks} of {layer.blocks} blocks mended" if layer.mended_blocks else ""
+    error = (
+        "" if layer.output_error is None else f", output error {100 * layer.output_error:.0f} % of nearest rounding's"
+    )
     return (
         f"{layer.layer}: survival {wording.ratio(layer.survival_before)} → {wording.ratio(layer.survival)}, "
-        f"{100 * layer.moved:.1f} % of the codes moved{mended}"
+        f"{100 * layer.moved:.1f} % of the codes moved{error}{mended}"
     )
 
 

@@ -16,6 +16,7 @@ from quail_audit.events import CarryPlanned, CarryRequest, LayerCarried, Noted
 from quail_audit.runs import new_run, read_report, read_request, record, replay
 from quail_audit.schemes.registry import scheme_named
 from quail_audit.weights.overlap import pair_sums
+from quail_train.carry_cli import carry as carry_command
 from quail_train.carry_cli import carry_and_show
 from quail_train.carry_run import carry
 from quail_train.confinement import bucket_of
@@ -164,3 +165,33 @@ def test_a_scheme_without_a_table_of_levels_is_refused(
         events_of(request_in(training_world, erased_world, tmp_path / "out", scheme="int8"))
     assert "nf4" in caught.value.mend
     assert not (tmp_path / "out").exists()
+
+
+def test_calibrated_on_texts(training_world: Path, erased_world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    data = str(training_world / "data")
+    events = events_of(request_in(training_world, erased_world, out, way="calibrated", calibrate=data))
+    carried = [event for event in events if isinstance(event, LayerCarried)]
+    assert len(carried) == 7
+    assert all(event.output_error is not None and event.output_error <= 1.0 for event in carried)
+    scheme = scheme_named("nf4")
+    before, after = load_file(erased_world / FILE), load_file(out / FILE)
+    for event in carried:
+        weight = after[f"{event.layer}.weight"]
+        assert torch.equal(scheme.dequantize(scheme.quantize(weight)), weight)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        f"{event.layer}.weight" for event in carried
+    }
+    again = request_in(training_world, out, tmp_path / "twice", way="calibrated", calibrate=data, layers=("block:1",))
+    events_of(again)
+    assert (out / FILE).read_bytes() == (tmp_path / "twice" / FILE).read_bytes()
+
+
+def test_a_way_and_its_texts_go_together(training_world: Path, erased_world: Path, tmp_path: Path) -> None:
+    paths = str(training_world / "original"), str(erased_world), str(tmp_path / "out")
+    with pytest.raises(UsageError, match="needs texts"):
+        carry_command(*paths, way="calibrated")
+    with pytest.raises(UsageError, match="do not go together"):
+        carry_command(*paths, way="random", calibrate="texts.txt")
+    with pytest.raises(UsageError, match="'calibrated', 'random' or 'feedback'"):
+        carry_command(*paths, way="somehow")
