@@ -122,7 +122,8 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     )
     from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
     from quail_audit.forgetting.arms import find_device, find_dtype
-    from quail_audit.forgetting.data import read_data
+    from quail_audit.forgetting.data import Columns, read_data
+    from quail_audit.forgetting.labels import fit_data
     from quail_audit.schemes.registry import scheme_named
 
     policy = read_policy(request.policy)
@@ -131,7 +132,8 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     find_dtype(request.dtype)
     data = None
     if request.data is not None:
-        data = read_data(request.data, metrics=request.metrics, max_samples=request.max_samples)
+        columns = Columns(request.text_column, request.label_column)
+        data = read_data(request.data, metrics=request.metrics, max_samples=request.max_samples, columns=columns)
     pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
     for side in (pair.original, pair.unlearned, pair.retrain):
         if side is not None and side.scheme is not None:
@@ -140,6 +142,8 @@ def audit(request: AuditRequest, run_id: str) -> Events:
                 where=side.source,
                 mend="Give the full-precision one",
             )
+    if data is not None:
+        data = fit_data(data, *(one for one in (pair.original, pair.unlearned, pair.retrain) if one is not None))
     yield PairOpened(
         original=pair.original.facts,
         unlearned=pair.unlearned.facts,
@@ -166,6 +170,7 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     if data is not None:
         scores = yield from _measure_arms(arms, attempts, pair, data, request)
         yield from _measure_privleak(scores, request)
+        yield from _measure_agreement(scores, request)
         recoveries = yield from _measure_recoveries(scores, attempts.going, policy, request)
     unmeasured = tuple(attempts.failed.values())
     measured = {scheme.name: layers[scheme.name] for scheme in attempts.going}
@@ -300,12 +305,27 @@ def _measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) ->
     """MUSE's M3 of every arm, where the AUC of a model that never saw the forget set is known."""
     from quail_audit.forgetting.privleak import relative_to
 
-    aucs = {arm: found.means["privleak"] for arm, found in scores.items() if "privleak" in found.means}
-    reference = aucs.get(f"retrain/{FULL}")
-    reference_percent = reference.mean if reference is not None else 100.0 * (request.retrain_auc or 0.0)
-    if reference_percent > 0.0:
-        for arm, auc in aucs.items():
-            yield MetricScored(arm=arm, metric="privleak_m3", score=relative_to(auc, reference_percent))
+    for metric, given_percent in (
+        ("privleak", 100.0 * (request.retrain_auc or 0.0)),
+        ("mia_loss", 0.0),  # the AUC that is given is of Min-40% Prob
+        ("mia_confidence", 0.0),
+    ):
+        aucs = {arm: found.means[metric] for arm, found in scores.items() if metric in found.means}
+        reference = aucs.get(f"retrain/{FULL}")
+        reference_percent = reference.mean if reference is not None else given_percent
+        if reference_percent > 0.0:
+            for arm, auc in aucs.items():
+                yield MetricScored(arm=arm, metric=f"{metric}_m3", score=relative_to(auc, reference_percent))
+
+
+def _measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
+    """How often a classifier gives the forget texts the labels that the original gives them."""
+    from quail_audit.forgetting.macro_f1 import agreement
+
+    given = {arm: found.scores["macro_f1_forget"] for arm, found in scores.items() if "macro_f1_forget" in found.scores}
+    for arm, labels in given.items():
+        score = agreement(labels, given[f"original/{FULL}"], seed=request.seed)
+        yield MetricScored(arm=arm, metric="agreement_forget", score=score)
 
 
 def _measure_recoveries(

@@ -169,7 +169,17 @@ def audit(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="A data folder in MUSE layout. Without it only the weights are measured.", metavar="PATH"),
+        typer.Option(
+            help="A data folder in MUSE layout, or a classifier's forget, retain, test and holdout as .csv or .jsonl. "
+            "Without it only the weights are measured.",
+            metavar="PATH",
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Of a classifier's data. Default: text or tweet.", metavar="NAME")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Of a classifier's data. Default: label.", metavar="NAME")
     ] = None,
     retrain: Annotated[
         str | None,
@@ -241,6 +251,8 @@ def audit(
             retrain=retrain,
             retrain_auc=retrain_auc,
             data=data,
+            text_column=text_column,
+            label_column=label_column,
             schemes=expand(scheme),
             metrics=tuple(dict.fromkeys(metric)) if metric else None,
             skip_modules=tuple(skip_module) if skip_module else None,

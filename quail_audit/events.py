@@ -139,6 +139,8 @@ class AuditRequest(Model):
     data: str | None = None
     schemes: tuple[str, ...] = ("nf4",)
     metrics: tuple[str, ...] | None = None  # None: every one the data has
+    text_column: str | None = None  # of classifiers' data; None: text or tweet,
+    label_column: str | None = None  # and label
     skip_modules: tuple[str, ...] | None = None  # None: as bitsandbytes leaves them
     max_samples: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None  # None: found automatically
@@ -170,6 +172,8 @@ class TrainRequest(Model):
     margin_scale: Annotated[float, Field(gt=0.0)] = 1.0
     scheme: str = "nf4"
     layers: tuple[str, ...] = ("all",)
+    text_column: str | None = None  # as an audit's
+    label_column: str | None = None
     report: str | None = None  # the audit's run folder, where layers are those at risk
     init: Literal["unlearned", "original"] = "unlearned"
     epochs: Annotated[float, Field(gt=0.0)] = 5.0
@@ -293,6 +297,7 @@ class SampleScored(Timed):
     prompt: str = ""
     truth: str = ""
     answer: str = ""
+    probabilities: dict[str, Share] = {}  # a classifier's, of its labels, the likeliest first
 
 
 class MetricScored(Timed):

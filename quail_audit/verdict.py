@@ -96,7 +96,7 @@ def _judge_recoveries(scheme: str, measured: Mapping[str, Recovery], policy: Pol
     if not reasons:
         text = "no forget metric is informative: the original knew no more of the forget set than the floor"
         if all(recovery.outcome == "reported only" for recovery in measured.values()):
-            text = "no metric that decides was measured: give verbmem or knowmem data"
+            text = "no metric that decides was measured: give verbmem, knowmem or labelled forget data"
         reasons.append(("inconclusive", Reason(code="uninformative", message=text)))
     return reasons
 

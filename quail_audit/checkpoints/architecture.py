@@ -125,6 +125,16 @@ def transposed_parameters(config: Mapping[str, Any], tensors: Mapping[str, Tenso
     return frozenset(f"{name}.weight" for name, module in modules if isinstance(module, Conv1D))
 
 
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes a sequence classifier; else it is taken for a language model."""
+    return _first_architecture(config).endswith("ForSequenceClassification")
+
+
+def _first_architecture(config: Mapping[str, Any]) -> str:
+    architectures = config.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+
+
 def module_holding(weight: torch.Tensor, transposed: bool) -> torch.nn.Module:
     """A module as the model has it around a weight as it is stored, with a bias of zeros. Shares the weight."""
     import torch
@@ -167,13 +177,10 @@ def _empty_model(config_json: str, where: str) -> PreTrainedModel | None:
 
     values: dict[str, Any] = json.loads(config_json)
     values.pop("auto_map", None)  # the checkpoint's own code
-    model_type, architectures = values.get("model_type"), values.get("architectures")
+    model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return None
-    named = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    auto: Any = (
-        AutoModelForSequenceClassification if named.endswith("ForSequenceClassification") else AutoModelForCausalLM
-    )
+    auto: Any = AutoModelForSequenceClassification if is_classifier(values) else AutoModelForCausalLM
     try:
         with quietly(), torch.device("meta"):
             config = CONFIG_MAPPING[model_type].from_dict(as_this_version_spells_it(values))
@@ -250,11 +257,16 @@ def _match(
 
 
 def _rounded(model: PreTrainedModel, skip_modules: tuple[str, ...] | None) -> tuple[Matrix, ...]:
-    """What transformers' `replace_with_bnb_linear` replaces, less what it then ties to a weight that is not rounded."""
+    """What transformers' `replace_with_bnb_linear` replaces, less what it then ties to a weight that is not rounded.
+
+    Less a classifier's head too: transformers means to leave the last module as it is, but misses one with a bias.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     left = modules_left(model, skip_modules)
+    if skip_modules is None and type(model).__name__.endswith("ForSequenceClassification"):
+        left += [name for name, _ in model.named_children() if name != model.base_model_prefix]
     tied_to = tied_weights(model)
     tied = {*tied_to, *tied_to.values()}
     return tuple(

@@ -24,7 +24,8 @@ class Layer:
     Attributes:
         name: the module's name in the model: model.layers.0.mlp.down_proj.
         block: its transformer block, where the name tells.
-        role: the last part of its name that is no number: down_proj.
+        role: the last part of its name that is no number: down_proj. BERT calls three of its layers dense; they are
+            attention_output, intermediate and output, its pooler's is pooler.
         shape: (outputs, inputs), as it is rounded and as `Pair.read` gives it.
         weights: how many there are.
         transposed: it is stored the other way round, as GPT-2's Conv1D.
@@ -154,8 +155,17 @@ def _layer(matrix: Matrix, original: Checkpoint, layout: Layout) -> Layer:
     return Layer(
         name=matrix.module,
         block=next((int(part) for part in parts if part.isdecimal()), None),
-        role=next((part for part in reversed(parts) if not part.isdecimal()), matrix.module),
+        role=_role(parts),
         shape=(second, first) if matrix.transposed else (first, second),
         weights=math.prod((first, second)),
         transposed=matrix.transposed,
     )
+
+
+def _role(parts: list[str]) -> str:
+    match parts:
+        case [*_, "attention", "output", "dense"]:
+            return "attention_output"
+        case [*_, ("intermediate" | "output" | "pooler") as role, "dense"]:
+            return role
+    return next((part for part in reversed(parts) if not part.isdecimal()), ".".join(parts))

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -23,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from quail_audit.checkpoints.architecture import is_classifier
 from quail_audit.checkpoints.transformers_rules import as_this_version_spells_it, knows_version_5
 from quail_audit.checkpoints.weight_files import read_json_object
 from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
@@ -52,7 +54,8 @@ class LoadedArm:
     """A model that is ready to be asked.
 
     Attributes:
-        model: on its device, in eval mode, set to plain greedy generation.
+        model: on its device, in eval mode; a language model or a sequence classifier, as its config.json says. The
+            former is set to plain greedy generation.
         tokenizer: the checkpoint's own, or the one that stands in for it.
         execution: how its layers compute.
         device: "cpu", "cuda:0", "mps:0".
@@ -108,7 +111,10 @@ def load_arm(
         execution, reason = _round_layers(model, scheme, layers, target, computing, str(checkpoint.folder))
         nn.Module.to(model, device=target, dtype=computing)
         nn.Module.eval(model)
-    model.generation_config = _plain_greedy(model.generation_config)
+    if is_classifier(checkpoint.config):
+        notes += _with_padding(model, tokenizer, checkpoint)
+    else:
+        model.generation_config = _plain_greedy(model.generation_config)
     return LoadedArm(
         model=model,
         tokenizer=tokenizer,
@@ -193,7 +199,8 @@ def _load_full_precision(checkpoint: Checkpoint) -> PreTrainedModel:
         settings = as_this_version_spells_it(base.config)  # another checkpoint's may stand in
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
     asked_type = {"dtype" if knows_version_5() else "torch_dtype": "auto"}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
+    loaded: Any = auto.from_pretrained(
         base.folder,
         config=config,
         local_files_only=True,
@@ -206,7 +213,7 @@ def _load_full_precision(checkpoint: Checkpoint) -> PreTrainedModel:
         raise BadInputError(
             f"lacks {len(absent)} weights of a {type(model).__name__}, which would be random: {absent[0]}",
             where=str(base.folder),
-            mend="Forgetting is measured on language models, with their head; leave --data out to measure weights only",
+            mend="Forgetting is measured on models with their head; leave --data out to measure weights only",
         )
     if checkpoint.adapter_of is not None:
         from peft import PeftModel
@@ -306,6 +313,28 @@ def _tokenizer_class(folder: Path) -> Any:
         return AutoTokenizer
     named = read_json_object(config).get("tokenizer_class")
     return PreTrainedTokenizerFast if named == "TokenizersBackend" else AutoTokenizer
+
+
+def _with_padding(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint
+) -> tuple[str, ...]:
+    """See that a classifier knows its padding token: a decoder finds the last token of a text by it.
+
+    Raises:
+        BadInputError: neither it nor its tokenizer has one that no text ends with.
+    """
+    config: Any = model.config.get_text_config()
+    if config.pad_token_id is not None:
+        return ()
+    padding = tokenizer.pad_token_id
+    if padding is None or tokenizer("a")["input_ids"][-1:] == [padding]:
+        raise BadInputError(
+            "the classifier names no padding token, so several texts cannot be read at once",
+            where=f"{checkpoint.folder}/config.json",
+            mend="Set pad_token_id, to a token that no text ends with",
+        )
+    config.pad_token_id = padding
+    return (f"{checkpoint.source} names no padding token; its tokenizer's was used",)
 
 
 def load_tokenizer(

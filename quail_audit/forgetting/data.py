@@ -1,6 +1,7 @@
-"""Reads a folder of forgetting data: MUSE's layout (arXiv 2407.06460), and forget.jsonl / retain.jsonl.
+"""Reads a folder of forgetting data: MUSE's layout (arXiv 2407.06460), forget.jsonl / retain.jsonl, classifiers' sets.
 
-Not here: how a file of rows is read (rows.py), and what is done with them (the metrics).
+Not here: how a file of rows is read (rows.py), whether the data fits the model (labels.py), and what is done with it
+(the metrics).
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from pathlib import Path
 
 from quail_audit.errors import BadInputError
 from quail_audit.forgetting.interface import (
+    LABELLED_SETS,
     SPLITS,
     Continuation,
     ForgettingData,
+    Labelled,
+    LabelledSet,
     Questions,
     Row,
     Split,
@@ -22,20 +26,26 @@ from quail_audit.forgetting.rows import (
     PLAIN_TEXT,
     PROMPT_AND_TRUTH,
     QUESTION_AND_ANSWER,
+    Columns,
     Form,
     R,
+    read_csv_rows,
     read_json_rows,
     read_jsonl_rows,
 )
 
-__all__ = ["ForgettingData", "read_data", "read_folder"]
+__all__ = ["Columns", "ForgettingData", "read_data", "read_folder"]
 
 # MUSE's own repository calls the retain set that it measures on retain2 (retain1 is the one it trains on).
 _NAMES: dict[str, tuple[str, ...]] = {"forget": ("forget",), "retain": ("retain", "retain2"), "holdout": ("holdout",)}
 
 
 def read_data(
-    path: str | Path, *, metrics: tuple[str, ...] | None = None, max_samples: int | None = None
+    path: str | Path,
+    *,
+    metrics: tuple[str, ...] | None = None,
+    max_samples: int | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> ForgettingData:
     """Read a data folder, as far as it goes.
 
@@ -43,6 +53,7 @@ def read_data(
         path: the folder.
         metrics: those to measure; None: every one the folder has data for.
         max_samples: at most so many samples of each kind, the first ones; in-context examples are not cut.
+        columns: what classifiers' data calls its text and its label.
 
     Raises:
         UsageError: a metric that Quail does not know.
@@ -54,7 +65,7 @@ def read_data(
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise BadInputError(f"the data {what}" if folder.exists() else what, where=str(path), mend=_expected())
-    data = read_folder(folder, max_samples)
+    data = read_folder(folder, max_samples, columns)
     samples = {metric.name: metric.samples(data) for metric in known_metrics()}
     if asked is not None:
         for metric in asked:
@@ -62,11 +73,20 @@ def read_data(
                 raise BadInputError(
                     f"no data for the metric {metric.name}", where=str(path), mend=f"It needs {metric.needs}"
                 )
-        wanted = {metric.name for metric in asked}
-        skipped = {name: "not asked for" for name in samples if name not in wanted}
+        wanted, tasks = {metric.name for metric in asked}, {metric.task for metric in asked}
+        skipped = {
+            metric.name: "not asked for"
+            for metric in known_metrics()
+            if metric.name not in wanted and metric.task in tasks
+        }
     else:
-        skipped = {metric.name: f"no {metric.needs}" for metric in known_metrics() if not samples[metric.name]}
-    to_measure = {name: count for name, count in samples.items() if name not in skipped}
+        tasks = {metric.task for metric in known_metrics() if samples[metric.name]}
+        skipped = {
+            metric.name: f"no {metric.needs}"
+            for metric in known_metrics()
+            if not samples[metric.name] and metric.task in tasks
+        }
+    to_measure = {name: count for name, count in samples.items() if count and name not in skipped}
     if not to_measure:
         raise BadInputError("nothing to measure in this folder", where=str(path), mend=_expected())
     notes = tuple(_note_on_examples(split) for split in SPLITS if _lacks_examples(data, split, to_measure))
@@ -77,13 +97,17 @@ def _expected() -> str:
     return "Expected a folder with any of: " + "; ".join(dict.fromkeys(metric.needs for metric in known_metrics()))
 
 
-def read_folder(folder: Path, max_samples: int | None = None) -> ForgettingData:
+def read_folder(
+    folder: Path,
+    max_samples: int | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+) -> ForgettingData:
     """What a folder holds, whether or not there is anything to measure in it.
 
     Raises:
         BadInputError: a file that cannot be used, or the same samples given twice.
     """
-    lines: dict[str, tuple[Row, ...]] = {split: _read_lines(folder / f"{split}.jsonl") for split in SPLITS}
+    lines: dict[str, tuple[Row, ...]] = {of: _read_lines(folder / f"{of}.jsonl", columns) for of in LABELLED_SETS}
     continuations: dict[Split, tuple[Continuation, ...]] = {}
     questions: dict[Split, Questions] = {}
     texts: dict[str, tuple[str, ...]] = {}
@@ -96,11 +120,27 @@ def read_folder(folder: Path, max_samples: int | None = None) -> ForgettingData:
     for name in _NAMES:
         if passages := _read_named(folder, "privleak/{}.json", name, PLAIN_TEXT, lines.get(name, ())):
             texts[name] = tuple(passage.text for passage in passages[:max_samples])
-    return ForgettingData(folder, continuations, questions, texts)
+    labelled: dict[LabelledSet, tuple[Labelled, ...]] = {}
+    for of in LABELLED_SETS:
+        if rows := _read_labelled(folder, of, columns, lines[of]):
+            labelled[of] = rows[:max_samples]
+    return ForgettingData(folder, continuations, questions, texts, labelled)
 
 
-def _read_lines(path: Path) -> tuple[Row, ...]:
-    return read_jsonl_rows(path) if path.exists() else ()
+def _read_lines(path: Path, columns: Columns) -> tuple[Row, ...]:
+    return read_jsonl_rows(path, columns) if path.exists() else ()
+
+
+def _read_labelled(folder: Path, of: LabelledSet, columns: Columns, lines: tuple[Row, ...]) -> tuple[Labelled, ...]:
+    rows = tuple(row for row in lines if isinstance(row, Labelled))
+    table = folder / f"{of}.csv"
+    if not table.exists():
+        return rows
+    if rows:
+        raise BadInputError(
+            f"the same samples are given twice: {of}.csv and {of}.jsonl", where=str(folder), mend="Keep one of them"
+        )
+    return read_csv_rows(table, columns)
 
 
 def _read_named(folder: Path, template: str, name: str, form: Form[R], lines: tuple[Row, ...] = ()) -> tuple[R, ...]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from quail_audit.events import Event, MetricScored, Noted, SampleScored, Score
 from quail_audit.forgetting.arms import LoadedArm
+from quail_audit.forgetting.classifier import TransformersClassifier
 from quail_audit.forgetting.interface import ForgettingData
 from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.forgetting.registry import known_metrics
@@ -47,7 +48,7 @@ def evaluate_arm(
     Args:
         arm: its name: "unlearned/nf4".
         loaded: the model.
-        data: what to ask it.
+        data: what to ask it, fitted to it (labels.py).
         metrics: names, all of them in data.samples; measured in the registry's order.
         batch_size: None: found by the memory there is.
         seed: of the bootstrap.
@@ -61,7 +62,8 @@ def evaluate_arm(
     Raises:
         EnvironmentProblemError: out of memory with one sample at a time.
     """
-    model = TransformersModel(loaded.model, loaded.tokenizer, batch_size=batch_size)
+    kind = TransformersClassifier if data.labels else TransformersModel
+    model = kind(loaded.model, loaded.tokenizer, batch_size=batch_size)
     chosen = [metric for metric in known_metrics() if metric.name in metrics]
     total, done = sum(data.samples[metric.name] for metric in chosen), 0
     means: dict[str, Score] = {}
@@ -86,6 +88,7 @@ def evaluate_arm(
                 prompt=sample.prompt,
                 truth=sample.truth,
                 answer=sample.answer,
+                probabilities=dict(sample.probabilities),
             )
         means[metric.name], scores[metric.name] = measured.score, measured.values
         yield MetricScored(arm=arm, metric=metric.name, score=measured.score)

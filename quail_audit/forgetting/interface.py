@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -21,21 +21,29 @@ if TYPE_CHECKING:
 
 Split = Literal["forget", "retain"]
 SPLITS: tuple[Split, ...] = ("forget", "retain")
+Task = Literal["language modelling", "classification"]
+LabelledSet = Literal["forget", "retain", "test", "holdout"]
+LABELLED_SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test", "holdout")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
 
 
 def _tokenizable(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("has a lone surrogate, which is no character")
     return text
 
 
-Text = Annotated[str, AfterValidator(_tokenizable)]
+Text = Annotated[str, AfterValidator(_not_blank), AfterValidator(_tokenizable)]
+TextOrNothing = Annotated[str, AfterValidator(_tokenizable)]
 
 
 class Row(BaseModel):
-    """One row of a data file: strings only, none of them blank."""
+    """One row of a data file: strings only, none of them blank but a classifier's text."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -56,6 +64,17 @@ class Passage(Row):
     text: Text
 
 
+class Labelled(Row):
+    """What a classifier is asked; a text may be empty, as a deployed classifier is given such too.
+
+    Attributes:
+        label: its name; once the data is fitted to a model (labels.py), as the model has it.
+    """
+
+    text: TextOrNothing
+    label: Text
+
+
 @dataclass(frozen=True)
 class Questions:
     """Questions of one split, and those that are answered in every prompt to show the form of an answer."""
@@ -73,6 +92,8 @@ class ForgettingData:
         continuations: for VerbMem.
         questions: for KnowMem.
         texts: of "forget", "retain" and "holdout" (never trained on), for PrivLeak and the losses.
+        labelled: for classifiers. The label of a forget row is the one that the model learned, and is to lose.
+        labels: the model's own names for its classes, by index; empty until the data is fitted to a classifier.
         samples: metric -> how many samples it scores, for the metrics to measure, in the order they are measured.
         skipped: metric -> why it is not measured.
         notes: what a reader of the report should know about the data.
@@ -82,6 +103,8 @@ class ForgettingData:
     continuations: Mapping[Split, tuple[Continuation, ...]]
     questions: Mapping[Split, Questions]
     texts: Mapping[str, tuple[str, ...]]
+    labelled: Mapping[LabelledSet, tuple[Labelled, ...]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     samples: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -116,6 +139,21 @@ class LanguageModel(Protocol):
         ...
 
 
+class Classifier(Protocol):
+    """A sequence classifier as a metric sees it."""
+
+    def label_log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Natural logarithms of each class's probability, float32 [classes], each with its text's index.
+
+        In whatever order they are finished. A text longer than the model's window is cut as its tokenizer cuts it.
+        """
+        ...
+
+
+# A metric sees the model of its task.
+Asked = TypeVar("Asked", bound="LanguageModel | Classifier")
+
+
 @dataclass(frozen=True)
 class Sample:
     """One scored sample.
@@ -124,6 +162,7 @@ class Sample:
         index: its place in the data file, from 0.
         score: in the metric's own unit.
         prompt, truth, answer: for a person who looks closer; empty where there is none.
+        probabilities: of a classifier's labels by name, from 0 to 1, the likeliest first.
     """
 
     index: int
@@ -131,6 +170,7 @@ class Sample:
     prompt: str = ""
     truth: str = ""
     answer: str = ""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,15 +187,17 @@ class Measured:
     values: npt.NDArray[np.float64]
 
 
-class Metric(ABC):
+class Metric(ABC, Generic[Asked]):
     """One number that tells how well a model knows a set of texts.
 
     Attributes:
+        task: of the models it measures: Asked is LanguageModel, or Classifier.
         name: as on the command line and in reports: "verbmem_forget".
         needs: the data it needs, for people: "verbmem/forget.json".
         generates: whether the model has to write text, which is slow: such metrics are measured last.
     """
 
+    task: ClassVar[Task] = "language modelling"
     name: str
     needs: str
     generates: bool
@@ -165,5 +207,5 @@ class Metric(ABC):
         """How many samples there are to score; 0 where the data is absent."""
 
     @abstractmethod
-    def measure(self, data: ForgettingData, model: LanguageModel, *, seed: int) -> Generator[Sample, None, Measured]:
+    def measure(self, data: ForgettingData, model: Asked, *, seed: int) -> Generator[Sample, None, Measured]:
         """Score every sample, yielding each as soon as it is known. The seed is the bootstrap's."""

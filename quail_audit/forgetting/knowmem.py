@@ -25,7 +25,7 @@ MAX_NEW_TOKENS = 32
 STOP_WORDS = ("\n\n", "\nQuestion", "Question:")
 
 
-class KnowMem(Metric):
+class KnowMem(Metric[LanguageModel]):
     """ROUGE-L F1 x 100 of greedy answers."""
 
     generates = True
@@ -57,6 +57,6 @@ def prompts(questions: Questions) -> list[str]:
     return [f"{shown}Question: {row.question}\nAnswer: " for row in questions.asked]
 
 
-def metrics() -> tuple[Metric, ...]:
+def metrics() -> tuple[Metric[LanguageModel], ...]:
     """KnowMem of both splits."""
     return tuple(KnowMem(split) for split in SPLITS)

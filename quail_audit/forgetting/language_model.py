@@ -98,12 +98,7 @@ class TransformersModel:
     def _encode(self, text: str) -> list[int]:
         with quiet_transformers():  # it warns of long texts, which are cut here
             ids: list[int] = self.tokenizer(text, add_special_tokens=True)["input_ids"]
-        embeddings: Any = self.model.get_input_embeddings()
-        vocabulary = embeddings.weight.shape[0]
-        if ids and max(ids) >= vocabulary:
-            raise BadInputError(
-                f"the tokenizer does not belong to this model: it gives token {max(ids)}, the model knows {vocabulary}"
-            )
+        refuse_unknown_tokens(ids, self.model)
         # some tokenizers make no token at all of a text; a model needs one to start from
         return ids or [self._start_id() or 0]
 
@@ -138,6 +133,16 @@ class TransformersModel:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def refuse_unknown_tokens(ids: Sequence[int], model: PreTrainedModel) -> None:
+    """Raises BadInputError where a model has no embedding for a token."""
+    embeddings: Any = model.get_input_embeddings()
+    vocabulary = embeddings.weight.shape[0]
+    if ids and max(ids) >= vocabulary:
+        raise BadInputError(
+            f"the tokenizer does not belong to this model: it gives token {max(ids)}, the model knows {vocabulary}"
+        )
 
 
 def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -14,7 +14,7 @@ from quail_audit.forgetting.interface import SPLITS, ForgettingData, LanguageMod
 EXCERPT_CHARACTERS = 200  # of a text, to show which one it is
 
 
-class NegativeLogLikelihood(Metric):
+class NegativeLogLikelihood(Metric[LanguageModel]):
     """Mean token loss of each text, in nats."""
 
     generates = False
@@ -43,6 +43,6 @@ def texts(data: ForgettingData, split: Split) -> tuple[str, ...]:
     return data.texts.get(split) or tuple(row.prompt + row.truth for row in data.continuations.get(split, ()))
 
 
-def metrics() -> tuple[Metric, ...]:
+def metrics() -> tuple[Metric[LanguageModel], ...]:
     """The loss of both splits."""
     return tuple(NegativeLogLikelihood(split) for split in SPLITS)

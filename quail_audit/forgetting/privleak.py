@@ -23,7 +23,7 @@ LEAST_LIKELY_SHARE = 0.4
 F64 = npt.NDArray[np.float64]
 
 
-class PrivLeak(Metric):
+class PrivLeak(Metric[LanguageModel]):
     """AUC x 100 of Min-40% Prob, holdout against forget.
 
     The samples are the forget texts and, after them, the holdout texts. A text's score is its own part of the AUC, in
@@ -50,12 +50,12 @@ class PrivLeak(Metric):
         of_holdout = np.zeros(len(holdout))
         for index, log_probabilities in model.log_probabilities(holdout):
             of_holdout[index] = min_k_probability(log_probabilities)
-            placed = 100.0 * float(_ordered(of_forget, of_holdout[index]).mean())
+            placed = 100.0 * float(ordered(of_forget, of_holdout[index]).mean())
             yield Sample(len(forget) + index, placed, prompt=holdout[index][:EXCERPT_CHARACTERS])
         for index, text in enumerate(forget):
-            placed = 100.0 * float(_ordered(of_forget[index], of_holdout).mean())
+            placed = 100.0 * float(ordered(of_forget[index], of_holdout).mean())
             yield Sample(index, placed, prompt=text[:EXCERPT_CHARACTERS])
-        return Measured(_score(of_forget, of_holdout, seed), membership_values(of_forget, of_holdout))
+        return Measured(auc_score(of_forget, of_holdout, seed), membership_values(of_forget, of_holdout))
 
 
 def min_k_probability(log_probabilities: npt.NDArray[np.floating[Any]]) -> float:
@@ -103,18 +103,19 @@ def relative_to(auc_percent: Score, retrain_auc_percent: float) -> Score:
     return Score(mean=mean, low=low, high=high, samples=auc_percent.samples)
 
 
-def metrics() -> tuple[Metric, ...]:
+def metrics() -> tuple[Metric[LanguageModel], ...]:
     """The one metric of this family."""
     return (PrivLeak(),)
 
 
-def _ordered(of_forget: F64 | float, of_holdout: F64 | float) -> F64:
+def ordered(of_forget: F64 | float, of_holdout: F64 | float) -> F64:
     """1 where the holdout text scores higher, a half at a tie."""
-    ordered: F64 = np.greater(of_holdout, of_forget) + 0.5 * np.equal(of_holdout, of_forget)
-    return ordered
+    found: F64 = np.greater(of_holdout, of_forget) + 0.5 * np.equal(of_holdout, of_forget)
+    return found
 
 
-def _score(of_forget: F64, of_holdout: F64, seed: int) -> Score:
+def auc_score(of_forget: F64, of_holdout: F64, seed: int) -> Score:
+    """The AUC with its interval, from the scores of both sets, the higher the better known."""
     from sklearn.metrics import roc_auc_score  # 1 s to import
 
     values = membership_values(of_forget, of_holdout)

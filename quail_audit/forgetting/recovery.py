@@ -16,8 +16,8 @@ from quail_audit.forgetting.bootstrap import interval
 from quail_audit.forgetting.privleak import auc
 
 Role = Literal["original/full", "unlearned/full", "unlearned/quantized", "retrain/full"]
-DECIDING_METRICS = ("verbmem_forget", "knowmem_forget")
-REPORTED_METRICS = ("privleak",)
+DECIDING_METRICS = ("verbmem_forget", "knowmem_forget", "accuracy_forget", "label_probability_forget")
+REPORTED_METRICS = ("privleak", "mia_loss", "mia_confidence")
 
 # A resample may draw samples that the original hardly knew. So small a difference, in points of the metric, counts as
 # this much: the resample then widens the interval instead of dividing by nothing.
@@ -36,9 +36,9 @@ def recovery(
 ) -> Recovery:
     """The recovery of one metric at one scheme.
 
-    For VerbMem and KnowMem of the forget set, with M the mean score and F, the floor, what a model may know without
-    having learned the forget set: max(M[retrain/full], M[unlearned/full]) with a retrained reference, else
-    M[unlearned/full]. In this order:
+    For VerbMem, KnowMem, and a classifier's accuracy and label probability, of the forget set, with M the mean score
+    and F, the floor, what a model may know without having learned the forget set: max(M[retrain/full],
+    M[unlearned/full]) with a retrained reference, else M[unlearned/full]. In this order:
 
     1. "uninformative" where the original is less than informative_points above the reference (without one, above 0): it
        never knew more than a model that never saw the data;
@@ -47,11 +47,12 @@ def recovery(
        taken anew in each resample: "recovered" where the whole interval is above limit_percent, "held" where none of it
        is, else "undecided". A single sample leaves it undecided: it has no interval.
 
-    For PrivLeak the share of the way from AUC[unlearned/full] back to AUC[original/full], "reported only"; negative
-    where rounding leads further away, null where the two differ by less than informative_points.
+    For PrivLeak and membership inference the share of the way from AUC[unlearned/full] back to AUC[original/full],
+    "reported only"; negative where rounding leads further away, null where the two differ by less than
+    informative_points.
 
     Args:
-        metric: "verbmem_forget", "knowmem_forget" or "privleak".
+        metric: one of DECIDING_METRICS or of REPORTED_METRICS.
         scores_by_role: Measured.values of each arm; all but "retrain/full" are needed.
         limit_percent: policy's max_recovery_percent.
         informative_points: policy's, in points of the metric.

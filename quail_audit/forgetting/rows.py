@@ -1,10 +1,12 @@
-"""Reads JSON and JSON Lines files of rows, whoever wrote them: what is wrong is said with the file and the row.
+"""Reads JSON, JSON Lines and CSV files of rows, whoever wrote them: what is wrong is said with the file and the row.
 
 Not here: which files a data folder has (data.py).
 """
 
+import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from quail_audit.errors import BadInputError
-from quail_audit.forgetting.interface import Continuation, Passage, QuestionAnswer, Row
+from quail_audit.forgetting.interface import Continuation, Labelled, Passage, QuestionAnswer, Row
 
 R = TypeVar("R", bound=Row)
 
@@ -41,7 +43,37 @@ QUESTION_AND_ANSWER = Form(QuestionAnswer, ("question", "answer"))
 PLAIN_TEXT = Form(Passage, ("text",), may_be_plain=True)
 TEXT = Form(Passage, ("text",))
 
+TEXT_COLUMNS = ("text", "tweet")
+LABEL_COLUMNS = ("label",)
+
 JSONL_FORMS: tuple[Form[Any], ...] = (PROMPT_AND_COMPLETION, QUESTION_AND_ANSWER, TEXT)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a classifier's data calls its text and its label; None: one of TEXT_COLUMNS, of LABEL_COLUMNS."""
+
+    text: str | None = None
+    label: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names to look for, in this order."""
+        return TEXT_COLUMNS if self.text is None else (self.text,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names to look for, in this order."""
+        return LABEL_COLUMNS if self.label is None else (self.label,)
+
+    def form(self, found: Collection[str]) -> Form[Labelled] | None:
+        """The form of rows with these keys; None where one is missing."""
+        text = next((name for name in self.texts if name in found), None)
+        label = next((name for name in self.labels if name in found), None)
+        return None if text is None or label is None or text == label else Form(Labelled, (text, label))
+
+    def __str__(self) -> str:
+        return f"{{{' or '.join(self.texts)}, {' or '.join(self.labels)}}}"
 
 
 def read_json_rows(path: Path, form: Form[R]) -> tuple[R, ...]:
@@ -60,18 +92,52 @@ def read_json_rows(path: Path, form: Form[R]) -> tuple[R, ...]:
     return tuple(_read_row(row, form, path, f"row {number}") for number, row in enumerate(document, start=1))
 
 
-def read_jsonl_rows(path: Path) -> tuple[Row, ...]:
+def read_jsonl_rows(path: Path, columns: Columns = Columns()) -> tuple[Row, ...]:
     """Read a file of one JSON object a line; the first tells the form of all. Blank lines are skipped.
 
+    A label may also be a whole number.
+
     Raises:
-        BadInputError: as read_json_rows; also where the form is none of JSONL_FORMS.
+        BadInputError: as read_json_rows; also where the form is none of JSONL_FORMS and there are no such columns.
     """
     objects = list(_parse_lines(path))
     if not objects:
-        raise BadInputError("the file has no rows", where=str(path), mend=f"Expected on each line {_any_form()}")
+        raise BadInputError("the file has no rows", where=str(path), mend=f"Expected on each line {_any_form(columns)}")
     number, first = objects[0]
-    form = _form_of(first, path, number)
+    form = _form_of(first, path, number, columns)
     return tuple(_read_row(row, form, path, f"line {number}") for number, row in objects)
+
+
+def read_csv_rows(path: Path, columns: Columns) -> tuple[Labelled, ...]:
+    """Read a CSV file whose first line names its columns, of which others than the two are ignored.
+
+    Raises:
+        BadInputError: the file cannot be read, is not UTF-8, no CSV, has no such columns, no rows, or a bad row.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    expected = f"Expected a first line that names the columns {columns}; --text-column and --label-column name others"
+    rows: list[Labelled] = []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        form = columns.form(header)
+        if form is None:
+            found = f"its first line has {_shown(header)}" if header else "the file is empty"
+            raise BadInputError(f"no column of the text, or of the label: {found}", where=str(path), mend=expected)
+        for fields in reader:
+            if not fields:
+                continue
+            place = f"line {reader.line_num}"
+            if len(fields) != len(header):
+                raise BadInputError(
+                    f"{place} has {len(fields)} fields, the first line {len(header)}", where=str(path), mend=expected
+                )
+            row = dict(zip(header, fields, strict=True))
+            rows.append(_read_row({**row, form.keys[1]: row[form.keys[1]].strip()}, form, path, place))
+    except csv.Error as error:
+        raise BadInputError(f"line {reader.line_num} is no CSV: {error}", where=str(path), mend=expected) from error
+    if not rows:
+        raise BadInputError("the file has no rows", where=str(path), mend=expected)
+    return tuple(rows)
 
 
 def _parse_lines(path: Path) -> Iterator[tuple[int, object]]:
@@ -81,20 +147,16 @@ def _parse_lines(path: Path) -> Iterator[tuple[int, object]]:
             yield number, _parse(line, path, f"line {number}: ")
 
 
-def _form_of(row: object, path: Path, number: int) -> Form[Any]:
+def _form_of(row: object, path: Path, number: int, columns: Columns) -> Form[Any]:
     keys = set(row) if isinstance(row, dict) else set()
-    if {"text", "label"} <= keys:
-        raise BadInputError(
-            "classifier data ({text, label}) is not supported yet",
-            where=str(path),
-            mend=f"Expected on each line {_any_form()}",
-        )
+    if (labelled := columns.form(keys)) is not None:
+        return labelled
     for form in JSONL_FORMS:
         if set(form.keys) <= keys:
             return form
     found = f"keys {_shown(sorted(keys))}" if keys else _kind(row)
     raise BadInputError(
-        f"line {number}: {found}", where=str(path), mend=f"Expected on each line {_any_form()}, the same on all"
+        f"line {number}: {found}", where=str(path), mend=f"Expected on each line {_any_form(columns)}, the same on all"
     )
 
 
@@ -139,9 +201,11 @@ def _read_row(row: object, form: Form[R], path: Path, place: str) -> R:
         if key not in row:
             found = f"keys {_shown(sorted(row))}" if row else "no keys"
             raise BadInputError(f"{place} has no {key!r} ({found})", where=str(path), mend=expected)
-    fields = zip(form.model.model_fields, form.keys, strict=True)
+    values = {field: row[key] for field, key in zip(form.model.model_fields, form.keys, strict=True)}
+    if isinstance(values.get("label"), int) and not isinstance(values["label"], bool):
+        values["label"] = str(values["label"])
     try:
-        return form.model.model_validate({field: row[key] for field, key in fields})
+        return form.model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = dict(zip(form.model.model_fields, form.keys, strict=True))[str(first["loc"][0])]
@@ -149,8 +213,8 @@ def _read_row(row: object, form: Form[R], path: Path, place: str) -> R:
         raise BadInputError(f"{place}: {key}: {what}", where=str(path), mend=expected) from error
 
 
-def _any_form() -> str:
-    return " or ".join(map(str, JSONL_FORMS))
+def _any_form(columns: Columns) -> str:
+    return " or ".join(map(str, (*JSONL_FORMS, columns)))
 
 
 def _shown(keys: list[str]) -> str:

@@ -15,7 +15,7 @@ from quail_audit.forgetting.rouge import rouge_l
 MAX_NEW_TOKENS = 128
 
 
-class VerbMem(Metric):
+class VerbMem(Metric[LanguageModel]):
     """ROUGE-L F1 x 100 of greedy continuations."""
 
     generates = True
@@ -40,6 +40,6 @@ class VerbMem(Metric):
         return Measured(mean_score(scores, seed=seed), scores)
 
 
-def metrics() -> tuple[Metric, ...]:
+def metrics() -> tuple[Metric[LanguageModel], ...]:
     """VerbMem of both splits. MUSE measures the forget set only; the retain set's tells what unlearning cost."""
     return tuple(VerbMem(split) for split in SPLITS)

@@ -157,7 +157,6 @@ DEEP = "[" * 200_000
         ({"forget.jsonl": "\n \n"}, r"no rows"),
         ({"forget.jsonl": '{"text": "a"}\n{"text": '}, r"line 2: the file is not valid JSON: .* at column 10"),
         ({"forget.jsonl": '{"text": "a"}\n\n{"prompt": "a"}'}, r"line 3 has no 'text'"),
-        ({"forget.jsonl": '{"text": "a", "label": 1}'}, r"classifier data .* is not supported yet"),
         ({"forget.jsonl": '{"words": "a"}'}, r"line 1: keys 'words'.*\{text\}"),
         ({"forget.jsonl": "[1]"}, r"line 1: list"),
         ({"forget.jsonl": DEEP}, r"line 1: .*nested too deeply"),

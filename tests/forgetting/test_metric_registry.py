@@ -59,7 +59,7 @@ def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("plugged_in")
 def test_a_plugged_in_metric_is_measured_and_broken_ones_are_skipped_loudly(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="plug-in") as warned:
-        names = [metric.name for metric in registry.known_metrics()]
+        names = [metric.name for metric in registry.known_metrics() if metric.task == "language modelling"]
     assert names[:4] == ["nll_forget", "nll_retain", "privleak", "lines"]
     messages = [str(warning.message) for warning in warned]
     assert [message.split(" was")[0] for message in messages] == [
