@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from quail_audit.events import (
+    AttributionPlanned,
     CarryPlanned,
     CheckpointSaved,
     CureRequest,
@@ -18,6 +19,7 @@ from quail_audit.events import (
     Noted,
     RunFailed,
     RunFinished,
+    UnitMeasured,
 )
 from quail_audit.report import Failure
 
@@ -35,7 +37,9 @@ class CureReport(Model):
     request: CureRequest
     command: tuple[str, ...]
     environment: dict[str, str]
-    carried: tuple[LayerCarried, ...]
+    carried: tuple[LayerCarried, ...] = ()
+    attributed: AttributionPlanned | None = None
+    units: tuple[UnitMeasured, ...] = ()
     saved: tuple[CheckpointSaved, ...]
     notes: tuple[str, ...]
     failure: Failure | None
@@ -48,6 +52,8 @@ class CureState:
     started: CureStarted | None = None
     plan: CarryPlanned | None = None
     carried: list[LayerCarried] = field(default_factory=list)
+    attributed: AttributionPlanned | None = None
+    units: list[UnitMeasured] = field(default_factory=list)
     saved: list[CheckpointSaved] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     end: RunFinished | RunFailed | None = None
@@ -63,6 +69,10 @@ class CureState:
                 self.plan = event
             case LayerCarried():
                 self.carried.append(event)
+            case AttributionPlanned():
+                self.attributed = event
+            case UnitMeasured():
+                self.units.append(event)
             case CheckpointSaved():
                 self.saved.append(event)
             case Noted():
@@ -88,6 +98,8 @@ class CureState:
             command=self.started.command,
             environment=self.started.environment,
             carried=tuple(self.carried),
+            attributed=self.attributed,
+            units=tuple(self.units),
             saved=tuple(self.saved),
             notes=tuple(self.notes),
             failure=Failure(kind=self.end.kind, message=self.end.message, where=self.end.where, mend=self.end.mend)

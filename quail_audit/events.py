@@ -212,8 +212,20 @@ class CarryRequest(Model):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-CureRequest = CarryRequest
-Request = AuditRequest | TrainRequest | CureRequest
+class AttributeRequest(Model):
+    """Everything that decides what an attribution measures. Written to request.json."""
+
+    cure: Literal["attribute"] = "attribute"
+    run: str  # folder of the audit
+    scheme: str
+    budget_passes: Annotated[int, Field(ge=1)] | None = None  # over the forget texts
+    budget_s: Annotated[float, Field(gt=0.0)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0  # of the bootstrap
+
+
+CureRequest = Annotated[CarryRequest | AttributeRequest, Field(discriminator="cure")]
+Request = AuditRequest | TrainRequest | CarryRequest | AttributeRequest
 
 
 class Timed(Model):
@@ -458,8 +470,40 @@ class LayerCarried(Timed):
     output_error: float | None = None  # calibrated: on the calibration inputs, as a share of nearest rounding's
 
 
+UnitKind = Literal["block", "role", "layer"]
+
+
+class AttributionPlanned(Timed):
+    """What there is to attribute: the fall of the forget NLL when everything is rounded."""
+
+    type: Literal["attribution_planned"] = "attribution_planned"
+    scheme: str
+    samples: int
+    nll_full: float
+    nll_rounded: float
+    units: int  # blocks and roles; layers follow as these tell
+
+
+class UnitMeasured(Timed):
+    """One unit's part in the fall of the forget NLL. Shares are of the whole fall; several units' need not add up."""
+
+    type: Literal["unit_measured"] = "unit_measured"
+    kind: UnitKind
+    unit: str  # "3", "down_proj", "model.layers.3.mlp.down_proj"
+    layers: tuple[str, ...]
+    weights: int  # in them
+    mode: Literal["alone", "spared"]  # only this unit rounded; everything but this unit
+    nll: float
+    share: float  # alone: of the fall that it brings; spared: of the fall that sparing it takes away
+    low: float
+    high: float
+    passes: int  # over the forget texts so far
+
+
 Event = (
     CureStarted
+    | AttributionPlanned
+    | UnitMeasured
     | CarryPlanned
     | LayerCarried
     | TrainingStarted

@@ -29,6 +29,7 @@ from quail_audit.clock import utc_now
 from quail_audit.curing import CureState
 from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.events import (
+    AttributeRequest,
     AuditRequest,
     CarryRequest,
     CureStarted,
@@ -387,7 +388,7 @@ def read_request(folder: Path) -> Request | None:
         document = (folder / REQUEST).read_bytes()
     except OSError:
         return None
-    for kind in (AuditRequest, TrainRequest, CarryRequest):
+    for kind in (AuditRequest, TrainRequest, CarryRequest, AttributeRequest):
         with suppress(ValidationError):
             return kind.model_validate_json(document)
     return None

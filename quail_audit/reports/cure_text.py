@@ -1,55 +1,88 @@
-"""The report of a cure's run for a terminal: what was made, and what it did to the layers."""
+"""The report of a cure's run for a terminal: what was made, or which layers bring the memory back."""
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.curing import CureReport
+from quail_audit.events import CarryRequest, LayerCarried, UnitKind, UnitMeasured
 from quail_audit.untrusted import printable
+
+MOST_UNITS = 10  # of a kind, in the terminal; the report has all
 
 
 def show(report: CureReport, console: Console) -> None:
     """Print the report."""
     request = report.request
-    console.print(
-        Text.assemble(
-            (" Quail ", "bold"),
-            printable(f"{request.unlearned} → {request.out}"),
-            (f"   {request.cure}, {request.way}, {request.scheme}   run {report.run_id}", "dim"),
-        )
+    what = (
+        f"{request.unlearned} → {request.out}   {request.cure}, {request.way}, {request.scheme}"
+        if isinstance(request, CarryRequest)
+        else f"{request.run}   {request.cure}, {request.scheme}"
     )
+    console.print(Text.assemble((" Quail ", "bold"), printable(what), (f"   run {report.run_id}", "dim")))
     if report.failure is not None:
         place = f"{report.failure.where}: " if report.failure.where else ""
         stopped = f" stopped ({report.failure.kind}): {printable(place + report.failure.message)}"
         console.print(Text(stopped, style="bold red"))
         if report.failure.mend:
             console.print(Text(f"   {printable(report.failure.mend)}"))
-    for line in _lines(report):
+    for line in _carried_lines(report.carried, request.scheme):
         console.print(Text(f" {printable(line)}"))
+    if report.attributed is not None:
+        found = report.attributed
+        console.print(
+            Text(f" forget NLL {found.nll_full:.2f} in full precision, {found.nll_rounded:.2f} at {found.scheme}")
+        )
+    kinds: tuple[UnitKind, ...] = ("block", "role", "layer")
+    for kind in kinds:
+        units = [unit for unit in report.units if unit.kind == kind]
+        if units:
+            console.print()
+            console.print(_units(kind, units))
+    for saved in report.saved:
+        console.print(Text(f" result: {printable(saved.folder)}"))
     for note in report.notes:
         console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, 1)))
 
 
-def _lines(report: CureReport) -> list[str]:
-    lines = []
-    if report.carried:
-        weights = sum(layer.weights for layer in report.carried)
-        moved = sum(layer.moved * layer.weights for layer in report.carried) / weights
-        lines.append(
-            f"{len(report.carried)} layers, {wording.count(weights)} weights on the {report.request.scheme} grid; "
-            f"{100 * moved:.1f} % of the codes moved"
-        )
-        known = [x for x in report.carried if x.survival_before is not None and x.survival is not None]
-        if known:
-            before = sum(x.survival_before or 0.0 for x in known) / len(known)
-            after = sum(x.survival or 0.0 for x in known) / len(known)
-            lines.append(f"survival, mean of the layers: {wording.ratio(before)} → {wording.ratio(after)}")
-        mended, blocks = sum(x.mended_blocks for x in report.carried), sum(x.blocks for x in report.carried)
-        lines.append(
-            f"{mended} of {blocks} blocks did not round as chosen and were mended"
-            if mended
-            else "rounded to nearest, every code and every scale comes back"
-        )
-    lines.extend(f"result: {saved.folder}" for saved in report.saved if saved.final)
+def _carried_lines(carried: tuple[LayerCarried, ...], scheme: str) -> list[str]:
+    if not carried:
+        return []
+    weights = sum(layer.weights for layer in carried)
+    moved = sum(layer.moved * layer.weights for layer in carried) / weights
+    size = f"{len(carried)} layers, {wording.count(weights)} weights"
+    lines = [f"{size} on the {scheme} grid; {100 * moved:.1f} % of the codes moved"]
+    known = [layer for layer in carried if layer.survival_before is not None and layer.survival is not None]
+    if known:
+        before = sum(layer.survival_before or 0.0 for layer in known) / len(known)
+        after = sum(layer.survival or 0.0 for layer in known) / len(known)
+        lines.append(f"survival, mean of the layers: {wording.ratio(before)} → {wording.ratio(after)}")
+    mended, blocks = sum(layer.mended_blocks for layer in carried), sum(layer.blocks for layer in carried)
+    lines.append(
+        f"{mended} of {blocks} blocks did not round as chosen and were mended"
+        if mended
+        else "rounded to nearest, every code and every scale comes back"
+    )
     return lines
+
+
+def _units(kind: UnitKind, units: list[UnitMeasured]) -> Table:
+    alone = sorted((unit for unit in units if unit.mode == "alone"), key=lambda unit: -unit.share)
+    spared = {unit.unit: unit for unit in units if unit.mode == "spared"}
+    table = Table(box=None, pad_edge=True, show_edge=False)
+    table.add_column(kind, no_wrap=True)
+    for title in ("weights", "alone brings back", "spared takes away"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for unit in alone[:MOST_UNITS]:
+        table.add_row(printable(unit.unit), wording.count(unit.weights), _share(unit), _share(spared.get(unit.unit)))
+    if len(alone) > MOST_UNITS:
+        table.add_row(f"… and {len(alone) - MOST_UNITS} more in the report", "", "", "")
+    return table
+
+
+def _share(unit: UnitMeasured | None) -> str:
+    if unit is None:
+        return wording.UNKNOWN
+    return f"{100 * unit.share:.0f} % [{100 * unit.low:.0f}, {100 * unit.high:.0f}]"

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.curing import CureState
-from quail_audit.events import CarryRequest, LayerCarried
+from quail_audit.events import AttributeRequest, AttributionPlanned, CureRequest, LayerCarried, UnitMeasured
 from quail_audit.untrusted import printable
 
 BAR_COLUMNS = 40
@@ -26,6 +26,10 @@ def view(state: CureState, *, since_last_event_s: float = 0.0) -> RenderableType
             overflow="ellipsis",
         )
     ]
+    if state.attributed is not None:
+        parts.append(Text(f" {fall_line(state.attributed)}", style="dim"))
+    if state.units:
+        parts.append(Text(f" {printable(unit_line(state.units[-1]))}", style="dim", no_wrap=True, overflow="ellipsis"))
     if state.carried:
         last = state.carried[-1]
         parts.append(_progress("layers", last.index, last.total))
@@ -33,9 +37,28 @@ def view(state: CureState, *, since_last_event_s: float = 0.0) -> RenderableType
     return Group(*parts)
 
 
-def headline(request: CarryRequest) -> str:
+def headline(request: CureRequest) -> str:
     """What a cure was asked for, on one line."""
+    if isinstance(request, AttributeRequest):
+        return f"{request.cure}, {request.scheme}: {request.run}"
     return f"{request.cure}, {request.way}, {request.scheme}: {request.unlearned} → {request.out}"
+
+
+def fall_line(found: AttributionPlanned) -> str:
+    """What there is to attribute."""
+    return (
+        f"forget NLL {found.nll_full:.2f} in full precision, {found.nll_rounded:.2f} at {found.scheme}, "
+        f"over {found.samples} texts"
+    )
+
+
+def unit_line(found: UnitMeasured) -> str:
+    """What one unit has to do with it."""
+    does = "brings back" if found.mode == "alone" else "spared takes away"
+    return (
+        f"{found.kind} {found.unit} {does} {100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] "
+        f"of the fall"
+    )
 
 
 def carried_line(layer: LayerCarried) -> str:

@@ -5,6 +5,7 @@ from typing import TextIO
 from quail_audit import wording
 from quail_audit.events import (
     ArmStarted,
+    AttributionPlanned,
     CarryPlanned,
     CheckpointSaved,
     CureStarted,
@@ -22,6 +23,7 @@ from quail_audit.events import (
     TrainingPlanned,
     TrainingStarted,
     TrainStep,
+    UnitMeasured,
     VerdictReached,
     WeightsMeasured,
 )
@@ -48,7 +50,7 @@ class PlainProgress:
     def update(self, event: Event, state: AnyState) -> None:
         """Show one event; state has it already."""
         line = _line(event)
-        frequent = isinstance(event, LayerMeasured | SampleScored | TrainStep | LayerCarried)
+        frequent = isinstance(event, LayerMeasured | SampleScored | TrainStep | LayerCarried | UnitMeasured)
         if line is None or (frequent and event.at_s - self._last_at_s < SECONDS_BETWEEN_LINES):
             return
         self._last_at_s = event.at_s
@@ -107,6 +109,10 @@ def _line(event: Event) -> str | None:
             return f"run {event.run_id}: {curing.headline(event.request)}"
         case CarryPlanned():
             return f"{len(event.layers)} layers, {wording.count(event.weights)} weights"
+        case AttributionPlanned():
+            return curing.fall_line(event)
+        case UnitMeasured():
+            return curing.unit_line(event)
         case LayerCarried():
             return f"{event.index} of {event.total}: {curing.carried_line(event)}"
     return None

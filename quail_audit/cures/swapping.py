@@ -1,0 +1,71 @@
+"""A loaded model whose layers are rounded and put back one by one, in place: never a second copy of its weights.
+
+What a layer is put back to is read from the checkpoint again. Not here: which layers (attribution.py, recipe.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from quail_audit.forgetting.language_model import TransformersModel
+
+if TYPE_CHECKING:
+    from quail_audit.checkpoints.pair import Layer, Pair
+    from quail_audit.forgetting.arms import LoadedArm
+    from quail_audit.schemes.interface import Scheme
+
+F64 = npt.NDArray[np.float64]
+
+
+class SwappedModel:
+    """The unlearned model with some of its layers rounded.
+
+    Args:
+        pair: whose unlearned side it is.
+        loaded: that model, in full precision.
+        scheme: how layers are rounded.
+        texts: whose loss is measured.
+        batch_size: rows at once; None: by the memory there is.
+
+    Attributes:
+        passes: over the texts, so far.
+    """
+
+    def __init__(
+        self, pair: Pair, loaded: LoadedArm, scheme: Scheme, texts: Sequence[str], *, batch_size: int | None
+    ) -> None:
+        self._pair = pair
+        self._loaded = loaded
+        self._scheme = scheme
+        self._texts = texts
+        self._batch_size = batch_size
+        self._layers = {layer.name: layer for layer in pair.layers}
+        self._rounded: frozenset[str] = frozenset()
+        self.passes = 0
+
+    def losses(self, rounded: Collection[str]) -> F64:
+        """Each text's mean token loss in nats, with these layers rounded and all others in full precision: [texts]."""
+        wanted = frozenset(rounded)
+        for name in sorted(wanted ^ self._rounded):
+            self._put(self._layers[name], rounded=name in wanted)
+        self._rounded = wanted
+        # a new one each time: it remembers what it has read
+        model = TransformersModel(self._loaded.model, self._loaded.tokenizer, batch_size=self._batch_size)
+        found = np.zeros(len(self._texts))
+        for index, log_probabilities in model.log_probabilities(self._texts):
+            found[index] = -log_probabilities.mean(dtype=np.float64) if log_probabilities.size else 0.0
+        self.passes += 1
+        return found
+
+    def _put(self, layer: Layer, *, rounded: bool) -> None:
+        _, weight = self._pair.read(layer)
+        values = self._scheme.deployed(weight) if rounded else weight
+        target = self._loaded.model.get_submodule(layer.name).weight
+        assert isinstance(target, torch.Tensor)  # noqa: S101 - it was found in the checkpoint under this name
+        with torch.no_grad():  # no layer that a scheme rounds is tied to another weight
+            target.copy_(values.T if layer.transposed else values)
