@@ -1,4 +1,4 @@
-"""`quail attribute`: reads the options, runs what it asks for into its folder, shows it. Imports nothing heavy."""
+"""`quail attribute` and `quail recipe`: read the options, run what was asked for, show it. Import nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from quail_audit.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
-    from quail_audit.events import AttributeRequest, Event
+    from quail_audit.events import AttributeRequest, Event, RecipeRequest
 
 CURES_FOLDER = "cures"  # in an audit's run folder: runs of what was asked about it
 
@@ -55,12 +55,55 @@ def attribute(
         seed=seed,
     )
     command = ("quail", *sys.argv[1:])
-    return run_and_show(request, lambda run_id: events_of(request, run_id, command), run, run_dir, quiet=quiet)
+    return run_and_show(request, lambda run_id, _: events_of(request, run_id, command), run, run_dir, quiet=quiet)
 
 
 attribute.epilog = (  # type: ignore[attr-defined]
     "Examples:\n\n  quail attribute .quail/runs/20260101-120000-ab12\n\n"
     "  quail attribute .quail/runs/20260101-120000-ab12 --scheme nf4 --budget 10m"
+)
+
+
+def recipe(
+    run: Annotated[Path, typer.Argument(help="The run folder of an audit that quail attribute was run on.")],
+    scheme: Annotated[
+        str | None, typer.Option(help="One of the audit's schemes. Default: the one that brings most back.")
+    ] = None,
+    max_recovery: Annotated[
+        float,
+        typer.Option(help="Of the fall of the forget loss, in per cent: what may still come back.", min=0, max=100),
+    ] = 10.0,
+    batch_size: Annotated[int | None, typer.Option(help="Texts at once. Default: by the memory.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The recipe's own folder. Default: in RUN, under cures.", metavar="DIR")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> int:
+    """Say which layers to leave in 8 or 16 bits so that the memory stays away, and what that costs in bytes.
+
+    Spares layers in the order that quail attribute found, and measures what still comes back. Writes recipe.json, with
+    the skip modules of a BitsAndBytesConfig and GPTQModel's dynamic configuration, and recipe.svg, the curve.
+    """
+    from quail_audit.cures.recipe import recipe as events_of
+    from quail_audit.events import RecipeRequest
+
+    request = RecipeRequest(
+        run=str(run),
+        scheme=scheme or worst_scheme(run),
+        max_recovery_percent=max_recovery,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    command = ("quail", *sys.argv[1:])
+    return run_and_show(
+        request, lambda run_id, folder: events_of(request, run_id, command, folder), run, run_dir, quiet=quiet
+    )
+
+
+recipe.epilog = (  # type: ignore[attr-defined]
+    "Examples:\n\n  quail recipe .quail/runs/20260101-120000-ab12\n\n"
+    "  quail recipe .quail/runs/20260101-120000-ab12 --scheme nf4 --max-recovery 5"
 )
 
 
@@ -102,8 +145,8 @@ def worst_scheme(run: Path) -> str:
 
 
 def run_and_show(
-    request: AttributeRequest,
-    events_of: Callable[[str], Iterator[Event]],
+    request: AttributeRequest | RecipeRequest,
+    events_of: Callable[[str, Path], Iterator[Event]],
     audited: Path,
     run_dir: Path | None,
     *,
@@ -118,7 +161,7 @@ def run_and_show(
     run_id = new_run_id()
     with (
         new_run(run_dir or audited / CURES_FOLDER / f"{run_id}-{request.cure}", request) as folder,
-        closing(record(events_of(run_id), folder)) as events,
+        closing(record(events_of(run_id, folder), folder)) as events,
     ):
         state = follow(events, None if quiet else sys.stderr, None)
     assert isinstance(state, CureState)  # noqa: S101 - its first event says so

@@ -17,6 +17,8 @@ from quail_audit.events import (
     LayerCarried,
     Model,
     Noted,
+    RecipeChosen,
+    RecipePoint,
     RunFailed,
     RunFinished,
     UnitMeasured,
@@ -40,6 +42,8 @@ class CureReport(Model):
     carried: tuple[LayerCarried, ...] = ()
     attributed: AttributionPlanned | None = None
     units: tuple[UnitMeasured, ...] = ()
+    points: tuple[RecipePoint, ...] = ()
+    chosen: RecipeChosen | None = None
     saved: tuple[CheckpointSaved, ...]
     notes: tuple[str, ...]
     failure: Failure | None
@@ -54,6 +58,8 @@ class CureState:
     carried: list[LayerCarried] = field(default_factory=list)
     attributed: AttributionPlanned | None = None
     units: list[UnitMeasured] = field(default_factory=list)
+    points: list[RecipePoint] = field(default_factory=list)
+    chosen: RecipeChosen | None = None
     saved: list[CheckpointSaved] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     end: RunFinished | RunFailed | None = None
@@ -73,6 +79,10 @@ class CureState:
                 self.attributed = event
             case UnitMeasured():
                 self.units.append(event)
+            case RecipePoint():
+                self.points.append(event)
+            case RecipeChosen():
+                self.chosen = event
             case CheckpointSaved():
                 self.saved.append(event)
             case Noted():
@@ -100,6 +110,8 @@ class CureState:
             carried=tuple(self.carried),
             attributed=self.attributed,
             units=tuple(self.units),
+            points=tuple(self.points),
+            chosen=self.chosen,
             saved=tuple(self.saved),
             notes=tuple(self.notes),
             failure=Failure(kind=self.end.kind, message=self.end.message, where=self.end.where, mend=self.end.mend)

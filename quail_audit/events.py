@@ -224,8 +224,19 @@ class AttributeRequest(Model):
     seed: int = 0  # of the bootstrap
 
 
-CureRequest = Annotated[CarryRequest | AttributeRequest, Field(discriminator="cure")]
-Request = AuditRequest | TrainRequest | CarryRequest | AttributeRequest
+class RecipeRequest(Model):
+    """Everything that decides what a recipe measures. Written to request.json."""
+
+    cure: Literal["recipe"] = "recipe"
+    run: str  # folder of the audit
+    scheme: str
+    max_recovery_percent: Annotated[float, Field(ge=0.0, le=100.0)] = 10.0  # of the fall of the forget NLL
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0  # of the bootstrap
+
+
+CureRequest = Annotated[CarryRequest | AttributeRequest | RecipeRequest, Field(discriminator="cure")]
+Request = AuditRequest | TrainRequest | CarryRequest | AttributeRequest | RecipeRequest
 
 
 class Timed(Model):
@@ -500,10 +511,33 @@ class UnitMeasured(Timed):
     passes: int  # over the forget texts so far
 
 
+class RecipePoint(Timed):
+    """Some layers spared, all others rounded, and how much of the memory still comes back."""
+
+    type: Literal["recipe_point"] = "recipe_point"
+    kept: tuple[str, ...]  # layers that are not rounded by the scheme
+    bits: Literal[8, 16]  # that they are kept in
+    size_bytes: int  # of all layers that a scheme rounds
+    nll: float
+    recovery_percent: float  # of the fall of the forget NLL when all are rounded
+    low: float
+    high: float
+
+
+class RecipeChosen(Timed):
+    """The point of the fewest bytes at or below the limit; its configurations are in the folder."""
+
+    type: Literal["recipe_chosen"] = "recipe_chosen"
+    point: RecipePoint
+    folder: str
+
+
 Event = (
     CureStarted
     | AttributionPlanned
     | UnitMeasured
+    | RecipePoint
+    | RecipeChosen
     | CarryPlanned
     | LayerCarried
     | TrainingStarted

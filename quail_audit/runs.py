@@ -34,6 +34,7 @@ from quail_audit.events import (
     CarryRequest,
     CureStarted,
     Event,
+    RecipeRequest,
     Request,
     RunFailed,
     RunFinished,
@@ -388,7 +389,7 @@ def read_request(folder: Path) -> Request | None:
         document = (folder / REQUEST).read_bytes()
     except OSError:
         return None
-    for kind in (AuditRequest, TrainRequest, CarryRequest, AttributeRequest):
+    for kind in (AuditRequest, TrainRequest, CarryRequest, AttributeRequest, RecipeRequest):
         with suppress(ValidationError):
             return kind.model_validate_json(document)
     return None

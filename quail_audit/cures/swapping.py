@@ -13,11 +13,14 @@ import numpy.typing as npt
 import torch
 
 from quail_audit.forgetting.language_model import TransformersModel
+from quail_audit.schemes.registry import scheme_named
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Layer, Pair
     from quail_audit.forgetting.arms import LoadedArm
     from quail_audit.schemes.interface import Scheme
+
+EIGHT_BITS = "rtn-int8-channel"  # what a layer in 8 bits is taken to be
 
 F64 = npt.NDArray[np.float64]
 
@@ -41,19 +44,25 @@ class SwappedModel:
     ) -> None:
         self._pair = pair
         self._loaded = loaded
-        self._scheme = scheme
+        self._scheme, self._eight_bits = scheme, scheme_named(EIGHT_BITS)
         self._texts = texts
         self._batch_size = batch_size
         self._layers = {layer.name: layer for layer in pair.layers}
-        self._rounded: frozenset[str] = frozenset()
+        self._schemes: dict[str, Scheme] = {}  # layer -> how it is rounded now; absent: not at all
         self.passes = 0
 
-    def losses(self, rounded: Collection[str]) -> F64:
-        """Each text's mean token loss in nats, with these layers rounded and all others in full precision: [texts]."""
-        wanted = frozenset(rounded)
-        for name in sorted(wanted ^ self._rounded):
-            self._put(self._layers[name], rounded=name in wanted)
-        self._rounded = wanted
+    def losses(self, rounded: Collection[str], *, in_8_bits: Collection[str] = ()) -> F64:
+        """Each text's mean token loss in nats: [texts].
+
+        Args:
+            rounded: layers that are rounded as the scheme does it.
+            in_8_bits: layers that are rounded to 8 bits; all others are in full precision.
+        """
+        wanted = dict.fromkeys(rounded, self._scheme) | dict.fromkeys(in_8_bits, self._eight_bits)
+        for name, layer in self._layers.items():
+            if wanted.get(name) is not self._schemes.get(name):
+                self._put(layer, wanted.get(name))
+        self._schemes = wanted
         # a new one each time: it remembers what it has read
         model = TransformersModel(self._loaded.model, self._loaded.tokenizer, batch_size=self._batch_size)
         found = np.zeros(len(self._texts))
@@ -62,9 +71,9 @@ class SwappedModel:
         self.passes += 1
         return found
 
-    def _put(self, layer: Layer, *, rounded: bool) -> None:
+    def _put(self, layer: Layer, scheme: Scheme | None) -> None:
         _, weight = self._pair.read(layer)
-        values = self._scheme.deployed(weight) if rounded else weight
+        values = weight if scheme is None else scheme.deployed(weight)
         target = self._loaded.model.get_submodule(layer.name).weight
         assert isinstance(target, torch.Tensor)  # noqa: S101 - it was found in the checkpoint under this name
         with torch.no_grad():  # no layer that a scheme rounds is tied to another weight

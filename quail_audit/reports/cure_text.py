@@ -7,7 +7,7 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.curing import CureReport
-from quail_audit.events import CarryRequest, LayerCarried, UnitKind, UnitMeasured
+from quail_audit.events import CarryRequest, LayerCarried, RecipePoint, UnitKind, UnitMeasured
 from quail_audit.untrusted import printable
 
 MOST_UNITS = 10  # of a kind, in the terminal; the report has all
@@ -41,6 +41,12 @@ def show(report: CureReport, console: Console) -> None:
         if units:
             console.print()
             console.print(_units(kind, units))
+    if report.points:
+        console.print()
+        console.print(_points(report))
+    if report.chosen is not None:
+        console.print(Text(f" chosen: {recipe_in_words(report.chosen.point)}; its configurations are in"))
+        console.print(Text(f"   {printable(report.chosen.folder)}"))
     for saved in report.saved:
         console.print(Text(f" result: {printable(saved.folder)}"))
     for note in report.notes:
@@ -79,6 +85,24 @@ def _units(kind: UnitKind, units: list[UnitMeasured]) -> Table:
         table.add_row(printable(unit.unit), wording.count(unit.weights), _share(unit), _share(spared.get(unit.unit)))
     if len(alone) > MOST_UNITS:
         table.add_row(f"… and {len(alone) - MOST_UNITS} more in the report", "", "", "")
+    return table
+
+
+def recipe_in_words(point: RecipePoint) -> str:
+    """What a point comes to."""
+    return (
+        f"{len(point.kept)} layers in {point.bits} bits, {wording.byte_size(point.size_bytes)}, "
+        f"{point.recovery_percent:.1f} % comes back"
+    )
+
+
+def _points(report: CureReport) -> Table:
+    table = Table(box=None, pad_edge=True, show_edge=False)
+    for title in ("spared layers", "in bits", "bytes", "comes back"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for point in sorted(report.points, key=lambda point: (point.bits, point.size_bytes)):
+        share = f"{point.recovery_percent:.0f} % [{point.low:.0f}, {point.high:.0f}]"
+        table.add_row(str(len(point.kept)), str(point.bits), wording.byte_size(point.size_bytes), share)
     return table
 
 

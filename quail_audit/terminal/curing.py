@@ -7,7 +7,15 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.curing import CureState
-from quail_audit.events import AttributeRequest, AttributionPlanned, CureRequest, LayerCarried, UnitMeasured
+from quail_audit.events import (
+    AttributeRequest,
+    AttributionPlanned,
+    CureRequest,
+    LayerCarried,
+    RecipePoint,
+    RecipeRequest,
+    UnitMeasured,
+)
 from quail_audit.untrusted import printable
 
 BAR_COLUMNS = 40
@@ -30,6 +38,8 @@ def view(state: CureState, *, since_last_event_s: float = 0.0) -> RenderableType
         parts.append(Text(f" {fall_line(state.attributed)}", style="dim"))
     if state.units:
         parts.append(Text(f" {printable(unit_line(state.units[-1]))}", style="dim", no_wrap=True, overflow="ellipsis"))
+    if state.points:
+        parts.append(Text(f" {point_line(state.points[-1])}", style="dim"))
     if state.carried:
         last = state.carried[-1]
         parts.append(_progress("layers", last.index, last.total))
@@ -39,7 +49,7 @@ def view(state: CureState, *, since_last_event_s: float = 0.0) -> RenderableType
 
 def headline(request: CureRequest) -> str:
     """What a cure was asked for, on one line."""
-    if isinstance(request, AttributeRequest):
+    if isinstance(request, AttributeRequest | RecipeRequest):
         return f"{request.cure}, {request.scheme}: {request.run}"
     return f"{request.cure}, {request.way}, {request.scheme}: {request.unlearned} → {request.out}"
 
@@ -58,6 +68,14 @@ def unit_line(found: UnitMeasured) -> str:
     return (
         f"{found.kind} {found.unit} {does} {100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] "
         f"of the fall"
+    )
+
+
+def point_line(point: RecipePoint) -> str:
+    """What a recipe costs and what still comes back."""
+    return (
+        f"{len(point.kept)} layers in {point.bits} bits: {wording.byte_size(point.size_bytes)}, "
+        f"{point.recovery_percent:.0f} % [{point.low:.0f}, {point.high:.0f}] comes back"
     )
 
 

@@ -16,6 +16,8 @@ from quail_audit.events import (
     MetricScored,
     Noted,
     PairOpened,
+    RecipeChosen,
+    RecipePoint,
     RunStarted,
     SampleScored,
     SchemeFailed,
@@ -50,7 +52,9 @@ class PlainProgress:
     def update(self, event: Event, state: AnyState) -> None:
         """Show one event; state has it already."""
         line = _line(event)
-        frequent = isinstance(event, LayerMeasured | SampleScored | TrainStep | LayerCarried | UnitMeasured)
+        frequent = isinstance(
+            event, LayerMeasured | SampleScored | TrainStep | LayerCarried | UnitMeasured | RecipePoint
+        )
         if line is None or (frequent and event.at_s - self._last_at_s < SECONDS_BETWEEN_LINES):
             return
         self._last_at_s = event.at_s
@@ -109,6 +113,10 @@ def _line(event: Event) -> str | None:
             return f"run {event.run_id}: {curing.headline(event.request)}"
         case CarryPlanned():
             return f"{len(event.layers)} layers, {wording.count(event.weights)} weights"
+        case RecipePoint():
+            return curing.point_line(event)
+        case RecipeChosen():
+            return f"chosen: {curing.point_line(event.point)}"
         case AttributionPlanned():
             return curing.fall_line(event)
         case UnitMeasured():
