@@ -11,7 +11,7 @@ import quail_audit
 from quail_audit import interruption, verdict
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
-from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
+from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, EnvironmentProblemError, QuailError
 from quail_audit.events import (
     ArmFinished,
     ArmStarted,
@@ -55,30 +55,27 @@ class _Attempts:
     """The schemes of an audit: those that go on, and those that could not be measured.
 
     Attributes:
-        asked_for: all of them.
+        going: those that can still be measured.
         failed: name -> why it could not be measured.
     """
 
-    asked_for: tuple[Scheme, ...]
+    going: tuple[Scheme, ...]
     failed: dict[str, SchemeFailed] = field(default_factory=dict)
 
-    @property
-    def going(self) -> tuple[Scheme, ...]:
-        return tuple(scheme for scheme in self.asked_for if scheme.name not in self.failed)
-
-    def give_up(self, scheme: Scheme, error: Exception, where: str) -> Iterator[Event]:
+    def give_up(self, scheme: str, error: Exception, where: str = "") -> Iterator[Event]:
         """Say why a scheme cannot be measured, and go on without it.
 
         Raises the error itself where no scheme is left, or the audit was asked to stop.
 
         Args:
-            scheme: to be left out from here on.
+            scheme: the name of the one to be left out from here on.
             error: anything that its library or Quail raised while only this scheme was at work.
             where: the layer or the arm at which that happened.
         """
         if interruption.was_asked():
             raise error
-        self.failed[scheme.name] = failed = _scheme_failed(scheme.name, error, where)
+        self.failed[scheme] = failed = _scheme_failed(scheme, error, where)
+        self.going = tuple(other for other in self.going if other.name != scheme)
         yield failed
         if not self.going:
             raise error
@@ -124,10 +121,9 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     from quail_audit.forgetting.arms import find_device, find_dtype
     from quail_audit.forgetting.data import Columns, read_data
     from quail_audit.forgetting.labels import fit_data
-    from quail_audit.schemes.registry import scheme_named
 
     policy = read_policy(request.policy)
-    schemes = [scheme_named(name) for name in request.schemes]
+    attempts = yield from _find_schemes(request.schemes)
     device = find_device(request.device)
     find_dtype(request.dtype)
     data = None
@@ -157,8 +153,7 @@ def audit(request: AuditRequest, run_id: str) -> Events:
         yield DataRead(samples=data.samples, skipped=data.skipped)
         for note in data.notes:
             yield Noted(message=note)
-    attempts = _Attempts(tuple(schemes))
-    arms = _arms(pair, schemes) if data is not None else {}
+    arms = _arms(pair, attempts.going) if data is not None else {}
     yield Planned(
         layers=len(pair.layers),
         arms=tuple(arms),
@@ -177,6 +172,27 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     reached = verdict.judge(measured, recoveries, policy, unmeasured)
     yield VerdictReached(verdict=reached.overall, schemes=reached.schemes)
     yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured))
+
+
+def _find_schemes(names: Sequence[str]) -> Generator[Event, None, _Attempts]:
+    """The schemes that this machine can run; of the others, what they lack.
+
+    Raises:
+        UsageError: a name is no scheme's.
+        EnvironmentProblemError: not one of them can run.
+    """
+    from quail_audit.schemes.registry import scheme_named
+
+    found, lacking = [], {}
+    for name in names:
+        try:
+            found.append(scheme_named(name))
+        except EnvironmentProblemError as error:
+            lacking[name] = error
+    attempts = _Attempts(tuple(found))
+    for name, why in lacking.items():
+        yield from attempts.give_up(name, why)
+    return attempts
 
 
 def _arms(pair: Pair, schemes: Sequence[Scheme]) -> dict[str, tuple[Checkpoint, Scheme | None]]:
@@ -204,15 +220,15 @@ def _measure_weights(
     from quail_audit.weights.overlap import PairSums, RiskLimits, layer_detail, layer_statistics, pair_sums, summarize
 
     limits = RiskLimits(overlap=policy.overlap_at_risk, survival=policy.survival_at_risk)
-    layers: Layers = {scheme.name: [] for scheme in attempts.asked_for}
-    totals = {scheme.name: PairSums() for scheme in attempts.asked_for}
+    layers: Layers = {scheme.name: [] for scheme in attempts.going}
+    totals = {scheme.name: PairSums() for scheme in attempts.going}
     for index, layer in enumerate(pair.layers, start=1):
         original, unlearned = (weight.to(device) for weight in pair.read(layer))
         for scheme in attempts.going:
             try:
                 sums = pair_sums(original, unlearned, scheme, threads=usable_cores())
             except Exception as error:  # a scheme's library may fail in any way
-                yield from attempts.give_up(scheme, error, layer.name)
+                yield from attempts.give_up(scheme.name, error, layer.name)
                 continue
             totals[scheme.name] += sums
             measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
@@ -264,7 +280,7 @@ def _measure_arms(
         except Exception as error:  # a scheme's library may fail in any way
             if scheme is None:
                 raise
-            yield from attempts.give_up(scheme, error, arm)
+            yield from attempts.give_up(scheme.name, error, arm)
     return scores
 
 

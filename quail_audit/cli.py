@@ -45,7 +45,7 @@ DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, 
 TEXT_WIDTH = 120  # of a report that goes to a file or a pipe
 
 P = ParamSpec("P")
-Format = Literal["text", "json", "jsonl"]
+Format = Literal["text", "json", "jsonl", "markdown", "junit", "csv", "csv-samples"]
 
 app = typer.Typer(
     name="quail",
@@ -294,7 +294,7 @@ def audit_and_show(
             state = follow(events, None if quiet else sys.stderr, streamed)
         assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so
         report = state.report()
-        _write_report(report, results, format)
+        _write_report(report, results, format, folder)
         if format == "text" and report.verdict is not None:
             typer.echo(f" run folder: {folder}", err=True)
     assert state.end is not None  # noqa: S101 - a run without an end raises
@@ -352,8 +352,14 @@ def _results(output: Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def _write_report(report: Report | TrainingReport | CureReport, stream: TextIO, format: Format) -> None:  # noqa: A002
+def _write_report(
+    report: Report | TrainingReport | CureReport,
+    stream: TextIO,
+    format: Format,  # noqa: A002
+    folder: Path,
+) -> None:
     from quail_audit.curing import CureReport
+    from quail_audit.report import Report
     from quail_audit.training import TrainingReport
 
     if format == "json":
@@ -367,6 +373,14 @@ def _write_report(report: Report | TrainingReport | CureReport, stream: TextIO, 
             cure_text.show(report, new_console(stream))
         else:
             text.show(report, new_console(stream))
+    elif format != "jsonl":
+        from quail_audit.reports.formats import FORMATS
+
+        if not isinstance(report, Report):
+            raise UsageError(
+                f"only an audit has a report as {format}", where="--format", mend="Give text, json or jsonl"
+            )
+        stream.writelines(FORMATS[format](report, folder))
     stream.flush()
 
 
@@ -409,7 +423,7 @@ def watch(
         state = follow(events, None if quiet else sys.stderr, streamed)
     if state.started is None:
         raise BadInputError("the run ended before it had measured anything", where=str(run))
-    _write_report(state.report(), sys.stdout, format)
+    _write_report(state.report(), sys.stdout, format, run)
     if state.end is None:
         is_audit = isinstance(state, RunState)
         mends = {
@@ -423,6 +437,35 @@ def watch(
             mend=mends.get(type(state), "Run the same command again"),
         )
     return state.end.exit_code
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  quail report .quail/runs/20260101-120000-ab12\n\n"
+    "  quail report .quail/runs/20260101-120000-ab12 --format markdown --output comment.md"
+)
+@reports_errors
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of an audit's run.", show_default=False)],
+    format: Annotated[Format, typer.Option(help="Of the report.")] = "text",  # noqa: A002
+    output: Annotated[
+        Path | None, typer.Option(help="Write the report here instead of to stdout.", metavar="FILE")
+    ] = None,
+) -> int:
+    """Write the report of an audit that has been run, in any format.
+
+    The exit code is 0 where the report was written, whatever its verdict is.
+    """
+    from quail_audit.events import to_line
+    from quail_audit.runs import read_report, replay
+
+    found = read_report(run)
+    with _results(output) as results:
+        if format == "jsonl":
+            results.writelines(to_line(event) + "\n" for event in replay(run))
+        else:
+            _write_report(found, results, format, run)
+    return 0
 
 
 @app.command(

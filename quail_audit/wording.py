@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from quail_audit.events import Outcome, Recovery, Score, State
 from quail_audit.matrix import Format, Standing, safe_to_ship
+from quail_audit.report import Failure
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -152,6 +153,12 @@ def shippable(formats: Sequence[Format], *, weights_only: bool) -> str:
         return "No format is safe to ship"
     basis = ", by the weights alone" if weights_only else ""
     return f"Safe to ship{basis}: {', '.join(safe)}"
+
+
+def said(failure: Failure) -> str:
+    """What went wrong, where, and what mends it, in a line. May hold anybody's text."""
+    where = f"{failure.where}: " if failure.where else ""
+    return ". ".join(part.rstrip(".") for part in (where + failure.message, failure.mend) if part)
 
 
 def duration(seconds: float) -> str:

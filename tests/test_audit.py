@@ -17,7 +17,7 @@ from test_cli import QUAIL, quail
 from transformers import LlamaForCausalLM
 
 from quail_audit.audit import audit
-from quail_audit.errors import BadInputError, QuailError
+from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError
 from quail_audit.events import (
     AuditRequest,
     Event,
@@ -31,6 +31,7 @@ from quail_audit.events import (
 from quail_audit.matrix import formats, safe_to_ship
 from quail_audit.report import Report, RunState
 from quail_audit.runs import EVENTS, read_report
+from quail_audit.schemes.bitsandbytes import FourBit
 
 
 def request(world: Path, unlearned: str = "blank", **changes: object) -> AuditRequest:
@@ -128,6 +129,20 @@ def test_a_scheme_that_fails_is_named_with_its_reason_and_the_others_go_on(
     assert {"original/nf4", "unlearned/nf4"} <= set(report.arms)
     assert state.remaining_s is None
     assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_scheme_whose_backend_is_missing_is_named_and_the_others_go_on(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FourBit, "missing", lambda scheme: "pip install it" if scheme.name == "fp4" else "")
+    events = list(audit(request(world, data=None, schemes=("fp4", "nf4")), "run"))
+    report = state_of(iter(events)).report()
+    assert report.schemes["fp4"].failure is not None
+    assert report.schemes["fp4"].failure.mend == "pip install it"
+    assert [layer.state for layer in report.schemes["nf4"].layers] == ["carried"] * 14
+    assert report.exit_code == 4
+    with pytest.raises(EnvironmentProblemError, match="pip install it"):
+        list(audit(request(world, data=None, schemes=("fp4",)), "run"))
 
 
 def test_where_no_scheme_can_be_measured_the_error_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,15 +74,11 @@ def _matrix(report: Report, found: Sequence[Format]) -> RenderableType:
     if report.verdict is not None:
         parts.append(Text(f" {wording.shippable(found, weights_only=report.request.data is None)}", style="bold"))
     parts.append(Padding(table, (0, 0, 0, 1)))
-    parts += [Padding(Text(_why_not(each)), (0, 0, 0, 3)) for each in found if each.failure is not None]
+    for each in found:
+        if each.failure is not None:
+            why = Text(printable(f"{each.scheme}: {wording.said(each.failure)}"))
+            parts.append(Padding(why, (0, 0, 0, 3)))
     return Group(*parts)
-
-
-def _why_not(each: Format) -> str:
-    assert each.failure is not None  # noqa: S101 - the caller asked
-    failure = each.failure
-    said = [f"{failure.where}: {failure.message}" if failure.where else failure.message, failure.mend]
-    return f"{each.scheme}: {'. '.join(printable(part).rstrip('.') for part in said if part)}"
 
 
 def _heading(report: Report) -> Text:

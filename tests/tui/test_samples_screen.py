@@ -25,7 +25,7 @@ from quail_audit.tui.sample_scores import (
 )
 from quail_audit.tui.sample_search import search
 from quail_audit.tui.screens.samples import SamplesScreen
-from quail_audit.tui.shared_words import shared_words
+from quail_audit.shared_words import shared_words
 from quail_audit.tui.widgets.reading_pane import MOST_CHARACTERS, ReadingPane, columns_in, marked_text
 from quail_audit.tui.widgets.sample_list import SampleList
 

@@ -1,0 +1,73 @@
+"""The report as JUnit XML, so that CI shows one test case for each check. From report.json alone.
+
+A suite for each scheme; in it a case for each forget metric that decides, or one for the layers where only weights were
+measured. A check in doubt is skipped with its reason, and what could not be measured is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from quail_audit import wording
+from quail_audit.events import Recovery
+from quail_audit.report import Report, SchemeReport
+from quail_audit.untrusted import printable
+
+_NOT_IN_XML = re.compile("[\ufffe\uffff]")  # what printable leaves and XML 1.0 forbids
+
+
+def render(report: Report) -> str:
+    """The report as one XML document."""
+    root = Element("testsuites", name="quail audit")
+    for scheme, measured in report.schemes.items():
+        suite = SubElement(root, "testsuite", name=_text(scheme))
+        _checks(suite, scheme, measured)
+        _count(suite)
+    if report.failure is not None:
+        suite = SubElement(root, "testsuite", name="audit")
+        case = SubElement(suite, "testcase", classname="quail", name="the audit runs to its end")
+        SubElement(case, "error", type=_text(report.failure.kind), message=_text(wording.said(report.failure)))
+        _count(suite)
+    _count(root)
+    indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _checks(suite: Element, scheme: str, measured: SchemeReport) -> None:
+    classname = f"quail.{_text(scheme)}"
+    if measured.failure is not None:
+        case = SubElement(suite, "testcase", classname=classname, name="can be measured")
+        SubElement(case, "error", type=_text(measured.failure.kind), message=_text(wording.said(measured.failure)))
+        return
+    deciding = {m: found for m, found in measured.recovery.items() if found.outcome != "reported only"}
+    for metric, found in deciding.items():
+        name = f"{wording.metric_title(metric)}: stays forgotten"
+        _outcome(SubElement(suite, "testcase", classname=classname, name=_text(name)), found)
+    if not deciding and measured.summary is not None:
+        case = SubElement(suite, "testcase", classname=classname, name="no layer is at risk")
+        at_risk = [layer for layer in measured.layers if layer.at_risk]
+        if at_risk:
+            message = f"{len(at_risk)} of {len(measured.layers)} layers are at risk"
+            failure = SubElement(case, "failure", type="layers_at_risk", message=message)
+            failure.text = "\n".join(f"{_text(layer.name)}: {layer.state}" for layer in at_risk)
+        elif all(layer.state == "untouched" for layer in measured.layers):
+            SubElement(case, "skipped", message="no layer that is rounded differs between the two checkpoints")
+
+
+def _outcome(case: Element, found: Recovery) -> None:
+    message = f"recovery {wording.recovery(found)}"
+    if found.outcome in ("recovered", "not forgotten"):
+        SubElement(case, "failure", type=found.outcome, message=message)
+    elif found.outcome != "held":
+        SubElement(case, "skipped", message=message)
+
+
+def _count(suite: Element) -> None:
+    """What readers sum up by."""
+    for attribute, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(sum(1 for _ in suite.iter(tag))))
+
+
+def _text(text: str) -> str:
+    return _NOT_IN_XML.sub("?", printable(text))

@@ -1,0 +1,142 @@
+"""The report in Markdown: for a pull request's comment and a CI step's summary. From report.json alone; no samples.
+
+Whatever came from outside stands in code spans or with every mark escaped, so that it neither formats nor mentions.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+
+from quail_audit import wording
+from quail_audit.command_lines import audit_arguments
+from quail_audit.matrix import Format, formats, riskiness
+from quail_audit.report import FULL, Report, SchemeReport, badness
+from quail_audit.untrusted import printable
+
+MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
+WORST_LAYERS_SHOWN = 10
+
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+\-!|<>~&$])")
+
+
+def render(report: Report) -> str:
+    """The report; details of the best formats are left out where it would not fit a comment."""
+    text = "\n".join(_main(report)) + "\n"
+    left_out = 0
+    for each in sorted(formats(report), key=riskiness):
+        part = "\n".join(_details(report, each.scheme, report.schemes[each.scheme]))
+        if not part:
+            continue
+        if len(text) + len(part) > MOST_CHARACTERS:
+            left_out += 1
+        else:
+            text += f"\n{part}\n"
+    if left_out:
+        text += f"\nThe figures of {left_out} more formats are in report.json.\n"
+    return text + "\n" + "\n".join(_footnotes(report)) + "\n"
+
+
+def code(text: str) -> str:
+    """A code span of any text, also in a table."""
+    shown = printable(text).replace("|", "\\|")
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * (longest + 1)
+    edge = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{edge}{shown}{edge}{fence}" if shown else ""
+
+
+def plain(text: str) -> str:
+    """Any text as text: no formatting, no markup, and nobody mentioned."""
+    return _MARKS.sub(r"\\\1", printable(text)).replace("@", "@\u2060").replace("://", ":\u2060//")
+
+
+def _main(report: Report) -> Iterator[str]:
+    pair = f"{code(report.request.original)} → {code(report.request.unlearned)}"
+    mark = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else "■ STOPPED"
+    yield f"## Quail: {mark}"
+    yield f"\n{pair}\n"
+    found = formats(report)
+    if report.failure is not None:
+        yield f"Stopped: {plain(wording.said(report.failure))}\n"
+    if report.verdict is not None:
+        is_alone = len(found) == 1
+        yield from (
+            f"- {plain(reason.message)}" for reason in report.verdict.reasons if is_alone or reason.scheme is None
+        )
+        if not is_alone:
+            yield f"\n**{plain(wording.shippable(found, weights_only=report.request.data is None))}**"
+    yield ""
+    yield from _table(
+        ("format", "verdict", "worst recovery [95 %]", "layers at risk", "utility kept"), "llrrr", map(_row, found)
+    )
+    for each in found:
+        if each.failure is not None:
+            yield f"\n{code(each.scheme)}: {plain(wording.said(each.failure))}"
+
+
+def _row(each: Format) -> Sequence[str]:
+    return (
+        code(each.scheme),
+        wording.STANDING_MARKS[each.standing],
+        wording.worst_recovery(each),
+        wording.at_risk(each),
+        wording.percent(each.utility_percent),
+    )
+
+
+def _details(report: Report, scheme: str, measured: SchemeReport) -> Iterator[str]:
+    if measured.metrics:
+        arms = [f"original/{FULL}", f"original/{scheme}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
+        if report.request.retrain is not None:
+            arms.append(f"retrain/{FULL}")
+        rows = (
+            (
+                plain(wording.metric_title(metric)),
+                *(wording.with_interval(scores.get(arm), metric) for arm in arms),
+                wording.recovery(measured.recovery.get(metric)),
+            )
+            for metric, scores in measured.metrics.items()
+        )
+        yield from _folded(f"Forgetting at {scheme}")
+        yield from _table(("metric", *map(code, arms), "recovery [95 %]"), "l" + "r" * (len(arms) + 1), rows)
+        yield "\n</details>"
+    if measured.layers:
+        worst = sorted(measured.layers, key=badness)[:WORST_LAYERS_SHOWN]
+        yield from _folded(f"Worst of {len(measured.layers)} layers at {scheme}")
+        yield from _table(
+            ("layer", "overlap", "survival", "noise", "state"),
+            "lrrrl",
+            (
+                (
+                    code(layer.name),
+                    wording.share(layer.overlap),
+                    wording.ratio(layer.survival),
+                    wording.ratio(layer.noise),
+                    layer.state or "not finite",
+                )
+                for layer in worst
+            ),
+        )
+        yield "\n</details>"
+
+
+def _folded(title: str) -> Iterator[str]:
+    escaped = printable(title).replace("&", "&amp;").replace("<", "&lt;")
+    yield f"<details><summary>{escaped}</summary>\n"
+
+
+def _table(headings: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{'|'.join('---:' if side == 'r' else '---' for side in sides)}|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _footnotes(report: Report) -> Iterator[str]:
+    for metric, why in report.skipped.items():
+        yield f"- not measured: {plain(wording.metric_title(metric))} ({plain(why)})"
+    yield from (f"- {plain(note)}" for note in report.notes)
+    yield f"\nRun {code(report.run_id)} of Quail {plain(report.quail_version)}; to repeat it:"
+    yield f"\n{code(shlex.join(['quail', *audit_arguments(report.request)]))}"

@@ -1,0 +1,30 @@
+"""Every sample of every arm as CSV, a row each: its score and its texts, from the run's events.
+
+Written as it is read, so memory does not grow with the run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+
+from quail_audit.events import Event, SampleScored
+from quail_audit.reports.layers_csv import text_cell
+
+COLUMNS = ("arm", "metric", "sample", "score", "prompt", "truth", "answer")
+
+
+def lines(events: Iterable[Event]) -> Iterator[str]:
+    """A heading line, then a line for each sample."""
+    yield _line(COLUMNS)
+    for event in events:
+        if isinstance(event, SampleScored):
+            texts = (text_cell(text) for text in (event.prompt, event.truth, event.answer))
+            yield _line((text_cell(event.arm), text_cell(event.metric), event.sample, event.score, *texts))
+
+
+def _line(cells: Iterable[object]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerow(cells)
+    return stream.getvalue()
