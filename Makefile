@@ -54,8 +54,9 @@ test-cuda: $(INSTALLED)
 test-terminal: $(INSTALLED)
 	$(BIN)/pytest -m terminal
 
-# Needs Chromium on this machine, of the package chromium on Debian.
+# Needs Chromium on this machine, of the package chromium on Debian, and npm to get axe-core.
 test-browser: $(INSTALLED)
+	if command -v npm > /dev/null; then npm install --prefix tests/reports/axe --no-audit --no-fund --no-package-lock --silent; fi
 	$(BIN)/pytest -m browser
 
 # Builds and audits quail-demo first where that has not been done.

@@ -45,7 +45,7 @@ DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, 
 TEXT_WIDTH = 120  # of a report that goes to a file or a pipe
 
 P = ParamSpec("P")
-Format = Literal["text", "json", "jsonl", "markdown", "junit", "csv", "csv-samples"]
+Format = Literal["text", "json", "jsonl", "markdown", "html", "junit", "csv", "csv-samples"]
 
 app = typer.Typer(
     name="quail",

@@ -1,17 +1,24 @@
 """Which formats a report can be written in beyond the terminal's text and JSON. Each is a file of this package."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from quail_audit.report import Report
-from quail_audit.reports import junit, layers_csv, markdown, samples_csv
+from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv
+from quail_audit.reports.worst_samples import WorstSample, worst_samples
 from quail_audit.runs import replay
+
+
+def _samples(report: Report, folder: Path) -> Sequence[WorstSample]:
+    return worst_samples(lambda: replay(folder), html.worst_scheme(report), most=html.SAMPLES_SHOWN)
+
 
 Rendering = Callable[[Report, Path], Iterable[str]]
 
 # name -> what writes it, in pieces, from the report and, where it shows samples, the run's folder
 FORMATS: Mapping[str, Rendering] = {
     "markdown": lambda report, _: (markdown.render(report),),
+    "html": lambda report, folder: html.render(report, _samples(report, folder)),
     "junit": lambda report, _: (junit.render(report),),
     "csv": lambda report, _: (layers_csv.render(report),),
     "csv-samples": lambda _, folder: samples_csv.lines(replay(folder)),

@@ -13,6 +13,7 @@ from textual.widgets import Input, Static, Tabs
 
 from quail_audit.events import Event, SampleScored, to_line
 from quail_audit.runs import EVENTS
+from quail_audit.shared_words import shared_words
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.sample_scores import (
@@ -25,7 +26,6 @@ from quail_audit.tui.sample_scores import (
 )
 from quail_audit.tui.sample_search import search
 from quail_audit.tui.screens.samples import SamplesScreen
-from quail_audit.shared_words import shared_words
 from quail_audit.tui.widgets.reading_pane import MOST_CHARACTERS, ReadingPane, columns_in, marked_text
 from quail_audit.tui.widgets.sample_list import SampleList
 

@@ -18,9 +18,9 @@ from textual.widgets import Static
 
 from quail_audit.events import SampleScored
 from quail_audit.report import FULL
+from quail_audit.shared_words import SharedWords, shared_words
 from quail_audit.tui import palette
 from quail_audit.tui.sample_scores import LEAK, figure, has_answers
-from quail_audit.shared_words import SharedWords, shared_words
 from quail_audit.untrusted import printable
 
 MOST_ARMS = 5

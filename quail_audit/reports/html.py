@@ -1,0 +1,289 @@
+"""The report as one HTML file that needs nothing else: no network, no other file. For a reviewer who never runs Quail.
+
+From report.json, and the run's events for the samples. Everything that came from outside is escaped where it is put
+into the page; besides, the page's own policy lets no script run but the one it came with.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from quail_audit import wording
+from quail_audit.command_lines import audit_arguments
+from quail_audit.events import LayerStatistics, Recovery
+from quail_audit.matrix import Format, formats, riskiness
+from quail_audit.report import FULL, Report, SchemeReport, badness
+from quail_audit.reports.worst_samples import WorstSample
+from quail_audit.shared_words import shared_words
+from quail_audit.untrusted import printable
+
+SAMPLES_SHOWN = 8
+_STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+_SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+_POLICY = (
+    f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'"
+)
+
+_LAYER_COLUMNS = ("layer", "weights", "identical", "overlap", "survival", "noise", "update / bucket", "state")
+
+_ON_WEIGHTS = """Both checkpoints are rounded as they will be deployed. <strong>Overlap</strong> is the share of
+weights that get the same code in both; <strong>survival</strong> is how much of the update the rounded model
+carries, 1 all of it and 0 none; <strong>noise</strong> is how loudly rounding speaks over it. A layer is
+untouched, carried, drowned or erased; the last two are at risk."""
+_WITHOUT_DATA = """No data was given, so only the weights were measured: whether a forgotten answer comes back
+was not tried."""
+_ON_RECOVERY = """<strong>Recovery</strong> is how much of what there was to forget comes back when the
+unlearned model is rounded: 0 % is what it knows in full precision, or what a model that never saw the data
+knows; 100 % is what the original knows. Intervals are 95 % bootstrap intervals over the samples.
+<strong>Utility kept</strong> is the deployed model's score on the retain set, in per cent of the original's."""
+_ON_LIMITS = """It sees only what was asked: these samples, by greedy decoding, at these formats. Other prompts,
+other formats, fine-tuning and attacks on the model were not tried."""
+
+
+def render(report: Report, samples: Sequence[WorstSample]) -> Iterator[str]:
+    """The page, in pieces.
+
+    Args:
+        report: what was measured.
+        samples: those that came back most, at the worst format.
+    """
+    title = text(f"Quail: {_names(report)}")
+    yield f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>
+{_STYLE}</style>
+</head>
+<body>
+"""
+    found = formats(report)
+    yield from _header(report, found)
+    yield "<main>\n"
+    yield from _matrix(found)
+    worst = sorted(found, key=riskiness)
+    if samples:
+        yield from _samples(samples, worst[0].scheme)
+    for each in worst:
+        yield from _scheme(report, each.scheme, report.schemes[each.scheme], is_open=each is worst[0])
+    yield from _method(report)
+    yield from _environment(report)
+    yield f"""</main>
+<footer><p>Quail {text(report.quail_version)}, run <code>{text(report.run_id)}</code></p></footer>
+<script>{_SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def worst_scheme(report: Report) -> str:
+    """The scheme whose samples are shown."""
+    return min(formats(report), key=riskiness).scheme
+
+
+def text(anything: str) -> str:
+    """Any text as HTML text, also inside an attribute."""
+    return escape(printable(anything), quote=True)
+
+
+def _names(report: Report) -> str:
+    return f"{report.request.original} → {report.request.unlearned}"
+
+
+def _header(report: Report, found: Sequence[Format]) -> Iterator[str]:
+    outcome = report.verdict.outcome if report.verdict is not None else "unknown"
+    word = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else "■ STOPPED"
+    yield f'<header>\n<h1><span class="brand">Quail</span>{text(_names(report))}</h1>\n'
+    yield f'<section class="verdict {outcome}" aria-label="Verdict">\n<div class="word">{word}</div>\n'
+    if report.failure is not None:
+        yield f"<p>{text(wording.said(report.failure))}. What was measured before is below.</p>\n"
+    if report.verdict is not None:
+        if len(found) > 1:
+            shippable = wording.shippable(found, weights_only=report.request.data is None)
+            yield f"<p><strong>{text(shippable)}</strong></p>\n"
+        reasons = "".join(f"<li>{text(reason.message)}</li>" for reason in report.verdict.reasons)
+        yield f"<ul>{reasons}</ul>\n"
+    yield "</section>\n</header>\n"
+
+
+def _matrix(found: Sequence[Format]) -> Iterator[str]:
+    yield "<h2>Formats</h2>\n"
+    rows = []
+    for each in found:
+        standing = each.standing.replace(" ", "-")
+        of = wording.metric_title(each.metric) if each.metric is not None else ""
+        rows.append(
+            f'<th scope="row"><code>{text(each.scheme)}</code></th>'
+            f'<td class="standing {standing}">{wording.STANDING_MARKS[each.standing]}</td>'
+            f'<td class="{standing}">{_track(each.recovery)}{wording.worst_recovery(each)}</td>'
+            f"<td>{text(of)}</td>"
+            f'<td class="number">{wording.at_risk(each)}</td>'
+            f'<td class="number">{wording.percent(each.utility_percent)}</td>'
+        )
+    headings = (("format", ""), ("verdict", ""), ("worst recovery, 95 % interval", ""), ("of", ""))
+    yield from _table("Formats", (*headings, ("layers at risk", "number"), ("utility kept", "number")), rows)
+    for each in found:
+        if each.failure is not None:
+            why = text(wording.said(each.failure))
+            yield f'<p class="note"><code>{text(each.scheme)}</code> could not be measured: {why}</p>\n'
+
+
+def _track(recovery: Recovery | None) -> str:
+    """The interval as a bar from 0 to 110 %, with the mean as a line."""
+    if recovery is None or recovery.percent is None:
+        return ""
+    low = recovery.percent if recovery.low is None else recovery.low
+    high = recovery.percent if recovery.high is None else recovery.high
+    places = {"low": low, "high": high, "at": recovery.percent}
+    style = ";".join(f"--{name}:{min(100.0, max(0.0, value / 1.1)):.1f}%" for name, value in places.items())
+    return f'<span class="track" style="{style}" aria-hidden="true"><i></i><b></b></span>'
+
+
+def _scheme(report: Report, scheme: str, measured: SchemeReport, *, is_open: bool) -> Iterator[str]:
+    if not measured.metrics and not measured.layers:
+        return
+    yield f"<h2>At <code>{text(scheme)}</code></h2>\n"
+    if measured.metrics:
+        yield "<h3>What each arm knows</h3>\n"
+        yield from _scores(report, scheme, measured)
+    if measured.layers:
+        yield f"<details{' open' if is_open else ''}><summary>Layers: {_counted(measured)}</summary>\n"
+        yield from _heat_map(scheme, measured.layers)
+        yield from _layers(scheme, measured.layers)
+        yield "</details>\n"
+
+
+def _scores(report: Report, scheme: str, measured: SchemeReport) -> Iterator[str]:
+    arms = [f"original/{FULL}", f"original/{scheme}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
+    if report.request.retrain is not None:
+        arms.append(f"retrain/{FULL}")
+    rows = []
+    for metric, scores in measured.metrics.items():
+        figures = "".join(f'<td class="number">{wording.with_interval(scores.get(arm), metric)}</td>' for arm in arms)
+        recovery = measured.recovery.get(metric)
+        rows.append(
+            f'<th scope="row">{text(wording.metric_title(metric))}</th>{figures}'
+            f"<td>{_track(recovery)}{text(wording.recovery(recovery))}</td>"
+        )
+    headings = [("metric", ""), *((arm, "number") for arm in arms), ("recovery, 95 % interval", "")]
+    yield from _table(f"Scores at {scheme}", headings, rows)
+
+
+def _counted(measured: SchemeReport) -> str:
+    states = [layer.state for layer in measured.layers]
+    return " · ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state is not None)
+
+
+def _heat_map(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
+    """Blocks down, roles across; a cell's mark and colour are its state, its title the figures."""
+    placed = {(layer.block, layer.role): layer for layer in layers if layer.block is not None}
+    if not placed:
+        return
+    roles = list(dict.fromkeys(role for _, role in placed))
+    rows = []
+    for block in sorted({block for block, _ in placed if block is not None}):
+        cells = "".join(_cell(placed.get((block, role))) for role in roles)
+        rows.append(f'<th scope="row">{block}</th>{cells}')
+    yield from _table(f"Blocks by roles at {scheme}", [("block", ""), *((role, "") for role in roles)], rows, "heat")
+
+
+def _cell(layer: LayerStatistics | None) -> str:
+    if layer is None:
+        return "<td></td>"
+    state = layer.state or "not finite"
+    figures = f"overlap {wording.share(layer.overlap)}, survival {wording.ratio(layer.survival)}"
+    mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
+    return f'<td class="{text(state)}" title="{text(f"{layer.name}: {state}, {figures}")}">{mark} {text(state)}</td>'
+
+
+def _layers(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
+    headings = [(column, "" if column in ("layer", "state") else "number") for column in _LAYER_COLUMNS]
+    rows = []
+    for rank, layer in enumerate(sorted(layers, key=badness)):
+        figures: tuple[tuple[float | None, str], ...] = (
+            (layer.weights, wording.count(layer.weights)),
+            (layer.identical, wording.share(layer.identical)),
+            (layer.overlap, wording.share(layer.overlap)),
+            (layer.survival, wording.ratio(layer.survival)),
+            (layer.noise, wording.ratio(layer.noise)),
+            (layer.update_to_bucket, wording.ratio(layer.update_to_bucket)),
+        )
+        cells = "".join(
+            f'<td class="number" data-key="{"" if value is None else value}">{shown}</td>' for value, shown in figures
+        )
+        state = text(layer.state or "not finite")
+        rows.append(
+            f'<th scope="row"><code>{text(layer.name)}</code></th>{cells}'
+            f'<td class="{state}" data-key="{rank}">{state}</td>'
+        )
+    yield from _table(f"Layers at {scheme}, the worst first", headings, rows, "sortable")
+
+
+def _table(label: str, headings: Iterable[tuple[str, str]], rows: Iterable[str], kind: str = "") -> Iterator[str]:
+    """A table in a region that can be scrolled with the keyboard. Rows are HTML already."""
+    cells = []
+    for heading, side in headings:
+        shown = f'<button type="button">{text(heading)}</button>' if kind == "sortable" else text(heading)
+        sort = ' aria-sort="none"' if kind == "sortable" else ""
+        cells.append(f'<th scope="col" class="{side}"{sort}>{shown}</th>')
+    yield f'<div class="scroll" role="region" tabindex="0" aria-label="{text(label)}"><table class="{kind}">\n'
+    yield f"<thead><tr>{''.join(cells)}</tr></thead>\n<tbody>\n"
+    yield from (f"<tr>{row}</tr>\n" for row in rows)
+    yield "</tbody></table></div>\n"
+
+
+def _samples(samples: Sequence[WorstSample], scheme: str) -> Iterator[str]:
+    yield f"<h2>What came back most at <code>{text(scheme)}</code></h2>\n"
+    yield '<p class="note">Words that an answer shares with the truth, as ROUGE-L counts them, are marked.</p>\n'
+    for sample in samples:
+        yield f'<article class="sample"><h3>{text(wording.metric_title(sample.metric))}, sample {sample.number}</h3>\n'
+        yield f"<p>{text(sample.prompt)}</p>\n<dl><dt>the truth</dt><dd>{text(sample.truth)}</dd>\n"
+        for arm, answer in sample.answers.items():
+            score = wording.figure(sample.scores[arm], sample.metric)
+            yield f"<dt>{text(arm)} · {score}</dt><dd>{_marked(sample.truth, answer)}</dd>\n"
+        yield "</dl></article>\n"
+
+
+def _marked(truth: str, answer: str) -> str:
+    shown, at = [], 0
+    for start, end in shared_words(truth, answer).spans:
+        shown += [text(answer[at:start]), f"<mark>{text(answer[start:end])}</mark>"]
+        at = end
+    return "".join([*shown, text(answer[at:])])
+
+
+def _method(report: Report) -> Iterator[str]:
+    yield "<h2>How it was measured, and what it cannot see</h2>\n"
+    for paragraph in (_ON_WEIGHTS, _WITHOUT_DATA if report.request.data is None else _ON_RECOVERY, _ON_LIMITS):
+        yield f"<p>{paragraph}</p>\n"
+    notes = [f"not measured: {wording.metric_title(metric)} ({why})" for metric, why in report.skipped.items()]
+    notes += sorted({f"rounded arms: {arm.reason}" for arm in report.arms.values() if arm.reason})
+    notes += report.notes
+    if notes:
+        yield f'<ul class="note">{"".join(f"<li>{text(note)}</li>" for note in notes)}</ul>\n'
+
+
+def _environment(report: Report) -> Iterator[str]:
+    facts = {"run": report.run_id, "started": report.started, "finished": report.finished or wording.UNKNOWN}
+    for side, found in report.checkpoints.items():
+        revision = f" at {found.revision}" if found.revision else ""
+        size = f"{wording.count(found.parameters)} parameters, {wording.byte_size(found.size_bytes)}"
+        facts[side] = (
+            f"{found.source}{revision}: {found.architecture or 'unknown architecture'}, {found.format}, {size}"
+        )
+    facts["samples"] = ", ".join(f"{metric} {number}" for metric, number in report.samples.items()) or "none"
+    facts |= report.environment
+    yield '<h2>Where it ran</h2>\n<dl class="facts">\n'
+    yield from (f"<dt>{text(name)}</dt><dd>{text(value)}</dd>\n" for name, value in facts.items())
+    yield "</dl>\n<h2>To repeat it</h2>\n"
+    yield f"<pre><code>{text(shlex.join(['quail', *audit_arguments(report.request)]))}</code></pre>\n"

@@ -1,0 +1,72 @@
+"""The samples that came back most at one scheme, with what every arm answered; from a run's events. Texts are hostile.
+
+Events are read twice, once for the scores and once for the texts of the few that are shown, so that memory is bounded
+by the number of samples and not by their length.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from quail_audit.events import Event, SampleScored
+from quail_audit.report import FULL
+
+
+@dataclass(frozen=True)
+class WorstSample:
+    """One sample of a forget metric.
+
+    Attributes:
+        metric: whose.
+        number: its place in the data file, from 0.
+        prompt, truth: its texts.
+        scores: arm -> score, in the metric's own unit.
+        answers: arm -> text.
+    """
+
+    metric: str
+    number: int
+    prompt: str
+    truth: str
+    scores: dict[str, float]
+    answers: dict[str, str]
+
+
+def worst_samples(events: Callable[[], Iterable[Event]], scheme: str, *, most: int) -> list[WorstSample]:
+    """Those whose score rose most from unlearned/full to unlearned/<scheme>, the worst first.
+
+    Args:
+        events: gives the run's events from the first on, each time it is called.
+        scheme: at which they came back.
+        most: how many at most.
+    """
+    before, after = f"unlearned/{FULL}", f"unlearned/{scheme}"
+    arms = (f"original/{FULL}", before, after, f"retrain/{FULL}")
+    scores: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+    for event in events():
+        if isinstance(event, SampleScored) and event.arm in arms and _is_of_forget_set(event.metric):
+            scores[event.metric, event.sample][event.arm] = event.score
+    rises = {key: found[after] - found[before] for key, found in scores.items() if {before, after} <= found.keys()}
+    chosen = sorted((key for key in rises if rises[key] > 0.0), key=lambda key: (-rises[key], key))[:most]
+    texts: dict[tuple[str, int], dict[str, SampleScored]] = {key: {} for key in chosen}
+    for event in events():
+        if isinstance(event, SampleScored) and event.arm in arms and (event.metric, event.sample) in texts:
+            texts[event.metric, event.sample][event.arm] = event
+    return [
+        WorstSample(
+            metric=metric,
+            number=number,
+            prompt=texts[metric, number][after].prompt,
+            truth=texts[metric, number][after].truth,
+            scores={arm: scores[metric, number][arm] for arm in arms if arm in texts[metric, number]},
+            answers={arm: texts[metric, number][arm].answer for arm in arms if arm in texts[metric, number]},
+        )
+        for metric, number in chosen
+    ]
+
+
+def _is_of_forget_set(metric: str) -> bool:
+    """A loss has no answer to read."""
+    return metric.endswith("_forget") and not metric.startswith("nll")
