@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import quail_audit
 from quail_audit import interruption, verdict
+from quail_audit.calibrated import QuantizedPair, calibration_rows, measure_quantized, quantize_pair
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
 from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, EnvironmentProblemError, QuailError
@@ -42,9 +43,13 @@ if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Pair
     from quail_audit.forgetting.evaluate import ArmScores
     from quail_audit.forgetting.interface import ForgettingData
+    from quail_audit.schemes.backends.process import Scratch
+    from quail_audit.schemes.calibrated import CalibratedScheme
     from quail_audit.schemes.interface import Scheme
 
 
+AnyScheme: TypeAlias = "Scheme | CalibratedScheme"
+Quantized = dict[str, QuantizedPair]  # calibrated scheme -> both checkpoints as its backend wrote them
 Events = Generator[Event, None, None]
 Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
 Recoveries = dict[str, dict[str, Recovery]]  # scheme -> metric -> recovery
@@ -59,8 +64,22 @@ class _Attempts:
         failed: name -> why it could not be measured.
     """
 
-    going: tuple[Scheme, ...]
+    going: tuple[AnyScheme, ...]
     failed: dict[str, SchemeFailed] = field(default_factory=dict)
+
+    @property
+    def data_free(self) -> tuple[Scheme, ...]:
+        """Of those that go on, the ones that look at nothing but a matrix."""
+        from quail_audit.schemes.interface import Scheme
+
+        return tuple(scheme for scheme in self.going if isinstance(scheme, Scheme))
+
+    @property
+    def calibrated(self) -> tuple[CalibratedScheme, ...]:
+        """Of those that go on, the ones that a backend calibrates."""
+        from quail_audit.schemes.calibrated import CalibratedScheme
+
+        return tuple(scheme for scheme in self.going if isinstance(scheme, CalibratedScheme))
 
     def give_up(self, scheme: str, error: Exception, where: str = "") -> Iterator[Event]:
         """Say why a scheme cannot be measured, and go on without it.
@@ -121,6 +140,7 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     from quail_audit.forgetting.arms import find_device, find_dtype
     from quail_audit.forgetting.data import Columns, read_data
     from quail_audit.forgetting.labels import fit_data
+    from quail_audit.schemes.backends.process import Scratch
 
     policy = read_policy(request.policy)
     attempts = yield from _find_schemes(request.schemes)
@@ -162,11 +182,13 @@ def audit(request: AuditRequest, run_id: str) -> Events:
 
     layers = yield from _measure_weights(pair, attempts, policy, device)
     recoveries: Recoveries = {}
-    if data is not None:
-        scores = yield from _measure_arms(arms, attempts, pair, data, request)
-        yield from _measure_privleak(scores, request)
-        yield from _measure_agreement(scores, request)
-        recoveries = yield from _measure_recoveries(scores, attempts.going, policy, request)
+    with Scratch() as scratch:
+        quantized = yield from _measure_calibrated(pair, attempts, layers, policy, request, str(device), scratch)
+        if data is not None:
+            scores = yield from _measure_arms(arms, attempts, quantized, pair, data, request)
+            yield from _measure_privleak(scores, request)
+            yield from _measure_agreement(scores, request)
+            recoveries = yield from _measure_recoveries(scores, attempts.going, policy, request)
     unmeasured = tuple(attempts.failed.values())
     measured = {scheme.name: layers[scheme.name] for scheme in attempts.going}
     reached = verdict.judge(measured, recoveries, policy, unmeasured)
@@ -181,12 +203,13 @@ def _find_schemes(names: Sequence[str]) -> Generator[Event, None, _Attempts]:
         UsageError: a name is no scheme's.
         EnvironmentProblemError: not one of them can run.
     """
-    from quail_audit.schemes.registry import scheme_named
+    from quail_audit.schemes.registry import audited_scheme
 
-    found, lacking = [], {}
+    found: list[AnyScheme] = []
+    lacking = {}
     for name in names:
         try:
-            found.append(scheme_named(name))
+            found.append(audited_scheme(name))
         except EnvironmentProblemError as error:
             lacking[name] = error
     attempts = _Attempts(tuple(found))
@@ -195,9 +218,9 @@ def _find_schemes(names: Sequence[str]) -> Generator[Event, None, _Attempts]:
     return attempts
 
 
-def _arms(pair: Pair, schemes: Sequence[Scheme]) -> dict[str, tuple[Checkpoint, Scheme | None]]:
+def _arms(pair: Pair, schemes: Sequence[AnyScheme]) -> dict[str, tuple[Checkpoint, AnyScheme | None]]:
     """What is measured, in order: the arms in full precision, which say whether there is anything to recover, first."""
-    arms: dict[str, tuple[Checkpoint, Scheme | None]] = {
+    arms: dict[str, tuple[Checkpoint, AnyScheme | None]] = {
         f"original/{FULL}": (pair.original, None),
         f"unlearned/{FULL}": (pair.unlearned, None),
     }
@@ -212,7 +235,7 @@ def _arms(pair: Pair, schemes: Sequence[Scheme]) -> dict[str, tuple[Checkpoint, 
 def _measure_weights(
     pair: Pair, attempts: _Attempts, policy: Policy, device: torch.device
 ) -> Generator[Event, None, Layers]:
-    """Read each layer once and measure it under every scheme.
+    """Read each layer once and measure it under every scheme that looks at nothing else.
 
     Raises:
         BadInputError: weights that are not finite, after every layer has been measured.
@@ -220,11 +243,13 @@ def _measure_weights(
     from quail_audit.weights.overlap import PairSums, RiskLimits, layer_detail, layer_statistics, pair_sums, summarize
 
     limits = RiskLimits(overlap=policy.overlap_at_risk, survival=policy.survival_at_risk)
-    layers: Layers = {scheme.name: [] for scheme in attempts.going}
-    totals = {scheme.name: PairSums() for scheme in attempts.going}
+    layers: Layers = {scheme.name: [] for scheme in attempts.data_free}
+    if not layers:
+        return layers
+    totals = {scheme.name: PairSums() for scheme in attempts.data_free}
     for index, layer in enumerate(pair.layers, start=1):
         original, unlearned = (weight.to(device) for weight in pair.read(layer))
-        for scheme in attempts.going:
+        for scheme in attempts.data_free:
             try:
                 sums = pair_sums(original, unlearned, scheme, threads=usable_cores())
             except Exception as error:  # a scheme's library may fail in any way
@@ -241,10 +266,34 @@ def _measure_weights(
                 detail=layer_detail(sums),
             )
         del original, unlearned  # before the next is read, so that never two layers are in memory
-    for scheme in attempts.going:
+    for scheme in attempts.data_free:
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
-    _refuse_nonfinite(layers[attempts.going[0].name], pair)
+    for scheme in attempts.data_free[:1]:  # they all saw the same weights
+        _refuse_nonfinite(layers[scheme.name], pair)
     return layers
+
+
+def _measure_calibrated(
+    pair: Pair,
+    attempts: _Attempts,
+    layers: Layers,
+    policy: Policy,
+    request: AuditRequest,
+    device: str,
+    scratch: Scratch,
+) -> Generator[Event, None, Quantized]:
+    """Quantize both checkpoints under every calibrated scheme, and measure their layers, which are added to layers."""
+    quantized: Quantized = {}
+    for scheme in attempts.calibrated:
+        try:
+            scheme.backend(device)  # before any text is read
+            rows = calibration_rows(pair, request)
+            made = yield from quantize_pair(scheme, pair, rows, request, device, scratch)
+            layers[scheme.name] = yield from measure_quantized(scheme, pair, made, policy)
+            quantized[scheme.name] = made
+        except Exception as error:  # a backend may fail in any way
+            yield from attempts.give_up(scheme.name, error)
+    return quantized
 
 
 def _refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
@@ -264,8 +313,9 @@ def _refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
 
 
 def _measure_arms(
-    arms: Mapping[str, tuple[Checkpoint, Scheme | None]],
+    arms: Mapping[str, tuple[Checkpoint, AnyScheme | None]],
     attempts: _Attempts,
+    quantized: Quantized,
     pair: Pair,
     data: ForgettingData,
     request: AuditRequest,
@@ -276,12 +326,25 @@ def _measure_arms(
         if scheme is not None and scheme.name in attempts.failed:
             continue
         try:
-            scores[arm] = yield from _measure_arm(arm, checkpoint, scheme, pair, data, request)
+            deployed, rounding = _deployed(arm, checkpoint, scheme, quantized)
+            scores[arm] = yield from _measure_arm(arm, deployed, rounding, pair, data, request)
         except Exception as error:  # a scheme's library may fail in any way
             if scheme is None:
                 raise
             yield from attempts.give_up(scheme.name, error, arm)
     return scores
+
+
+def _deployed(
+    arm: str, checkpoint: Checkpoint, scheme: AnyScheme | None, quantized: Quantized
+) -> tuple[Checkpoint, Scheme | None]:
+    """What an arm is loaded from, and what rounds it then; a backend's checkpoint is rounded already."""
+    from quail_audit.schemes.calibrated import CalibratedScheme
+
+    if not isinstance(scheme, CalibratedScheme):
+        return checkpoint, scheme
+    made = quantized[scheme.name]
+    return (made.original if arm.startswith("original/") else made.unlearned), None
 
 
 def _measure_arm(
@@ -345,7 +408,7 @@ def _measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -
 
 
 def _measure_recoveries(
-    scores: Mapping[str, ArmScores], schemes: Sequence[Scheme], policy: Policy, request: AuditRequest
+    scores: Mapping[str, ArmScores], schemes: Sequence[AnyScheme], policy: Policy, request: AuditRequest
 ) -> Generator[Event, None, Recoveries]:
     """Compare the arms, metric by metric, for every metric that says how much came back."""
     from quail_audit.forgetting.recovery import DECIDING_METRICS, REPORTED_METRICS, Role, recovery

@@ -159,7 +159,8 @@ CheckpointArgument = typer.Argument(
 @app.command(
     epilog="Examples:\n\n"
     "  quail audit org/llama-news org/llama-news-unlearned --data muse-news\n\n"
-    "  quail audit original/ unlearned/ --data data/ --retrain retrain/ --scheme nf4 --scheme fp4 --format json"
+    "  quail audit original/ unlearned/ --data data/ --retrain retrain/ --scheme nf4 --scheme fp4 --format json\n\n"
+    "  quail audit original/ unlearned/ --data data/ --scheme gptq-int4-g128 --calibration texts.jsonl"
 )
 @reports_errors
 def audit(
@@ -222,7 +223,18 @@ def audit(
             metavar="auto|float32|bfloat16|float16",
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap, and of calibration.", min=0)] = 0,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts that gptq-… and awq-… are calibrated on: plain text, or .jsonl. "
+            "Default: the retain texts of --data.",
+            metavar="FILE",
+        ),
+    ] = None,
+    calibration_samples: Annotated[
+        int, typer.Option(help="At most this many samples of 512 tokens to calibrate on.", min=1)
+    ] = 128,
     policy: Annotated[str | None, typer.Option(help="Limits of the verdict, in TOML.", metavar="FILE")] = None,
     run_dir: Annotated[
         Path | None,
@@ -262,6 +274,8 @@ def audit(
             dtype=dtype,
             seed=seed,
             policy=policy,
+            calibration=calibration,
+            calibration_samples=calibration_samples,
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

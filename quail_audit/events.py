@@ -148,6 +148,8 @@ class AuditRequest(Model):
     dtype: str = "auto"
     seed: int = 0
     policy: str | None = None
+    calibration: str | None = None  # a file of texts for calibrated schemes; None: the data's retain texts
+    calibration_samples: Annotated[int, Field(ge=1)] = 128  # rows of up to 512 tokens
 
 
 HingeForm = Literal["per-logit", "centred", "log-probability", "l1", "l2", "true-token"]
@@ -290,6 +292,17 @@ class LayerMeasured(Timed):
     total: int
     layer: LayerStatistics
     detail: LayerDetail | None = None  # absent: the weights are not finite, or the scheme has no code to a weight
+
+
+class LayerQuantized(Timed):
+    """A backend turned to a layer of one checkpoint; of blocks that it rounds at once, several follow at one moment."""
+
+    type: Literal["layer_quantized"] = "layer_quantized"
+    scheme: str
+    side: Literal["original", "unlearned"]
+    layer: str
+    index: int  # from 1
+    total: int
 
 
 class WeightsMeasured(Timed):
@@ -550,6 +563,7 @@ Event = (
     | DataRead
     | Planned
     | LayerMeasured
+    | LayerQuantized
     | WeightsMeasured
     | ArmStarted
     | SampleScored

@@ -18,6 +18,7 @@ from quail_audit.events import (
     Event,
     Execution,
     LayerMeasured,
+    LayerQuantized,
     LayerStatistics,
     MetricScored,
     Model,
@@ -123,6 +124,26 @@ class Progress:
         return 1.96 * math.sqrt(self.deviations / (self.samples - 1) / self.samples)
 
 
+@dataclass(frozen=True)
+class Quantizing:
+    """How far a backend is with one checkpoint.
+
+    Attributes:
+        index: of the layer at hand, from 1.
+        total: how many there are.
+        started_s: when the first was at hand, in seconds since the run started.
+    """
+
+    index: int
+    total: int
+    started_s: float
+
+    def remaining_s(self, at_s: float) -> float | None:
+        """Seconds to go at the pace so far; None at the first layer."""
+        done = self.index - 1
+        return (at_s - self.started_s) / done * (self.total - done) if done else None
+
+
 @dataclass
 class RunState:
     """Everything the events of a run have said so far. Apply them in order."""
@@ -133,6 +154,7 @@ class RunState:
     plan: Planned | None = None
     layers: dict[str, list[LayerStatistics]] = field(default_factory=lambda: defaultdict(list))
     layers_done: int = 0
+    quantizing: dict[tuple[str, str], Quantizing] = field(default_factory=dict)  # (scheme, side), in order
     summaries: dict[str, SchemeSummary] = field(default_factory=dict)
     arms: dict[str, ArmReport] = field(default_factory=dict)
     running: dict[tuple[str, str], Progress] = field(default_factory=lambda: defaultdict(Progress))
@@ -163,6 +185,10 @@ class RunState:
             case LayerMeasured():
                 self.layers[event.scheme].append(event.layer)
                 self.layers_done = max(self.layers_done, event.index)
+            case LayerQuantized():
+                first = self.quantizing.get((event.scheme, event.side))
+                started_s = first.started_s if first is not None else event.at_s
+                self.quantizing[event.scheme, event.side] = Quantizing(event.index, event.total, started_s)
             case WeightsMeasured():
                 self.summaries[event.scheme] = event.summary
             case ArmStarted():

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Iterable
+from typing import TypeVar
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.errors import EnvironmentProblemError, UsageError
 from quail_audit.plug_ins import named, with_plug_ins
-from quail_audit.schemes import bitsandbytes, gguf, mx, rtn
+from quail_audit.schemes import bitsandbytes, calibrated, gguf, mx, rtn
+from quail_audit.schemes.calibrated import CalibratedScheme
 from quail_audit.schemes.interface import Scheme
 
 ALL = "all"
@@ -26,19 +28,41 @@ def runnable_schemes() -> tuple[Scheme, ...]:
 def expand(names: Iterable[str]) -> tuple[str, ...]:
     """Names as on the command line, each once, with `all` standing for every scheme that this machine can run."""
     expanded: list[str] = []
+    runnable = [scheme.name for scheme in runnable_schemes()]
+    runnable += [scheme.name for scheme in calibrated.schemes() if not scheme.missing()]
     for name in names:
-        expanded += [scheme.name for scheme in runnable_schemes()] if name == ALL else [name]
+        expanded += runnable if name == ALL else [name]
     return tuple(dict.fromkeys(expanded))
 
 
 def scheme_named(name: str) -> Scheme:
-    """The scheme of this name.
+    """The scheme of this name, of those that look at nothing but a matrix.
 
     Raises:
         UsageError: there is none; the message names those there are.
         EnvironmentProblemError: this machine lacks what the scheme needs.
     """
-    found: Scheme = rtn.scheme_of(name) or named(name, known_schemes(), "scheme", more=rtn.GRAMMAR)
+    if calibrated.scheme_of(name) is not None:
+        raise UsageError(f"{name} is calibrated on texts, which only an audit can do", where="--scheme")
+    more = f"{rtn.GRAMMAR}, {calibrated.GRAMMAR}"
+    return _lacking_nothing(rtn.scheme_of(name) or named(name, known_schemes(), "scheme", more=more))
+
+
+def audited_scheme(name: str) -> Scheme | CalibratedScheme:
+    """The scheme of this name, calibrated ones among them.
+
+    Raises:
+        UsageError: there is none; the message names those there are.
+        EnvironmentProblemError: this machine lacks what the scheme needs.
+    """
+    found = calibrated.scheme_of(name)
+    return scheme_named(name) if found is None else _lacking_nothing(found)
+
+
+S = TypeVar("S", Scheme, CalibratedScheme)
+
+
+def _lacking_nothing(found: S) -> S:
     if lacking := found.missing():
-        raise EnvironmentProblemError(f"{name} cannot run on this machine yet", where="--scheme", mend=lacking)
+        raise EnvironmentProblemError(f"{found.name} cannot run on this machine yet", where="--scheme", mend=lacking)
     return found

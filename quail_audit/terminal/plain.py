@@ -13,6 +13,7 @@ from quail_audit.events import (
     Event,
     LayerCarried,
     LayerMeasured,
+    LayerQuantized,
     MetricScored,
     Noted,
     PairOpened,
@@ -53,7 +54,7 @@ class PlainProgress:
         """Show one event; state has it already."""
         line = _line(event)
         frequent = isinstance(
-            event, LayerMeasured | SampleScored | TrainStep | LayerCarried | UnitMeasured | RecipePoint
+            event, LayerMeasured | LayerQuantized | SampleScored | TrainStep | LayerCarried | UnitMeasured | RecipePoint
         )
         if line is None or (frequent and event.at_s - self._last_at_s < SECONDS_BETWEEN_LINES):
             return
@@ -72,6 +73,8 @@ def _line(event: Event) -> str | None:
             return "samples: " + ", ".join(f"{metric} {number}" for metric, number in event.samples.items())
         case LayerMeasured():
             return f"{event.scheme}: {event.index} of {event.total} layers"
+        case LayerQuantized():
+            return f"{event.scheme}: quantizing the {event.side}, {event.index} of {event.total} layers"
         case WeightsMeasured():
             summary = event.summary
             return (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from quail_audit.schemes.backends.job import Job, RoundedToNearest
+from quail_audit.schemes.backends.scaling import save_scales
 from quail_audit.schemes.backends.worker import Report
 
 LEAST_WORKERS = 2  # on a machine of two cores it leaves itself one, and stops because it wants two
@@ -20,6 +22,7 @@ def quantize(job: Job, report: Report) -> None:
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(LEAST_WORKERS, os.cpu_count() or LEAST_WORKERS)))
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
+    from gptqmodel.looper import awq_processor
     from gptqmodel.looper.awq_processor import AWQProcessor
     from gptqmodel.looper.gptq_processor import GPTQProcessor
     from gptqmodel.quantization.gptq import GPTQ
@@ -38,14 +41,40 @@ def quantize(job: Job, report: Report) -> None:
         method=job.method,
         format="gemm" if job.method == "awq" else "gptq",
         pack_impl="original",  # the others compile something first
-        offload_to_disk_path=os.path.join(os.getcwd(), "offload"),  # noqa: PTH109, PTH118 - it wants a string
+        offload_to_disk_path=str(Path.cwd() / "offload"),
         device=job.device,
     )
     dtype = "bfloat16" if job.method == "awq" and job.dtype == "float32" else job.dtype
     model = GPTQModel.load(job.model, config, dtype=getattr(torch, dtype))
     rows: list[dict[str, Any]] = [{"input_ids": list(row), "attention_mask": [1] * len(row)} for row in job.rows]
+    columns: dict[str, Any] = {}
+    row_scales: dict[str, Any] = {}
+    awq_processor.apply_scale = _remembering(awq_processor.apply_scale, report, columns, row_scales)
     model.quantize(rows, batch_size=1)
     model.save(job.folder)
+    if columns:
+        save_scales(Path(job.folder), columns, row_scales)
+
+
+def _remembering(plain: Any, report: Report, columns: dict[str, Any], rows: dict[str, Any]) -> Any:
+    """GPTQModel's apply_scale, whose scales are kept by the whole names of the modules."""
+
+    def remembering(block: Any, scales_list: Any, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        inner = max((name for name, _ in block.named_modules() if name and report.layer.endswith(f".{name}")), key=len)
+        prefix = report.layer.removesuffix(inner)
+        for previous, layers, scales, *_ in scales_list:
+            for name in layers:
+                columns[prefix + name] = scales.float()
+            before = block.get_submodule(previous)
+            if isinstance(before, torch.nn.Linear):  # of which the last rows are divided: of a fused one, not all are
+                divided = torch.ones(before.weight.shape[0])
+                divided[-scales.numel() :] = scales.float().cpu().flatten()
+                rows[prefix + previous] = divided
+        return plain(block, scales_list, *args, **kwargs)
+
+    return remembering
 
 
 def _name_of(_processor: object, module: Any, **_: object) -> str:

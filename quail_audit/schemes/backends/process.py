@@ -5,6 +5,7 @@ Not here: what the backend does there (worker.py and the modules of the librarie
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -24,23 +25,36 @@ _TAIL_BYTES = 4_000  # of what a backend printed, to find its last words in
 
 
 class Scratch:
-    """A folder for what backends write, removed on leaving, and by a guard where this process cannot do it any more."""
+    """A folder for what backends write, removed on leaving, and by a guard where this process cannot do it any more.
+
+    Both are made when the folder is first asked for.
+    """
+
+    def __init__(self) -> None:
+        self._guard: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Scratch:
-        self.folder = Path(tempfile.mkdtemp(prefix="quail-"))
+        return self
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where it is."""
+        folder = tempfile.mkdtemp(prefix="quail-")
         self._guard = subprocess.Popen(
-            [sys.executable, "-P", "-m", "quail_audit.schemes.backends.guard", str(self.folder)],
+            [sys.executable, "-P", "-m", "quail_audit.schemes.backends.guard", folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             text=True,
         )
-        return self
+        return Path(folder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._guard is None:
+            return
         assert self._guard.stdin is not None  # noqa: S101 - it is a pipe
         with suppress(BrokenPipeError):
             self._guard.stdin.close()
@@ -49,6 +63,7 @@ class Scratch:
 
     def tell_guard(self, line: str) -> None:
         """See guard.py. A guard that is gone guards nothing; the work goes on."""
+        assert self._guard is not None  # noqa: S101 - whoever works in the folder has asked for it
         assert self._guard.stdin is not None  # noqa: S101 - it is a pipe
         with suppress(BrokenPipeError):
             self._guard.stdin.write(line + "\n")
