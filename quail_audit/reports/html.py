@@ -175,7 +175,7 @@ def _scores(report: Report, scheme: str, measured: SchemeReport) -> Iterator[str
             f'<th scope="row">{text(wording.metric_title(metric))}</th>{figures}'
             f"<td>{_track(recovery)}{text(wording.recovery(recovery))}</td>"
         )
-    headings = [("metric", ""), *((arm, "number") for arm in arms), ("recovery, 95 % interval", "")]
+    headings = [("metric", ""), *((arm.replace("/", " / "), "number") for arm in arms), ("recovery, 95 % interval", "")]
     yield from _table(f"Scores at {scheme}", headings, rows)
 
 

@@ -18,6 +18,7 @@ from quail_audit.training import TrainingState
 from quail_audit.untrusted import printable
 
 REFRESHES_PER_SECOND = 8
+SCHEMES_IN_FULL = 2  # of more, the layers and the scores are those of the scheme at work, so that a screen holds them
 
 
 class LiveView:
@@ -101,7 +102,11 @@ def _progress(state: RunState) -> RenderableType:
         text = f"{found.index} / {found.total}" + (f", ~{wording.duration(left)} left" if left is not None else "")
         grid.add_row(f" {side} → {scheme}", ProgressBar(found.total, found.index, width=30), Text(text, style="dim"))
     total = state.plan.samples_per_arm
-    for arm in state.plan.arms:
+    arms = _arms_in_view(state)
+    if len(arms) < len(state.plan.arms):
+        over = sum(arm.elapsed_s is not None for arm in state.arms.values())
+        grid.add_row(" arms", ProgressBar(len(state.plan.arms), over, width=30), f"{over} / {len(state.plan.arms)}")
+    for arm in arms:
         done = state.samples_done.get(arm)
         finished = arm in state.arms and state.arms[arm].elapsed_s is not None
         text = wording.UNKNOWN if done is None else "done" if finished else f"{done} / {total} samples"
@@ -111,7 +116,10 @@ def _progress(state: RunState) -> RenderableType:
 
 def _layer_lines(state: RunState) -> list[RenderableType]:
     lines: list[RenderableType] = []
+    at_work = _scheme_at_work(state)
     for scheme, layers in state.layers.items():
+        if at_work not in (None, scheme):
+            continue
         line = Text(f" {scheme}: ")
         for name in STATES_BY_RISK:
             number = sum(layer.state == name for layer in layers)
@@ -121,8 +129,24 @@ def _layer_lines(state: RunState) -> list[RenderableType]:
     return lines
 
 
-def _scores(state: RunState) -> RenderableType:
+def _scheme_at_work(state: RunState) -> str | None:
+    """Of many schemes, the one that is being measured; None where there are few enough to show them all."""
+    schemes = state.started.request.schemes if state.started is not None else ()
+    if len(schemes) <= SCHEMES_IN_FULL:
+        return None
+    rounded = [arm.rpartition("/")[2] for arm in state.arms if not arm.endswith(f"/{FULL}")]
+    measured = list(state.layers)
+    return rounded[-1] if rounded else measured[-1] if measured else schemes[0]
+
+
+def _arms_in_view(state: RunState) -> tuple[str, ...]:
     arms = state.plan.arms if state.plan else tuple(state.arms)
+    at_work = _scheme_at_work(state)
+    return tuple(arm for arm in arms if at_work is None or arm.rpartition("/")[2] in (FULL, at_work))
+
+
+def _scores(state: RunState) -> RenderableType:
+    arms = _arms_in_view(state)
     table = Table(box=None, pad_edge=True, show_edge=False)
     table.add_column("", width=18, no_wrap=True)
     for arm in arms:

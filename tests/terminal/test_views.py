@@ -1,5 +1,6 @@
 import io
 
+import made_runs
 import pytest
 from rich.console import Console
 from runs_for_tests import events
@@ -128,3 +129,19 @@ def test_running_scores_have_the_mean_and_interval_that_numpy_finds() -> None:
         progress.add(score)
     assert progress.mean == pytest.approx(np.mean(scores), rel=1e-12)
     assert progress.half_width == pytest.approx(1.96 * np.std(scores, ddof=1) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["planned", "layer_measured", "sample_scored", "recovery_measured"])
+def test_fourteen_schemes_fit_a_screen_of_twenty_four_lines(kind: str) -> None:
+    """The scheme at work is shown, and of the others how many are done."""
+    made = list(made_runs.events(blocks=2, schemes=made_runs.FORMATS, samples=2))
+    last = max(place for place, event in enumerate(made) if event.type == kind)
+    text = drawn(state_after(*made[: last + 1]), width=100)
+    assert len(text.splitlines()) < 24
+    if kind == "sample_scored":
+        assert "30 / 31" in text
+        assert "unlearned/mxfp4" in text
+        assert "unlearned/nf4" not in text
+        assert "mxfp4: " in text
+    if kind == "planned":
+        assert "0 / 31" in text
