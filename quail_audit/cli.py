@@ -44,6 +44,8 @@ DEBUG_VARIABLE = "QUAIL_DEBUG"
 DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, as under quail serve
 TEXT_WIDTH = 120  # of a report that goes to a file or a pipe
 
+ComparisonFormat = Literal["text", "markdown", "json"]
+
 P = ParamSpec("P")
 Format = Literal["text", "json", "jsonl", "markdown", "html", "junit", "csv", "csv-samples"]
 
@@ -479,6 +481,42 @@ def report(
             results.writelines(to_line(event) + "\n" for event in replay(run))
         else:
             _write_report(found, results, format, run)
+    return 0
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  quail compare .quail/runs/20260101-120000-ab12 .quail/runs/20260102-090000-cd34\n\n"
+    "  quail compare before/ after/ --format markdown --output comment.md"
+)
+@reports_errors
+def compare(
+    before: Annotated[Path, typer.Argument(help="The folder of an audit's run.", show_default=False)],
+    after: Annotated[Path, typer.Argument(help="That of a later one.", show_default=False)],
+    format: Annotated[ComparisonFormat, typer.Option(help="Of the result.")] = "text",  # noqa: A002
+    output: Annotated[
+        Path | None, typer.Option(help="Write the result here instead of to stdout.", metavar="FILE")
+    ] = None,
+) -> int:
+    """Say what two audits found differently: which formats, scores and layers are better, worse or the same.
+
+    Two scores are the same where their intervals overlap. The exit code is 0 where they could be compared.
+    """
+    from pydantic import TypeAdapter
+
+    from quail_audit.comparison import Comparison
+    from quail_audit.comparison import compare as compared
+    from quail_audit.reports import changes
+    from quail_audit.runs import read_report
+
+    found = compared(read_report(before), read_report(after))
+    with _results(output) as results:
+        if format == "json":
+            results.write(TypeAdapter(Comparison).dump_json(found, indent=2).decode() + "\n")
+        elif format == "markdown":
+            results.write(changes.markdown(found))
+        else:
+            changes.show(found, new_console(results))
     return 0
 
 

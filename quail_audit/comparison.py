@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quail_audit.events import AuditRequest, LayerStatistics, Recovery, Score, State
+from quail_audit.matrix import STANDINGS_BY_RISK, Format, formats
 from quail_audit.report import FULL, STATES_BY_RISK, Report, SchemeReport
 
 Standing = Literal["better", "worse", "same", "changed", "unknown"]
@@ -100,6 +101,39 @@ class SchemeComparison:
 
 
 @dataclass(frozen=True)
+class FormatChange:
+    """One format's verdict before and after; None where a run was not asked for it."""
+
+    scheme: str
+    before: Format | None
+    after: Format | None
+
+    @property
+    def standing(self) -> Standing:
+        if self.before is None or self.after is None or "unknown" in (self.before.standing, self.after.standing):
+            return "unknown"
+        one, other = (STANDINGS_BY_RISK.index(each.standing) for each in (self.before, self.after))
+        return "same" if one == other else "better" if other > one else "worse"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two whole audits.
+
+    Attributes:
+        caveats: what they were not given alike, in words.
+        formats: every scheme of either, the first run's first.
+        schemes: those that both measured, in detail.
+    """
+
+    before: str
+    after: str
+    caveats: tuple[str, ...]
+    formats: tuple[FormatChange, ...]
+    schemes: tuple[SchemeComparison, ...]
+
+
+@dataclass(frozen=True)
 class Schemes:
     """Which schemes there are to compare, and which only one of the runs has."""
 
@@ -147,6 +181,18 @@ def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparis
         only_before=tuple(name for name in layers if name not in later),
         only_after=tuple(name for name in later if name not in layers),
         states=tuple(counted.most_common()),
+    )
+
+
+def compare(before: Report, after: Report) -> Comparison:
+    """Hold two reports against each other, at every scheme; before and after are then their runs' ids."""
+    one, other = ({each.scheme: each for each in formats(report)} for report in (before, after))
+    return Comparison(
+        before=before.run_id,
+        after=after.run_id,
+        caveats=caveats(before.request, after.request),
+        formats=tuple(FormatChange(scheme, one.get(scheme), other.get(scheme)) for scheme in _in_order(one, other)),
+        schemes=tuple(compare_scheme(before, after, scheme) for scheme in one if scheme in other),
     )
 
 
