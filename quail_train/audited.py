@@ -20,6 +20,8 @@ def audit_request(request: TrainRequest) -> AuditRequest:
             original=request.original,
             unlearned=request.out,
             data=request.data,
+            text_column=request.text_column,
+            label_column=request.label_column,
             schemes=(request.scheme,),
             device=request.device,
             seed=request.seed,

@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from quail_audit.errors import BadInputError
-from quail_audit.forgetting.data import read_folder
+from quail_audit.forgetting.classifier import padded
+from quail_audit.forgetting.data import Columns, read_folder
 from quail_audit.forgetting.interface import SPLITS, ForgettingData, Questions, Split
+from quail_audit.forgetting.labels import fit_data
 from quail_audit.forgetting.rows import read_text
 from quail_train.objectives import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from quail_audit.checkpoints.pair import Pair
 
 PAIRS_IN_A_ROW = 11  # as many as KnowMem shows: ten examples and the question
 EXPECTED = (
@@ -36,12 +40,22 @@ class Sample:
     """One training sequence: token ids, and the labels that count in the loss (IGNORED elsewhere).
 
     Attributes:
+        labels: of the tokens; empty for a classifier.
         number: its place among the forget and then the retain samples.
+        label: its class, for a classifier.
+        other_label: another class, drawn at random, that a forget sample is taught instead.
     """
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     number: int = 0
+    label: int | None = None
+    other_label: int = IGNORED
+
+    @property
+    def counted(self) -> int:
+        """How many predictions count in the loss."""
+        return sum(label != IGNORED for label in self.labels[1:]) if self.label is None else 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,13 @@ class TrainingData:
 
 
 def read_training_data(
-    path: str, tokenizer: PreTrainedTokenizerBase, *, max_length: int, retain_needed_by: str | None
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    pair: Pair | None = None,
+    *,
+    max_length: int,
+    retain_needed_by: str | None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> TrainingData:
     """Read a folder's forget and retain sets.
 
@@ -70,6 +90,8 @@ def read_training_data(
     Args:
         path: the folder.
         tokenizer: of the model that is trained.
+        pair: whose models are language models, as the data has to be for; None: not looked at.
+        columns: what data for classifiers calls its text and its label, which is told by it.
         max_length: in tokens; what is longer is cut into several samples.
         retain_needed_by: name of the objective that needs a retain set; None where none is needed.
 
@@ -81,7 +103,9 @@ def read_training_data(
         raise BadInputError(
             "is a file, not a folder" if folder.exists() else "no such folder", where=path, mend=EXPECTED
         )
-    found = read_folder(folder)
+    found = read_folder(folder, columns=columns)
+    if pair is not None:
+        found = fit_data(found, pair.original)
     encode = _Encoder(tokenizer, max_length)
     samples = {split: tuple(_samples(folder, found, split, encode)) for split in SPLITS}
     if not samples["forget"]:
@@ -92,9 +116,13 @@ def read_training_data(
             where=path,
             mend="Add raw/retain.txt, or choose an objective without a retain term: ga, npo, simnpo",
         )
-    numbered = [replace(sample, number=i) for i, sample in enumerate((*samples["forget"], *samples["retain"]))]
-    count = len(samples["forget"])
-    return TrainingData(tuple(numbered[:count]), tuple(numbered[count:]), tuple(_notes(found, samples)))
+    return numbered(samples["forget"], samples["retain"], tuple(_notes(found, samples)))
+
+
+def numbered(forget: Sequence[Sample], retain: Sequence[Sample], notes: tuple[str, ...]) -> TrainingData:
+    """Both sets, each sample with its number."""
+    every = [replace(sample, number=i) for i, sample in enumerate((*forget, *retain))]
+    return TrainingData(tuple(every[: len(forget)]), tuple(every[len(forget) :]), notes)
 
 
 def _samples(folder: Path, found: ForgettingData, split: Split, encode: _Encoder) -> Iterator[Sample]:
@@ -262,17 +290,27 @@ class PlannedSamples(torch.utils.data.Dataset[tuple[Sample, Sample | None]]):
         return self._data.forget[forget], None if retain is None else self._data.retain[retain]
 
 
-def collate(pairs: Sequence[tuple[Sample, Sample | None]]) -> dict[str, torch.Tensor]:
+def collate(pairs: Sequence[tuple[Sample, Sample | None]], padding: int = 0) -> dict[str, torch.Tensor]:
     """One batch: forget samples, then retain samples, right-padded: input_ids and labels, int64 [rows, longest].
 
     And samples, int64 [rows]: their numbers.
 
-    Under a causal mask the padding is seen by nobody, so no attention mask is needed.
+    Under a causal mask the padding is seen by nobody, so no attention mask is needed. A classifier gets one, labels and
+    other_labels, int64 [rows], and must be padded with its own padding token.
     """
     samples = [forget for forget, _ in pairs] + [retain for _, retain in pairs if retain is not None]
     longest = max(len(sample.ids) for sample in samples)
+    if samples[0].label is not None:
+        ids, mask = padded([sample.ids for sample in samples], padding)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([sample.label for sample in samples]),
+            "other_labels": torch.tensor([sample.other_label for sample in samples]),
+            "samples": torch.tensor([sample.number for sample in samples]),
+        }
     return {
-        "input_ids": torch.tensor([sample.ids + (0,) * (longest - len(sample.ids)) for sample in samples]),
+        "input_ids": torch.tensor([sample.ids + (padding,) * (longest - len(sample.ids)) for sample in samples]),
         "labels": torch.tensor([sample.labels + (IGNORED,) * (longest - len(sample.ids)) for sample in samples]),
         "samples": torch.tensor([sample.number for sample in samples]),
     }

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quail_audit.errors import BadInputError
-from quail_audit.forgetting.data import read_data
+from quail_audit.forgetting.classifier import TransformersClassifier
+from quail_audit.forgetting.data import Columns, read_data
+from quail_audit.forgetting.labels import fit_data
 from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.forgetting.registry import metric_named
 from quail_audit.report import FULL
@@ -19,13 +21,14 @@ from quail_audit.report import FULL
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from quail_audit.checkpoints.pair import Pair
     from quail_audit.events import TrainRequest
     from quail_audit.forgetting.interface import ForgettingData, Split
     from quail_train.effective import RoundedForward
 
 Scores = dict[str, dict[str, float]]  # metric -> precision -> score
-CHEAP = ("nll_forget", "nll_retain")
-KNOWLEDGE = ("verbmem", "knowmem")  # the first that the data has is the forget score, and the retain score
+CHEAP = ("nll_forget", "nll_retain", "accuracy_forget", "label_probability_forget", "accuracy_retain")
+KNOWLEDGE = ("verbmem", "knowmem", "accuracy")  # the first that the data has is the forget score, and the retain score
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,12 @@ class Evaluation:
         found: Scores = {metric: {} for metric in self.metrics}
         for precision, mode in ((FULL, nullcontext()), (self.scheme, rounding.rounded())):
             with mode:
-                asked = TransformersModel(model, tokenizer)
+                asked = (TransformersClassifier if self.data.labels else TransformersModel)(model, tokenizer)
                 for metric in self.metrics:
                     found[metric][precision] = self._mean(metric, asked)
         return found
 
-    def _mean(self, metric: str, model: TransformersModel) -> float:
+    def _mean(self, metric: str, model: TransformersModel | TransformersClassifier) -> float:
         measuring = metric_named(metric).measure(self.data, model, seed=self.seed)
         while True:
             try:
@@ -79,7 +82,7 @@ class Evaluation:
                 return float(end.value.score.mean)
 
 
-def evaluation_for(request: TrainRequest, steps_an_epoch: int) -> Evaluation | None:
+def evaluation_for(request: TrainRequest, pair: Pair, steps_an_epoch: int) -> Evaluation | None:
     """What a request wants measured on the way; None where nothing. With a target and no step, after each epoch.
 
     Raises:
@@ -88,7 +91,8 @@ def evaluation_for(request: TrainRequest, steps_an_epoch: int) -> Evaluation | N
     wants_target = request.target_forget is not None or request.target_retain is not None
     if request.eval_steps is None and not wants_target:
         return None
-    data = read_data(request.data)
+    data = read_data(request.data, columns=Columns(request.text_column, request.label_column))
+    data = fit_data(data, pair.original, pair.unlearned)
     metrics = [metric for metric in CHEAP if metric in data.samples]
     target = None
     if wants_target:
@@ -98,7 +102,7 @@ def evaluation_for(request: TrainRequest, steps_an_epoch: int) -> Evaluation | N
             _knowledge(data.samples, "retain", request),
             request.target_retain,
         )
-        metrics += [metric for metric in (target.forget_metric, target.retain_metric) if metric]
+        metrics += [metric for metric in (target.forget_metric, target.retain_metric) if metric not in ("", *metrics)]
     return Evaluation(
         data, tuple(metrics), request.scheme, request.eval_steps or max(1, steps_an_epoch), target, request.seed
     )
@@ -111,6 +115,7 @@ def _knowledge(samples: Mapping[str, int], split: Split, request: TrainRequest) 
         raise BadInputError(
             f"has nothing to tell by whether the {split} target is reached",
             where=request.data,
-            mend=f"It needs verbmem/{split}.json or knowmem/{split}_qa.json; or leave out --target-{split}",
+            mend=f"It needs verbmem/{split}.json, knowmem/{split}_qa.json or, for a classifier, {split}.csv; or leave "
+            f"out --target-{split}",
         )
     return found

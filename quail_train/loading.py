@@ -185,6 +185,7 @@ def load_source(
         tokenizer_of=pair.original if source is pair.unlearned else pair.unlearned,
     )
     _refuse_foreign_tokens(arm.model, arm.tokenizer, str(source.folder))
+    _still_dropout(arm.model)
     return arm.model, arm.tokenizer, arm.notes
 
 
@@ -198,6 +199,16 @@ def _refuse_foreign_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenize
             where=where,
             mend="Put the model's own tokenizer files beside its weights",
         )
+
+
+def _still_dropout(model: PreTrainedModel) -> None:
+    """Turn dropout off: the loss compares logits with the original's, and noise is no forgetting."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def freeze_all_but(model: PreTrainedModel, layers: Sequence[Layer], *, lora: bool) -> dict[str, nn.Module]:

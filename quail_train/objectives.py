@@ -1,4 +1,4 @@
-"""The terms of the loss but the hinge, each a function of logits and labels.
+"""The terms of the loss but the hinge, each a function of logits and labels: tokens', or a classifier's classes.
 
 Every term gives values whose mean is the term, one a token or one a sample, so that the mean can be taken over all
 processes. Not here: the hinge (hinge.py), which terms make up an objective (presets.py), and how they are weighed
@@ -20,7 +20,7 @@ SIMNPO_BETA = 1.0  # the default of open-unlearning's SimNPO; Fan et al., arXiv 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model predicts for the tokens that count.
+    """What a model predicts for the tokens that count. A classifier's samples count as one token each, of its classes.
 
     Attributes:
         logits: float32 [tokens, vocabulary].
@@ -38,8 +38,12 @@ class Predictions:
 def predictions(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
     """The predictions of the tokens whose label counts: logits [samples, length, vocabulary], labels [samples, length].
 
-    The logits at a place predict the token after it, as everywhere in transformers.
+    The logits at a place predict the token after it, as everywhere in transformers. Or of a classifier: logits
+    [samples, classes], labels [samples].
     """
+    if logits.dim() == 2:
+        rows = torch.arange(labels.shape[0], device=labels.device)
+        return Predictions(logits=logits.float(), targets=labels, rows=rows, samples=labels.shape[0])
     shifted = labels[:, 1:]
     counts = shifted != IGNORED
     rows = torch.arange(labels.shape[0], device=labels.device).unsqueeze(1).expand_as(shifted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,11 @@ from torch import nn
 
 from quail_audit.errors import EnvironmentProblemError
 from quail_audit.forgetting.arms import find_dtype, load_arm
+from quail_audit.forgetting.classifier import padding_id
 from quail_audit.schemes.registry import scheme_named
+from quail_train.asking import logits_of
 from quail_train.data import Sample, collate
+from quail_train.objectives import predictions
 from quail_train.output import cannot_write
 
 if TYPE_CHECKING:
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Pair
     from quail_audit.events import TrainRequest
 
-# (input_ids [rows, length], sample numbers [rows]) -> logits [rows, length, vocabulary]
-Original = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# Some rows of a batch of collate() -> logits [rows, length, vocabulary], or a classifier's [rows, classes]
+Original = Callable[[Mapping[str, torch.Tensor], slice], torch.Tensor]
 FOUR_BITS = "nf4"
 FOLDER = "original-logits"
 
@@ -56,18 +59,22 @@ def load_original(
     if request.reference == "full":
         return _asked_live(model), ""
     if request.reference == "precomputed":
+        if samples[0].label is not None:
+            return _kept_whole(
+                model, samples, device
+            ), "the original's logits were computed beforehand, and all are kept"
         stored = precompute(model, samples, request.reference_top_k, folder / FOLDER, device)
-        return stored.logits, stored.note
-    few = collate([(sample, None) for sample in samples[: request.batch_size]])
-    ids, numbers = few["input_ids"].to(device), few["samples"]
-    counts = few["labels"][:, 1:] >= 0
-    exact = _asked_live(model)(ids, numbers)[:, :-1].cpu()[counts].float()
+        return stored.of_batch, stored.note
+    rows = collate([(sample, None) for sample in samples[: request.batch_size]], padding_id(model))
+    few = {name: values.to(device) for name, values in rows.items()}
+    everything = slice(None)
+    exact = predictions(_asked_live(model)(few, everything), few["labels"]).logits
     del model
     rounded = _asked_live(_model(pair, request, device, scheme=FOUR_BITS))
-    error = (rounded(ids, numbers)[:, :-1].cpu()[counts].float() - exact).abs()
+    error = (predictions(rounded(few, everything), few["labels"]).logits - exact).abs()
     return rounded, (
-        f"the original is compared with in 4 bits ({FOUR_BITS}): on the first {len(ids)} samples its logits are off by "
-        f"{float(error.mean()):.2g} on average, {float(error.max()):.2g} at most"
+        f"the original is compared with in 4 bits ({FOUR_BITS}): on the first {len(rows['samples'])} samples its "
+        f"logits are off by {float(error.mean()):.2g} on average, {float(error.max()):.2g} at most"
     )
 
 
@@ -87,14 +94,22 @@ def _model(pair: Pair, request: TrainRequest, device: torch.device, scheme: str 
 
 
 def _asked_live(model: PreTrainedModel) -> Original:
-    asked: Any = model
-
     @torch.no_grad()
-    def logits(ids: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = asked(input_ids=ids, use_cache=False).logits
-        return found
+    def logits(batch: Mapping[str, torch.Tensor], rows: slice) -> torch.Tensor:
+        return logits_of(model, batch, rows)
 
     return logits
+
+
+def _kept_whole(model: PreTrainedModel, samples: Sequence[Sample], device: torch.device) -> Original:
+    """A classifier's logits of every sample: a few numbers each, so they are kept in memory."""
+    ask = _asked_live(model)
+    found = []
+    for sample in samples:
+        batch = collate([(sample, None)], padding_id(model))
+        found.append(ask({name: values.to(device) for name, values in batch.items()}, slice(None)))
+    stored = torch.cat(found)
+    return lambda batch, rows: stored[batch["samples"][rows].to(device)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +131,12 @@ class Precomputed:
     vocabulary: int
     note: str
 
+    def of_batch(self, batch: Mapping[str, torch.Tensor], rows: slice) -> torch.Tensor:
+        """See Original."""
+        return self.logits(batch["input_ids"][rows], batch["samples"][rows])
+
     def logits(self, ids: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """See Original; zeros where a sample is padded."""
+        """Logits of these samples [rows, length, vocabulary]; zeros where a sample is padded."""
         found = torch.zeros(*ids.shape, self.vocabulary, device=ids.device)
         for row, number in enumerate(numbers.tolist()):
             first, last = self.first[number], self.first[number + 1]
@@ -158,7 +177,7 @@ def precompute(
     off = mass = most_mass = 0.0
     places = 0
     for number, sample in enumerate(samples):
-        logits = ask(torch.tensor([sample.ids], device=device), torch.tensor([number]))[0].float().cpu()
+        logits = ask({"input_ids": torch.tensor([sample.ids], device=device)}, slice(None))[0].float().cpu()
         top, which = logits.topk(kept, dim=1)
         true = torch.tensor([*sample.ids[1:], sample.ids[-1]]).unsqueeze(1)
         absent = (which != true).all(dim=1)

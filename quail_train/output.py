@@ -59,7 +59,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
 def write_checkpoint(
     folder: Path, source: Checkpoint, trained: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase | None
 ) -> int:
-    """Write a folder that AutoModelForCausalLM loads.
+    """Write a folder that transformers loads as it loads the source.
 
     Every file is there whole or not at all. Memory: one tensor at a time, where trained has no more.
 

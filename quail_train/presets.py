@@ -1,8 +1,8 @@
 """Objectives by name: which terms each is made of, and the settings that come with it.
 
-A name is a forget term (ga, npo, simnpo; hinge where the hinge stands in for one), a retain term (gdr, klr) and what is
-added: l1, hinge, sure (only salient rows are updated), lora. "repair" is hinge_gdr with settings of its own. Not here:
-the terms themselves.
+A name is a forget term (ga, npo, simnpo; relabel, for classifiers; hinge where the hinge stands in for one), a retain
+term (gdr, klr) and what is added: l1, hinge, sure (only salient rows are updated), lora. "repair" is hinge_gdr with
+settings of its own. Not here: the terms themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from quail_audit.errors import UsageError
 
-ForgetTerm = Literal["ga", "npo", "simnpo"]
+ForgetTerm = Literal["ga", "npo", "simnpo", "relabel"]
 RetainTerm = Literal["gdr", "klr"]
 
 
@@ -39,7 +39,7 @@ class Preset:
 
 
 def _composed() -> dict[str, Preset]:
-    forget: tuple[ForgetTerm, ...] = ("ga", "npo", "simnpo")
+    forget: tuple[ForgetTerm, ...] = ("ga", "npo", "simnpo", "relabel")
     retain: tuple[RetainTerm | None, ...] = (None, "gdr", "klr")
     ways = ("", "sure", "lora")
     found = {}
@@ -82,6 +82,6 @@ def preset_named(name: str) -> Preset:
     raise UsageError(
         f"unknown objective {name!r}",
         where="--objective",
-        mend=f"{did_you_mean}A name is a forget term (ga, npo, simnpo, hinge), a retain term (gdr, klr) and what is "
-        "added (l1, hinge, sure, lora), as in ga_gdr_l1_hinge; or one of repair, sure, lora",
+        mend=f"{did_you_mean}A name is a forget term (ga, npo, simnpo, relabel, hinge), a retain term (gdr, klr) and "
+        "what is added (l1, hinge, sure, lora), as in ga_gdr_l1_hinge; or one of repair, sure, lora",
     )

@@ -9,19 +9,24 @@ hook on each weight's gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from quail_audit.forgetting.classifier import padding_id
+from quail_train.asking import logits_of
 from quail_train.data import Sample, collate
 from quail_train.objectives import nll, predictions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PERCENTILE = 90.0  # the default of the public code
 
 
 def salient_rows(
-    model: nn.Module, modules: Mapping[str, nn.Module], samples: Sequence[Sample], *, batch_size: int
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], samples: Sequence[Sample], *, batch_size: int
 ) -> dict[str, torch.Tensor]:
     """Layer -> which rows of its weight are salient: bool [rows, 1].
 
@@ -32,12 +37,12 @@ def salient_rows(
         batch_size: samples at once.
     """
     device = next(model.parameters()).device
-    total = sum(sum(label >= 0 for label in sample.labels[1:]) for sample in samples)
+    total = sum(sample.counted for sample in samples)
     model.zero_grad()
     for start in range(0, len(samples), batch_size):
-        batch = collate([(sample, None) for sample in samples[start : start + batch_size]])
-        ids, labels = batch["input_ids"].to(device), batch["labels"].to(device)
-        loss = nll(predictions(model(input_ids=ids, use_cache=False).logits, labels)).sum() / max(1, total)
+        rows = [(sample, None) for sample in samples[start : start + batch_size]]
+        batch = {name: values.to(device) for name, values in collate(rows, padding_id(model)).items()}
+        loss = nll(predictions(logits_of(model, batch), batch["labels"])).sum() / max(1, total)
         loss.backward()  # type: ignore[no-untyped-call]
     norms = {}
     for name, module in modules.items():

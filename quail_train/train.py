@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -101,7 +102,7 @@ def train(request: TrainRequest, run_id: str, command: tuple[str, ...], stop: St
     from quail_audit.schemes.registry import scheme_named
 
     bitsandbytes()  # the Trainer imports it, and not as quietly
-    from quail_train.data import plan, read_training_data
+    from quail_train.data import plan
     from quail_train.evaluation import evaluation_for
     from quail_train.layers import select_layers
     from quail_train.loading import (
@@ -124,12 +125,7 @@ def train(request: TrainRequest, run_id: str, command: tuple[str, ...], stop: St
     source = pair.unlearned if request.init == "unlearned" else pair.original
     refuse_other_tokenizer(pair)
     model, tokenizer, notes = load_source(source, pair, request)
-    data = read_training_data(
-        request.data,
-        tokenizer,
-        max_length=request.max_length,
-        retain_needed_by=preset.name if preset.retain else None,
-    )
+    data = _read_data(request, preset, pair, model, tokenizer)
     planned = plan(
         data,
         batch_size=request.batch_size,
@@ -151,12 +147,45 @@ def train(request: TrainRequest, run_id: str, command: tuple[str, ...], stop: St
 
     objective, announced = _decide(request, preset, scheme, pair, source, layers, data, planned)
     yield announced
-    evaluation = evaluation_for(request, round(len(data.forget) / planned.batch_size))
+    evaluation = evaluation_for(request, pair, round(len(data.forget) / planned.batch_size))
     work = Work(request, preset, objective, scheme, pair, source, layers, tokenizer, data, planned, evaluation, folder)
     step = yield from _make_steps(work, model, arguments, stop)
     del model
     exit_code = yield from _say_what_it_is(request, announced, command, step, folder)
     yield RunFinished(finished=utc_now(), exit_code=exit_code)
+
+
+def _read_data(
+    request: TrainRequest, preset: Preset, pair: Pair, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> TrainingData:
+    """What is trained on, as the model's task has it."""
+    from quail_audit.forgetting.data import Columns
+    from quail_audit.forgetting.labels import task_of
+    from quail_train.data import read_training_data
+    from quail_train.labelled import read_labelled
+
+    needed_by = preset.name if preset.retain else None
+    columns = Columns(request.text_column, request.label_column)
+    if task_of(pair.original) == "classification":
+        return read_labelled(
+            request.data,
+            pair,
+            model,
+            tokenizer,
+            columns=columns,
+            max_length=request.max_length,
+            retain_needed_by=needed_by,
+            seed=request.seed,
+        )
+    if preset.forget == "relabel":
+        raise UsageError(
+            f"{preset.name} is for classifiers, and {pair.original.source} is a language model",
+            where="--objective",
+            mend="Choose another forget term: ga, npo, simnpo, hinge",
+        )
+    return read_training_data(
+        request.data, tokenizer, pair, max_length=request.max_length, retain_needed_by=needed_by, columns=columns
+    )
 
 
 def _say_what_it_is(
@@ -370,6 +399,7 @@ def _trainer(
     from transformers import PrinterCallback
 
     from quail_audit.checkpoints.architecture import Matrix
+    from quail_audit.forgetting.classifier import padding_id
     from quail_train.data import PlannedSamples, collate
     from quail_train.effective import RoundedForward
     from quail_train.loading import freeze_all_but
@@ -422,7 +452,7 @@ def _trainer(
         model=model,
         args=arguments,
         train_dataset=PlannedSamples(work.data, work.plan),
-        data_collator=collate,
+        data_collator=partial(collate, padding=padding_id(model)),
         objective=work.objective,
         trained=Trained(modules, originals),
         original=original,

@@ -27,17 +27,26 @@ def train(
     original: Annotated[str, typer.Argument(help="A local folder or a Hugging Face id: the model before unlearning.")],
     unlearned: Annotated[str, typer.Argument(help="The same, after unlearning; or a LoRA adapter on the original.")],
     data: Annotated[
-        str, typer.Option(help="A data folder in MUSE layout, with the forget and the retain set.", metavar="PATH")
+        str,
+        typer.Option(
+            help="A data folder in MUSE layout, or a classifier's, with the forget and the retain set.", metavar="PATH"
+        ),
     ],
     out: Annotated[str, typer.Option(help="Where the retrained checkpoint goes.", metavar="DIR")],
     objective: Annotated[
         str,
         typer.Option(
-            help="What is minimised: ga, npo, simnpo or hinge, then _gdr or _klr, then any of _l1, _hinge, _sure, "
-            "_lora; or repair, sure, lora. The paper's is ga_gdr_l1_hinge.",
+            help="What is minimised: ga, npo, simnpo, relabel (classifiers) or hinge, then _gdr or _klr, then any "
+            "of _l1, _hinge, _sure, _lora; or repair, sure, lora. The paper's is ga_gdr_l1_hinge.",
             metavar="NAME",
         ),
     ] = "ga_gdr_l1_hinge",
+    text_column: Annotated[
+        str | None, typer.Option(help="Of a classifier's data. Default: text or tweet.", metavar="NAME")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Of a classifier's data. Default: label.", metavar="NAME")
+    ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,6 +148,8 @@ def train(
     """
     given = {
         "objective": objective,
+        "text_column": text_column,
+        "label_column": label_column,
         "layers": tuple(dict.fromkeys(layers)) if layers else None,
         "report": report,
         "init": init,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from quail_audit.errors import EXIT_FAIL, QuailError
 from quail_audit.events import CheckpointSaved, Event, HingeForm, Precision, TrainStep
+from quail_train.asking import logits_of
 from quail_train.effective import RoundedForward, effective_weight
 from quail_train.hinge import hinge
 from quail_train.objectives import (
@@ -145,15 +146,16 @@ class UnlearningTrainer(Trainer):
     ) -> Any:
         """The objective of one batch of collate(): forget samples, then as many retain samples or none."""
         objective = self.objective
-        ids, labels = inputs["input_ids"], inputs["labels"]
+        labels = inputs["labels"]
+        rows = labels.shape[0]
         forget_rows = self.args.per_device_train_batch_size
         asks_forget, asks_retain = objective.original_is_asked_of
         quantized = objective.hinge is not None and objective.hinge_precision == "quantized"
 
         def forward(*, forget: bool) -> tuple[Predictions, Predictions]:
             """Of the forget samples, none where they are not asked for, and of the retain samples."""
-            first, last = 0 if forget else forget_rows, ids.shape[0] if objective.retain else forget_rows
-            logits = model(input_ids=ids[first:last], use_cache=False).logits
+            first, last = 0 if forget else forget_rows, rows if objective.retain else forget_rows
+            logits = logits_of(model, inputs, slice(first, last))
             middle = forget_rows - first
             return (
                 predictions(logits[:middle], labels[first:forget_rows]),
@@ -174,13 +176,15 @@ class UnlearningTrainer(Trainer):
         compared: dict[str, Predictions] = {}
         if asks_forget or asks_retain:
             assert self.original is not None  # noqa: S101 - train.py made it
-            asked = slice(0 if asks_forget else forget_rows, ids.shape[0] if asks_retain else forget_rows)
-            reference = self.original(ids[asked], inputs["samples"][asked])
+            asked = slice(0 if asks_forget else forget_rows, rows if asks_retain else forget_rows)
+            reference = self.original(inputs, asked)
             if asks_forget:
                 compared["forget"] = predictions(reference[:forget_rows], labels[:forget_rows])
             if asks_retain:
-                compared["retain"] = predictions(reference[-(ids.shape[0] - forget_rows) :], labels[forget_rows:])
+                compared["retain"] = predictions(reference[-(rows - forget_rows) :], labels[forget_rows:])
 
+        if objective.forget == "relabel":
+            found["forget"] = replace(found["forget"], targets=inputs["other_labels"][:forget_rows])
         terms = self._terms(found, compared)
         weights: dict[TermName, float] = {
             "forget": 1.0,
@@ -203,6 +207,8 @@ class UnlearningTrainer(Trainer):
                 values["forget"] = npo(found["forget"], compared["forget"])
             case "simnpo":
                 values["forget"] = simnpo(found["forget"])
+            case "relabel":
+                values["forget"] = nll(found["forget"])
         if objective.retain is not None:
             # What must stay is asked of the rounded model too where the hinge is: it may forget more than the full one.
             kept = [found[name] for name in ("retain", "retain, rounded") if name in found]

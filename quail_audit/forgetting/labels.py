@@ -51,10 +51,11 @@ def fit_data(data: ForgettingData, *checkpoints: Checkpoint) -> ForgettingData:
     tasks = {metric.name: metric.task for metric in known_metrics()}
     samples = {name: count for name, count in data.samples.items() if tasks[name] == task}
     architecture = checkpoints[0].layout.architecture or task
-    if not samples and task != data_task(data):
+    if (data.samples and not samples) or data_task(data) not in (None, task):
         other: Task = "language modelling" if task == "classification" else "classification"
+        what = "this data is" if data_task(data) is not None else "the metrics that were asked for are"
         raise BadInputError(
-            f"this data is for {_MODELS[other]}, but {checkpoints[0].source} is {_MODELS[task]} ({architecture})",
+            f"{what} for {_MODELS[other]}, but {checkpoints[0].source} is {_MODELS[task]} ({architecture})",
             where=str(data.folder),
             mend=EXPECTED[task],
         )
