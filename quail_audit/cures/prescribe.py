@@ -1,0 +1,210 @@
+"""Which cure an audit calls for, in plain words, with its cost and its exact command. Pure: reads a report, measures
+nothing.
+
+Why a state calls for a cure: docs/cures.md. Not here: the cures, and how prescriptions are shown (cure_cli.py).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from quail_audit.events import LayerStatistics
+from quail_audit.report import Report, SchemeReport
+
+Cure = Literal["calibrated carry", "carry", "retraining", "recipe"]
+
+# Seconds a weight of the layers that are treated, on 2 cores; a 135 M model's calibration on 48 short texts took 30 s.
+CARRY_S_A_WEIGHT, CALIBRATED_S_A_WEIGHT = 5e-8, 3e-7
+START_S = 10.0  # to import, open and write
+
+# As docs/cures.md has them: the demo, and SmolLM2-135M with an erased update.
+MEASURED: dict[Cure, str] = {
+    "calibrated carry": "the demo passes with all of its retain score; SmolLM2-135M keeps 97 of 100 and forgets more",
+    "carry": "the demo passes with nine tenths of its retain score; SmolLM2-135M keeps only 75 of 100",
+    "retraining": "the demo passes with nearly all of its retain score",
+    "recipe": "the demo needs most of its layers in 16 bits: it was made so that every layer brings the memory back",
+}
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """One cure for a run.
+
+    Attributes:
+        cure: which.
+        why: what in the run it fits, in a sentence.
+        seconds: about how long it takes on 2 cores; None where that hangs on the data.
+        size_bytes: of the checkpoint it writes; 0 where it writes none.
+        measured: what it has been measured to do elsewhere.
+        commands: to run, one after another.
+    """
+
+    cure: Cure
+    why: str
+    seconds: float | None
+    size_bytes: int
+    measured: str
+    commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The commands as they are typed."""
+        return tuple(shlex.join(command) for command in self.commands)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do about a run.
+
+    Attributes:
+        scheme: under which it was judged.
+        finding: what the run says, in a sentence.
+        prescriptions: the cures that fit, the best first; none where nothing is wrong, or nothing helps.
+    """
+
+    scheme: str
+    finding: str
+    prescriptions: tuple[Prescription, ...] = ()
+
+
+def prescribe(report: Report, run: str, scheme: str, *, can_carry: bool) -> Advice:
+    """The cures that fit an audit under one of its schemes.
+
+    Args:
+        report: of the audit.
+        run: its folder, for the commands.
+        scheme: one of report.schemes.
+        can_carry: whether quail carry knows the scheme's grid.
+    """
+    found = report.schemes[scheme]
+    outcomes = {recovery.outcome for recovery in found.recovery.values()}
+    if "not forgotten" in outcomes:
+        return Advice(
+            scheme,
+            "the forget set is known in full precision: it was not forgotten to begin with, and no repair of the "
+            "rounding can change that. Unlearn again, with more steps or a stronger objective",
+        )
+    at_risk = [layer for layer in found.layers if layer.at_risk]
+    if "recovered" not in outcomes and (found.recovery or not at_risk):
+        undecided = "undecided" in outcomes
+        return Advice(
+            scheme,
+            f"whether the memory comes back at {scheme} is undecided: audit with more samples"
+            if undecided
+            else f"nothing comes back at {scheme}: there is nothing to repair",
+        )
+    erased = [layer for layer in at_risk if layer.state == "erased"]
+    drowned = [layer for layer in at_risk if layer.state == "drowned"]
+    cures = [
+        *(_carries(report, run, scheme, erased, drowned) if can_carry else ()),
+        *_retraining(report, run, scheme, at_risk),
+        *_recipe(report, run, scheme),
+    ]
+    return Advice(scheme, _finding(scheme, found, erased, drowned), tuple(cures))
+
+
+def _finding(
+    scheme: str, found: SchemeReport, erased: Sequence[LayerStatistics], drowned: Sequence[LayerStatistics]
+) -> str:
+    changed = sum(layer.state not in ("untouched", None) for layer in found.layers)
+    worst = max((r.percent for r in found.recovery.values() if r.percent is not None), default=None)
+    back = "" if worst is None else f"{worst:.0f} % of the memory comes back at {scheme}; "
+    return (
+        f"{back}of the {changed} layers that changed, rounding erases the update in {len(erased)} and drowns it in "
+        f"{len(drowned)}"
+    )
+
+
+def _carries(
+    report: Report,
+    run: str,
+    scheme: str,
+    erased: Sequence[LayerStatistics],
+    drowned: Sequence[LayerStatistics],
+) -> list[Prescription]:
+    request = report.request
+    command = ("quail", "carry", request.original, request.unlearned, "--scheme", scheme)
+    size = report.checkpoints["unlearned"].size_bytes if "unlearned" in report.checkpoints else 0
+    cures = []
+    treated = [*erased, *drowned]
+    weights = sum(layer.weights for layer in treated)
+    if treated and request.data is not None and _has_retain_texts(report):
+        layers = ("--layers", "at-risk", "--report", run) if drowned else ()
+        states = "erased and drowned" if erased and drowned else "erased" if erased else "drowned"
+        cures.append(
+            Prescription(
+                "calibrated carry",
+                f"{len(treated)} layers are {states}: rounded with an eye on what they do to the retain texts, their "
+                "outputs keep the update",
+                START_S + weights * CALIBRATED_S_A_WEIGHT,
+                size,
+                MEASURED["calibrated carry"],
+                ((*command, "--out", _beside(request.unlearned, "carried"), "--calibrate", request.data, *layers),),
+            )
+        )
+    if erased:
+        cures.append(
+            Prescription(
+                "carry",
+                f"{len(erased)} layers are erased: needs no data, and costs more of the retained knowledge the larger "
+                "the model",
+                START_S + sum(layer.weights for layer in erased) * CARRY_S_A_WEIGHT,
+                size,
+                MEASURED["carry"],
+                ((*command, "--out", _beside(request.unlearned, "carried")),),
+            )
+        )
+    return cures
+
+
+def _retraining(report: Report, run: str, scheme: str, at_risk: Sequence[LayerStatistics]) -> list[Prescription]:
+    request = report.request
+    if request.data is None or not at_risk or not _has_retain_texts(report):
+        return []
+    command = (
+        *("quail", "train", request.original, request.unlearned, "--data", request.data),
+        *("--out", _beside(request.unlearned, "repaired"), "--objective", "repair", "--scheme", scheme),
+        *("--layers", "at-risk", "--report", run, "--audit"),
+    )
+    return [
+        Prescription(
+            "retraining",
+            f"{len(at_risk)} layers are at risk, whatever their state: the hinge trains the rounded model itself",
+            None,
+            report.checkpoints["unlearned"].size_bytes if "unlearned" in report.checkpoints else 0,
+            MEASURED["retraining"],
+            (command,),
+        )
+    ]
+
+
+def _recipe(report: Report, run: str, scheme: str) -> list[Prescription]:
+    if report.request.data is None:
+        return []
+    return [
+        Prescription(
+            "recipe",
+            "leaves the weights alone: worth it where a few layers bring most of the memory back, which the first "
+            "command tells",
+            None,
+            0,
+            MEASURED["recipe"],
+            (("quail", "attribute", run, "--scheme", scheme), ("quail", "recipe", run, "--scheme", scheme)),
+        )
+    ]
+
+
+def _has_retain_texts(report: Report) -> bool:
+    """What must stay is what calibration and retraining look at; the audit measured it where the data has it."""
+    return any(metric.endswith("_retain") and count > 0 for metric, count in report.samples.items())
+
+
+def _beside(checkpoint: str, what: str) -> str:
+    """A folder next to a checkpoint's, or here where that is on a hub."""
+    path = Path(checkpoint)
+    name = f"{path.name.partition('@')[0]}-{what}"
+    return str(path.with_name(name)) if path.exists() else name
