@@ -12,7 +12,7 @@ from quail_audit import interruption, verdict
 from quail_audit.calibrated import QuantizedPair, calibration_rows, measure_quantized, quantize_pair
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
-from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, EnvironmentProblemError, QuailError, UsageError
 from quail_audit.events import (
     ArmFinished,
     ArmStarted,
@@ -235,23 +235,27 @@ def _arms(pair: Pair, schemes: Sequence[AnyScheme]) -> dict[str, tuple[Checkpoin
 def _measure_weights(
     pair: Pair, attempts: _Attempts, policy: Policy, device: torch.device
 ) -> Generator[Event, None, Layers]:
-    """Read each layer once and measure it under every scheme that looks at nothing else.
+    """Read each layer once and measure it under every scheme that rounds it and looks at nothing else.
 
     Raises:
         BadInputError: weights that are not finite, after every layer has been measured.
+        UsageError: no scheme rounds any layer.
     """
-    from quail_audit.weights.overlap import PairSums, RiskLimits, layer_detail, layer_statistics, pair_sums, summarize
+    from quail_audit.weights.overlap import MatrixPair, PairSums, RiskLimits, layer_detail, layer_statistics, summarize
 
     limits = RiskLimits(overlap=policy.overlap_at_risk, survival=policy.survival_at_risk)
     layers: Layers = {scheme.name: [] for scheme in attempts.data_free}
-    if not layers:
-        return layers
     totals = {scheme.name: PairSums() for scheme in attempts.data_free}
+    yield from _say_what_is_left_alone(pair, attempts)
+    if not attempts.data_free:
+        return layers
     for index, layer in enumerate(pair.layers, start=1):
+        rounding = [scheme for scheme in attempts.data_free if not scheme.why_not(*layer.shape)]
         original, unlearned = (weight.to(device) for weight in pair.read(layer))
-        for scheme in attempts.data_free:
+        matrices = MatrixPair(original, unlearned, rounding, threads=usable_cores())
+        for scheme in rounding:
             try:
-                sums = pair_sums(original, unlearned, scheme, threads=usable_cores())
+                sums = matrices.sums_under(scheme)
             except Exception as error:  # a scheme's library may fail in any way
                 yield from attempts.give_up(scheme.name, error, layer.name)
                 continue
@@ -265,12 +269,32 @@ def _measure_weights(
                 layer=measured,
                 detail=layer_detail(sums),
             )
-        del original, unlearned  # before the next is read, so that never two layers are in memory
+        del original, unlearned, matrices  # before the next is read, so that never two layers are in memory
     for scheme in attempts.data_free:
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
-    for scheme in attempts.data_free[:1]:  # they all saw the same weights
-        _refuse_nonfinite(layers[scheme.name], pair)
+    measured_once = {layer.name: layer for scheme in attempts.data_free for layer in layers[scheme.name]}
+    _refuse_nonfinite(tuple(measured_once.values()), pair)
     return layers
+
+
+def _say_what_is_left_alone(pair: Pair, attempts: _Attempts) -> Events:
+    """Name the layers that a scheme leaves in full precision, as its library does; give up one that rounds none."""
+    for scheme in attempts.data_free:
+        reasons = {layer.name: why for layer in pair.layers if (why := scheme.why_not(*layer.shape))}
+        if not reasons:
+            continue
+        why = next(iter(reasons.values()))
+        if len(reasons) == len(pair.layers):
+            error = UsageError(
+                f"{scheme.name} rounds none of the {len(reasons)} layers: {why}",
+                where="--scheme",
+                mend="Choose another scheme: quail schemes lists them",
+            )
+            yield from attempts.give_up(scheme.name, error, pair.layers[0].name)
+            continue
+        names = ", ".join(list(reasons)[:3]) + (", …" if len(reasons) > 3 else "")
+        share = f"{len(reasons)} of {len(pair.layers)} layers"
+        yield Noted(message=f"{scheme.name} leaves {share} in full precision: {names} ({why})")
 
 
 def _measure_calibrated(

@@ -17,12 +17,14 @@ from test_cli import QUAIL, quail
 from transformers import LlamaForCausalLM
 
 from quail_audit.audit import audit
-from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.checkpoints.pair import open_pair
+from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
 from quail_audit.events import (
     AuditRequest,
     Event,
     LayerMeasured,
     MetricScored,
+    Noted,
     SampleScored,
     SchemeFailed,
     from_line,
@@ -32,6 +34,7 @@ from quail_audit.matrix import formats, safe_to_ship
 from quail_audit.report import Report, RunState
 from quail_audit.runs import EVENTS, read_report
 from quail_audit.schemes.bitsandbytes import FourBit
+from quail_audit.schemes.registry import scheme_named
 
 
 def request(world: Path, unlearned: str = "blank", **changes: object) -> AuditRequest:
@@ -103,7 +106,7 @@ def fails_for(scheme: str, module: str, function: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("module", "function", "where"),
     [
-        ("quail_audit.weights.overlap", "pair_sums", "model.layers.0.self_attn.q_proj"),
+        ("quail_audit.weights.overlap", "_sums_over_table", "model.layers.0.self_attn.q_proj"),
         ("quail_audit.forgetting.arms", "load_arm", "original/fp4"),
     ],
 )
@@ -146,7 +149,7 @@ def test_a_scheme_whose_backend_is_missing_is_named_and_the_others_go_on(
 
 
 def test_where_no_scheme_can_be_measured_the_error_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails_for("nf4", "quail_audit.weights.overlap", "pair_sums", monkeypatch)
+    fails_for("nf4", "quail_audit.weights.overlap", "_sums_over_table", monkeypatch)
     seen: list[Event] = []
     with pytest.raises(RuntimeError, match="singular"):
         seen.extend(audit(request(world), "run"))
@@ -429,3 +432,32 @@ def test_an_adapter_is_audited_as_merged(world: Path, llama: LlamaForCausalLM, t
     assert states["model.layers.0.self_attn.k_proj"] == "untouched"
     nll = state.scores["nll_forget"]
     assert nll["unlearned/full"].mean != nll["original/full"].mean
+
+
+def test_layers_that_a_scheme_leaves_alone_are_named_and_not_measured(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that wants an even number of rows, so to speak: one layer of the tiny model has none such here."""
+    int8 = type(scheme_named("int8"))
+    left = "model.layers.0.mlp.down_proj"
+    shape = next(layer.shape for layer in open_pair(*[str(world / "original")] * 2).layers if layer.name == left)
+    monkeypatch.setattr(int8, "why_not", lambda self, rows, columns: "odd" if (rows, columns) == shape else "")
+    events = list(audit(request(world, data=None, schemes=("int8", "nf4")), "run"))
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert any(note.startswith("int8 leaves ") and left in note and note.endswith("(odd)") for note in notes)
+    measured = [(event.scheme, event.layer.name) for event in events if isinstance(event, LayerMeasured)]
+    assert ("nf4", left) in measured
+    assert ("int8", left) not in measured
+    assert len(measured) > 2
+
+
+def test_a_scheme_that_rounds_no_layer_fails_and_the_others_go_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(scheme_named("int8")), "why_not", lambda self, rows, columns: "too odd")
+    events = list(audit(request(world, data=None, schemes=("int8", "nf4")), "run"))
+    (failed,) = [event for event in events if isinstance(event, SchemeFailed)]
+    assert (failed.scheme, failed.exit_code) == ("int8", 2)
+    assert "rounds none of the" in failed.message
+    assert "too odd" in failed.message
+    assert {event.scheme for event in events if isinstance(event, LayerMeasured)} == {"nf4"}
+    with pytest.raises(UsageError, match="rounds none of the"):
+        list(audit(request(world, data=None, schemes=("int8",)), "run"))

@@ -21,6 +21,19 @@ Rounding = Literal["even", "away", "cut"]
 SMALLEST_WIDTH = 1e-38  # of a bucket in a block of zeros, so that an update over it is a number
 
 
+class Extremes(NamedTuple):
+    """What the weights of each block lie between: [blocks] each, in the dtype that parameters are worked out in.
+
+    Attributes:
+        low, high: the smallest and the largest.
+        farthest: from zero, with its sign; the first of several.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    farthest: torch.Tensor
+
+
 class Parameters(NamedTuple):
     """What rounds the weights of each block: float32 [blocks] each. See AffineScheme."""
 
@@ -54,6 +67,7 @@ class AffineScheme(Scheme):
         unit: a constant that values are multiplied by, in float32.
         in_weights_dtype: whether quotients are computed in the weights' dtype, as the library does; else in float32.
         from_float16: whether weights are cast to float16 first.
+        offsets: whether blocks have a start and a base; else both are zero.
     """
 
     block_size: int | None
@@ -64,10 +78,11 @@ class AffineScheme(Scheme):
     unit: float = 1.0
     in_weights_dtype: bool = False
     from_float16: bool = False
+    offsets: bool = False
 
     @abstractmethod
-    def parameters(self, blocks: torch.Tensor) -> Parameters:
-        """What rounds these blocks [blocks, block size], given in the dtype of blocks_of."""
+    def parameters(self, extremes: Extremes) -> Parameters:
+        """What rounds blocks, of what their weights lie between."""
 
     @property
     def levels(self) -> int:  # type: ignore[override]
@@ -91,21 +106,25 @@ class AffineScheme(Scheme):
         Raises:
             ValueError: the scheme leaves such a matrix alone.
         """
-        import torch
-
         if why := self.why_not(weight.numel() // weight.shape[-1], weight.shape[-1]):
             raise ValueError(why)
         blocks = weight.detach().reshape(-1, self.block_size or weight.shape[-1])
+        return blocks.to(self.dtype_of_extremes(weight.dtype))
+
+    def dtype_of_extremes(self, stored: torch.dtype) -> torch.dtype:
+        """What blocks' extremes are cast to before anything is worked out, for weights of this dtype."""
+        import torch
+
         if self.from_float16:
-            return blocks.to(torch.float16)
-        return blocks if self.in_weights_dtype else blocks.float()
+            return torch.float16
+        return stored if self.in_weights_dtype else torch.float32
 
     def quantize(self, weight: torch.Tensor) -> Quantized:
         """Round a matrix on its own device; see Scheme."""
         import torch
 
         blocks = self.blocks_of(weight)
-        found = self.parameters(blocks)
+        found = self.parameters(extremes_of(blocks))
         quotient = (blocks.float() - found.start[:, None]) * found.inverse[:, None]
         if self.in_weights_dtype:
             quotient = quotient.to(weight.dtype).float()
@@ -133,8 +152,14 @@ class AffineScheme(Scheme):
     def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
         """See Scheme."""
         blocks = self.blocks_of(weight)
-        width = self.parameters(blocks).width
+        width = self.parameters(extremes_of(blocks)).width
         return width[:, None].expand(blocks.shape).reshape(weight.shape)
+
+
+def extremes_of(blocks: torch.Tensor) -> Extremes:
+    """What the weights of these blocks [blocks, block size] lie between."""
+    farthest = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True)).flatten()
+    return Extremes(blocks.amin(dim=1), blocks.amax(dim=1), farthest)
 
 
 def _away_from_zero(quotient: torch.Tensor) -> torch.Tensor:

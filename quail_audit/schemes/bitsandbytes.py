@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from quail_audit.schemes.affine import AffineScheme, Parameters
+from quail_audit.schemes.affine import AffineScheme, Extremes, Parameters
 from quail_audit.schemes.grid import Grid
 from quail_audit.schemes.interface import Quantized, Scheme
 
@@ -138,11 +138,11 @@ class Int8(AffineScheme):
     unit = 7.874015718698502e-3  # 1 / 127, as bitsandbytes' int8_vectorwise_dequant has it
     from_float16 = True
 
-    def parameters(self, blocks: torch.Tensor) -> Parameters:
+    def parameters(self, extremes: Extremes) -> Parameters:
         """See AffineScheme."""
         import torch
 
-        absmax = torch.maximum(-blocks.amin(dim=1), blocks.amax(dim=1)).float()
+        absmax = torch.maximum(-extremes.low, extremes.high).float()
         nothing = torch.zeros_like(absmax)
         inverse = torch.where(absmax == 0, nothing, 127.0 / absmax)
         return Parameters(inverse=inverse, start=nothing, zero=nothing, scale=absmax, base=nothing)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quail_audit.schemes.affine import AffineScheme, Parameters
+from quail_audit.schemes.affine import AffineScheme, Extremes, Parameters
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +40,11 @@ class Gguf(AffineScheme):
             self.lowest, self.highest, self.rounding = 0, (1 << bits) - 1, "cut"
             self.shift = 0.5 if offsets else (1 << (bits - 1)) + 0.5
 
-    def parameters(self, blocks: torch.Tensor) -> Parameters:
+    def parameters(self, extremes: Extremes) -> Parameters:
         """See AffineScheme."""
         import torch
 
-        low, high = blocks.amin(dim=1), blocks.amax(dim=1)
+        low, high = extremes.low, extremes.high
         nothing = torch.zeros_like(low)
         start = base = zero = nothing
         if self.offsets:
@@ -54,7 +54,7 @@ class Gguf(AffineScheme):
             step = torch.maximum(-low, high) / self.highest
         else:
             half = (self.highest + 1) // 2
-            step = _farthest(blocks, low, high) / -half
+            step = extremes.farthest / -half
             zero = torch.full_like(low, half)
         # The inverse of a step under 3e-39 is infinite; what the package makes of that depends on the processor.
         inverse = torch.where((1 / step).isfinite(), 1 / step, nothing)
@@ -66,17 +66,6 @@ def _kept(scales: torch.Tensor) -> torch.Tensor:
     import torch
 
     return scales.to(torch.float16).float()
-
-
-def _farthest(blocks: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Each block's weight of the largest magnitude, with its sign; the first of several."""
-    import torch
-
-    farthest = torch.where(-low > high, low, high)
-    tied = (-low == high).nonzero().flatten()
-    first = (blocks[tied].abs() == high[tied, None]).int().argmax(dim=1, keepdim=True)
-    farthest[tied] = blocks[tied].gather(1, first).flatten()
-    return farthest
 
 
 def schemes() -> tuple[Gguf, ...]:

@@ -61,9 +61,15 @@ class Float4(Scheme):
         return f"rows of {columns} weights do not divide into blocks of {self.block_size}"
 
     def quantize(self, weight: torch.Tensor) -> Quantized:
-        """Round a matrix on its own device; see Scheme."""
+        """Round a matrix on its own device; see Scheme.
+
+        Raises:
+            ValueError: the scheme leaves such a matrix alone.
+        """
         import torch
 
+        if why := self.why_not(*weight.shape):
+            raise ValueError(why)
         blocks = weight.detach().float().reshape(-1, self.block_size)
         inverse, scale = self.scales_of(blocks)
         scaled = (blocks * inverse[:, None]).clamp(-LARGEST, LARGEST)

@@ -9,12 +9,8 @@ Source: torchao/quantization/quant_primitives.py (choose_qparams_affine, quantiz
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from quail_audit.schemes.affine import AffineScheme, Parameters
-
-if TYPE_CHECKING:
-    import torch
+from quail_audit.schemes.affine import AffineScheme, Extremes, Parameters
 
 BITS = (2, 3, 4, 8)
 GROUPS = (32, 64, 128)
@@ -47,11 +43,11 @@ class RoundToNearest(AffineScheme):
         over = "each output channel" if group is None else f"groups of {group}"
         self.title = f"round to nearest, {bits} bits, {sides}, over {over}, as torchao's IntxWeightOnlyConfig"
 
-    def parameters(self, blocks: torch.Tensor) -> Parameters:
+    def parameters(self, extremes: Extremes) -> Parameters:
         """See AffineScheme. Every operation is in the weights' dtype."""
         import torch
 
-        low, high = blocks.amin(dim=1).clamp(max=0), blocks.amax(dim=1).clamp(min=0)
+        low, high = extremes.low.clamp(max=0), extremes.high.clamp(min=0)
         steps, smallest = float(self.highest - self.lowest), torch.finfo(low.dtype).smallest_normal
         if self.asymmetric:
             scale = ((high - low) / steps).clamp(min=smallest)

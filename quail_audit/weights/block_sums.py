@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from quail_audit.schemes.blocks import ABSOLUTE_BITS
+from quail_audit.schemes.blocks import ABSOLUTE_BITS, compiled
 
 FEW_CHANGED = 0.25  # of a block: up to this share, weight by weight is faster
 BINS = 1 << 16
@@ -123,3 +123,77 @@ def power_of_two_scale(bits):
     """2^-e for a magnitude of about 2^e: multiplying by it is exact, and brings the magnitude to between 1 and 4."""
     exponent = min(max(bits >> 23, np.int32(1)), np.int32(253))
     return np.int32(np.int32(254 - exponent) << 23).view(np.float32)
+
+
+def _in_order(stored):
+    """A weight's bits as an int32 that sorts as the weights do."""
+    raise NotImplementedError
+
+
+@overload(_in_order)
+def _in_order_of(stored):
+    if stored == types.uint16:
+
+        def of16(stored):
+            bits = np.int32(np.int16(stored))
+            return np.int32(bits ^ ((bits >> np.int32(15)) & np.int32(0x7FFF)))
+
+        return of16
+
+    return lambda stored: np.int32(stored ^ ((stored >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+def _out_of_order(key, stored):
+    """The weight of such an int32: float32. The other argument says what its bits are of."""
+    raise NotImplementedError
+
+
+@overload(_out_of_order)
+def _out_of_order_of(key, stored):
+    if stored == types.uint16:
+
+        def of16(key, stored):
+            bits = np.int32(key ^ ((key >> np.int32(15)) & np.int32(0x7FFF)))
+            return np.int32(bits << np.int32(16)).view(np.float32)
+
+        return of16
+
+    return lambda key, stored: np.int32(key ^ ((key >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+
+
+@compiled(nogil=True)
+def extremes(bits, low, high, farthest):
+    """Each block's smallest and largest weight, and the first of those farthest from zero: float32 [blocks] each.
+
+    bits: [blocks, size] of float32 (int32) or of bfloat16 (uint16). Of what is not finite nothing is promised.
+    """
+    for block in range(bits.shape[0]):
+        first = _in_order(bits[block, 0])
+        smallest, largest = first, first
+        for i in range(bits.shape[1]):
+            key = _in_order(bits[block, i])
+            smallest = min(smallest, key)
+            largest = max(largest, key)
+        lowest, highest = _out_of_order(smallest, bits[block, 0]), _out_of_order(largest, bits[block, 0])
+        low[block], high[block] = lowest, highest
+        farthest[block] = lowest if -lowest > highest else highest
+        if -lowest == highest:
+            for i in range(bits.shape[1]):
+                weight = np.int32(as_bits(bits[block, i])).view(np.float32)
+                if abs(weight) == highest:
+                    farthest[block] = weight
+                    break
+
+
+@compiled(nogil=True)
+def merged_extremes(low, high, farthest, low_of_all, high_of_all, farthest_of_all):
+    """The same of larger blocks, of those of their parts: float32 [parts] each -> float32 [blocks] each."""
+    parts = low.shape[0] // low_of_all.shape[0]
+    for block in range(low_of_all.shape[0]):
+        first = block * parts
+        smallest, largest, far = low[first], high[first], farthest[first]
+        for i in range(first + 1, first + parts):
+            smallest = min(smallest, low[i])
+            largest = max(largest, high[i])
+            far = farthest[i] if abs(farthest[i]) > abs(far) else far
+        low_of_all[block], high_of_all[block], farthest_of_all[block] = smallest, largest, far

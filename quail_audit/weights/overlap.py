@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
-from quail_audit.schemes.affine import AffineScheme
+from quail_audit.schemes.affine import AffineScheme, Extremes
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.blocks import LEVELS
 from quail_audit.schemes.interface import Quantized, Rounded, Scheme
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_PER_RUN = 1 << 30  # of the kernel, whose counts are int32; a multiple of every block size
 WEIGHTS_PER_PIECE = 1 << 22  # of a matrix that has to be widened to float32 first; a multiple of every block size
-SHORTEST_PIECE, LONGEST_PIECE = 16, 128  # weights of a row that are summed at a time, where the row is the block
+PIECE = 128  # weights that the loop over even levels sums at a time: several blocks, or a part of one
+SHORTEST_PIECE = 16  # of a row whose length PIECE does not divide; shorter ones are not worth a loop
 MOST_LEVELS_OF_TRANSITIONS = 16  # of 256 levels there would be 65,536 counts in each layer's event
 WEIGHTS_PER_THREAD = 1 << 18  # fewer are not worth a second thread
 
@@ -122,35 +123,92 @@ class PairSums:
         return math.sqrt(max(0.0, self.rounded_squared / self.update_squared - survival * survival))
 
 
-def pair_sums(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, *, threads: int = 1) -> PairSums:
-    """Read a pair of matrices once and sum what the statistics need.
+class MatrixPair:
+    """A pair of matrices that is summed under one scheme after another: what schemes share is worked out once.
+
+    That is what depends on no scheme, counted under the first that can be, and the extremes of blocks.
 
     Args:
         original, unlearned: [rows, columns], float32, float16 or bfloat16, on one device; the dtypes may differ.
-        scheme: how they are rounded, each with its own scales; not one that leaves such matrices alone.
-        threads: to use on a CPU. The result does not depend on it.
+        schemes: under which they will be summed.
+        threads: to use on a CPU. The sums do not depend on it.
 
     Raises:
         ValueError: the shapes differ.
     """
-    if original.shape != unlearned.shape:
-        raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(unlearned.shape)}")
-    if original.device.type == "cpu":
-        if isinstance(scheme, FourBit) and kernels.fits(scheme.grid):
-            return _sums_over_table(original, unlearned, scheme, threads)
-        if isinstance(scheme, AffineScheme) and (size := _piece_of_block(scheme, original.shape[1])):
-            return _sums_over_even_levels(original, unlearned, scheme, size, threads)
-    return sums_by_tensor_operations(original, unlearned, scheme)
+
+    def __init__(
+        self, original: torch.Tensor, unlearned: torch.Tensor, schemes: Sequence[Scheme], *, threads: int = 1
+    ) -> None:
+        if original.shape != unlearned.shape:
+            raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(unlearned.shape)}")
+        self._sides = original, unlearned
+        self._threads = threads
+        self._shared: PairSums | None = None
+        blocks = [
+            scheme.block_size or original.shape[1]
+            for scheme in schemes
+            if isinstance(scheme, AffineScheme) and _has_loop(scheme, original)
+        ]
+        self._extremes = [_extremes(side, math.gcd(*blocks)) for side in self._sides] if blocks else []
+
+    def sums_under(self, scheme: Scheme) -> PairSums:
+        """What the statistics need.
+
+        Args:
+            scheme: one of those given; not one that leaves such matrices alone (Scheme.why_not).
+        """
+        sums = self._sums(scheme)
+        if self._shared is None:
+            # Under a scheme whose scales overflow the weights themselves were not counted either.
+            self._shared = sums if sums.finite else None
+            return sums
+        return replace(
+            sums,
+            identical=self._shared.identical,
+            update_squared=self._shared.update_squared,
+            update_max=self._shared.update_max,
+            nonfinite_original=self._shared.nonfinite_original,
+            nonfinite_unlearned=self._shared.nonfinite_unlearned,
+            updates=self._shared.updates,
+        )
+
+    def _sums(self, scheme: Scheme) -> PairSums:
+        if not _has_loop(scheme, self._sides[0]):
+            return sums_by_tensor_operations(*self._sides, scheme)
+        counts_updates = self._shared is None
+        if isinstance(scheme, AffineScheme):
+            return _sums_over_even_levels(*self._sides, scheme, self._extremes, self._threads, counts_updates)
+        assert isinstance(scheme, FourBit)  # noqa: S101 - _has_loop() saw to it
+        return _sums_over_table(*self._sides, scheme, self._threads, counts_updates)
 
 
-def _sums_over_table(original: torch.Tensor, unlearned: torch.Tensor, scheme: FourBit, threads: int) -> PairSums:
+def pair_sums(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, *, threads: int = 1) -> PairSums:
+    """Read a pair of matrices once and sum what the statistics need under one scheme; see MatrixPair."""
+    return MatrixPair(original, unlearned, [scheme], threads=threads).sums_under(scheme)
+
+
+def _has_loop(scheme: Scheme, weight: torch.Tensor) -> bool:
+    """Whether there is a loop for such a scheme over such matrices."""
+    if weight.device.type != "cpu":
+        return False
+    if isinstance(scheme, FourBit):
+        return kernels.fits(scheme.grid)
+    return isinstance(scheme, AffineScheme) and math.gcd(scheme.block_size or weight.shape[1], PIECE) >= SHORTEST_PIECE
+
+
+def _sums_over_table(
+    original: torch.Tensor, unlearned: torch.Tensor, scheme: FourBit, threads: int, counts_updates: bool
+) -> PairSums:
     """The loop of kernels.py over the whole blocks, and what is left in tensor operations."""
     size = scheme.grid.block_size
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
     whole = flat_o.numel() // size * size
     scales_o, scales_u = _given_scales(flat_o, scheme), _given_scales(flat_u, scheme)
     sums = PairSums()
-    kernel = kernels.kernel_for(scheme.grid, _rounding_of(original.dtype), _rounding_of(unlearned.dtype))
+    kernel = kernels.kernel_for(
+        scheme.grid, _rounding_of(original.dtype), _rounding_of(unlearned.dtype), counts_updates=counts_updates
+    )
     for start, o, u in _pieces(flat_o[:whole], flat_u[:whole], size, WEIGHTS_PER_RUN):
         first, last = start // size, (start + o.numel()) // size
         per_block = scales_o[first:last], scales_u[first:last]
@@ -169,36 +227,61 @@ def _given_scales(flat: torch.Tensor, scheme: FourBit) -> npt.NDArray[np.float32
     return scheme.quantize(flat.reshape(1, -1)).scales.numpy()
 
 
-def _piece_of_block(scheme: AffineScheme, columns: int) -> int:
-    """So many weights of a block are summed at a time; 0 where its length suits no loop."""
-    if scheme.block_size is not None:
-        return scheme.block_size
-    piece = math.gcd(columns, LONGEST_PIECE)
-    return piece if piece >= SHORTEST_PIECE else 0
-
-
 def _sums_over_even_levels(
-    original: torch.Tensor, unlearned: torch.Tensor, scheme: AffineScheme, size: int, threads: int
+    original: torch.Tensor,
+    unlearned: torch.Tensor,
+    scheme: AffineScheme,
+    extremes: Sequence[Extremes],
+    threads: int,
+    counts_updates: bool,
 ) -> PairSums:
-    """The loop of affine_kernels.py, over some rows or blocks at a time: what rounds them is worked out just before."""
+    """The loop of affine_kernels.py; what rounds the blocks is worked out of their extremes just before."""
+    block = scheme.block_size or original.shape[1]
+    sides = zip((original, unlearned), extremes, strict=True)
+    of_o, of_u = (_rounds(_by_block(found, side.numel() // block), side.dtype, scheme) for side, found in sides)
+    flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
+    whole = flat_o.numel()
+    if block < PIECE:  # several blocks at a time, and the last few, that do not make a piece, one by one
+        whole = whole // PIECE * PIECE
+        last = whole // block
+        rest = of_o[:, last:], of_u[:, last:]
+        sums = _sums_of_pieces(flat_o[whole:], flat_u[whole:], scheme, rest, block, 1, threads, counts_updates)
+        rounds, size, blocks = (of_o[:, :last], of_u[:, :last]), PIECE, PIECE // block
+    else:
+        sums = PairSums()
+        size, blocks = math.gcd(block, PIECE), 1
+        rounds = of_o.repeat(block // size, axis=1), of_u.repeat(block // size, axis=1)
+    return sums + _sums_of_pieces(flat_o[:whole], flat_u[:whole], scheme, rounds, size, blocks, threads, counts_updates)
+
+
+def _sums_of_pieces(
+    original: torch.Tensor,
+    unlearned: torch.Tensor,
+    scheme: AffineScheme,
+    rounds: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    size: int,
+    blocks: int,
+    threads: int,
+    counts_updates: bool,
+) -> PairSums:
+    """The loop over flat tensors of whole pieces of so many weights that are so many blocks."""
     counts = scheme.levels <= MOST_LEVELS_OF_TRANSITIONS
     cells = scheme.levels**2 + 1 if counts else 1
     kernel = affine_kernels.kernel_for(
-        scheme, size, _rounding_of(original.dtype), _rounding_of(unlearned.dtype), counts_transitions=counts
+        scheme,
+        size,
+        blocks,
+        _rounding_of(original.dtype),
+        _rounding_of(unlearned.dtype),
+        counts_transitions=counts,
+        counts_updates=counts_updates,
     )
-    block = scheme.block_size or original.shape[1]
     sums = PairSums()
-    for start, o, u in _pieces(original.reshape(-1), unlearned.reshape(-1), block, WEIGHTS_PER_PIECE):
-        sides = original.reshape(-1)[start : start + o.numel()], unlearned.reshape(-1)[start : start + o.numel()]
-        per_block = [_rounds(side.reshape(-1, block), scheme, block // size) for side in sides]
-        ran = _run(
-            kernel,
-            (_bits(o, size), _bits(u, size)),
-            (per_block[0], per_block[1]),
-            affine_kernels.WEIGHTS_PER_CHUNK // size,
-            cells,
-            threads,
-        )
+    for start, o, u in _pieces(original, unlearned, size, WEIGHTS_PER_RUN):
+        first, last = start // size * blocks, (start + o.numel()) // size * blocks
+        per_block = rounds[0][:, first:last], rounds[1][:, first:last]
+        pieces_per_chunk = affine_kernels.WEIGHTS_PER_CHUNK // size
+        ran = _run(kernel, (_bits(o, size), _bits(u, size)), per_block, pieces_per_chunk, cells, threads)
         moves = (
             ran.transitions.sum(axis=0, dtype=np.int64)[:-1].reshape(scheme.levels, scheme.levels) if counts else None
         )
@@ -206,13 +289,36 @@ def _sums_over_even_levels(
     return sums
 
 
-def _rounds(blocks: torch.Tensor, scheme: AffineScheme, repeats: int) -> npt.NDArray[np.float32]:
-    """What rounds each block, for each of its pieces: [affine_kernels.PARAMETERS, pieces]."""
+def _extremes(weight: torch.Tensor, size: int) -> Extremes:
+    """What the weights of each block of so many lie between, in float32."""
     import torch
 
-    found = scheme.parameters(scheme.blocks_of(blocks))
-    rows = torch.stack([*found, 1 / found.width])
-    array: npt.NDArray[np.float32] = rows.repeat_interleave(repeats, dim=1).numpy()
+    found = np.empty((3, weight.numel() // size), np.float32)
+    flat = weight.reshape(-1)
+    for start, piece, _ in _pieces(flat, flat, size, WEIGHTS_PER_RUN):
+        first, last = start // size, (start + piece.numel()) // size
+        block_sums.extremes(_bits(piece, size), *found[:, first:last])
+    return Extremes(*torch.from_numpy(found))
+
+
+def _by_block(found: Extremes, blocks: int) -> Extremes:
+    """The extremes of larger blocks, of those of their parts."""
+    import torch
+
+    if found.low.numel() == blocks:
+        return found
+    merged = np.empty((3, blocks), np.float32)
+    block_sums.merged_extremes(*(each.numpy() for each in found), *merged)
+    return Extremes(*torch.from_numpy(merged))
+
+
+def _rounds(found: Extremes, stored: torch.dtype, scheme: AffineScheme) -> npt.NDArray[np.float32]:
+    """What rounds each block: [affine_kernels.PARAMETERS, blocks]."""
+    import torch
+
+    # Casting keeps the order, so these are the extremes of the weights as they are cast.
+    parameters = scheme.parameters(Extremes(*(each.to(scheme.dtype_of_extremes(stored)) for each in found)))
+    array: npt.NDArray[np.float32] = torch.stack([*parameters, 1 / parameters.width]).numpy()
     return array
 
 

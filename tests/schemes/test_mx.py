@@ -141,6 +141,8 @@ def test_matrices_that_do_not_divide_are_left_alone(scheme: Float4, shape: tuple
     weight = torch.randn(shape)
     assert str(shape[1]) in scheme.why_not(*shape)
     assert scheme.deployed(weight) is weight
+    with pytest.raises(ValueError, match=str(shape[1])):
+        scheme.quantize(weight)
     assert not scheme.why_not(16, 64)
 
 

@@ -12,7 +12,7 @@ from test_overlap import MEDIAN_ERROR, assert_equal_sums, pair
 from quail_audit.schemes.affine import AffineScheme
 from quail_audit.schemes.registry import known_schemes, scheme_named
 from quail_audit.weights import affine_kernels, overlap
-from quail_audit.weights.overlap import layer_detail, layer_statistics, pair_sums, sums_by_tensor_operations
+from quail_audit.weights.overlap import MatrixPair, layer_detail, layer_statistics, pair_sums, sums_by_tensor_operations
 
 EVEN = [scheme for scheme in known_schemes() if isinstance(scheme, AffineScheme)]
 ONE_A_LOOP = [scheme_named(name) for name in ("rtn-int4-g128-asym", "gguf-q4_0", "gguf-q8_0", "int8")]
@@ -147,3 +147,44 @@ def test_of_many_levels_no_transitions_are_kept() -> None:
     assert detail is not None
     assert detail.transitions == ()
     assert sum(detail.ratio_counts) == 8 * 128
+
+
+def test_what_schemes_share_is_what_each_would_have_found_alone() -> None:
+    """In any order, with blocks of 32, 64, 128 and a row, a short last piece, and a scheme without a loop."""
+    original, unlearned = pair((5, 32 * 7), 1e-3, 0.5)
+    names = ["gguf-q4_1", "nf4", "rtn-int4-g32", "int8", "mxfp4", "fp4", "rtn-int8-channel"]
+    schemes = [scheme_named(name) for name in names]
+    for order in (schemes, schemes[::-1]):
+        matrices = MatrixPair(original, unlearned, order)
+        for scheme in order:
+            together, alone = matrices.sums_under(scheme), pair_sums(original, unlearned, scheme)
+            assert_equal_sums(together, alone)
+            assert np.array_equal(together.ratios, alone.ratios)
+            assert together.updates.sum() == together.weights - together.identical
+
+
+def test_a_scheme_whose_scales_overflow_shares_nothing() -> None:
+    """int8 casts to float16 first, which holds no 1e6; nf4 does not mind."""
+    original, unlearned = (side * 1e8 for side in pair((4, 128), 1e-3, 1.0))
+    matrices = MatrixPair(original, unlearned, [scheme_named("int8"), scheme_named("nf4"), scheme_named("fp4")])
+    assert not matrices.sums_under(scheme_named("int8")).finite
+    for name in ("nf4", "fp4"):
+        assert_equal_sums(matrices.sums_under(scheme_named(name)), pair_sums(original, unlearned, scheme_named(name)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [32, 96])
+def test_extremes_are_those_of_each_block(dtype: torch.dtype, size: int) -> None:
+    """Zeros of both signs, equal magnitudes of both signs, subnormals, one sign only; and of blocks joined."""
+    blocks = torch.randn(12, size, generator=torch.Generator().manual_seed(0))
+    blocks[0], blocks[1], blocks[2], blocks[3] = 0.0, -0.0, blocks[2].abs(), -blocks[3].abs()
+    blocks[4, 5], blocks[4, 9], blocks[5, 5], blocks[5, 9] = 7.0, -7.0, -7.0, 7.0
+    blocks[6] *= 1e-39
+    blocks = blocks.to(dtype)
+    found = overlap._extremes(blocks, size)
+    joined = overlap._by_block(found, 4)
+    for ours, rows in ((found, blocks.float()), (joined, blocks.float().reshape(4, -1))):
+        for place, row in enumerate(rows.tolist()):
+            assert float(ours.low[place]) == min(row)
+            assert float(ours.high[place]) == max(row)
+            assert float(ours.farthest[place]) == next(w for w in row if abs(w) == max(map(abs, row)))
