@@ -34,13 +34,13 @@ WAYS = {
 }
 
 
-def scores(pair_of: tuple[Path, Path], precision: str, data_folder: Path) -> dict[str, float]:
+def scores(pair_of: tuple[Path, Path], precision: str, data_folder: Path, metrics: tuple[str, ...]) -> dict[str, float]:
     """The second checkpoint's."""
     pair = open_pair(str(pair_of[0]), str(pair_of[1]))
     scheme = None if precision == "full" else scheme_named(precision)
     loaded = load_arm(pair.unlearned, scheme, layers=pair.layers, device="cpu", dtype="auto")
-    data = read_data(str(data_folder), metrics=METRICS)
-    events = evaluate_arm("arm", loaded, data, METRICS, batch_size=None, seed=0)
+    data = read_data(str(data_folder), metrics=metrics)
+    events = evaluate_arm("arm", loaded, data, metrics, batch_size=None, seed=0)
     while True:
         try:
             next(events)
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--case", choices=["erased", "drowned"], required=True)
     parser.add_argument("--muse", type=Path, help="the evaluation data of MUSE-News, for other texts to calibrate on")
     parser.add_argument("--retrained", type=Path, help="a checkpoint that quail train made of the pair")
+    parser.add_argument("--metric", action="append", choices=METRICS, help="default: all; those of NLL are quick")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     folder, data = arguments.pairs / arguments.case, arguments.pairs / "data"
@@ -77,7 +78,7 @@ def main() -> None:
 
     def record(name: str, checkpoint: Path, precision: str, seconds: float | None = None) -> None:
         row = {"case": arguments.case, "checkpoint": name, "precision": precision, "seconds": seconds}
-        row |= scores((original, checkpoint), precision, data)
+        row |= scores((original, checkpoint), precision, data, tuple(arguments.metric or METRICS))
         with arguments.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(row, file=sys.stderr, flush=True)
