@@ -249,7 +249,7 @@ def _locate(source: str) -> tuple[Path, str | None]:
 def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoint | None) -> Checkpoint:
     if not any(folder.iterdir()):
         raise BadInputError("the folder is empty", where=str(folder))
-    files = open_weight_files(folder, safetensors="model.safetensors", torch_bin="pytorch_model.bin")
+    files = open_weight_files(folder, safetensors=_safetensors_name(folder), torch_bin="pytorch_model.bin")
     if (folder / ADAPTER_CONFIG_NAME).exists():
         if files is not None:
             raise BadInputError(
@@ -272,6 +272,12 @@ def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoi
     layout = lay_out(config, weights.tensors, where=str(folder))
     checkpoint = Checkpoint(source, folder, revision, config, layout, weights)
     return with_config_of(base, checkpoint) if base is not None and not config else checkpoint
+
+
+def _safetensors_name(folder: Path) -> str:
+    """What transformers names its file, or AutoGPTQ, where it is the only one."""
+    found = sorted(folder.glob("gptq_model-*.safetensors"))
+    return found[0].name if len(found) == 1 else "model.safetensors"
 
 
 def _open_gguf_file(source: str, path: Path, revision: str | None) -> Checkpoint:

@@ -15,6 +15,7 @@ from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.packed.interface import PackedMatrix
 from quail_audit.errors import BadInputError
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS, INPUTS = 32, 64
 SETTINGS = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -29,6 +30,16 @@ def some(seed: int, rows: int, columns: int, below: int) -> list[list[int]]:
 
 def scales_of(seed: int, *shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
     return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 0.1 + 1e-4).to(dtype)
+
+
+def compressed(size: int) -> dict[str, Any]:
+    strategy = {"strategy": "channel"} if size == -1 else {"strategy": "group", "group_size": size}
+    weights = {"num_bits": 4, "type": "int", **strategy}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
 
 
 def the_matrix(folder: Path) -> PackedMatrix:
@@ -83,7 +94,13 @@ def test_awq(tmp_path: Path, seed: int, size: int) -> None:
     groups = INPUTS // size
     codes, zeros = some(seed, OUTPUTS, INPUTS, 16), some(seed + 1, groups, OUTPUTS, 16)
     scales = scales_of(seed, groups, OUTPUTS)
-    config = {"quant_method": "awq", "bits": 4, "group_size": size, "zero_point": True, "version": "gemm"}
+    config = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": -1 if size == INPUTS else size,
+        "zero_point": True,
+        "version": "gemm",
+    }
     write_module(tmp_path, awq_parts(codes, zeros, scales), config)
     values = dequantized(codes, lambda o, i: zeros[i // size][o], lambda o, i: float(scales[i // size, o]))
     check(tmp_path, codes, values, f"awq-int4-{'channel' if size == INPUTS else 'g16'}", torch.float16)
@@ -101,7 +118,7 @@ def test_compressed_tensors(tmp_path: Path, bits: int, seed: int, size: int, kin
     if kind == "act":
         group_of = group_of[::-1]
     parts = compressed_parts(codes, zeros, scales, group_of if kind == "act" else None, bits)
-    write_module(tmp_path, parts, {"quant_method": "compressed-tensors", "format": "pack-quantized"})
+    write_module(tmp_path, parts, compressed(-1 if groups == 1 else size))
     values = dequantized(
         codes, lambda o, i: zeros[o][group_of[i]] if zeros else middle, lambda o, i: float(scales[o, group_of[i]])
     )
@@ -109,16 +126,32 @@ def test_compressed_tensors(tmp_path: Path, bits: int, seed: int, size: int, kin
     check(tmp_path, codes, values, f"w{bits}a16-{group}", torch.bfloat16)
 
 
-def test_a_last_short_group_is_dequantized_with_its_own_scale(tmp_path: Path) -> None:
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_last_short_group_is_dequantized_with_its_own_scale(tmp_path: Path, indexed: bool) -> None:
     codes, zeros = some(0, 8, 40, 16), some(1, 3, 8, 16)
     scales = scales_of(0, 3, 8)
     write_module(
         tmp_path,
-        gptq_parts(codes, zeros, scales, [i // 16 for i in range(40)], 4, version=2),
+        gptq_parts(codes, zeros, scales, [i // 16 for i in range(40)] if indexed else None, 4, version=2),
         {"quant_method": "gptq", "bits": 4, "group_size": 16, "checkpoint_format": "gptq_v2"},
     )
     rounded = the_matrix(tmp_path).unpack()
+    assert rounded.values[2, 31] == (scales[1, 2].float() * (codes[2][31] - zeros[1][2])).half()
     assert rounded.values[2, 39] == (scales[2, 2].float() * (codes[2][39] - zeros[2][2])).half()
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in GOLDEN.glob("*/expected.safetensors")))
+def test_what_the_real_backends_wrote_dequantizes_to_their_own_values(folder: str) -> None:
+    checkpoint = open_checkpoint(str(GOLDEN / folder))
+    name = folder.removeprefix("auto-").replace("-asym", "").removesuffix("-v2")
+    assert checkpoint.scheme is not None
+    assert checkpoint.scheme.removesuffix("-desc_act") == name.removesuffix("-desc_act")
+    expected = load_file(GOLDEN / folder / "expected.safetensors")
+    assert len(expected) == 2
+    for module, values in expected.items():
+        found = checkpoint.packed[f"{module}.weight"].unpack()
+        assert found.values.dtype == values.dtype
+        assert found.values.equal(values)
 
 
 # What makes no sense
@@ -146,6 +179,7 @@ def change(folder: Path, name: str, new: torch.Tensor | None) -> None:
     ("name", "new", "said"),
     [
         ("scales", None, "lacks m.scales"),
+        ("scales", torch.zeros(3, 32), "m.qzeros should be"),
         ("scales", torch.zeros(4, 31), "m.qweight should be int32"),
         ("scales", torch.zeros(4, 32, dtype=torch.int32), "m.scales should be float16"),
         ("qzeros", torch.zeros(3, 4, dtype=torch.int32), r"m.qzeros should be int32 \[4, 4\]"),
@@ -190,6 +224,8 @@ def test_a_compressed_shape_without_weights_behind_it_is_bad_input(tmp_path: Pat
         ("\x1b[2J", "is quantized by"),
         ({**GPTQ, "bits": 5}, "bits = 5; Quail reads 2, 3, 4, 8"),
         ({**GPTQ, "bits": True}, "bits = True"),
+        ({**GPTQ, "group_size": 0}, "group_size = 0"),
+        ({**GPTQ, "group_size": 32}, "has 4 groups for 64 inputs in groups of 32"),
         ({**GPTQ, "checkpoint_format": "marlin"}, "marlin"),
         ({**GPTQ, "is_marlin_format": True}, "marlin"),
         ({"quant_method": "awq", "version": "gemv"}, "gemv"),

@@ -15,6 +15,9 @@ from quail_audit.checkpoints.packed.bits import unpack_rows
 from quail_audit.checkpoints.packed.gptq import spread
 from quail_audit.checkpoints.packed.interface import (
     PackedMatrix,
+    fitting_size,
+    group_of_input,
+    group_size,
     modules_with,
     named_group,
     part,
@@ -42,31 +45,30 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
             mend="Give the checkpoint in the version GEMM, which AutoAWQ writes by default",
         )
     whole_number(config, "bits", (4,), 4, where)
+    size = group_size(config, "group_size", where)
     found = {}
     for module in modules_with(files, ".qweight"):
         scales = part(files, f"{module}.scales", (None, None), "float16", "bfloat16", "float32")
         groups, outputs = scales.shape
         inputs, words = part(files, f"{module}.qweight", (None, None), "int32").shape
-        if words * 8 != outputs or inputs % groups:
-            refuse(files, f"{module}.qweight", f"has {inputs} inputs and {words} words for scales {[groups, outputs]}")
+        if words * 8 != outputs or fitting_size(inputs, groups, (size,)) is None:
+            held = f"{inputs} inputs in groups of {size} and {words} words of outputs"
+            refuse(files, f"{module}.qweight", f"has {held}, for scales {[groups, outputs]}")
         part(files, f"{module}.qzeros", (groups, words), "int32")
         found[f"{module}.weight"] = PackedMatrix(
-            scheme=f"awq-int4-{named_group(None if groups == 1 else inputs // groups)}",
+            scheme=f"awq-int4-{named_group(size)}",
             info=TensorInfo((outputs, inputs), scales.dtype),
             parts=tuple(f"{module}.{name}" for name in ("qweight", "qzeros", "scales")),
-            unpack=partial(_unpack, module, files),
+            unpack=partial(_unpack, module, files, size),
         )
     return found
 
 
-def _unpack(module: str, files: WeightFiles) -> Rounded:
-    import torch
-
+def _unpack(module: str, files: WeightFiles, size: int) -> Rounded:
     codes = _in_order(files.read(f"{module}.qweight")).T.contiguous()
     zeros = _in_order(files.read(f"{module}.qzeros")).T.contiguous()
     scales = files.read(f"{module}.scales").T.contiguous()
-    inputs, groups = codes.shape[1], scales.shape[1]
-    return spread(codes, zeros, scales, torch.arange(inputs) // (inputs // groups))
+    return spread(codes, zeros, scales, group_of_input(codes.shape[1], size))
 
 
 def _in_order(words: torch.Tensor) -> torch.Tensor:

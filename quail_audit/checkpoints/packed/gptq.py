@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.checkpoints.packed.bits import unpack_rows, words_for
 from quail_audit.checkpoints.packed.interface import (
     PackedMatrix,
+    fitting_size,
+    group_of_input,
+    group_size,
     modules_with,
     named_group,
     part,
@@ -61,16 +64,17 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
             mend="Give the checkpoint in one of these formats: GPTQModel writes them with its default settings",
         )
     bits = whole_number(config, "bits", _BITS, 4, where)
+    size = group_size(config, "group_size", where)
     varied = bool(config.get("dynamic"))  # GPTQModel: other bits and groups for modules that match a pattern
     order = "-desc_act" if config.get("desc_act") else ""
     found = {}
     for module in modules_with(files, ".qweight"):
-        found[f"{module}.weight"] = _matrix(module, files, bits, varied, order, zeros_less_one=format_ == "gptq")
+        found[f"{module}.weight"] = _matrix(module, files, bits, size, varied, order, zeros_less_one=format_ == "gptq")
     return found
 
 
 def _matrix(
-    module: str, files: WeightFiles, bits: int, varied: bool, order: str, *, zeros_less_one: bool
+    module: str, files: WeightFiles, bits: int, size: int, varied: bool, order: str, *, zeros_less_one: bool
 ) -> PackedMatrix:
     scales = part(files, f"{module}.scales", (None, None), *_FLOATS)
     groups, outputs = scales.shape
@@ -82,23 +86,21 @@ def _matrix(
     if inputs * bits != words * 32:
         refuse(files, f"{module}.qweight", f"has {words} words for {inputs} inputs of {bits} bits")
     part(files, f"{module}.qzeros", (groups, words_for(outputs, bits)), "int32")
-    size = None if groups == 1 else -(-inputs // groups)
-    if groups > inputs:
-        refuse(files, f"{module}.scales", f"has {groups} groups for {inputs} inputs")
+    found = fitting_size(inputs, groups, (size, *((-(-inputs // groups),) if varied else ())))
+    if found is None:
+        refuse(files, f"{module}.scales", f"has {groups} groups for {inputs} inputs in groups of {size}")
     names = [f"{module}.{name}" for name in ("qweight", "qzeros", "scales", *(("g_idx",) if has_index else ()))]
     return PackedMatrix(
-        scheme=f"gptq-int{bits}-{named_group(size)}{order}",
+        scheme=f"gptq-int{bits}-{named_group(found)}{order}",
         info=TensorInfo((outputs, inputs), scales.dtype),
         parts=tuple(names),
-        unpack=partial(_unpack, module, files, bits, (outputs, inputs), has_index, zeros_less_one),
+        unpack=partial(_unpack, module, files, bits, (outputs, inputs), found, has_index, zeros_less_one),
     )
 
 
 def _unpack(
-    module: str, files: WeightFiles, bits: int, shape: tuple[int, int], has_index: bool, zeros_less_one: bool
+    module: str, files: WeightFiles, bits: int, shape: tuple[int, int], size: int, has_index: bool, zeros_less_one: bool
 ) -> Rounded:
-    import torch
-
     outputs, inputs = shape
     codes = unpack_rows(files.read(f"{module}.qweight").T, bits)[:, :inputs].contiguous()
     zeros = unpack_rows(files.read(f"{module}.qzeros"), bits)[:, :outputs]
@@ -111,13 +113,11 @@ def _unpack(
         if int(index.min()) < 0 or int(index.max()) >= groups:
             refuse(files, f"{module}.g_idx", f"names groups from {int(index.min())} to {int(index.max())} of {groups}")
     else:
-        index = torch.arange(inputs) // -(-inputs // groups)
+        index = group_of_input(inputs, size)
     return spread(codes, zeros.T.contiguous(), scales.T.contiguous(), index)
 
 
-def spread(
-    codes: torch.Tensor, zeros: torch.Tensor | float, scales: torch.Tensor, group_of_input: torch.Tensor
-) -> Rounded:
+def spread(codes: torch.Tensor, zeros: torch.Tensor | float, scales: torch.Tensor, group_of: torch.Tensor) -> Rounded:
     """Dequantize codes whose scales, and zeros, belong to groups of inputs: value = scale * (code - zero).
 
     In the dtype of the scales, rounded once, as the kernels do: the product of a half-precision scale and a code is
@@ -127,10 +127,10 @@ def spread(
         codes: uint8 [outputs, inputs].
         zeros: uint8 [outputs, groups], or one zero for all.
         scales: [outputs, groups].
-        group_of_input: int64 [inputs].
+        group_of: int64 [inputs], the group of each input.
     """
-    widths = scales.float()[:, group_of_input]
+    widths = scales.float()[:, group_of]
     values = codes.float()
-    values -= zeros if isinstance(zeros, (int, float)) else zeros.float()[:, group_of_input]
+    values -= zeros if isinstance(zeros, (int, float)) else zeros.float()[:, group_of]
     values *= widths
     return Rounded(codes=codes, values=values.to(scales.dtype), widths=widths.abs_())

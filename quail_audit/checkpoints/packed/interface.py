@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -151,6 +151,31 @@ def whole_number(values: Mapping[str, Any], key: str, allowed: tuple[int, ...], 
     return int(found)
 
 
-def named_group(size: int | None) -> str:
+def group_size(values: Mapping[str, Any], key: str, where: str) -> int:
+    """How many inputs share a scale, by the quantization_config; -1: all of a row.
+
+    Raises:
+        BadInputError: it is no such number.
+    """
+    found = values.get(key)
+    found = -1 if found is None else found
+    if isinstance(found, bool) or not isinstance(found, int) or not (found == -1 or 0 < found < 1 << 40):
+        raise BadInputError(f"quantization_config says {key} = {printable(str(found), limit=60)}", where=where)
+    return found
+
+
+def fitting_size(inputs: int, groups: int, sizes: Sequence[int]) -> int | None:
+    """The first of these group sizes that makes so many groups of so many inputs, the last perhaps short; else None."""
+    return next((size for size in sizes if groups == (1 if size == -1 else -(-inputs // size))), None)
+
+
+def named_group(size: int) -> str:
     """The part of a scheme's name that tells how many weights share a scale: "g128", or "channel" for whole rows."""
-    return "channel" if size is None else f"g{size}"
+    return "channel" if size == -1 else f"g{size}"
+
+
+def group_of_input(inputs: int, size: int) -> torch.Tensor:
+    """The group of each input, where they are grouped in order: int64 [inputs]."""
+    import torch
+
+    return torch.arange(inputs) // (inputs if size == -1 else size)
