@@ -35,6 +35,7 @@ from quail_audit.events import (
 )
 from quail_audit.policy import Policy, read_policy
 from quail_audit.report import FULL
+from quail_audit.stored import measure_stored, stored_pair
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Pair
     from quail_audit.forgetting.evaluate import ArmScores
     from quail_audit.forgetting.interface import ForgettingData
+    from quail_audit.forgetting.recovery import Role
     from quail_audit.schemes.backends.process import Scratch
     from quail_audit.schemes.calibrated import CalibratedScheme
     from quail_audit.schemes.interface import Scheme
@@ -151,13 +153,9 @@ def audit(request: AuditRequest, run_id: str) -> Events:
         columns = Columns(request.text_column, request.label_column)
         data = read_data(request.data, metrics=request.metrics, max_samples=request.max_samples, columns=columns)
     pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
-    for side in (pair.original, pair.unlearned, pair.retrain):
-        if side is not None and side.scheme is not None:
-            raise BadInputError(
-                f"is quantized already ({side.scheme}), and audits of such checkpoints are not supported yet",
-                where=side.source,
-                mend="Give the full-precision one",
-            )
+    stored = stored_pair(pair, request.schemes)
+    if stored is not None:
+        attempts = _Attempts(() if stored.rounding is None else (stored.rounding,))
     if data is not None:
         data = fit_data(data, *(one for one in (pair.original, pair.unlearned, pair.retrain) if one is not None))
     yield PairOpened(
@@ -167,20 +165,28 @@ def audit(request: AuditRequest, run_id: str) -> Events:
         layers=len(pair.layers),
         weights=sum(layer.weights for layer in pair.layers),
         left_in_full_precision=pair.left_in_full_precision,
-        notes=pair.notes,
+        notes=(*pair.notes, *(stored.notes if stored is not None else ())),
     )
     if data is not None:
         yield DataRead(samples=data.samples, skipped=data.skipped)
         for note in data.notes:
             yield Noted(message=note)
-    arms = _arms(pair, attempts.going) if data is not None else {}
+    arms: dict[str, tuple[Checkpoint, AnyScheme | None]] = {}
+    if data is not None:
+        arms = {**stored.arms} if stored is not None else _arms(pair, attempts.going)
     yield Planned(
         layers=len(pair.layers),
         arms=tuple(arms),
         samples_per_arm=sum(data.samples.values()) if data is not None else 0,
+        stored_as=stored.name if stored is not None else None,
     )
 
-    layers = yield from _measure_weights(pair, attempts, policy, device)
+    layers: Layers
+    if stored is not None:
+        layers = {stored.name: (yield from measure_stored(stored, policy))}
+        _refuse_nonfinite(layers[stored.name], pair)
+    else:
+        layers = yield from _measure_weights(pair, attempts, policy, device)
     recoveries: Recoveries = {}
     with Scratch() as scratch:
         quantized = yield from _measure_calibrated(pair, attempts, layers, policy, request, str(device), scratch)
@@ -188,10 +194,12 @@ def audit(request: AuditRequest, run_id: str) -> Events:
             scores = yield from _measure_arms(arms, attempts, quantized, pair, data, request)
             yield from _measure_privleak(scores, request)
             yield from _measure_agreement(scores, request)
-            recoveries = yield from _measure_recoveries(scores, attempts.going, policy, request)
+            roles = {stored.name: stored.roles} if stored is not None else _roles(pair, attempts.going)
+            recoveries = yield from _measure_recoveries(scores, roles, policy, request)
     unmeasured = tuple(attempts.failed.values())
-    measured = {scheme.name: layers[scheme.name] for scheme in attempts.going}
-    reached = verdict.judge(measured, recoveries, policy, unmeasured)
+    measured = layers if stored is not None else {scheme.name: layers[scheme.name] for scheme in attempts.going}
+    is_unlearned_stored = pair.unlearned.scheme is not None
+    reached = verdict.judge(measured, recoveries, policy, unmeasured, is_unlearned_stored=is_unlearned_stored)
     yield VerdictReached(verdict=reached.overall, schemes=reached.schemes)
     yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured))
 
@@ -225,11 +233,30 @@ def _arms(pair: Pair, schemes: Sequence[AnyScheme]) -> dict[str, tuple[Checkpoin
         f"unlearned/{FULL}": (pair.unlearned, None),
     }
     if pair.retrain is not None:
-        arms[f"retrain/{FULL}"] = (pair.retrain, None)
+        arms[_retrain_arm(pair.retrain)] = (pair.retrain, None)
     for scheme in schemes:
         arms[f"original/{scheme.name}"] = (pair.original, scheme)
         arms[f"unlearned/{scheme.name}"] = (pair.unlearned, scheme)
     return arms
+
+
+def _retrain_arm(retrain: Checkpoint) -> str:
+    """A reference that is quantized already is measured as it is stored."""
+    return f"retrain/{retrain.scheme or FULL}"
+
+
+def _roles(pair: Pair, schemes: Sequence[AnyScheme]) -> dict[str, dict[Role, str]]:
+    """Scheme -> which arm recovery takes for what."""
+    roles: dict[str, dict[Role, str]] = {}
+    for scheme in schemes:
+        roles[scheme.name] = {
+            "original/full": f"original/{FULL}",
+            "unlearned/full": f"unlearned/{FULL}",
+            "unlearned/quantized": f"unlearned/{scheme.name}",
+        }
+        if pair.retrain is not None:
+            roles[scheme.name]["retrain/full"] = _retrain_arm(pair.retrain)
+    return roles
 
 
 def _measure_weights(
@@ -414,7 +441,7 @@ def _measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) ->
         ("mia_confidence", 0.0),
     ):
         aucs = {arm: found.means[metric] for arm, found in scores.items() if metric in found.means}
-        reference = aucs.get(f"retrain/{FULL}")
+        reference = next((auc for arm, auc in aucs.items() if arm.startswith("retrain/")), None)
         reference_percent = reference.mean if reference is not None else given_percent
         if reference_percent > 0.0:
             for arm, auc in aucs.items():
@@ -426,26 +453,25 @@ def _measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -
     from quail_audit.forgetting.macro_f1 import agreement
 
     given = {arm: found.scores["macro_f1_forget"] for arm, found in scores.items() if "macro_f1_forget" in found.scores}
+    original = next(
+        (labels for arm, labels in given.items() if arm.startswith("original/")), None
+    )  # the first as given
     for arm, labels in given.items():
-        score = agreement(labels, given[f"original/{FULL}"], seed=request.seed)
-        yield MetricScored(arm=arm, metric="agreement_forget", score=score)
+        if original is not None:
+            score = agreement(labels, original, seed=request.seed)
+            yield MetricScored(arm=arm, metric="agreement_forget", score=score)
 
 
 def _measure_recoveries(
-    scores: Mapping[str, ArmScores], schemes: Sequence[AnyScheme], policy: Policy, request: AuditRequest
+    scores: Mapping[str, ArmScores], roles: Mapping[str, Mapping[Role, str]], policy: Policy, request: AuditRequest
 ) -> Generator[Event, None, Recoveries]:
     """Compare the arms, metric by metric, for every metric that says how much came back."""
-    from quail_audit.forgetting.recovery import DECIDING_METRICS, REPORTED_METRICS, Role, recovery
+    from quail_audit.forgetting.recovery import DECIDING_METRICS, REPORTED_METRICS, recovery
 
-    recoveries: Recoveries = {scheme.name: {} for scheme in schemes}
-    measured = scores[f"original/{FULL}"].scores
-    for scheme in schemes:
-        arm_of: dict[Role, str] = {
-            "original/full": f"original/{FULL}",
-            "unlearned/full": f"unlearned/{FULL}",
-            "unlearned/quantized": f"unlearned/{scheme.name}",
-            "retrain/full": f"retrain/{FULL}",
-        }
+    recoveries: Recoveries = {scheme: {} for scheme in roles}
+    for scheme, arm_of in roles.items():
+        measured = scores[arm_of["original/full"]].scores
+        arm_named = {str(role): arm for role, arm in arm_of.items()}
         for metric in (*DECIDING_METRICS, *REPORTED_METRICS):
             if metric not in measured:
                 continue
@@ -456,6 +482,8 @@ def _measure_recoveries(
                 informative_points=policy.informative_points,
                 seed=request.seed,
             )
-            recoveries[scheme.name][metric] = found
-            yield RecoveryMeasured(scheme=scheme.name, metric=metric, recovery=found)
+            if found.floor_arm is not None:
+                found = found.model_copy(update={"floor_arm": arm_named[found.floor_arm]})
+            recoveries[scheme][metric] = found
+            yield RecoveryMeasured(scheme=scheme, metric=metric, recovery=found)
     return recoveries

@@ -39,7 +39,9 @@ class LayerStatistics(Model):
     """DESIGN's statistics of one quantizable weight matrix of a pair, under one scheme.
 
     Shares are of the layer's weights. Null means: not defined here, because nothing changed (survival, noise, the
-    medians over changed weights) or because a weight is not a finite number (everything but the counts).
+    medians over changed weights), because a weight is not a finite number (everything but the counts), or because the
+    layer is stored quantized: then there is no unrounded update (survival, noise, update / bucket width), and between
+    two formats no code to compare and no state to tell (overlap, state).
     """
 
     name: str  # the module's name: model.layers.0.mlp.down_proj
@@ -109,7 +111,16 @@ class Recovery(Model):
     The verdict uses outcome; percent is null where the metric has no say or the forget set was not forgotten.
     """
 
-    outcome: Literal["recovered", "held", "undecided", "uninformative", "not forgotten", "reported only"]
+    outcome: Literal[
+        "recovered",
+        "held",
+        "undecided",
+        "uninformative",
+        "not forgotten",
+        "reported only",
+        "no floor",  # stored quantized: neither the unlearned model in full precision nor a reference is given
+        "no rounded arm",  # the original is stored quantized, and nothing rounds the unlearned one so
+    ]
     percent: float | None = None
     low: float | None = None
     high: float | None = None
@@ -283,6 +294,7 @@ class Planned(Timed):
     layers: int
     arms: tuple[str, ...]
     samples_per_arm: int
+    stored_as: str | None = None  # the format of checkpoints that are quantized already, in the place of schemes
 
 
 class LayerMeasured(Timed):

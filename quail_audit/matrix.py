@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quail_audit.events import Recovery, Score, Verdict
-from quail_audit.report import FULL, Failure, Report, SchemeReport
+from quail_audit.report import FULL, Failure, Report, SchemeReport, arm_at
 
 Standing = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
 STANDINGS_BY_RISK: tuple[Standing, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")
 
 # The worst first; "reported only" has no say in a verdict.
-_OUTCOMES_BY_RISK = ("not forgotten", "recovered", "undecided", "held", "uninformative")
+_OUTCOMES_BY_RISK = (
+    "not forgotten",
+    "recovered",
+    "undecided",
+    "no floor",
+    "no rounded arm",
+    "held",
+    "uninformative",
+)
 LEAST_UTILITY_POINTS = 5.0  # of the original: of a model that knows less than this, no share can be told
 
 
@@ -31,7 +39,8 @@ class Format:
         layers_at_risk: None until every layer has been measured.
         layers: measured so far.
         utility_percent: what the deployed model keeps of the original: the mean of a retain metric on
-            unlearned/<scheme>, in per cent of its mean on original/full; of several metrics the least. None where none
+            unlearned/<scheme>, in per cent of its mean on original/full, or on the original as stored where it is
+            quantized already; of several metrics the least. None where none
             was measured, or where the original scores under LEAST_UTILITY_POINTS.
         failure: why it could not be measured.
     """
@@ -94,11 +103,15 @@ def _worst(recoveries: Mapping[str, Recovery]) -> tuple[str | None, Recovery | N
 
 
 def _utility_percent(scheme: str, metrics: Mapping[str, Mapping[str, Score]]) -> float | None:
-    kept = [
-        100.0 * arms[f"unlearned/{scheme}"].mean / arms[f"original/{FULL}"].mean
+    deployed = arm_at("unlearned", scheme)
+    pairs = [
+        (arms.get(deployed), arms.get(f"original/{FULL}", arms.get(arm_at("original", scheme))))
         for metric, arms in metrics.items()
         if metric.endswith("_retain") and not metric.startswith("nll")  # a loss has no zero to be a share of
-        if {f"unlearned/{scheme}", f"original/{FULL}"} <= arms.keys()
-        if arms[f"original/{FULL}"].mean >= LEAST_UTILITY_POINTS
+    ]
+    kept = [
+        100.0 * unlearned.mean / original.mean
+        for unlearned, original in pairs
+        if unlearned is not None and original is not None and original.mean >= LEAST_UTILITY_POINTS
     ]
     return min(kept, default=None)

@@ -6,6 +6,7 @@ report says at its end. Not here: any output format (reports/).
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,9 +43,24 @@ from quail_audit.events import (
 
 SCHEMA_VERSION = 1
 FULL = "full"  # the precision of an arm that is not rounded
+BETWEEN_FORMATS = " / "  # in the name of a pair whose sides are stored in different formats: original's, unlearned's
 
 
 STATES_BY_RISK: tuple[State | None, ...] = ("erased", "drowned", "carried", "untouched", None)  # None: not finite
+
+
+def arm_at(checkpoint: str, scheme: str) -> str:
+    """The arm of a checkpoint as it is deployed: "unlearned/nf4"; of a pair in two formats, the checkpoint's own."""
+    original, _, unlearned = scheme.partition(BETWEEN_FORMATS)
+    return f"{checkpoint}/{unlearned or original if checkpoint == 'unlearned' else original}"
+
+
+def arms_in_order(arms: Iterable[str], scheme: str) -> tuple[str, ...]:
+    """Those of the arms that a reader compares at a scheme: original, unlearned, reference, each in full first."""
+    known = [arm for each in ("original", "unlearned") for arm in (f"{each}/{FULL}", arm_at(each, scheme))]
+    found = set(arms)
+    references = sorted((arm for arm in found if arm.startswith("retrain/")), key=lambda arm: arm != f"retrain/{FULL}")
+    return (*(arm for arm in known if arm in found), *references)
 
 
 def badness(layer: LayerStatistics) -> tuple[int, float, float]:
@@ -235,6 +251,13 @@ class RunState:
         part = current / self.plan.samples_per_arm if self.plan.samples_per_arm else 0.0
         return max(0.0, (len(unfinished) - part) * sum(elapsed) / len(elapsed))
 
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """What is measured: what was asked for, or as the checkpoints are stored."""
+        if self.plan is not None and self.plan.stored_as is not None:
+            return (self.plan.stored_as,)
+        return self.started.request.schemes if self.started is not None else ()
+
     def report(self) -> Report:
         """The report of what is known so far.
 
@@ -260,7 +283,7 @@ class RunState:
             notes=tuple(self.notes),
             verdict=self.verdict,
             failure=_failure(self.end) if isinstance(self.end, RunFailed) else None,
-            schemes={scheme: self.scheme(scheme) for scheme in request.schemes},
+            schemes={scheme: self.scheme(scheme) for scheme in self.schemes},
         )
 
     def _checkpoints(self) -> dict[str, CheckpointFacts]:
@@ -272,10 +295,7 @@ class RunState:
     def scheme(self, scheme: str) -> SchemeReport:
         """What is known so far of one scheme."""
 
-        def belongs(arm: str) -> bool:
-            return arm.rpartition("/")[2] in (FULL, scheme)
-
-        metrics = {m: {arm: s for arm, s in arms.items() if belongs(arm)} for m, arms in self.scores.items()}
+        metrics = {m: {arm: arms[arm] for arm in arms_in_order(arms, scheme)} for m, arms in self.scores.items()}
         return SchemeReport(
             summary=self.summaries.get(scheme),
             layers=tuple(self.layers[scheme]) if scheme in self.layers else (),

@@ -13,6 +13,14 @@ EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "in
 
 _Judged = list[tuple[Outcome, Reason]]
 
+# Recoveries that cannot be told, and why. Only checkpoints that are quantized already have them.
+_UNTOLD: Mapping[str, str] = {
+    "no floor": "how much came back cannot be told of a checkpoint that is quantized already, unless the unlearned "
+    "model in full precision or a retrained reference (--retrain) says what it knew before",
+    "no rounded arm": "the unlearned checkpoint is in full precision, and no scheme rounds it just as the original is "
+    "stored; give the unlearned one as it will be deployed",
+}
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -32,6 +40,8 @@ def judge(
     recoveries: Mapping[str, Mapping[str, Recovery]],
     policy: Policy,
     unmeasured: Sequence[SchemeFailed] = (),
+    *,
+    is_unlearned_stored: bool = False,
 ) -> Judgement:
     """The verdicts of a whole audit.
 
@@ -44,12 +54,15 @@ def judge(
         recoveries: scheme -> metric -> recovery; empty in a weights-only audit.
         policy: the limits.
         unmeasured: the schemes that could not be measured.
+        is_unlearned_stored: the unlearned checkpoint is quantized already, and was measured as it is stored.
     """
     judged: dict[str, _Judged] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
         measured = recoveries.get(scheme, {})
         judged[scheme] = (
-            _judge_recoveries(scheme, measured, policy) if measured else _judge_layers(scheme, layers.get(scheme, ()))
+            _judge_recoveries(scheme, measured, policy, is_unlearned_stored)
+            if measured
+            else _judge_layers(scheme, layers.get(scheme, ()))
         )
     every = dict.fromkeys(part for parts in judged.values() for part in parts)  # what holds for all is said once
     return Judgement(
@@ -77,7 +90,9 @@ def _verdict(judged: _Judged) -> Verdict:
     )
 
 
-def _judge_recoveries(scheme: str, measured: Mapping[str, Recovery], policy: Policy) -> _Judged:
+def _judge_recoveries(
+    scheme: str, measured: Mapping[str, Recovery], policy: Policy, is_unlearned_stored: bool
+) -> _Judged:
     limit = f"the limit is {policy.max_recovery_percent:g} %"
     texts = {
         "recovered": f"comes back at {scheme}",
@@ -88,7 +103,10 @@ def _judge_recoveries(scheme: str, measured: Mapping[str, Recovery], policy: Pol
     reasons: _Judged = []
     for metric, recovery in sorted(measured.items()):
         if recovery.outcome == "not forgotten":
-            reasons.append(("fail", _not_forgotten(metric, policy)))
+            reasons.append(("fail", _not_forgotten(metric, policy, scheme if is_unlearned_stored else None)))
+        elif recovery.outcome in _UNTOLD:
+            reason = Reason(code=recovery.outcome.replace(" ", "_"), message=f"{metric}: {_UNTOLD[recovery.outcome]}")
+            reasons.append(("inconclusive", reason))
         elif recovery.outcome in outcomes:
             text = f"{metric} {texts[recovery.outcome]} ({_interval(recovery)}; {limit})"
             reason = Reason(code=recovery.outcome, message=text, scheme=scheme)
@@ -101,9 +119,10 @@ def _judge_recoveries(scheme: str, measured: Mapping[str, Recovery], policy: Pol
     return reasons
 
 
-def _not_forgotten(metric: str, policy: Policy) -> Reason:
+def _not_forgotten(metric: str, policy: Policy, stored_as: str | None) -> Reason:
+    known = "in full precision" if stored_as is None else f"to the unlearned checkpoint as it is stored ({stored_as})"
     text = (
-        f"{metric}: the forget set is still known in full precision "
+        f"{metric}: the forget set is still known {known} "
         f"(less than {policy.informative_points:g} points below the original)"
     )
     return Reason(code="not_forgotten", message=text)
@@ -124,6 +143,19 @@ def _judge_layers(scheme: str, measured: Sequence[LayerStatistics]) -> _Judged:
     if at_risk:
         text = f"{scheme}: rounding may undo the unlearning in {len(at_risk)} of {len(measured)} layers"
         return [("fail", Reason(code="layers_at_risk", message=text, layers=at_risk, scheme=scheme))]
+    untold = sum(layer.state is None for layer in measured)
+    if untold:
+        text = (
+            f"{scheme}: {untold} of {len(measured)} layers have no codes to compare, so that nothing can be told of "
+            "them by the weights alone; give --data"
+        )
+        return [("inconclusive", Reason(code="not_comparable", message=text, scheme=scheme))]
+    if changed and any(layer.state == "carried" and layer.survival is None for layer in measured):
+        text = (
+            f"{scheme}: the stored codes differ in {changed} of {len(measured)} layers; whether they carry the whole "
+            "update cannot be told without the weights in full precision; give --data"
+        )
+        return [("inconclusive", Reason(code="codes_changed", message=text, scheme=scheme))]
     if changed:
         text = f"{scheme}: rounding carries the update in all {changed} layers that changed"
         return [("pass", Reason(code="layers_carried", message=text, scheme=scheme))]

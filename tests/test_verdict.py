@@ -10,6 +10,8 @@ UNDECIDED = Recovery(outcome="undecided", percent=9.0, low=2.0, high=30.0, floor
 UNINFORMATIVE = Recovery(outcome="uninformative")
 NOT_FORGOTTEN = Recovery(outcome="not forgotten")
 REPORTED = Recovery(outcome="reported only", percent=90.0)
+NO_FLOOR = Recovery(outcome="no floor")
+NO_ROUNDED_ARM = Recovery(outcome="no rounded arm", floor=20.0, floor_arm="unlearned/full")
 CARRIED = layer(state="carried", at_risk=False, overlap=0.9, survival=1.0)
 
 
@@ -26,6 +28,10 @@ CARRIED = layer(state="carried", at_risk=False, overlap=0.9, survival=1.0)
         ({"a": HELD, "b": UNDECIDED}, "inconclusive", ["undecided", "held"]),
         ({"a": HELD, "b": UNINFORMATIVE, "c": REPORTED}, "pass", ["held"]),
         ({"a": HELD, "b": NOT_FORGOTTEN}, "fail", ["not_forgotten", "held"]),
+        ({"a": NO_FLOOR}, "inconclusive", ["no_floor"]),
+        ({"a": NO_ROUNDED_ARM}, "inconclusive", ["no_rounded_arm"]),
+        ({"a": HELD, "b": NO_FLOOR}, "inconclusive", ["no_floor", "held"]),
+        ({"a": NO_FLOOR, "b": NOT_FORGOTTEN}, "fail", ["not_forgotten", "no_floor"]),
     ],
 )
 def test_forgetting_decides(recoveries: dict[str, Recovery], outcome: Outcome, codes: list[str]) -> None:

@@ -86,4 +86,6 @@ def greedy_one_at_a_time(
 
 def checkpoint_of(folder: Path, adapter_of: Any = None) -> Any:
     """What arms.py needs of a checkpoint."""
-    return SimpleNamespace(source=folder.name, folder=folder, config={}, adapter_of=adapter_of)
+    return SimpleNamespace(
+        source=folder.name, folder=folder, config={}, adapter_of=adapter_of, gguf=None, scheme=None, is_converted=False
+    )

@@ -33,6 +33,7 @@ from quail_audit.checkpoints.weight_files import (
 )
 from quail_audit.errors import BadInputError
 from quail_audit.events import CheckpointFacts
+from quail_audit.rounded import Rounded
 from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
@@ -103,6 +104,20 @@ class Checkpoint:
             return {}
         matrices = self.files.matrices
         return {name: matrices[tensor] for name, tensor in self.layout.tensor_of.items() if tensor in matrices}
+
+    def read_rounded(self, matrix: Matrix) -> Rounded | None:
+        """A module's weight as it is stored, with its codes: [outputs, inputs]; None where it is not quantized.
+
+        Raises:
+            BadInputError: what is stored cannot be read any more, or makes no sense.
+        """
+        packed = self.packed.get(matrix.parameter)
+        return None if packed is None else packed.unpack()
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether its weights are not in the files as the model has them: packed, or in a GGUF file."""
+        return bool(self.packed) or self.gguf is not None
 
     @property
     def scheme(self) -> str | None:

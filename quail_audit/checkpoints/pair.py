@@ -47,7 +47,7 @@ class Pair:
         original: the model before unlearning.
         unlearned: the model after it.
         retrain: the retrained reference, where one is given.
-        layers: what a scheme rounds, in model order.
+        layers: what a scheme rounds, or either side stores quantized, in model order.
         left_in_full_precision: modules with a matrix that no scheme rounds: embeddings, the head.
         notes: what the reader of a result should know.
     """
@@ -92,7 +92,8 @@ def open_pair(
     if not first.config:
         first = with_config_of(others[0], first)
     layout = lay_out(first.config, first.files.tensors, skip_modules, str(first.folder))
-    if not layout.rounded:
+    matrices = _matrices(layout, (first, others[0]))
+    if not matrices:
         raise BadInputError(
             "holds no layer that a scheme would round",
             where=str(first.folder),
@@ -101,21 +102,37 @@ def open_pair(
     for other in others:
         _check_fit(first, other)
     for checkpoint in (first, *others):
-        check_layer_types(checkpoint, layout.rounded)
+        check_layer_types(checkpoint, matrices)
     return Pair(
         original=first,
         unlearned=others[0],
         retrain=others[1] if retrain is not None else None,
-        layers=tuple(_layer(matrix, first, layout) for matrix in layout.rounded),
-        left_in_full_precision=layout.left,
+        layers=tuple(_layer(matrix, first, layout) for matrix in matrices),
+        left_in_full_precision=tuple(name for name in layout.left if name not in {each.module for each in matrices}),
         notes=tuple(dict.fromkeys(note for checkpoint in (first, *others) for note in checkpoint.notes)),
     )
+
+
+def _matrices(layout: Layout, sides: tuple[Checkpoint, ...]) -> tuple[Matrix, ...]:
+    """What a scheme rounds by default, and besides what either side stores quantized: an embedding, the head."""
+    stored = {
+        Matrix(name.removesuffix(".weight"), matrix.transposed)
+        for side in sides
+        for name, matrix in side.packed.items()
+    }
+    if not stored:
+        return layout.rounded
+    order = {name: place for place, name in enumerate(layout.tensor_of)}
+    found = (matrix for matrix in {*layout.rounded, *stored} if matrix.parameter in order)
+    return tuple(sorted(found, key=lambda matrix: order[matrix.parameter]))
 
 
 def _check_fit(original: Checkpoint, other: Checkpoint) -> None:
     if other.adapter_of is not None:
         return  # opening it compared it with its base, the original
-    for key, word in (("model_type", "architectures"), ("vocab_size", "vocabularies")):
+    # llama.cpp calls a Mistral a Llama, which it is by its weights
+    keys = (("model_type", "architectures"),) if original.gguf is None and other.gguf is None else ()
+    for key, word in (*keys, ("vocab_size", "vocabularies")):
         ours, theirs = (_of_text_model(checkpoint.config, key) for checkpoint in (original, other))
         if ours is not None and theirs is not None and ours != theirs:
             raise BadInputError(

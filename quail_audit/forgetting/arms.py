@@ -47,6 +47,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+_WHY_DEQUANTIZED = "the checkpoint is quantized already: its model computes with the values that its codes stand for"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +107,13 @@ def load_arm(
     asked_dtype = find_dtype(dtype)
     tokenizer, notes = load_tokenizer(checkpoint, tokenizer_of)
     with _loading(checkpoint.source, checkpoint.folder):
-        model = _load_full_precision(checkpoint)
-        computing = asked_dtype or (torch.float32 if target.type == "cpu" else model.dtype)
+        base = checkpoint.adapter_of or checkpoint
+        model, own_dtype = _load_dequantized(base) if base.is_converted else _load_as_stored(base)
+        model = _with_adapter(model, checkpoint)
+        computing = asked_dtype or (torch.float32 if target.type == "cpu" else own_dtype)
         execution, reason = _round_layers(model, scheme, layers, target, computing, str(checkpoint.folder))
+        if checkpoint.scheme is not None:
+            execution, reason = "dequantized weights", _WHY_DEQUANTIZED
         nn.Module.to(model, device=target, dtype=computing)
         nn.Module.eval(model)
     if is_classifier(checkpoint.config):
@@ -191,23 +196,53 @@ def _loading(source: str, folder: Path) -> Iterator[None]:
         raise BadInputError(f"transformers cannot load the model: {lines[0]}", where=str(folder)) from error
 
 
-def _load_full_precision(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The whole model on the CPU, in the checkpoint's own dtype, an adapter merged."""
-    base = checkpoint.adapter_of or checkpoint
+def _load_as_stored(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
+    """The whole model on the CPU, in the checkpoint's own dtype, and that dtype."""
     config = None
     if not (base.folder / "config.json").exists() or not knows_version_5():
         settings = as_this_version_spells_it(base.config)  # another checkpoint's may stand in
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
     asked_type = {"dtype" if knows_version_5() else "torch_dtype": "auto"}
     auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
-    loaded: Any = auto.from_pretrained(
-        base.folder,
-        config=config,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **asked_type,
+    model = _complete(
+        auto.from_pretrained(
+            base.folder,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **asked_type,
+        ),
+        base,
     )
+    return model, model.dtype
+
+
+def _load_dequantized(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
+    """The model of weights that are stored quantized, or in a GGUF file, on the CPU, and the dtype of its config.
+
+    In float32, which holds every dequantized value exactly whatever its type is.
+    """
+    settings = as_this_version_spells_it(base.config)
+    config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
+    own_dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
+    kind: Any = auto._model_mapping[type(config)]
+    loaded = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict={name: base.read(name).float() for name in base.names},
+        output_loading_info=True,
+        **{"dtype" if knows_version_5() else "torch_dtype": torch.float32},
+    )
+    model = _complete(loaded, base)
+    if (base.folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(base.folder, local_files_only=True)
+    return model, own_dtype if isinstance(own_dtype, torch.dtype) else torch.float32
+
+
+def _complete(loaded: Any, base: Checkpoint) -> PreTrainedModel:
+    """The model of transformers' (model, loading info), where no weight of it was left to chance."""
     model, found = loaded
     if absent := sorted(found["missing_keys"]):
         raise BadInputError(
@@ -215,13 +250,21 @@ def _load_full_precision(checkpoint: Checkpoint) -> PreTrainedModel:
             where=str(base.folder),
             mend="Forgetting is measured on models with their head; leave --data out to measure weights only",
         )
-    if checkpoint.adapter_of is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, checkpoint.folder, local_files_only=True).merge_and_unload()
     if not isinstance(model, PreTrainedModel):
-        raise BadInputError("this is no language model", where=str(checkpoint.folder))
+        raise BadInputError("this is no language model", where=str(base.folder))
     return model
+
+
+def _with_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
+    """An adapter's base with the adapter merged into it; any other model as it is."""
+    if checkpoint.adapter_of is None:
+        return model
+    from peft import PeftModel
+
+    merged = PeftModel.from_pretrained(model, checkpoint.folder, local_files_only=True).merge_and_unload()
+    if not isinstance(merged, PreTrainedModel):
+        raise BadInputError("this is no language model", where=str(checkpoint.folder))
+    return merged
 
 
 def _round_layers(
@@ -347,12 +390,16 @@ def load_tokenizer(
     """
     candidates = [checkpoint, checkpoint.adapter_of, stand_in]
     for candidate in candidates:
-        if candidate is None or not any((candidate.folder / name).exists() for name in TOKENIZER_FILES):
+        if candidate is None:
             continue
+        beside = any((candidate.folder / name).exists() for name in TOKENIZER_FILES)
+        if not beside and candidate.gguf is None:
+            continue
+        file = {} if beside or candidate.gguf is None else {"gguf_file": candidate.gguf.name}
         try:
             with quiet_transformers():
                 tokenizer: PreTrainedTokenizerBase = _tokenizer_class(candidate.folder).from_pretrained(
-                    candidate.folder, local_files_only=True, trust_remote_code=False
+                    candidate.folder, local_files_only=True, trust_remote_code=False, **file
                 )
         except Exception as error:  # as in _loading
             lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -5,6 +5,7 @@ Not here: what a recovery means for the release (verdict.py).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -42,8 +43,10 @@ def recovery(
 
     1. "uninformative" where the original is less than informative_points above the reference (without one, above 0): it
        never knew more than a model that never saw the data;
-    2. "not forgotten" where it is less than that above the unlearned one in full precision;
-    3. else max(0, M[unlearned/quantized] - F) / (M[original/full] - F) in per cent, its interval paired over samples, F
+    2. "not forgotten" where it is less than that above the unlearned one in full precision, or, where that one is only
+       given quantized, as it is stored;
+    3. "no rounded arm" or "no floor" where an arm is absent without which nothing can be told;
+    4. else max(0, M[unlearned/quantized] - F) / (M[original/full] - F) in per cent, its interval paired over samples, F
        taken anew in each resample: "recovered" where the whole interval is above limit_percent, "held" where none of it
        is, else "undecided". A single sample leaves it undecided: it has no interval.
 
@@ -53,7 +56,9 @@ def recovery(
 
     Args:
         metric: one of DECIDING_METRICS or of REPORTED_METRICS.
-        scores_by_role: Measured.values of each arm; all but "retrain/full" are needed.
+        scores_by_role: Measured.values of each arm. "original/full" is needed, and one of the unlearned ones. Where a
+            checkpoint is only given quantized, its stored arm plays "original/full" or "retrain/full", and
+            "unlearned/full" is absent.
         limit_percent: policy's max_recovery_percent.
         informative_points: policy's, in points of the metric.
         seed: of the bootstrap.
@@ -63,19 +68,21 @@ def recovery(
     if metric not in DECIDING_METRICS:
         raise ValueError(f"recovery is not defined for {metric}")
     means = {role: float(values.mean()) for role, values in scores_by_role.items()}
-    original, unlearned = means["original/full"], means["unlearned/full"]
-    reference = means.get("retrain/full")
-    floor, floor_arm = unlearned, "unlearned/full"
-    if reference is not None and reference > unlearned:
-        floor, floor_arm = reference, "retrain/full"
+    original, reference = means["original/full"], means.get("retrain/full")
+    unlearned = means["unlearned/full"] if "unlearned/full" in means else means["unlearned/quantized"]
+    floors: list[Role] = [role for role in ("unlearned/full", "retrain/full") if role in means]
+    floor_arm = max(floors, key=lambda role: means[role], default=None)  # of two alike, the first
+    floor = None if floor_arm is None else means[floor_arm]
     if original - (reference if reference is not None else 0.0) < informative_points:
         return Recovery(outcome="uninformative", floor=floor, floor_arm=floor_arm)
     if original - unlearned < informative_points:
         return Recovery(outcome="not forgotten", floor=floor, floor_arm=floor_arm)
+    if "unlearned/quantized" not in means:
+        return Recovery(outcome="no rounded arm", floor=floor, floor_arm=floor_arm)
+    if not floors:
+        return Recovery(outcome="no floor")
 
-    roles: list[Role] = ["original/full", "unlearned/full", "unlearned/quantized"]
-    if reference is not None:
-        roles.append("retrain/full")
+    roles: list[Role] = ["original/full", "unlearned/quantized", *floors]
     values = [scores_by_role[role] for role in roles]
     percent = float(recovery_percent(*values))
     if len(values[0]) < 2:
@@ -90,11 +97,12 @@ def recovery(
     return Recovery(outcome=outcome, percent=percent, low=low, high=high, floor=floor, floor_arm=floor_arm)
 
 
-def recovery_percent(original: F64, unlearned: F64, rounded: F64, retrain: F64 | None = None, *, axis: int = -1) -> F64:
-    """Recovery of the same samples' scores [..., samples] on each arm, for every resample."""
-    floor = unlearned.mean(axis=axis)
-    if retrain is not None:
-        floor = np.maximum(floor, retrain.mean(axis=axis))
+def recovery_percent(original: F64, rounded: F64, *floors: F64, axis: int = -1) -> F64:
+    """Recovery of the same samples' scores [..., samples] on each arm, for every resample.
+
+    The floors are the arms that say what a model may know: unlearned/full, retrain/full, or both.
+    """
+    floor = functools.reduce(np.maximum, [scores.mean(axis=axis) for scores in floors])
     to_forget = np.maximum(original.mean(axis=axis) - floor, LEAST_DIFFERENCE_POINTS)
     found: F64 = 100.0 * np.maximum(rounded.mean(axis=axis) - floor, 0.0) / to_forget
     return found
@@ -102,6 +110,8 @@ def recovery_percent(original: F64, unlearned: F64, rounded: F64, retrain: F64 |
 
 def _of_auc(values_by_role: Mapping[Role, F64], informative_points: float, seed: int) -> Recovery:
     roles: list[Role] = ["original/full", "unlearned/full", "unlearned/quantized"]
+    if not values_by_role.keys() >= set(roles):
+        return Recovery(outcome="reported only")
     is_holdout = values_by_role[roles[0]][:, 1] == 1.0
     forget = [values_by_role[role][~is_holdout, 0] for role in roles]
     holdout = [values_by_role[role][is_holdout, 0] for role in roles]

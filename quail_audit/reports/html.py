@@ -17,7 +17,7 @@ from quail_audit import wording
 from quail_audit.command_lines import audit_arguments
 from quail_audit.events import LayerStatistics, Recovery
 from quail_audit.matrix import Format, formats, riskiness
-from quail_audit.report import FULL, Report, SchemeReport, badness
+from quail_audit.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.reports.worst_samples import WorstSample
 from quail_audit.shared_words import shared_words
 from quail_audit.untrusted import printable
@@ -155,7 +155,7 @@ def _scheme(report: Report, scheme: str, measured: SchemeReport, *, is_open: boo
     yield f"<h2>At <code>{text(scheme)}</code></h2>\n"
     if measured.metrics:
         yield "<h3>What each arm knows</h3>\n"
-        yield from _scores(report, scheme, measured)
+        yield from _scores(scheme, measured)
     if measured.layers:
         yield f"<details{' open' if is_open else ''}><summary>Layers: {_counted(measured)}</summary>\n"
         yield from _heat_map(scheme, measured.layers)
@@ -163,10 +163,8 @@ def _scheme(report: Report, scheme: str, measured: SchemeReport, *, is_open: boo
         yield "</details>\n"
 
 
-def _scores(report: Report, scheme: str, measured: SchemeReport) -> Iterator[str]:
-    arms = [f"original/{FULL}", f"original/{scheme}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
-    if report.request.retrain is not None:
-        arms.append(f"retrain/{FULL}")
+def _scores(scheme: str, measured: SchemeReport) -> Iterator[str]:
+    arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
     rows = []
     for metric, scores in measured.metrics.items():
         figures = "".join(f'<td class="number">{wording.with_interval(scores.get(arm), metric)}</td>' for arm in arms)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from quail_audit import wording
 from quail_audit.command_lines import audit_arguments
 from quail_audit.matrix import Format, formats, riskiness
-from quail_audit.report import FULL, Report, SchemeReport, badness
+from quail_audit.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.untrusted import printable
 
 MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
@@ -26,7 +26,7 @@ def render(report: Report) -> str:
     text = "\n".join(_main(report)) + "\n"
     left_out = 0
     for each in sorted(formats(report), key=riskiness):
-        part = "\n".join(_details(report, each.scheme, report.schemes[each.scheme]))
+        part = "\n".join(_details(each.scheme, report.schemes[each.scheme]))
         if not part:
             continue
         if len(text) + len(part) > MOST_CHARACTERS:
@@ -86,11 +86,9 @@ def _row(each: Format) -> Sequence[str]:
     )
 
 
-def _details(report: Report, scheme: str, measured: SchemeReport) -> Iterator[str]:
+def _details(scheme: str, measured: SchemeReport) -> Iterator[str]:
     if measured.metrics:
-        arms = [f"original/{FULL}", f"original/{scheme}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
-        if report.request.retrain is not None:
-            arms.append(f"retrain/{FULL}")
+        arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
         rows = (
             (
                 plain(wording.metric_title(metric)),

@@ -10,7 +10,7 @@ from rich.text import Text
 from quail_audit import wording
 from quail_audit.events import LayerStatistics, Verdict
 from quail_audit.matrix import Format, formats, riskiness
-from quail_audit.report import FULL, Report, SchemeReport, badness
+from quail_audit.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.untrusted import printable
 
 WORST_LAYERS_SHOWN = 10
@@ -101,9 +101,7 @@ def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool)
     if not measured.metrics:
         return None
     table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0))
-    arms = [f"original/{FULL}", f"original/{scheme}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
-    if report.request.retrain is not None:
-        arms.append(f"retrain/{FULL}")
+    arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
     table.add_column("\nmetric", no_wrap=True)
     for arm in arms:
         table.add_column(arm.replace("/", "\n"), justify="right", no_wrap=True)
@@ -169,6 +167,8 @@ def _layers_title(scheme: str, measured: SchemeReport) -> str:
 
 
 def _state(layer: LayerStatistics) -> Text:
+    if layer.state is None and not (layer.nonfinite_original or layer.nonfinite_unlearned):
+        return Text("not comparable", style="dim")
     if layer.state is None:
         return Text(f"{layer.nonfinite_original + layer.nonfinite_unlearned} not finite", style="bold red")
     style = wording.STATE_STYLES[layer.state]

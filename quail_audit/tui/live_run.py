@@ -19,7 +19,7 @@ from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
 from quail_audit.matrix import Format, format_of
 from quail_audit.policy import Policy, read_policy
-from quail_audit.report import FULL, RunState
+from quail_audit.report import FULL, RunState, arms_in_order
 from quail_audit.runs import Placed, read_events, read_request
 from quail_audit.tui.child import Child
 from quail_audit.tui.followed import Followed
@@ -100,6 +100,8 @@ class LiveRun(Followed):
 
     @property
     def schemes(self) -> tuple[str, ...]:
+        if self.state.plan is not None:
+            return self.state.schemes
         request = self.request
         return request.schemes if request is not None else ()
 
@@ -134,14 +136,7 @@ class LiveRun(Followed):
         """The arms that a reader compares at a scheme: original, unlearned, each in full and rounded, the reference."""
         plan = self.state.plan
         planned = plan.arms if plan is not None else tuple(self.state.arms)
-        order = (
-            f"original/{FULL}",
-            f"original/{scheme}",
-            f"unlearned/{FULL}",
-            f"unlearned/{scheme}",
-            f"retrain/{FULL}",
-        )
-        return tuple(arm for arm in order if arm in planned)
+        return arms_in_order(planned, scheme)
 
     def metrics(self) -> tuple[str, ...]:
         """Those that have samples or scores, forget metrics first."""
@@ -169,7 +164,7 @@ class LiveRun(Followed):
         """
         from quail_audit.forgetting.recovery import DECIDING_METRICS, recovery_percent
 
-        arms = [f"original/{FULL}", f"unlearned/{FULL}", f"unlearned/{scheme}"]
+        arms = [f"original/{FULL}", f"unlearned/{scheme}", f"unlearned/{FULL}"]
         if f"retrain/{FULL}" in self.arms(scheme):
             arms.append(f"retrain/{FULL}")
         found = [self.samples[metric, arm] for arm in arms if (metric, arm) in self.samples]

@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 from quail_audit import wording
-from quail_audit.report import FULL
+from quail_audit.report import FULL, arm_at
 from quail_audit.tui.live_run import AnswersOf, LiveRun
 
 CAME_BACK = "came back"
@@ -85,7 +85,7 @@ class SampleScores:
 
         In the metric's unit. Positive where it came back, also for a loss, which falls then.
         """
-        full, rounded = self.score(row, f"unlearned/{FULL}"), self.score(row, f"unlearned/{self.scheme}")
+        full, rounded = self.score(row, f"unlearned/{FULL}"), self.score(row, arm_at("unlearned", self.scheme))
         if full is None or rounded is None:
             return None
         return full - rounded if low_is_known(self.metric) else rounded - full
@@ -119,7 +119,7 @@ class SampleScores:
         if order == BY_NUMBER:
             return [int(row) for row in np.argsort(numbers, kind="stable")]
         if order == CAME_BACK:
-            known = self._column(f"unlearned/{self.scheme}") - self._column(f"unlearned/{FULL}")
+            known = self._column(arm_at("unlearned", self.scheme)) - self._column(f"unlearned/{FULL}")
         else:
             known = self._column(order)
         if low_is_known(self.metric):

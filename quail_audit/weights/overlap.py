@@ -484,7 +484,7 @@ def sums_of_rounded(
     magnitude = update.abs()[changed].float()
     ratios = _no_counts()
     if rounded_o.widths is not None:
-        ratios = _count((magnitude / rounded_o.widths.reshape(-1)[changed]).float())
+        ratios = count_by_bin((magnitude / rounded_o.widths.reshape(-1)[changed]).float())
     transitions = _no_transitions()
     if levels <= MOST_LEVELS_OF_TRANSITIONS:
         counted = changed | (codes_o != codes_u)
@@ -498,13 +498,13 @@ def sums_of_rounded(
         update_squared=float(update @ update),
         rounded_squared=float(rounded @ rounded),
         update_max=float(magnitude.max()) if magnitude.numel() else 0.0,
-        updates=_count(magnitude),
+        updates=count_by_bin(magnitude),
         ratios=ratios,
         transitions=transitions,
     )
 
 
-def _count(magnitudes: torch.Tensor) -> Counts:
+def count_by_bin(magnitudes: torch.Tensor) -> Counts:
     """Non-negative float32 magnitudes by bin."""
     import torch
 

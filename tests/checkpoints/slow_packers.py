@@ -115,7 +115,7 @@ def gguf_block(kind: str, block: bytes) -> tuple[list[int], list[float]]:
         values = [half(0) * (code - zero) + (half(2) if offset else 0.0) for code in codes]
     elif kind == "q8_0":
         signed = np.frombuffer(block[2:], np.int8).tolist()
-        codes, values = [code + 128 for code in signed], [half(0) * code for code in signed]
+        codes, values = [(code + 127) % 256 for code in signed], [half(0) * code for code in signed]
     elif kind == "q2_k":
         for place in range(256):
             half_, within = divmod(place, 128)

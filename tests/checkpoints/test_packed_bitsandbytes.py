@@ -71,19 +71,25 @@ def test_four_bits(tmp_path: Path, scheme: str, dtype: torch.dtype) -> None:
         assert rounded.codes.reshape(-1).tolist() == codes
 
 
-@pytest.mark.parametrize("scheme", ["nf4", "fp4-dq"])
-def test_four_bits_are_what_the_scheme_makes_of_the_full_weights(tmp_path: Path, scheme: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scheme", ["nf4", "fp4-dq", "int8"])
+def test_what_is_stored_is_what_the_scheme_makes_of_the_full_weights(
+    tmp_path: Path, scheme: str, dtype: torch.dtype
+) -> None:
     kind, _, double = scheme.partition("-")
-    saved(
-        tmp_path, llama_config(), torch.bfloat16,
-        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=bool(double),
-    )  # fmt: skip
+    four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": bool(double)}
+    saved(tmp_path, llama_config(), dtype, **({"load_in_8bit": True} if scheme == "int8" else four_bit))
     full, packed = open_checkpoint(str(tmp_path / "full")), open_checkpoint(str(tmp_path / "packed"))
     rounding = scheme_named(scheme)
-    quantized = rounding.quantize(full.read_matrix(Matrix(DOWN, transposed=False)))
-    rounded = packed.packed[f"{DOWN}.weight"].unpack()
-    assert rounded.codes.equal(quantized.codes)
-    assert rounded.values.equal(rounding.dequantize(quantized))
+    stored = packed.packed[f"{DOWN}.weight"]
+    expected = rounding.round(full.read_matrix(Matrix(DOWN, transposed=False)).to(stored.info.dtype))
+    rounded = stored.unpack()
+    assert rounded.codes.equal(expected.codes)
+    assert rounded.values.equal(expected.values)
+    assert rounded.widths is not None
+    assert expected.widths is not None
+    if scheme != "fp4-dq":  # whose buckets are those of the scales before they were rounded, which are not stored
+        torch.testing.assert_close(rounded.widths, expected.widths.expand(rounded.widths.shape))
 
 
 def test_bucket_widths_are_the_distances_between_the_bounds(tmp_path: Path) -> None:
@@ -112,7 +118,7 @@ def test_eight_bits(tmp_path: Path) -> None:
         weight: Any = module.weight
         rounded = checkpoint.packed[f"{name}.weight"].unpack()
         assert rounded.values.equal(functional.int8_vectorwise_dequant(weight.data, weight.SCB))
-        assert (rounded.codes.int() - 128).equal(weight.data.int())
+        assert (rounded.codes.int() - 127).equal(weight.data.int())
         assert rounded.widths is not None
         assert rounded.widths.shape == weight.data.shape
 

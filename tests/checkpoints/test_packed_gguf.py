@@ -17,6 +17,7 @@ from quail_audit.checkpoints.architecture import Matrix
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.errors import BadInputError
+from quail_audit.schemes.registry import scheme_named
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 96}
 
@@ -84,6 +85,17 @@ def test_codes_of_query_and_key_rows_are_put_back_as_their_values_are(tmp_path: 
             head, place = divmod(row, size)
             half, index = divmod(place, size // 2)
             assert rounded.codes[row].tolist() == as_stored[head * size + 2 * index + half].tolist()
+
+
+@pytest.mark.parametrize("kind", LEGACY)
+def test_what_is_stored_is_what_the_scheme_makes_of_the_full_weights(tmp_path: Path, kind: str) -> None:
+    model = build(llama_config(**WIDE))
+    write_llama(model, tmp_path / "m.gguf", kind)
+    rounded = open_checkpoint(str(tmp_path / "m.gguf")).packed["model.layers.0.self_attn.k_proj.weight"].unpack()
+    weight: Any = model.get_submodule("model.layers.0.self_attn.k_proj").weight
+    expected = scheme_named(f"gguf-{kind}").round(weight.detach())
+    assert rounded.codes.equal(expected.codes)
+    assert rounded.values.equal(expected.values)
 
 
 def test_a_folder_with_one_gguf_file_is_that_checkpoint(tmp_path: Path) -> None:

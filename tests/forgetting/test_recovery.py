@@ -182,3 +182,41 @@ def test_the_rules_meet_without_gaps() -> None:
         for retrain in (None, 1.0, 60.0)
     }
     assert outcomes == {"uninformative", "not forgotten", "recovered", "held"}
+
+
+def as_stored(**means: float) -> Recovery:
+    """Recovery where the unlearned checkpoint is only given quantized."""
+    names: dict[str, Role] = {"original": "original/full", "stored": "unlearned/quantized", "retrain": "retrain/full"}
+    scores = {names[name]: around(mean) for name, mean in means.items()}
+    return recovery("verbmem_forget", scores, seed=0)
+
+
+def test_a_stored_checkpoint_is_held_against_the_reference_alone() -> None:
+    found = as_stored(original=96.0, stored=66.0, retrain=46.0)
+    assert found.percent == pytest.approx(100 * (66 - 46) / (96 - 46))
+    assert (found.outcome, found.floor, found.floor_arm) == ("recovered", pytest.approx(46.0), "retrain/full")
+    assert as_stored(original=96.0, stored=40.0, retrain=46.0).outcome == "held"
+
+
+def test_without_a_reference_what_came_back_of_a_stored_checkpoint_cannot_be_told() -> None:
+    assert as_stored(original=96.0, stored=66.0) == Recovery(outcome="no floor")
+    assert as_stored(original=96.0, stored=90.9) == Recovery(outcome="no floor")
+
+
+def test_a_stored_checkpoint_near_the_original_has_not_forgotten() -> None:
+    assert as_stored(original=96.0, stored=91.1).outcome == "not forgotten"
+    found = as_stored(original=96.0, stored=95.0, retrain=46.0)
+    assert (found.outcome, found.floor) == ("not forgotten", pytest.approx(46.0))
+
+
+def test_a_stored_checkpoint_of_which_there_was_nothing_to_forget_is_uninformative() -> None:
+    assert as_stored(original=49.0, stored=20.0, retrain=46.0).outcome == "uninformative"
+    assert as_stored(original=3.0, stored=3.0).outcome == "uninformative"
+
+
+def test_an_unlearned_model_that_nothing_rounds_has_no_recovery() -> None:
+    scores: dict[Role, np.ndarray] = {"original/full": around(96.0), "unlearned/full": around(20.0)}
+    found = recovery("verbmem_forget", scores, seed=0)
+    assert (found.outcome, found.floor, found.floor_arm) == ("no rounded arm", pytest.approx(20.0), "unlearned/full")
+    scores["unlearned/full"] = around(95.0)
+    assert recovery("verbmem_forget", scores, seed=0).outcome == "not forgotten"

@@ -83,7 +83,7 @@ def _unpack_8(module: str, files: WeightFiles) -> Rounded:
     stored = files.read(f"{module}.weight")
     scales = files.read(f"{module}.SCB").reshape(-1, 1)
     values = stored * scales * _PER_127  # in this order, as bitsandbytes does
-    codes = (stored.to(torch.int16) + 128).to(torch.uint8)
+    codes = (stored.to(torch.int16) + 127).to(torch.uint8)  # from 0, as the scheme has them; -128 is never stored
     return Rounded(codes=codes, values=values, widths=(scales * _PER_127).expand(codes.shape))
 
 

@@ -41,7 +41,8 @@ class _Kind:
 
     Attributes:
         unit: (first byte in the block, bytes that mean a scale of 1 or an offset of 0).
-        taken_off: of the codes, as they are dequantized.
+        taken_off: of the codes, as they are dequantized. Of q8_0 127, as llama.cpp stores nothing below -127; should
+            another tool store -128, its code is 255.
     """
 
     unit: tuple[tuple[int, bytes], ...]
@@ -56,7 +57,7 @@ _KINDS = {
     "Q4_1": _Kind(((0, _ONE), (2, _ZERO))),
     "Q5_0": _Kind(((0, _ONE),), 16),
     "Q5_1": _Kind(((0, _ONE), (2, _ZERO))),
-    "Q8_0": _Kind(((0, _ONE),), 128),
+    "Q8_0": _Kind(((0, _ONE),), 127),
     "Q2_K": _Kind(((0, b"\x01" * 16), (80, _ONE), (82, _ZERO))),
     "Q3_K": _Kind(((96, b"\x11" * 8 + b"\xaa" * 4), (108, _ONE)), 4),
     "Q4_K": _Kind(((0, _ONE), (2, _ZERO), (4, _K_SCALES))),
@@ -111,7 +112,7 @@ class GgufTensors:
         for start, unit in kind.unit:
             blocks[:, start : start + len(unit)] = np.frombuffer(unit, np.uint8)
         codes = dequantize(blocks, quantization) + np.float32(kind.taken_off)
-        return codes.astype(np.uint8).reshape(stored.shape)
+        return codes.astype(np.int16).astype(np.uint8).reshape(stored.shape)
 
     def blocks(self, name: str) -> Bytes:
         """The bytes of a tensor, a row of the tensor a row: mapped, and released with the array."""

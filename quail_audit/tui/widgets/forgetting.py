@@ -20,7 +20,7 @@ from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.events import Recovery, Score
-from quail_audit.report import FULL
+from quail_audit.report import FULL, arm_at
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
 
@@ -88,7 +88,7 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         width = max(40, region.width - 1)
         has_plots = region.height >= LEAST_HEIGHT_WITH_PLOTS
         arms = run.arms(scheme)
-        pair, rounded = arms[:4], f"unlearned/{scheme}"
+        pair, rounded = arms[:4], arm_at("unlearned", scheme)
         for columns in (
             dict.fromkeys(arms, WIDE_ARM),
             dict.fromkeys(pair, WIDE_ARM),

@@ -17,7 +17,7 @@ from textual.containers import Grid, VerticalScroll
 from textual.widgets import Static
 
 from quail_audit.events import SampleScored
-from quail_audit.report import FULL
+from quail_audit.report import FULL, arm_at
 from quail_audit.shared_words import SharedWords, shared_words
 from quail_audit.tui import palette
 from quail_audit.tui.sample_scores import LEAK, figure, has_answers
@@ -167,7 +167,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         truth.update(Text(reading, style=palette.muted(self.app)) if reading else self._plain(sample.truth))
 
     def _draw_answer(self, static: Static, sample: Sample, arm: str, columns: int) -> None:
-        rounded = arm == f"unlearned/{sample.scheme}"
+        rounded = arm == arm_at("unlearned", sample.scheme)
         leaks = rounded and sample.leaks
         score = figure(sample.scores.get(arm), sample.metric)
         title = Text(f" {printable(arm)} ── {score} ")
@@ -192,7 +192,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         highest = max(*sample.scores.values(), 0.0) if sample.metric.startswith("nll") else POINTS
         score = sample.scores.get(arm, 0.0)
         filled = round(min(columns, WIDEST_BAR) * min(1.0, max(0.0, score) / highest)) if highest > 0 else 0
-        leaks = arm == f"unlearned/{sample.scheme}" and sample.leaks
+        leaks = arm == arm_at("unlearned", sample.scheme) and sample.leaks
         return Text("█" * filled or "▏", style=palette.style(self.app, "verdict-fail" if leaks else "plot-1"))
 
     def _marked(self, text: SampleScored, *, leaks: bool) -> Text:
@@ -244,7 +244,7 @@ def marked_text(answer: str, shared: SharedWords, style: Style) -> Text:
 
 def reading_order(sample: Sample) -> list[str]:
     """The unlearned pair first: there a reader sees the leak, also where only two answers fit on the screen."""
-    first = (f"unlearned/{FULL}", f"unlearned/{sample.scheme}")
+    first = (f"unlearned/{FULL}", arm_at("unlearned", sample.scheme))
     return [arm for arm in first if arm in sample.arms] + [arm for arm in sample.arms if arm not in first]
 
 
