@@ -4,9 +4,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from quail_audit.schemes.registry import known_schemes
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,3 +64,46 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_scheme_of_the_page_is_found_and_measures(tmp_path: Path) -> None:
+    """Installed as its page says: one file, and the entry point in the metadata of its package."""
+    (code,), (metadata,) = blocks("docs/schemes.md", "python"), blocks("docs/schemes.md", "toml")
+    ((group, points),) = tomllib.loads(metadata)["project"]["entry-points"].items()
+    (tmp_path / "quail_ternary.py").write_text(code)
+    package = tmp_path / "quail_ternary-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: quail-ternary\nVersion: 1.0\n")
+    lines = [f"{name} = {target}" for name, target in points.items()]
+    (package / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+    program = """
+import torch
+from quail_audit.schemes.registry import expand, scheme_named
+from quail_audit.weights.overlap import layer_detail, layer_statistics, pair_sums
+scheme = scheme_named("ternary-g32")
+assert "ternary-g32" in expand(["all"])
+original, unlearned = torch.zeros(1, 32), torch.zeros(1, 32)
+original[0, :3] = torch.tensor([1.0, 0.4, 0.2])
+unlearned[0, :3] = torch.tensor([1.0, 0.6, 0.3])
+sums = pair_sums(original, unlearned, scheme)
+layer = layer_statistics(sums, name="x", block=None, role="x")
+print(layer.overlap, round(layer.survival, 4), layer_detail(sums).transitions)
+"""
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    # 0.4 -> 0.6 crosses the middle and becomes 1, 0.2 -> 0.3 does not: of 0.2² + 0.1², 1 × 0.2 is carried
+    assert done.stdout == f"{31 / 32} {0.2 / 0.05:.1f} (0, 0, 0, 0, 1, 1, 0, 0, 0)\n"
+
+
+def test_the_page_on_schemes_names_every_one_that_is_listed() -> None:
+    page = (ROOT / "docs/schemes.md").read_text()
+    for scheme in known_schemes():
+        form = re.sub(r"^rtn-int.*", "rtn-int{2,3,4,8}", scheme.name).removeprefix("gguf-")
+        assert f"`{form}" in page or f"`{scheme.name}`" in page, scheme.name
