@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from quail_audit.events import Outcome, Recovery, Score, State
+from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State
 from quail_audit.matrix import Format, Standing, safe_to_ship
 from quail_audit.report import Failure
 
@@ -36,6 +36,16 @@ STANDING_STYLES: Mapping[Standing, str] = {
     "not measured": "bold yellow",
     "unknown": "dim",
 }
+
+NOT_FINITE, NOT_COMPARABLE = "not finite", "not comparable"  # layers without a state
+
+
+def state(layer: LayerStatistics) -> str:
+    """A layer's state, or why it has none."""
+    if layer.state is not None:
+        return layer.state
+    return NOT_FINITE if layer.nonfinite_original or layer.nonfinite_unlearned else NOT_COMPARABLE
+
 
 METRIC_TITLES: Mapping[str, str] = {
     "verbmem_forget": "VerbMem, forget",

@@ -97,6 +97,8 @@ def _nonfinite(layer: LayerStatistics) -> list[Reading]:
 
 def state_in_words(layer: LayerStatistics) -> str:
     """erased: rounding took the update away"""
+    if layer.state is None and wording.state(layer) == wording.NOT_COMPARABLE:
+        return "not comparable: the two checkpoints do not store it in one format"
     if layer.state is None:
         return "not finite: a weight is not a number, so nothing else can be said"
     return f"{layer.state}: {wording.STATE_MEANINGS[layer.state]}"

