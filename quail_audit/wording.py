@@ -70,12 +70,19 @@ METRIC_TITLES: Mapping[str, str] = {
     "nll_retain": "NLL, retain",
 }
 
+_OF_A_WHOLE_SET = ("privleak", "mia_", "macro_f1")
+
 UNKNOWN = "—"  # a number that is not known, never a zero
 
 
 def metric_title(metric: str) -> str:
     """A metric's name for people; a plug-in's metric keeps its own."""
     return METRIC_TITLES.get(metric, metric)
+
+
+def adds_up(metric: str) -> bool:
+    """Whether the mean of some samples' scores is the metric so far; a single sample has no AUC and no F1."""
+    return not metric.startswith(_OF_A_WHOLE_SET)
 
 
 def share(value: float | None) -> str:

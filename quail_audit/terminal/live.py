@@ -163,6 +163,6 @@ def _score(state: RunState, metric: str, arm: str) -> Text:
     if finished is not None:
         return Text(wording.mean_only(finished, metric), style="bold")
     running = state.running.get((arm, metric))
-    if running is None or metric == "privleak":  # a single sample has no AUC
+    if running is None or not wording.adds_up(metric):
         return Text(wording.UNKNOWN, style="dim")
     return Text(f"~{running.mean:.2f}" if metric.startswith("nll") else f"~{running.mean:.1f}", style="dim")

@@ -210,7 +210,11 @@ def _as_sample(event: Event, folder: Path) -> SampleScored:
     return event
 
 
-_METRICS_FIRST = ("verbmem_forget", "knowmem_forget", "privleak_m3", "privleak", "verbmem_retain", "knowmem_retain")
+_METRICS_FIRST = (
+    *("verbmem_forget", "knowmem_forget", "privleak_m3", "privleak", "verbmem_retain", "knowmem_retain"),
+    *("accuracy_forget", "label_probability_forget", "accuracy_retain", "accuracy_test", "agreement_forget"),
+    *("mia_loss_m3", "mia_loss", "mia_confidence_m3", "mia_confidence"),
+)
 
 
 def _metric_order(metric: str) -> int:

@@ -135,8 +135,8 @@ class SampleScores:
 
 
 def low_is_known(metric: str) -> bool:
-    """Whether a low score says that a text is known: a loss, and a place in PrivLeak's AUC."""
-    return metric.startswith(("nll", "privleak"))
+    """Whether a low score says that a text is known: a loss, and a place in the AUC of membership inference."""
+    return metric.startswith(("nll", "privleak", "mia"))
 
 
 def has_answers(metric: str) -> bool:

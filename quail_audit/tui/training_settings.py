@@ -24,6 +24,7 @@ _TERMS: Mapping[str, str] = {
     "ga": "gradient ascent on the forget set, without bound",
     "npo": "negative preference optimization, a bounded ascent",
     "simnpo": "NPO without a reference model",
+    "relabel": "another label, drawn at random, in the place of the true one: classifiers only",
     "hinge": "the hinge keeps logits a margin away from the original's",
     "gdr": "the loss on the retain set",
     "klr": "KL to the original on the retain set",
@@ -61,7 +62,7 @@ def objectives() -> tuple[str, ...]:
     """By name: what to take first, then every composition of a forget term, a retain term and what is added."""
     composed = (
         "_".join(part for part in parts if part)
-        for parts in product(("ga", "npo", "simnpo"), ("", "gdr", "klr"), ("", "l1"), ("", "hinge"))
+        for parts in product(("ga", "npo", "simnpo", "relabel"), ("", "gdr", "klr"), ("", "l1"), ("", "hinge"))
     )
     first = (PAPERS_OBJECTIVE, "repair", "hinge_gdr", "hinge_klr")
     return tuple(dict.fromkeys((*first, *composed, "sure", "lora")))
@@ -83,7 +84,7 @@ def objective_explained(name: str) -> str:
 SETTINGS: tuple[Setting, ...] = (
     Setting("objective", "Objective", "choice", "", objectives()),  # its help is objective_explained
     Setting("out", "Output folder", "output", "Where the retrained checkpoint goes; a folder that is new or empty"),
-    Setting("data", "Data folder", "data", "The forget and retain texts, in MUSE layout"),
+    Setting("data", "Data folder", "data", "The forget and retain texts, in MUSE layout or labelled"),
     Setting(
         "margin_logits",
         "Margin γ",  # noqa: RUF001 - the paper's letters

@@ -433,3 +433,21 @@ async def test_ten_thousand_samples_are_shown_and_sorted(tmp_path: Path) -> None
             await pilot.press(key)
             await pilot.pause()
             assert number(screen) == numbers(screen)[place]
+
+
+# Classifiers
+
+
+@pytest.mark.asyncio
+async def test_a_classifiers_answer_is_a_label_with_the_probability_of_each(tmp_path: Path) -> None:
+    def labelled(event: SampleScored) -> dict[str, object]:
+        real = 0.875 if event.arm != "unlearned/full" else 0.125
+        shares = sorted({"real": real, "fa\x1bke": 1 - real}.items(), key=lambda pair: -pair[1])
+        return {"truth": "real", "answer": shares[0][0], "probabilities": dict(shares)}
+
+    async with opened(write_run(tmp_path / "run", with_texts(labelled)), (120, 40)) as (app, pilot, _screen):
+        await until(pilot, lambda: "True label" in text_of(app))
+        shown = text_of(app)
+        assert "real      87.5 % █" in shown
+        assert "fa\\x1bke  12.5 % █" in shown
+        assert shown.index("fa\\x1bke  87.5 %") < shown.index("real      12.5 %")

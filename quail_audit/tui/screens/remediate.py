@@ -157,6 +157,7 @@ class RemediateScreen(QuailScreen[None]):
             return None
         specs = layer_specs(self.run.layers(self._scheme), picker.chosen, picker.at_risk)
         values: dict[str, object] = {"data": "", "out": "", **self._chosen.values}
+        values |= {"text_column": audited.text_column, "label_column": audited.label_column}
         values |= {"original": audited.original, "unlearned": audited.unlearned, "layers": specs}
         if AT_RISK in specs:
             values["report"] = self.run.folder_from_here

@@ -131,7 +131,7 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
             return Text(f"{figure(score, metric):>{columns}}", style=Style(bold=True))
         running = run.state.running.get((arm, metric))
         muted = palette.muted(self.app)
-        if running is None or metric == "privleak":  # a single sample has no AUC
+        if running is None or not wording.adds_up(metric):
             return Text(f"{wording.UNKNOWN:>{columns}}", style=muted)
         half = running.half_width
         so_far = Score(mean=running.mean, low=running.mean - (half or 0), high=running.mean + (half or 0), samples=1)

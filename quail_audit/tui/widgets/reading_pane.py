@@ -29,6 +29,7 @@ PROMPT_CHARACTERS = 400  # of a prompt, unless all of it is asked for: its end, 
 NARROWEST_COLUMN = 30
 WIDE_COLUMN = 40
 WIDEST_BAR = 60
+LABEL_COLUMNS = 16  # of a label beside its probability
 POINTS = 100.0  # what a metric scores at most, but for losses
 
 
@@ -163,7 +164,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         truth = self.query_one("#truth", Static)
         reading = _readings(sample.metric)
         truth.display = bool(sample.truth or reading)
-        truth.border_title = " How to read it " if reading else " Truth "
+        truth.border_title = " How to read it " if reading else f" {_truth_title(sample)} "
         truth.update(Text(reading, style=palette.muted(self.app)) if reading else self._plain(sample.truth))
 
     def _draw_answer(self, static: Static, sample: Sample, arm: str, columns: int) -> None:
@@ -182,6 +183,8 @@ class ReadingPane(VerticalScroll, can_focus=True):
             static.update(Text("not answered yet", style=muted))
         elif not has_answers(sample.metric):
             static.update(self._bar(sample, arm, columns - 4))
+        elif text.probabilities:
+            static.update(self._label(text, columns - 4, leaks=leaks))
         elif not text.answer:
             static.update(Text("it answered nothing", style=muted))
         else:
@@ -194,6 +197,22 @@ class ReadingPane(VerticalScroll, can_focus=True):
         filled = round(min(columns, WIDEST_BAR) * min(1.0, max(0.0, score) / highest)) if highest > 0 else 0
         leaks = arm == arm_at("unlearned", sample.scheme) and sample.leaks
         return Text("█" * filled or "▏", style=palette.style(self.app, "verdict-fail" if leaks else "plot-1"))
+
+    def _label(self, text: SampleScored, columns: int, *, leaks: bool) -> Text:
+        """A classifier's labels, each with its probability, likeliest first: its answer bold, the true one coloured."""
+        longest = min(LABEL_COLUMNS, max(len(printable(label)) for label in text.probabilities))
+        widest = max(1, min(columns, WIDEST_BAR) - longest - len(f" {100:5.1f} % "))
+        shown = Text()
+        for label, share in text.probabilities.items():
+            is_true = label == text.truth
+            colour = "verdict-fail" if is_true and leaks else "accent" if is_true else "foreground"
+            style = palette.style(self.app, colour, bold=label == text.answer)
+            shown.append(f"{printable(label, limit=longest):<{longest}} {100 * share:5.1f} % ", style)
+            shown.append("█" * round(widest * share), style)
+            shown.append("\n")
+        shown.rstrip()
+        self._mark_wanted(shown)
+        return shown
 
     def _marked(self, text: SampleScored, *, leaks: bool) -> Text:
         answer = text.answer[:MOST_CHARACTERS]
@@ -219,6 +238,10 @@ class ReadingPane(VerticalScroll, can_focus=True):
     def _mark_wanted(self, text: Text) -> None:
         if self._wanted:
             text.highlight_words([self._wanted], Style(reverse=True), case_sensitive=False)
+
+
+def _truth_title(sample: Sample) -> str:
+    return "True label" if any(text.probabilities for text in sample.texts.values()) else "Truth"
 
 
 def _readings(metric: str) -> str:
@@ -271,5 +294,8 @@ def _answers(sample: Sample, arms: Sequence[str]) -> list[str]:
     for arm in arms:
         text = sample.texts.get(arm)
         answer = printable(text.answer) if text is not None else "not answered yet"
+        if text is not None and text.probabilities:
+            shares = (f"{printable(label)} {100 * share:.1f} %" for label, share in text.probabilities.items())
+            answer += f" ({', '.join(shares)})"
         lines.append(f"{printable(arm)} ({figure(sample.scores.get(arm), sample.metric)}): {answer}".rstrip(": "))
     return lines

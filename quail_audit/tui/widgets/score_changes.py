@@ -113,7 +113,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
             shown = wording.with_interval if self._has_intervals else wording.mean_only
             return Text(shown(score, change.metric), style="bold")
         so_far = run.state.running.get((change.arm, change.metric))
-        if so_far is None or change.metric == "privleak":  # a single sample has no AUC
+        if so_far is None or not wording.adds_up(change.metric):
             return Text(wording.UNKNOWN, style=palette.muted(self.app))
         digits = 2 if change.metric.startswith("nll") else 1
         return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted(self.app))
