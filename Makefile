@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= quail-demo
 
-.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser screenshots clean
+.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser test-backends screenshots clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quail needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -63,5 +63,29 @@ test-browser: $(INSTALLED)
 screenshots: $(INSTALLED)
 	$(BIN)/python docs/screenshots.py
 
+# GPTQModel and auto-gptq need other versions of torch and transformers than the rest, and than each other.
+BACKEND_TESTS := tests/schemes/test_real_backends.py tests/checkpoints/test_transformers_rules.py
+TEST_TOOLS := pytest pytest-timeout hypothesis pytest-asyncio
+
+.venv-gptqmodel/.installed: pyproject.toml constraints-gptqmodel.txt
+	$(PYTHON) -m venv .venv-gptqmodel
+	.venv-gptqmodel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-gptqmodel.txt torch torchvision setuptools wheel ninja packaging numpy pybind11
+	.venv-gptqmodel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-gptqmodel.txt --no-build-isolation hatchling editables
+	.venv-gptqmodel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-gptqmodel.txt --no-build-isolation -e '.[gptq]' $(TEST_TOOLS)
+	touch $@
+
+.venv-auto-gptq/.installed: pyproject.toml constraints-auto-gptq.txt
+	$(PYTHON) -m venv .venv-auto-gptq
+	.venv-auto-gptq/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-auto-gptq.txt -e '.[auto-gptq]' $(TEST_TOOLS)
+	touch $@
+
+# The real backends on a CPU. An environment that cannot be made is said, and is no failure of the tests.
+test-backends:
+	@for backend in gptqmodel auto-gptq; do \
+		if $(MAKE) .venv-$$backend/.installed; then \
+			.venv-$$backend/bin/python -m pytest -m backend $(BACKEND_TESTS) || exit 1; \
+		else echo "NOT TESTED: $$backend; its environment cannot be made here" >&2; fi; \
+	done
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-gptqmodel .venv-auto-gptq build dist .mypy_cache .pytest_cache .ruff_cache
