@@ -149,10 +149,13 @@ prescribe.epilog = (  # type: ignore[attr-defined]
 
 def _can_carry(scheme: str) -> bool:
     """Whether quail carry knows the scheme's grid."""
+    from quail_audit.schemes import rtn
+    from quail_audit.schemes.affine import AffineScheme
     from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.schemes.registry import known_schemes
 
-    return any(known.name == scheme and isinstance(known, FourBit) for known in known_schemes())
+    own = any(known.name == scheme and isinstance(known, FourBit | AffineScheme) for known in known_schemes())
+    return own or rtn.scheme_of(scheme) is not None
 
 
 def _scheme_to_judge(report: Report) -> str:

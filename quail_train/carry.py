@@ -19,7 +19,7 @@ from quail_train.held_grid import Written, held_grid, written
 if TYPE_CHECKING:
     import torch
 
-    from quail_audit.schemes.bitsandbytes import FourBit
+    from quail_train.held_grid import Carriable
 
 WEIGHTS_PER_THREAD = 1 << 16  # fewer are not worth a second thread
 
@@ -32,7 +32,7 @@ def key_of(seed: int, layer: str) -> int:
 
 
 def carried(
-    original: torch.Tensor, unlearned: torch.Tensor, scheme: FourBit, *, way: DataFreeWay, key: int, threads: int = 1
+    original: torch.Tensor, unlearned: torch.Tensor, scheme: Carriable, *, way: DataFreeWay, key: int, threads: int = 1
 ) -> Written:
     """Carry one layer's update.
 
@@ -59,7 +59,7 @@ def carried(
 
     def run(worker: int) -> None:
         matrices = rounded, o, u
-        of_grid = grid.levels, grid.scales, grid.largest, grid.settled, grid.block_size, grid.stride
+        of_grid = grid.levels, grid.unit, grid.blocks, grid.settled, grid.block_size
         rows_and_results = edges[worker], edges[worker + 1], values, chosen
         if way == "random":
             carry_by_chance(*matrices, *of_grid, np.uint64(key), *rows_and_results)

@@ -10,6 +10,8 @@ from numba import njit
 
 from quail_audit.schemes.blocks import compiled
 
+SCALE, ZERO, BASE, LOW, HIGH = range(5)  # of a block's numbers
+COLUMNS = 5
 KEPT = np.int16(-1)  # in the place of a level: the weight stays as it is
 LANES = 16  # rows that error feedback works on side by side: one row's weights wait for each other
 SEGMENT = 64  # of their columns at a time, which with the lanes fit the first-level cache
@@ -32,11 +34,10 @@ def carry_by_chance(
     original,
     unlearned,
     levels,
-    scales,
-    largest,
+    unit,
+    blocks,
     settled,
     block_size,
-    stride,
     key,
     first,
     last,
@@ -48,9 +49,11 @@ def carry_by_chance(
     Args:
         rounded_original, original, unlearned: float32 [rows, columns]; the target is rounded_original + update.
         levels: float32 [k], ascending, no two equal.
-        scales, largest: float32 [blocks], what the levels are multiplied by, and each block's largest magnitude.
+        unit: float32, a constant that values are multiplied by.
+        blocks: float32 [blocks, COLUMNS]: each block's scale, zero, base, and the ends that its weights reach; a level
+            is worth (level - zero) * scale * unit + base, and no more than the ends.
         settled: bool [blocks], blocks whose weights stay as they are.
-        block_size, stride: the weight (row, column) is in block (row * stride + column) // block_size.
+        block_size: weights to a block, in row-major order of the matrix.
         key: uint64, of the draws.
         first, last: which rows.
         values: float32 [rows, columns], written: the carried weights. Those that set a scale keep their own.
@@ -62,17 +65,17 @@ def carry_by_chance(
     for row in range(first, last):
         start = 0
         while start < columns:
-            place = row * stride + start
+            place = row * columns + start
             block = place // block_size
             size = min(columns - start, block_size - place % block_size)
-            scale, held = scales[block], largest[block]
-            if settled[block] or not scale > np.float32(0.0):
+            scale, lowest, highest = blocks[block, SCALE], blocks[block, LOW], blocks[block, HIGH]
+            if settled[block] or scale == np.float32(0.0):
                 for i in range(size):
                     values[row, start + i] = unlearned[row, start + i]
                     chosen[row, start + i] = KEPT
                 start += size
                 continue
-            _place(levels, scale, held, places)
+            _place(levels, unit, blocks[block], places)
             # loop by loop over a block: each becomes vector instructions
             for i in range(size):
                 update = unlearned[row, start + i] - original[row, start + i]
@@ -88,9 +91,10 @@ def carry_by_chance(
                 u = unlearned[row, start + i]
                 below, above = places[lower[i]], places[lower[i] + 1]
                 up = draws[i] * np.float64(above - below) < np.float64(targets[i] - below)
-                free = abs(u) < held
+                free = lowest < u < highest
                 values[row, start + i] = (above if up else below) if free else u
-                chosen[row, start + i] = np.int16(lower[i] + up) if free else KEPT
+                level = np.int16(lower[i] + up)
+                chosen[row, start + i] = (level if scale > np.float32(0.0) else np.int16(top - level)) if free else KEPT
             start += size
 
 
@@ -100,11 +104,10 @@ def carry_with_feedback(
     original,
     unlearned,
     levels,
-    scales,
-    largest,
+    unit,
+    blocks,
     settled,
     block_size,
-    stride,
     first,
     last,
     values,
@@ -120,7 +123,7 @@ def carry_with_feedback(
     targets, fixed = np.zeros((SEGMENT, LANES), np.float32), np.zeros((SEGMENT, LANES), np.float32)
     free, level = np.zeros((SEGMENT, LANES), np.bool_), np.zeros((SEGMENT, LANES), np.int32)
     error, wanted = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    block_of = np.empty(LANES, np.int64)
+    block_of, turned = np.empty(LANES, np.int64), np.zeros(LANES, np.bool_)
     for group in range(first, last, LANES):
         lanes = min(LANES, last - group)
         error[:] = np.float32(0.0)
@@ -136,18 +139,23 @@ def carry_with_feedback(
             while begin < size:  # as far as no lane's block ends
                 end = size
                 for lane in range(lanes):
-                    place = (group + lane) * stride + start + begin
+                    place = (group + lane) * columns + start + begin
                     block_of[lane] = place // block_size
                     end = min(end, begin + block_size - place % block_size)
                 for lane in range(lanes):
-                    scale, held = scales[block_of[lane]], largest[block_of[lane]]
-                    moves = not settled[block_of[lane]] and scale > np.float32(0.0)
-                    _place(levels, scale, held, own)
+                    scale, lowest, highest = (
+                        blocks[block_of[lane], SCALE],
+                        blocks[block_of[lane], LOW],
+                        blocks[block_of[lane], HIGH],
+                    )
+                    moves = not settled[block_of[lane]] and scale != np.float32(0.0)
+                    turned[lane] = scale < np.float32(0.0)
+                    _place(levels, unit, blocks[block_of[lane]], own)
                     for j in range(k):
                         places[j, lane] = own[j]
                         bounds[j, lane] = own[j] + (own[min(j + 1, k - 1)] - own[j]) * np.float32(0.5)
                     for i in range(begin, end):
-                        free[i, lane] = moves and abs(fixed[i, lane]) < held
+                        free[i, lane] = moves and lowest < fixed[i, lane] < highest
                     if not moves:  # what was settled owes nothing
                         for i in range(begin, end):
                             targets[i, lane] = fixed[i, lane]
@@ -162,6 +170,7 @@ def carry_with_feedback(
                         value = places[level[i, lane], lane] if free[i, lane] else fixed[i, lane]
                         fixed[i, lane] = value
                         error[lane] = wanted[lane] - value
+                        level[i, lane] = k - 1 - level[i, lane] if turned[lane] else level[i, lane]
                 begin = end
             for lane in range(lanes):
                 for i in range(size):
@@ -170,7 +179,13 @@ def carry_with_feedback(
 
 
 @njit(error_model="numpy")
-def _place(levels, scale, held, places):
-    """A block's levels in units of its weights; a scale that is stored rounded may put one beyond what sets it."""
-    for j in range(levels.shape[0]):
-        places[j] = min(max(levels[j] * scale, -held), held)
+def _place(levels, unit, block, places):
+    """A block's levels in units of its weights, ascending: from the last on where its scale is negative.
+
+    None lies beyond the weights that set the scale, as one would where a scale is stored rounded.
+    """
+    top = levels.shape[0] - 1
+    for j in range(top + 1):
+        level = levels[j] if block[SCALE] > np.float32(0.0) else levels[top - j]
+        place = (level - block[ZERO]) * block[SCALE] * unit + block[BASE]
+        places[j] = min(max(place, block[LOW]), block[HIGH])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from quail_audit.checkpoints.pair import Layer, Pair
-    from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.weights.overlap import PairSums
-    from quail_train.held_grid import Written
+    from quail_train.held_grid import Carriable, Written
 
 Events = Generator[Event, None, None]
 ERASED = "erased"  # of --layers: those that are measured to be
@@ -59,16 +59,17 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
         environment=describe_environment(),
     )
     from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
+    from quail_audit.schemes.affine import AffineScheme
     from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.schemes.registry import scheme_named
     from quail_train.output import write_checkpoint
 
     scheme = scheme_named(request.scheme)
-    if not isinstance(scheme, FourBit):
+    if not isinstance(scheme, FourBit | AffineScheme):
         raise UsageError(
             f"cannot carry onto the grid of {scheme.name} yet",
             where="--scheme",
-            mend="Choose nf4, fp4, nf4-dq or fp4-dq",
+            mend="Choose nf4, fp4, int8, one of rtn-int…, or one of gguf-q…",
         )
     pair = open_pair(request.original, request.unlearned)
     if pair.unlearned.scheme is not None:
@@ -79,6 +80,9 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
         )
     for note in pair.notes:
         yield Noted(message=note)
+    if alone := [layer for layer in pair.layers if scheme.why_not(*layer.shape)]:
+        yield Noted(message=f"{scheme.name} leaves {len(alone)} layers in full precision: {alone[0].name}, for one")
+        pair = replace(pair, layers=tuple(layer for layer in pair.layers if layer not in alone))
     sums = _measured(pair, scheme)
     layers = _selected(request, pair, sums)
     yield CarryPlanned(layers=tuple(layer.name for layer in layers), weights=sum(layer.weights for layer in layers))
@@ -101,7 +105,7 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
     yield RunFinished(finished=utc_now(), exit_code=0)
 
 
-def _measured(pair: Pair, scheme: FourBit) -> dict[str, PairSums]:
+def _measured(pair: Pair, scheme: Carriable) -> dict[str, PairSums]:
     """Every layer's sums, by name.
 
     Raises:
@@ -169,7 +173,7 @@ def _calibration_rows(request: CarryRequest, tokenizer: PreTrainedTokenizerBase 
 def _carried_layers(
     request: CarryRequest,
     pair: Pair,
-    scheme: FourBit,
+    scheme: Carriable,
     layers: tuple[Layer, ...],
     sums: Mapping[str, PairSums],
     rows: list[list[int]],
@@ -201,7 +205,7 @@ def _carried_layers(
 
 
 def _without_data(
-    request: CarryRequest, pair: Pair, scheme: FourBit, layers: tuple[Layer, ...]
+    request: CarryRequest, pair: Pair, scheme: Carriable, layers: tuple[Layer, ...]
 ) -> Iterator[tuple[Layer, Written]]:
     from quail_train.carry import carried, key_of
 
@@ -213,7 +217,7 @@ def _without_data(
 
 
 def _by_calibration(
-    pair: Pair, scheme: FourBit, layers: tuple[Layer, ...], rows: list[list[int]]
+    pair: Pair, scheme: Carriable, layers: tuple[Layer, ...], rows: list[list[int]]
 ) -> Iterator[tuple[Layer, Written]]:
     from quail_train.calibration import round_block_by_block
     from quail_train.compensated import compensated

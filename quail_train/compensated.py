@@ -32,7 +32,7 @@ def compensated(grid: HeldGrid, hessian: torch.Tensor) -> Written:
     Returns:
         The matrix on its grid. Where compensation does not lower the output error, that is the nearest rounding.
     """
-    nearest = Written(grid.scheme.dequantize(grid.nearest), moved=0, blocks=len(grid.scales), mended_blocks=0)
+    nearest = Written(grid.scheme.dequantize(grid.nearest), moved=0, blocks=len(grid.blocks), mended_blocks=0)
     if not hessian.any():
         return nearest
     values, chosen = _rounded(grid, _inverse_factor(hessian))
@@ -63,20 +63,21 @@ def _rounded(grid: HeldGrid, factor: torch.Tensor) -> tuple[torch.Tensor, npt.ND
     own = grid.weight.float()
     weight, rows, columns = own.clone(), *own.shape
     values, chosen = torch.empty_like(own), np.empty((rows, columns), np.int16)
-    first_of_row = torch.arange(rows) * grid.stride
+    first_of_row = torch.arange(rows) * columns
     levels = torch.from_numpy(grid.levels)
     bounds = (levels[1:] + levels[:-1]) / 2
-    scales, largest = torch.from_numpy(grid.scales), torch.from_numpy(grid.largest)
-    fixed = torch.from_numpy(grid.settled) | ~(scales > 0)
+    scales, zeros, bases, lows, highs = torch.from_numpy(grid.blocks).unbind(dim=1)
+    unit = float(grid.unit)
+    fixed = torch.from_numpy(grid.settled) | (scales == 0)
     for start in range(0, columns, COLUMNS_AT_ONCE):
         end = min(start + COLUMNS_AT_ONCE, columns)
         errors = torch.empty(rows, end - start)
         for column in range(start, end):
             block = (first_of_row + column).div(grid.block_size, rounding_mode="floor")
-            scale, held = scales[block], largest[block]
-            level = torch.bucketize(weight[:, column] / scale, bounds)
-            value = torch.minimum(torch.maximum(levels[level] * scale, -held), held)
-            keeps = fixed[block] | (own[:, column].abs() >= held)
+            scale, zero, base, low, high = (side[block] for side in (scales, zeros, bases, lows, highs))
+            level = torch.bucketize((weight[:, column] - base) / (scale * unit) + zero, bounds)
+            value = ((levels[level] - zero) * scale * unit + base).clamp(low, high)
+            keeps = fixed[block] | (own[:, column] <= low) | (own[:, column] >= high)
             value = torch.where(keeps, own[:, column], value)
             values[:, column] = value
             chosen[:, column] = torch.where(keeps, -1, level).numpy()

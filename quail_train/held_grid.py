@@ -17,8 +17,11 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+    from quail_audit.schemes.affine import AffineScheme
     from quail_audit.schemes.bitsandbytes import FourBit
     from quail_audit.schemes.interface import Quantized, Scheme
+
+    Carriable = FourBit | AffineScheme  # schemes whose levels are known, and what sets a block's scale
 
 F32 = npt.NDArray[np.float32]
 
@@ -33,22 +36,22 @@ class HeldGrid:
         nearest: its rounding to nearest.
         levels: float32 [k], ascending, no two equal.
         codes: uint8 [k], what is stored for each level.
-        scales: float32 [blocks], what the levels are multiplied by.
-        largest: float32 [blocks], each block's largest magnitude: weights that have it are held.
+        unit: a constant that values are multiplied by.
+        blocks: float32 [blocks, 5]: scale, zero, base, and the ends that weights reach: those that lie there are held,
+            as they set the scale. A level is worth (level - zero) * scale * unit + base, and no more than the ends.
         settled: bool [blocks], blocks that lie on the grid already, and stay as they are.
-        block_size, stride: the weight (row, column) is in block (row * stride + column) // block_size.
+        block_size: weights to a block, in row-major order of the matrix; the last block may be short.
     """
 
-    scheme: FourBit
+    scheme: Carriable
     weight: torch.Tensor
     nearest: Quantized
     levels: F32
     codes: npt.NDArray[np.uint8]
-    scales: F32
-    largest: F32
+    unit: np.float32
+    blocks: F32
     settled: npt.NDArray[np.bool_]
     block_size: int
-    stride: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,35 +74,74 @@ class Written:
     output_error: float | None = None
 
 
-def held_grid(weight: torch.Tensor, scheme: FourBit) -> HeldGrid:
+def held_grid(weight: torch.Tensor, scheme: Carriable) -> HeldGrid:
     """The grid of a matrix [rows, columns] on the CPU, in its stored type."""
-    grid, nearest = scheme.grid, scheme.quantize(weight)
-    levels, first = np.unique(grid.levels, return_index=True)  # of two equal levels, fp4's zeros, the lower bucket's
-    stride = weight.shape[1]
-    magnitudes = weight.abs().float()
-    largest = by_block(magnitudes, grid.block_size, stride).amax(dim=1)
-    held = magnitudes == of_blocks(largest, weight.shape, grid.block_size, stride)
-    off_grid = by_block((scheme.dequantize(nearest) != weight) & ~held, grid.block_size, stride)
+    import torch
+
+    from quail_audit.schemes.bitsandbytes import FourBit
+    from quail_audit.schemes.rtn import RoundToNearest
+
+    nearest = scheme.quantize(weight)
+    nothing = torch.zeros_like(nearest.scales)
+    if isinstance(scheme, FourBit):
+        # of two equal levels, fp4's zeros, the lower bucket's
+        levels, first = np.unique(scheme.grid.levels, return_index=True)
+        codes, unit, block_size = scheme.grid.codes[first], 1.0, scheme.grid.block_size
+        zeros = bases = nothing
+    else:
+        # torchao's symmetric scale puts the lowest level beyond the smallest weight, where none can be written
+        unused = isinstance(scheme, RoundToNearest) and not scheme.asymmetric
+        levels = np.arange(scheme.lowest + unused, scheme.highest + 1, dtype=np.float32)
+        codes = (np.arange(len(levels)) + unused).astype(np.uint8)
+        unit, block_size = scheme.unit, scheme.block_size or weight.shape[1]
+        zeros = nothing if nearest.zeros is None else nearest.zeros
+        bases = nothing if nearest.bases is None else nearest.bases
+    wide = weight.float()
+    low, high = (side(wide, block_size) for side in (_smallest, _largest))
+    if _is_even_sided(scheme):
+        high = torch.maximum(-low, high)
+        low = -high
+    inside = (wide > of_blocks(low, weight.shape, block_size)) & (wide < of_blocks(high, weight.shape, block_size))
+    off_grid = by_block((scheme.dequantize(nearest) != weight) & inside, block_size)
     return HeldGrid(
         scheme=scheme,
         weight=weight,
         nearest=nearest,
         levels=levels,
-        codes=grid.codes[first],
-        scales=nearest.scales.numpy(),
-        largest=largest.numpy(),
+        codes=codes,
+        unit=np.float32(unit),
+        blocks=torch.stack((nearest.scales, zeros, bases, low, high), dim=1).numpy(),
         settled=(~off_grid.any(dim=1)).numpy(),
-        block_size=grid.block_size,
-        stride=stride,
+        block_size=block_size,
     )
 
 
-def by_block(matrix: torch.Tensor, block_size: int, stride: int) -> torch.Tensor:
-    """A matrix [rows, columns] as [blocks, block size], with zeros where a block is short."""
+def _is_even_sided(scheme: Carriable) -> bool:
+    """Whether a block's largest magnitude alone sets its scale, rather than its smallest and its largest weight."""
+    from quail_audit.schemes.gguf import Gguf
+    from quail_audit.schemes.rtn import RoundToNearest
+
+    offsets = (isinstance(scheme, RoundToNearest) and scheme.asymmetric) or (
+        isinstance(scheme, Gguf) and scheme.offsets
+    )
+    return not offsets
+
+
+def _smallest(weight: torch.Tensor, block_size: int) -> torch.Tensor:
+    return -_largest(-weight, block_size)
+
+
+def _largest(weight: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Each block's largest weight: [blocks]."""
+    return by_block(weight, block_size, fill=float("-inf")).amax(dim=1)
+
+
+def by_block(matrix: torch.Tensor, block_size: int, *, fill: float = 0.0) -> torch.Tensor:
+    """A matrix [rows, columns] as [blocks, block size], filled up where the last block is short."""
     from torch.nn.functional import pad
 
-    flat = pad(matrix, (0, stride - matrix.shape[1])).reshape(-1)
-    return pad(flat, (0, -flat.numel() % block_size)).reshape(-1, block_size)
+    flat = matrix.reshape(-1)
+    return pad(flat, (0, -flat.numel() % block_size), value=fill).reshape(-1, block_size)
 
 
 def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
@@ -124,13 +166,13 @@ def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
     for instead in (grid.scheme.dequantize(grid.nearest), grid.weight):
         if not wrong.any():
             break
-        mended = of_blocks(wrong, weight.shape, grid.block_size, grid.stride)
+        mended = of_blocks(wrong, weight.shape, grid.block_size)
         weight, codes = torch.where(mended, instead, weight), torch.where(mended, nearest, codes)
         wrong = _wrong_blocks(grid, weight, codes)
     return Written(
         weight=weight,
         moved=int((codes != nearest).sum()),
-        blocks=len(grid.scales),
+        blocks=len(grid.blocks),
         mended_blocks=mended_blocks,
     )
 
@@ -156,12 +198,15 @@ def deployed_update(
 def _wrong_blocks(grid: HeldGrid, weight: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Bool [blocks]: whose codes or scale are not those asked for once the matrix is rounded to nearest."""
     found = grid.scheme.quantize(weight)
-    other_codes = by_block(found.codes != codes, grid.block_size, grid.stride).any(dim=1)
-    return other_codes | (found.scales != grid.nearest.scales)
+    other_codes = by_block(found.codes != codes, grid.block_size).any(dim=1)
+    wrong = other_codes | (found.scales != grid.nearest.scales)
+    for side, asked in ((found.zeros, grid.nearest.zeros), (found.bases, grid.nearest.bases)):
+        if side is not None and asked is not None:
+            wrong |= side != asked
+    return wrong
 
 
-def of_blocks(values: torch.Tensor, shape: torch.Size, block_size: int, stride: int) -> torch.Tensor:
+def of_blocks(values: torch.Tensor, shape: torch.Size, block_size: int) -> torch.Tensor:
     """What each block has, for its weights: [blocks] -> [rows, columns]."""
     rows, columns = shape
-    spread = values.repeat_interleave(block_size)[: rows * stride]
-    return spread.reshape(rows, stride)[:, :columns]
+    return values.repeat_interleave(block_size)[: rows * columns].reshape(rows, columns)

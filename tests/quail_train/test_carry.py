@@ -232,3 +232,67 @@ def test_a_block_that_does_not_come_back_is_mended() -> None:
     assert (found.mended_blocks, found.blocks) == (1, 4)
     assert torch.equal(found.weight, nearest)
     assert found.moved == 0
+
+
+AFFINE = (
+    "int8",
+    "rtn-int2-g32",
+    "rtn-int3-g64",
+    "rtn-int4-g64",
+    "rtn-int4-g128-asym",
+    "rtn-int4-channel",
+    "gguf-q4_0",
+    "gguf-q4_1",
+    "gguf-q5_0",
+    "gguf-q8_0",
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", AFFINE)
+def test_even_grids_come_back_and_a_second_time_changes_nothing(way: Way, dtype: torch.dtype, name: str) -> None:
+    """Codes from zero, from a half and with offsets, scales of either sign, groups and rows."""
+    scheme = scheme_named(name)
+    original = matrix(1, 24, 256, 0.05).to(dtype)
+    unlearned = (original.float() + matrix(2, 24, 256, 0.005)).to(dtype)
+    found = carried(original, unlearned, scheme, way=way, key=3)
+    assert found.mended_blocks <= found.blocks // 20
+    before, after = scheme.quantize(unlearned), scheme.quantize(found.weight)
+    assert torch.equal(before.scales, after.scales)
+    assert found.moved == int((before.codes != after.codes).sum()) > 0
+    survival, _ = deployed_update(original, unlearned, found.weight, scheme)
+    # of int2's four levels one lies beyond every weight, so that the others reach two thirds of the way
+    # and feedback is unbiased along rows only
+    assert survival == pytest.approx(1.0, abs=0.1 if scheme.levels > 4 and way == "random" else 0.25)
+    again = carried(original, found.weight, scheme, way=way, key=3)
+    assert torch.equal(again.weight, found.weight)
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_even_grids_give_one_of_the_two_levels_around_the_target(name: str) -> None:
+    """All values that a place can have are read off the scheme's own dequantizer, code by code."""
+    scheme = scheme_named(name)
+    original = matrix(5, 6, 128, 0.05)
+    unlearned = original + matrix(6, 6, 128, 0.005)
+    found = carried(original, unlearned, scheme, way="random", key=4).weight
+    target = scheme.dequantize(scheme.quantize(original)) + (unlearned - original)
+    stored = scheme.quantize(unlearned)
+    places = []
+    for code in range(scheme.levels):
+        codes = torch.full_like(stored.codes, code)
+        places.append(scheme.dequantize(type(stored)(codes, stored.scales, stored.dtype, stored.zeros, stored.bases)))
+    table = torch.stack(places).sort(dim=0).values
+    own = found == unlearned
+    below = torch.where(table <= target, table, -torch.inf).amax(dim=0)
+    above = torch.where(table >= target, table, torch.inf).amin(dim=0)
+    near = torch.isclose(found, below, rtol=1e-5, atol=1e-8) | torch.isclose(found, above, rtol=1e-5, atol=1e-8)
+    blocks = unlearned.reshape(stored.scales.numel(), -1)
+    size = blocks.shape[1]
+    low, high = (
+        side.repeat_interleave(size).reshape(unlearned.shape) for side in (blocks.amin(dim=1), blocks.amax(dim=1))
+    )
+    beyond = (target <= table[0]) | (target >= table[-1]) | (below <= low) | (above >= high)
+    assert (near | own | beyond).all(), "but for the ends, where no level can be written"
+    assert own.float().mean() < 0.1
+    assert near.float().mean() > 0.85

@@ -161,8 +161,8 @@ def test_a_stopped_run_leaves_no_half_of_a_checkpoint(training_world: Path, eras
 def test_a_scheme_without_a_table_of_levels_is_refused(
     training_world: Path, erased_world: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="cannot carry onto the grid of int8 yet") as caught:
-        events_of(request_in(training_world, erased_world, tmp_path / "out", scheme="int8"))
+    with pytest.raises(UsageError, match="cannot carry onto the grid of mxfp4 yet") as caught:
+        events_of(request_in(training_world, erased_world, tmp_path / "out", scheme="mxfp4"))
     assert "nf4" in caught.value.mend
     assert not (tmp_path / "out").exists()
 
