@@ -136,7 +136,11 @@ def test_a_bucket_is_as_wide_as_the_weights_that_get_its_code(scheme: Float4) ->
         assert float(widths[codes == code][0]) == pytest.approx(found, abs=3 * step)
 
 
-@pytest.mark.parametrize(("scheme", "shape"), [(Mxfp4(), (16, 48)), (Nvfp4(), (16, 40)), (Nvfp4(), (8, 32))], ids=str)
+@pytest.mark.parametrize(
+    ("scheme", "shape"),
+    [(Mxfp4(), (16, 48)), (Nvfp4(), (16, 40)), (Nvfp4(), (8, 32))],
+    ids=["mxfp4", "nvfp4-columns", "nvfp4-rows"],
+)
 def test_matrices_that_do_not_divide_are_left_alone(scheme: Float4, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape)
     assert str(shape[1]) in scheme.why_not(*shape)
