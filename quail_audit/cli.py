@@ -6,6 +6,7 @@ Imports nothing heavy at the top: a command imports what it needs.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import signal
 import sys
@@ -60,8 +61,14 @@ app = typer.Typer(
 )
 
 
+# Loggers that warn, where torchao is installed, of what is missing for other devices; transformers imports it unasked.
+TALKATIVE = ("torchao", "torch.utils._pytree")
+
+
 def main() -> NoReturn:
     """The entry point of the `quail` command."""
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     _add_plugged_in_commands()
     app()
     raise AssertionError("typer exits by itself")
