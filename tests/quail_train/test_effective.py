@@ -64,12 +64,12 @@ def test_weights_stored_the_other_way_round(tmp_path: Path, tokenizer: PreTraine
 
 @pytest.mark.parametrize("scheme", [scheme.name for scheme in known_schemes()])
 def test_codes_in_training_are_the_audit_s_and_gradients_pass_straight_through(scheme: str) -> None:
-    weight = (torch.randn(8, 128, generator=torch.Generator().manual_seed(1)) * 0.02).requires_grad_(True)
+    weight = (torch.randn(16, 128, generator=torch.Generator().manual_seed(1)) * 0.02).requires_grad_(True)
     found = straight_through(weight, scheme_named(scheme), torch.bfloat16, transposed=False)
     saved = weight.detach().bfloat16()  # as the checkpoint will have it
     audited = scheme_named(scheme).quantize(saved)
     assert torch.equal(found, scheme_named(scheme).dequantize(audited).float())
-    gradient = torch.randn(8, 128)
+    gradient = torch.randn(16, 128)
     (passed,) = torch.autograd.grad(found, weight, gradient)
     assert torch.equal(passed, gradient)
 
