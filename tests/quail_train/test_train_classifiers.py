@@ -29,7 +29,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def trained(world: Path, out: Path, **changes: Any) -> list[Event]:
     values: dict[str, Any] = {
         "original": str(world / "original"), "unlearned": str(world / "original"), "data": str(world / "data"),
-        "out": str(out), "max_steps": 25, "learning_rate": 1e-3, "batch_size": 8, "device": "cpu",
+        "out": str(out), "max_steps": 100, "learning_rate": 2e-3, "batch_size": 8, "device": "cpu",
     }  # fmt: skip
     request = TrainRequest.model_validate(values | changes)
     return list(train(request, "run", ("quail", "train"), Stop(), out.with_name("run")))
@@ -49,7 +49,7 @@ def trained(world: Path, out: Path, **changes: Any) -> list[Event]:
 def test_every_objective_unlearns_a_label(
     world: Path, tmp_path: Path, objective: str, settings: dict[str, Any]
 ) -> None:
-    events = trained(world, tmp_path / "out", objective=objective, eval_steps=25, **settings)
+    events = trained(world, tmp_path / "out", objective=objective, eval_steps=100, **settings)
     scores = next(event.scores for event in events if isinstance(event, TrainEval))
     assert scores["accuracy_forget"]["full"] < 20
     assert scores["accuracy_forget"]["nf4"] < 20
