@@ -42,6 +42,7 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+MOST_NAME_BYTES = 255  # of a weight file's name; file systems take no longer one
 _SHOWN = 3  # names that an error lists before it counts
 
 
@@ -217,6 +218,7 @@ def _stays_inside(name: str) -> bool:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     return (
         name.isprintable()
+        and len(name.encode()) <= MOST_NAME_BYTES
         and bool(posix.parts)
         and not (posix.is_absolute() or windows.drive or windows.root)
         and ".." not in posix.parts

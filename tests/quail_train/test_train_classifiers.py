@@ -39,10 +39,14 @@ def trained(world: Path, out: Path, **changes: Any) -> list[Event]:
     ("objective", "settings"),
     [
         ("ga_gdr", {"forget_loss_cap": 6.0}),
-        ("npo_klr_l1_hinge", {"margin_logits": 2.0}),
-        ("simnpo_gdr", {"reference": "4bit"}),
+        pytest.param("npo_klr_l1_hinge", {"margin_logits": 2.0}, marks=pytest.mark.slow),
+        pytest.param("simnpo_gdr", {"reference": "4bit"}, marks=pytest.mark.slow),
         ("relabel_gdr", {}),
-        ("repair", {"hinge": "centred", "hinge_precision": "quantized", "margin_logits": 5.0}),
+        pytest.param(
+            "repair",
+            {"hinge": "centred", "hinge_precision": "quantized", "margin_logits": 5.0},
+            marks=pytest.mark.slow,
+        ),
         ("hinge_klr", {"hinge": "true-token", "margin_logits": 8.0, "reference": "precomputed"}),
     ],
 )

@@ -1,6 +1,7 @@
 """`quail serve` in a process of its own, for tests, and what is left of a process's family."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ def served(folder: Path, *arguments: str) -> Iterator[Served]:
         env=os.environ | {"QUAIL_CONFIG_DIR": str(folder / "config")},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup would have it ignore
     )
     family: list[psutil.Process] = []
     try:
