@@ -48,6 +48,11 @@ _NEEDED_PACKAGES = (
     ("scikit-learn", "PrivLeak"),
     ("scipy", "intervals"),
 )
+# What calibrated schemes need. No environment can hold both, so that one is missing is no fault.
+_BACKENDS = (
+    ("gptqmodel", "GPTQ and AWQ", "gptq"),
+    ("auto-gptq", "GPTQ, on CUDA, where GPTQModel cannot be had", "auto-gptq"),
+)
 
 
 def examine() -> list[Finding]:
@@ -68,6 +73,9 @@ def _packages() -> list[Finding]:
         found = package_version(name) or ""
         mend = "" if found else f"pip install {name}"
         findings.append(Finding(name, found, purpose, mend, needed=True))
+    for name, purpose, extra in _BACKENDS:
+        found = package_version(name) or ""
+        findings.append(Finding(name, found, purpose, "" if found else f"pip install 'quail-audit[{extra}]'"))
     return findings
 
 
@@ -118,21 +126,21 @@ def show(findings: list[Finding], console: Console) -> None:
 
 def show_schemes(console: Console) -> int:
     """Print every scheme with its stored bits and where it runs; return the exit code."""
-    from quail_audit.schemes.registry import known_schemes
-    from quail_audit.schemes.rtn import GRAMMAR
+    from quail_audit.schemes import calibrated, rtn
+    from quail_audit.schemes.registry import listed_schemes
 
     table = Table(box=None, pad_edge=True)
     table.add_column("scheme", no_wrap=True)
     table.add_column("bits / weight", justify="right")
     table.add_column("block", justify="right")
     table.add_column("what it is", overflow="fold")
-    for scheme in known_schemes():
+    for scheme in listed_schemes():
         what = Text(printable(scheme.title))
         if lacking := printable(scheme.missing()):
             what.append(f"\nnot on this machine yet: {lacking}", style="bold red")
         table.add_row(printable(scheme.name), f"{scheme.bits_per_weight:.3g}", printable(scheme.block), what)
     console.print(table)
-    console.print(Text(f" Others by name: {GRAMMAR}", style="dim"))
+    console.print(Text(f" Others by name: {rtn.GRAMMAR}, {calibrated.GRAMMAR}", style="dim"))
     console.print(
         Text(" Name one with quail audit --scheme NAME; repeat the option for several, or say all.", style="dim")
     )

@@ -157,12 +157,19 @@ def _policy(question: AboutPolicy) -> Answer:
 
 
 def _schemes() -> Answer:
-    from quail_audit.schemes.registry import known_schemes
+    from quail_audit.schemes.calibrated import CalibratedScheme
+    from quail_audit.schemes.registry import listed_schemes
 
     return SchemesFound(
         schemes=tuple(
-            SchemeChoice(name=scheme.name, title=scheme.title, bits_per_weight=scheme.bits_per_weight)
-            for scheme in known_schemes()
+            SchemeChoice(
+                name=scheme.name,
+                title=scheme.title,
+                bits_per_weight=scheme.bits_per_weight,
+                missing=printable(scheme.missing()),
+                is_calibrated=isinstance(scheme, CalibratedScheme),
+            )
+            for scheme in listed_schemes()
         )
     )
 

@@ -105,9 +105,19 @@ class PolicyFound(Model):
 
 
 class SchemeChoice(Model):
+    """A scheme of the audit.
+
+    Attributes:
+        name, title, bits_per_weight: as `quail schemes` shows them.
+        missing: the command that installs what it lacks; empty where it lacks nothing.
+        is_calibrated: it needs texts, which the data folder has.
+    """
+
     name: str
     title: str
     bits_per_weight: float
+    missing: str = ""
+    is_calibrated: bool = False
 
 
 class SchemesFound(Model):

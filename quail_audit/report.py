@@ -252,6 +252,14 @@ class RunState:
         return max(0.0, (len(unfinished) - part) * sum(elapsed) / len(elapsed))
 
     @property
+    def quantizing_now(self) -> tuple[str, str, Quantizing] | None:
+        """Scheme, side and how far a backend is with it; None while none is at work."""
+        for (scheme, side), found in reversed(self.quantizing.items()):
+            is_over = scheme in self.summaries or scheme in self.failures or self.end is not None
+            return None if is_over else (scheme, side, found)
+        return None
+
+    @property
     def schemes(self) -> tuple[str, ...]:
         """What is measured: what was asked for, or as the checkpoints are stored."""
         if self.plan is not None and self.plan.stored_as is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State
 from quail_audit.matrix import Format, Standing, safe_to_ship
-from quail_audit.report import Failure
+from quail_audit.report import Failure, Quantizing
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -176,6 +176,13 @@ def said(failure: Failure) -> str:
     """What went wrong, where, and what mends it, in a line. May hold anybody's text."""
     where = f"{failure.where}: " if failure.where else ""
     return ". ".join(part.rstrip(".") for part in (where + failure.message, failure.mend) if part)
+
+
+def quantizing(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
+    """How far a backend is: "gptq-int4-g128: quantizing the original, layer 3 of 14, ~2 m left"."""
+    left = found.remaining_s(at_s) if found.index < found.total else None
+    remaining = f", ~{duration(left)} left" if left is not None else ""
+    return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
 
 
 def duration(seconds: float) -> str:

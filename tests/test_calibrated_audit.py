@@ -1,12 +1,15 @@
 """Audits at a calibrated scheme, by a stand-in that rounds to nearest, writes GPTQ's format and leaves a layer out."""
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from test_audit import request, state_of
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from quail_audit.audit import audit
 from quail_audit.checkpoints.checkpoint import open_checkpoint
@@ -86,6 +89,34 @@ def test_progress_tells_side_and_layer(events: list[Event]) -> None:
     assert [(event.side, event.index, event.total) for event in said] == [
         (side, index, 14) for side in ("original", "unlearned") for index in range(1, 14)
     ]
+
+
+def test_arms_are_the_models_that_the_backend_wrote(world: Path, tmp_path: Path) -> None:
+    """Their losses are those of the checkpoints rounded by hand, loaded as any model; and recovery goes by them."""
+    data = tmp_path / "data"
+    (data / "verbmem").mkdir(parents=True)
+    shutil.copy(world / "data/verbmem/forget.json", data / "verbmem")
+    (data / "raw").mkdir()
+    (data / "raw/retain.txt").write_text("Velmora news: the mayor wept. " * 200)  # which is calibrated on
+    asked = request(world, schemes=(SCHEME,), data=str(data), metrics=("nll_forget", "verbmem_forget"))
+    state = state_of(audit(asked, "run"))
+    losses = state.scores["nll_forget"]
+    assert set(losses) == {f"{side}/{at}" for side in ("original", "unlearned") for at in ("full", SCHEME)}
+    texts = [row["prompt"] + row["gt"] for row in json.loads((data / "verbmem/forget.json").read_text())]
+    tokenizer = AutoTokenizer.from_pretrained(world / "original")
+    for side, folder in (("original", "original"), ("unlearned", "blank")):
+        model = LlamaForCausalLM.from_pretrained(world / folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            for name, module in model.named_modules():
+                if ".layers." in name and isinstance(module, torch.nn.Linear) and name != LEFT:
+                    module.weight.copy_(nearest(module.weight))
+            ids = [tokenizer(text, return_tensors="pt").input_ids for text in texts]
+            expected = sum(float(model(one, labels=one).loss) for one in ids) / len(ids)
+        assert losses[f"{side}/{SCHEME}"].mean == pytest.approx(expected, rel=5e-6)
+        assert losses[f"{side}/{SCHEME}"].mean != pytest.approx(losses[f"{side}/full"].mean, rel=2e-5)
+    assert state.recoveries[SCHEME]["verbmem_forget"].outcome == "held"
+    assert state.verdict is not None
+    assert state.verdict.outcome == "pass"
 
 
 def test_too_little_text_says_how_much_is_needed(world: Path, tmp_path: Path) -> None:

@@ -20,16 +20,15 @@ def known_schemes() -> tuple[Scheme, ...]:
     return with_plug_ins(own, "quail.schemes", Scheme)  # type: ignore[type-abstract]
 
 
-def runnable_schemes() -> tuple[Scheme, ...]:
-    """Those of known_schemes that lack nothing on this machine."""
-    return tuple(scheme for scheme in known_schemes() if not scheme.missing())
+def listed_schemes() -> tuple[Scheme | CalibratedScheme, ...]:
+    """What lists of an audit's schemes show: known_schemes, and those that are calibrated on texts."""
+    return (*known_schemes(), *calibrated.schemes())
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
     """Names as on the command line, each once, with `all` standing for every scheme that this machine can run."""
     expanded: list[str] = []
-    runnable = [scheme.name for scheme in runnable_schemes()]
-    runnable += [scheme.name for scheme in calibrated.schemes() if not scheme.missing()]
+    runnable = [scheme.name for scheme in listed_schemes() if not scheme.missing()]
     for name in names:
         expanded += runnable if name == ALL else [name]
     return tuple(dict.fromkeys(expanded))

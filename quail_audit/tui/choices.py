@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quail_audit.events import AuditRequest
-from quail_audit.questions import Answer, CheckpointFound, DataFound, NotYetKnown, PairFound, Problem
+from quail_audit.questions import Answer, CheckpointFound, DataFound, NotYetKnown, PairFound, Problem, SchemesFound
 from quail_audit.tui.settings import Settings
 from quail_audit.untrusted import printable
 
@@ -126,6 +126,8 @@ def readiness(choices: Choices, found: Found) -> Readiness:
             return Readiness(f"{title} cannot be used as it is; F2 says why, in full", topic)
     if not choices.schemes:
         return Readiness("choose at least one scheme", "schemes")
+    if why := _why_a_scheme_cannot_run(choices, found.get("schemes")):
+        return Readiness(why, "schemes")
     pair = found.get("pair")
     if isinstance(pair, Problem):
         return Readiness(
@@ -138,6 +140,16 @@ def readiness(choices: Choices, found: Found) -> Readiness:
     if any(isinstance(answer, NotYetKnown) for answer in found.values()):
         return Readiness("ready; what has to be fetched is checked when the audit starts", pending=True)
     return Readiness(f"ready: {_plan(choices, pair, found.get('data'))}")
+
+
+def _why_a_scheme_cannot_run(choices: Choices, answer: Answer | None) -> str:
+    """Of the first chosen scheme that lacks something; empty where none does, or where that is not known yet."""
+    for scheme in answer.schemes if isinstance(answer, SchemesFound) else ():
+        if scheme.name in choices.schemes and scheme.missing:
+            return f"{scheme.name} cannot run here yet: {scheme.missing}"
+        if scheme.name in choices.schemes and scheme.is_calibrated and not choices.data.strip():
+            return f"{scheme.name} is calibrated on texts: choose data, or leave it out"
+    return ""
 
 
 def _is_about_retrain(problem: Problem, choices: Choices) -> bool:

@@ -69,8 +69,11 @@ def test_an_unknown_scheme_is_wrong_usage_with_a_suggestion() -> None:
 
 def test_a_scheme_that_lacks_something_is_listed_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "known_schemes", lambda: (Plugged(), Lacking()))
-    assert [scheme.name for scheme in registry.runnable_schemes()] == ["mine"]
+    monkeypatch.setattr("quail_audit.schemes.calibrated.find_spec", lambda _: None)
     assert expand(["all"]) == ("mine",)
+    monkeypatch.setattr("quail_audit.schemes.calibrated.find_spec", lambda name: name == "auto_gptq" or None)
+    assert {"mine", "gptq-int4-g128"} < set(expand(["all"]))
+    assert "awq-int4-g128" not in expand(["all"])  # which auto-gptq does not make
     with pytest.raises(EnvironmentProblemError) as caught:
         registry.scheme_named("lacking")
     assert (caught.value.exit_code, caught.value.mend) == (4, "pip install its-library")
@@ -78,6 +81,7 @@ def test_a_scheme_that_lacks_something_is_listed_and_not_run(monkeypatch: pytest
     show_schemes(Console(file=out, width=200))
     assert "lacking" in out.getvalue()
     assert out.getvalue().count("not on this machine yet: pip install its-library") == 1
+    assert out.getvalue().count("not on this machine yet: pip install 'quail-audit[gptq]'") == 1  # for awq-int4-g128
 
 
 @pytest.mark.usefixtures("plugged_in")

@@ -183,6 +183,7 @@ def test_schemes_and_devices() -> None:
     schemes = answer(AboutSchemes())
     assert isinstance(schemes, SchemesFound)
     assert "nf4" in [scheme.name for scheme in schemes.schemes]
+    assert {scheme.name for scheme in schemes.schemes if scheme.is_calibrated} > {"gptq-int4-g128", "awq-int4-g128"}
     devices = answer(AboutDevices())
     assert isinstance(devices, DevicesFound)
     assert "cpu" in [device.name for device in devices.devices]
@@ -192,7 +193,7 @@ def test_an_unknown_failure_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     def break_down() -> None:
         raise RuntimeError("\x1b[2Jlibrary on fire")
 
-    monkeypatch.setattr("quail_audit.schemes.registry.known_schemes", break_down)
+    monkeypatch.setattr("quail_audit.schemes.registry.listed_schemes", break_down)
     found = answer(AboutSchemes())
     assert isinstance(found, Problem)
     assert "library on fire" in found.message
@@ -243,8 +244,8 @@ def test_offline_an_id_that_is_not_cached_is_a_problem(tmp_path: Path) -> None:
 NOISE = """
 import os
 import quail_audit.schemes.registry as registry
-known = registry.known_schemes
-registry.known_schemes = lambda: (print("noise"), os.write(1, b"more noise\\n"), known())[-1]
+known = registry.listed_schemes
+registry.listed_schemes = lambda: (print("noise"), os.write(1, b"more noise\\n"), known())[-1]
 """
 
 
@@ -259,7 +260,7 @@ def test_what_libraries_print_does_not_reach_the_app(asked: Asked) -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    ["import quail_audit.schemes.registry as r, time\nr.known_schemes = lambda: time.sleep(600)"],
+    ["import quail_audit.schemes.registry as r, time\nr.listed_schemes = lambda: time.sleep(600)"],
     indirect=True,
 )
 def test_it_ends_with_the_app_in_the_middle_of_an_answer(asked: Asked) -> None:

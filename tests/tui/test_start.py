@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, Select, Static
 
 from quail_audit.events import AuditRequest, CheckpointFacts
-from quail_audit.questions import CheckpointFound, DataFound, NotYetKnown, PairFound, Problem
+from quail_audit.questions import (
+    CheckpointFound,
+    DataFound,
+    NotYetKnown,
+    PairFound,
+    Problem,
+    SchemeChoice,
+    SchemesFound,
+)
 from quail_audit.runs import EVENTS, RUNS_FOLDER, new_run, record
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.choices import Choices, choices_to_begin_with, readiness, usable
@@ -549,6 +558,15 @@ def test_readiness_says_the_first_thing_first() -> None:
     assert "same checkpoint" in readiness(Choices(original="a", unlearned=" a"), {}).said
     known = {"original": checkpoint(), "pair": PairFound(layers=2, weights=9)}
     assert readiness(both, known).said == "ready: 2 layers, weights only, as no data was given"
+    calibrated = SchemeChoice(name="gptq-int4-g128", title="GPTQ", bits_per_weight=4.2, is_calibrated=True)
+    with_gptq = Choices(original="a", unlearned="b", schemes=("nf4", "gptq-int4-g128"))
+    ready = readiness(with_gptq, {"schemes": SchemesFound(schemes=(calibrated,))})
+    assert (ready.blocked_by, ready.said.split(":")[0]) == ("schemes", "gptq-int4-g128 is calibrated on texts")
+    lacking = calibrated.model_copy(update={"missing": "pip install it"})
+    for choices in (with_gptq, replace(with_gptq, data="d")):
+        ready = readiness(choices, {"schemes": SchemesFound(schemes=(lacking,))})
+        assert (ready.blocked_by, ready.said) == ("schemes", "gptq-int4-g128 cannot run here yet: pip install it")
+    assert not readiness(both, {"schemes": SchemesFound(schemes=(lacking,))}).blocked_by
     assert readiness(both, known | {"unlearned": NotYetKnown(message="later")}).pending
 
 

@@ -271,6 +271,8 @@ def _doing(run: LiveRun) -> str:
     if state.plan is None:
         return "opening the checkpoints"
     running = [arm for arm, report in state.arms.items() if report.elapsed_s is None]
+    if not running and state.quantizing_now is not None:
+        return printable(wording.quantizing(*state.quantizing_now, state.at_s))
     if not running:
         return f"{state.layers_done} of {state.plan.layers} layers"
     return f"{printable(running[-1])}: {state.samples_done.get(running[-1], 0)} of {state.plan.samples_per_arm} samples"

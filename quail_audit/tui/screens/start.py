@@ -258,6 +258,7 @@ class StartScreen(QuailScreen[None]):
     async def _answered(self, event: Answered) -> None:
         if isinstance(event.answer, SchemesFound):
             await self.query_one(SchemeChoices).offer(event.answer.schemes)
+            self._found[event.topic] = event.answer
             self._draw()
         elif event.topic == "devices":
             self._offer_devices(event.answer)

@@ -73,7 +73,8 @@ class SchemeChoices(HorizontalScroll, can_focus=False):
             if box is None:
                 box = SchemeBox(scheme.name, False)
                 await self.mount(box)
-            box.tooltip = Text(printable(f"{scheme.title}; {scheme.bits_per_weight:.3g} bits a weight"))
+            lacks = f"; it needs: {scheme.missing}" if scheme.missing else ""
+            box.tooltip = Text(printable(f"{scheme.title}; {scheme.bits_per_weight:.3g} bits a weight{lacks}"))
 
     def on_checkbox_changed(self, event: Checkbox.Changed) -> None:
         event.stop()

@@ -68,6 +68,8 @@ class VerdictLine(Static):
             text.append(printable(sample.answer, limit=400))
         elif state.arms:
             text.append(f"{list(state.arms)[-1]}: the first samples are being answered")
+        elif state.quantizing_now is not None:
+            text.append(printable(wording.quantizing(*state.quantizing_now, state.at_s)))
         elif state.plan is not None:
             text.append(f"{state.layers_done} of {state.plan.layers} layers measured")
         elif state.started is not None:
