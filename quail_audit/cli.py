@@ -48,7 +48,7 @@ TEXT_WIDTH = 120  # of a report that goes to a file or a pipe
 ComparisonFormat = Literal["text", "markdown", "json"]
 
 P = ParamSpec("P")
-Format = Literal["text", "json", "jsonl", "markdown", "html", "junit", "csv", "csv-samples"]
+Format = Literal["text", "json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-samples"]
 
 app = typer.Typer(
     name="quail",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from quail_audit.report import Report
-from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv
+from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
 from quail_audit.runs import replay
 
@@ -20,6 +20,7 @@ FORMATS: Mapping[str, Rendering] = {
     "markdown": lambda report, _: (markdown.render(report),),
     "html": lambda report, folder: html.render(report, _samples(report, folder)),
     "junit": lambda report, _: (junit.render(report),),
+    "sarif": lambda report, _: (sarif.render(report),),
     "csv": lambda report, _: (layers_csv.render(report),),
     "csv-samples": lambda _, folder: samples_csv.lines(replay(folder)),
 }

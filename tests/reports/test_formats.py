@@ -175,7 +175,7 @@ def test_quail_report_writes_every_format_of_a_run(tmp_path: Path) -> None:
     assert text.returncode == 0, text.stderr
     assert "✗ FAIL" in text.stdout
     written = {}
-    for name in ("json", "jsonl", "markdown", "html", "junit", "csv", "csv-samples"):
+    for name in ("json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-samples"):
         done = quail("report", run, "--format", name, "--output", tmp_path / name)
         assert done.returncode == 0, done.stderr
         written[name] = (tmp_path / name).read_text()

@@ -1,0 +1,154 @@
+"""The report as SARIF 2.1.0, for code scanning. From report.json alone.
+
+A result for each reason of the verdict that keeps it from passing: a failed check is an error, one in doubt is "open".
+What passed is left out, as code scanning shows every result as an alert; junit.py lists the passing checks too. A place
+is the unlearned checkpoint with, as logical locations, its layers.
+
+Source: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0 Plus Errata 01.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from quail_audit import wording
+from quail_audit.command_lines import audit_arguments
+from quail_audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from quail_audit.events import Reason
+from quail_audit.report import Report, badness
+from quail_audit.untrusted import printable
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+WORST_LAYERS_NAMED = 10  # where the reason itself names none
+
+_Json = dict[str, Any]
+
+# Reasons by their codes in report.json.
+FAILED: Mapping[str, str] = {
+    "recovered": "What was forgotten comes back when the unlearned model is rounded.",
+    "not_forgotten": "The forget set is still known before anything is rounded.",
+    "layers_at_risk": "Rounding erases or drowns the update of some layers.",
+}
+IN_DOUBT: Mapping[str, str] = {
+    "not_measured": "A format that was asked for could not be measured.",
+    "undecided": "What was forgotten may come back: there are too few samples to tell.",
+    "uninformative": "No forget metric tells anything: the original knew no more than the floor.",
+    "no_floor": "What the unlearned model knew before it was rounded is not known.",
+    "no_rounded_arm": "The unlearned checkpoint is not given as it will be deployed.",
+    "not_comparable": "Layers are stored in two formats, so that their codes cannot be compared.",
+    "codes_changed": "Stored codes differ, but whether they carry the whole update cannot be told.",
+    "nothing_changed": "No layer that is rounded differs between the two checkpoints.",
+}
+PASSED = frozenset({"held", "layers_carried"})
+
+
+def render(report: Report) -> str:
+    """The report as a SARIF log of one run."""
+    reasons = [reason for reason in (report.verdict.reasons if report.verdict else ()) if reason.code not in PASSED]
+    codes = list(dict.fromkeys(reason.code for reason in reasons))
+    layers = list(dict.fromkeys(layer.name for scheme in report.schemes.values() for layer in scheme.layers))
+    places = {name: place for place, name in enumerate(layers)}
+    run: _Json = {
+        "tool": {
+            "driver": {"name": "Quail", "version": printable(report.quail_version), "rules": [_rule(c) for c in codes]}
+        },
+        "automationDetails": {"id": f"quail audit/{printable(report.run_id)}"},
+        "invocations": [_invocation(report)],
+        "artifacts": [{"location": {"uri": _uri(report)}, "roles": ["analysisTarget"]}],
+        "logicalLocations": [
+            {"name": printable(name), "fullyQualifiedName": printable(name), "kind": "module"} for name in layers
+        ],
+        "results": [
+            _result(report, reason, codes.index(reason.code), [places[n] for n in _layers(report, reason)])
+            for reason in reasons
+        ],
+    }
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def _rule(code: str) -> _Json:
+    said = FAILED.get(code) or IN_DOUBT.get(code) or printable(code).replace("_", " ")
+    return {"id": printable(code), "shortDescription": {"text": said}}
+
+
+def _result(report: Report, reason: Reason, rule: int, layers: Sequence[int]) -> _Json:
+    # A code of a later Quail is not known here: then it is as bad as the verdict that it stands under.
+    is_failed = reason.code in FAILED or (reason.code not in IN_DOUBT and _outcome(report) == "fail")
+    without_figures = re.sub(r"\d+(\.\d+)?", "#", reason.message)
+    check = "\n".join((reason.code, reason.scheme or "", without_figures))
+    return {
+        "ruleId": printable(reason.code),
+        "ruleIndex": rule,
+        "kind": "fail" if is_failed else "open",
+        "level": "error" if is_failed else "none",  # the only level that a kind other than fail may have
+        "message": {"text": _message(reason.message)},
+        "locations": [
+            {
+                "physicalLocation": {"artifactLocation": {"uri": _uri(report), "index": 0}},
+                "logicalLocations": [{"index": place} for place in layers],
+            }
+        ],
+        # The one name that GitHub reads, so that an alert stays the same alert from run to run.
+        "partialFingerprints": {
+            "primaryLocationLineHash": hashlib.sha256(check.encode(errors="backslashreplace")).hexdigest()
+        },
+    }
+
+
+def _layers(report: Report, reason: Reason) -> Iterable[str]:
+    """Those the reason names, else the worst of its scheme's that are at risk."""
+    if reason.scheme not in report.schemes:
+        return ()
+    layers = report.schemes[reason.scheme].layers
+    if reason.layers:
+        known = {layer.name for layer in layers}
+        return [name for name in reason.layers if name in known]
+    return [layer.name for layer in sorted(layers, key=badness) if layer.at_risk][:WORST_LAYERS_NAMED]
+
+
+def _invocation(report: Report) -> _Json:
+    failures = [*([report.failure] if report.failure else [])]
+    failures += [scheme.failure for scheme in report.schemes.values() if scheme.failure is not None]
+    told = [{"level": "error", "message": {"text": _message(wording.said(failure))}} for failure in failures]
+    told += [{"level": "note", "message": {"text": _message(note)}} for note in report.notes]
+    found: _Json = {
+        "commandLine": printable(shlex.join(["quail", *audit_arguments(report.request)])),
+        "executionSuccessful": report.exit_code in (EXIT_PASS, EXIT_FAIL, EXIT_INCONCLUSIVE),
+        "startTimeUtc": _utc(report.started),
+        "endTimeUtc": _utc(report.finished),
+        "exitCode": report.exit_code,
+        "toolExecutionNotifications": told,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _outcome(report: Report) -> str:
+    return report.verdict.outcome if report.verdict is not None else "unknown"
+
+
+def _uri(report: Report) -> str:
+    """The unlearned checkpoint as a URI: relative, as a folder or a hub's id; file: of an absolute path."""
+    source = PurePath(report.request.unlearned)
+    named = printable(str(source)).encode("utf-8", errors="replace")
+    return f"file://{quote(named)}" if source.is_absolute() else quote(named, safe="/@")
+
+
+def _message(text: str) -> str:
+    """Any text as a plain text message, in which brackets would make links and braces placeholders (section 3.11)."""
+    escaped = re.sub(r"([\\\[\]])", r"\\\1", printable(text))
+    return escaped.replace("{", "{{").replace("}", "}}")
+
+
+def _utc(moment: str | None) -> str | None:
+    """ISO 8601 with an offset as SARIF writes it; None where it is unknown."""
+    if not moment:
+        return None
+    return datetime.fromisoformat(moment).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
