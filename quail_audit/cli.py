@@ -469,7 +469,8 @@ def watch(
 @app.command(
     epilog="Examples:\n\n"
     "  quail report .quail/runs/20260101-120000-ab12\n\n"
-    "  quail report .quail/runs/20260101-120000-ab12 --format markdown --output comment.md"
+    "  quail report .quail/runs/20260101-120000-ab12 --format markdown --output comment.md\n\n"
+    "  quail report .quail/runs/20260101-120000-ab12 --figures figures/"
 )
 @reports_errors
 def report(
@@ -477,6 +478,14 @@ def report(
     format: Annotated[Format, typer.Option(help="Of the report.")] = "text",  # noqa: A002
     output: Annotated[
         Path | None, typer.Option(help="Write the report here instead of to stdout.", metavar="FILE")
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Besides, draw figures for a paper into this folder, each as SVG and PNG. "
+            "Needs pip install 'quail-audit[figures]'.",
+            metavar="DIR",
+        ),
     ] = None,
 ) -> int:
     """Write the report of an audit that has been run, in any format.
@@ -492,6 +501,11 @@ def report(
             results.writelines(to_line(event) + "\n" for event in replay(run))
         else:
             _write_report(found, results, format, run)
+    if figures is not None:
+        from quail_audit.reports.figures import write_figures
+
+        for path in write_figures(found, figures):
+            typer.echo(f" figure: {path}", err=True)
     return 0
 
 

@@ -1,0 +1,298 @@
+"""Figures of a report for a paper, as SVG and PNG: recovery, scores, overlap and survival. From report.json alone.
+
+Colours are those of Okabe and Ito (2008) and matplotlib's cividis, which colour-blind readers tell apart; what a colour
+says, a marker or a number says too. Text stays text in the SVG. Drawn without a screen; matplotlib is an extra and is
+imported by the functions that need it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quail_audit import wording
+from quail_audit.errors import EnvironmentProblemError
+from quail_audit.events import LayerStatistics, Score, State
+from quail_audit.policy import Policy
+from quail_audit.report import FULL, Report, SchemeReport, arms_in_order
+from quail_audit.untrusted import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PNG_DOTS_PER_INCH = 300
+WIDTH_INCHES = 7.0  # of both columns of a conference paper
+MOST_NINES = 6.0  # where the colours of overlap end: 0.999999
+CELLS_WITH_NUMBERS = 80  # of more, the numbers would not be read
+NAME_CHARACTERS = 40  # of a metric or a format
+
+_STYLE: Any = {  # matplotlib types each key of its own
+    "font.size": 8.0,
+    "axes.titlesize": 9.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quail",  # the same report gives the same file
+    "text.parse_math": False,  # names are anybody's
+}
+_STATES: Mapping[State | None, tuple[str, str]] = {  # colour, marker
+    "erased": ("#D55E00", "X"),
+    "drowned": ("#E69F00", "s"),
+    "carried": ("#009E73", "o"),
+    "untouched": ("#999999", "."),
+}
+_ARMS: Mapping[str, tuple[str, str]] = {"original": ("#000000", "o"), "unlearned": ("#D55E00", "D")}
+_REFERENCE = ("#0072B2", "s")
+
+
+def write_figures(report: Report, folder: Path) -> list[Path]:
+    """Draw every figure that the report has figures for.
+
+    Args:
+        report: what was measured.
+        folder: is made where it does not exist; files of the same names are replaced.
+
+    Returns:
+        The files, two a figure.
+
+    Raises:
+        EnvironmentProblemError: matplotlib is missing, or the folder cannot be written.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise EnvironmentProblemError(
+            "figures need matplotlib", where="--figures", mend="pip install 'quail-audit[figures]'"
+        ) from error
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context():
+            mpl.rcdefaults()  # whatever the user's own matplotlibrc says
+            mpl.rcParams.update(_STYLE)
+            for name, figure in drawings(report):
+                figure.draw_without_rendering()  # lays it out once, for both files
+                figure.set_layout_engine("none")
+                for ending, settings in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": PNG_DOTS_PER_INCH})):
+                    path = folder / f"{_file_name(name)}.{ending}"
+                    figure.savefig(path, format=ending, facecolor="white", **settings)
+                    written.append(path)
+    except OSError as error:
+        raise EnvironmentProblemError(
+            f"cannot write figures: {error.strerror or error}", where=str(folder), mend="Name another --figures"
+        ) from error
+    return written
+
+
+def drawings(report: Report) -> Iterator[tuple[str, Figure]]:
+    """Every figure with its name, one at a time; in matplotlib's present style."""
+    # A policy's own limits are not in the report, so that no line is better than a wrong one.
+    limits = Policy() if report.request.policy is None else None
+    if any(found.percent is not None for scheme in report.schemes.values() for found in scheme.recovery.values()):
+        yield "recovery", _recovery(report, limits)
+    for scheme, measured in report.schemes.items():
+        if measured.metrics:
+            yield f"scores-{scheme}", _scores(scheme, measured)
+        if any(layer.block is not None for layer in measured.layers):
+            yield f"overlap-{scheme}", _overlap(scheme, measured.layers)
+        if any(layer.survival is not None and layer.update_to_bucket for layer in measured.layers):
+            yield f"survival-{scheme}", _survival(scheme, measured.layers, limits)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")
+
+
+def _short(name: str) -> str:
+    return printable(name, limit=NAME_CHARACTERS)
+
+
+def _new(height_inches: float, heights: Sequence[int] = (1,)) -> tuple[Figure, list[Axes]]:
+    """A figure without pyplot, which would keep it and want a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+    return figure, list(axes[:, 0])
+
+
+def nines(overlap: float) -> float:
+    """How many nines an overlap has: 0.9 is 1, 0.999 is 3, cut at MOST_NINES; what tells near 1 apart."""
+    return MOST_NINES if overlap >= 1.0 else min(MOST_NINES, -math.log10(1.0 - overlap))
+
+
+def _overlap(scheme: str, layers: Sequence[LayerStatistics]) -> Figure:
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
+    placed = {(layer.block, layer.role): layer for layer in layers if layer.block is not None}
+    blocks = sorted({block for block, _ in placed if block is not None})
+    roles = list(dict.fromkeys(role for _, role in placed))
+    figure, (axes,) = _new(0.9 + 0.24 * len(roles))
+    colours, scale = colormaps["cividis"], Normalize(0.0, MOST_NINES)
+    has_numbers = len(placed) <= CELLS_WITH_NUMBERS
+    for (block, role), layer in placed.items():
+        x, y = blocks.index(block or 0), roles.index(role)
+        if layer.overlap is None:
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor="white", edgecolor="#999999", hatch="////", lw=0))
+            continue
+        value = nines(layer.overlap)
+        axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colours(scale(value)), edgecolor="white", lw=0.6))
+        ink = "black" if value > 0.55 * MOST_NINES else "white"
+        if has_numbers:
+            shown = wording.share(layer.overlap)
+            axes.text(x + 0.5, y + 0.5, shown, color=ink, ha="center", va="center", fontsize=7)
+        elif layer.at_risk:
+            axes.plot(x + 0.5, y + 0.5, marker="o", markersize=1.8, color=ink)
+    axes.set(xlim=(0, len(blocks)), ylim=(len(roles), 0), xlabel="block", title=f"Bucket overlap at {_short(scheme)}")
+    step = max(1, len(blocks) // 20)
+    axes.set_xticks([place + 0.5 for place in range(0, len(blocks), step)], [str(b) for b in blocks[::step]])
+    axes.set_yticks([place + 0.5 for place in range(len(roles))], [_short(role) for role in roles])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, pad=0.02, aspect=12)
+    bar.set_ticks([0, 1, 2, 3, 4, 5, 6], labels=["0", "0.9", "0.99", "0.999", "0.9999", "0.99999", "0.999999+"])
+    bar.outline.set_visible(False)
+    if not has_numbers and any(layer.at_risk for layer in placed.values()):
+        axes.text(1, 1.02, "• at risk", transform=axes.transAxes, ha="right", va="bottom", fontsize=7)
+    return figure
+
+
+def _scores(scheme: str, measured: SchemeReport) -> Figure:
+    from matplotlib.lines import Line2D
+
+    panels = [
+        (unit, metrics)
+        for unit, metrics in (
+            ("× 100", [metric for metric in measured.metrics if not metric.startswith("nll")]),
+            ("nats a token", [metric for metric in measured.metrics if metric.startswith("nll")]),
+        )
+        if metrics
+    ]
+    arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
+    rows = [len(metrics) for _, metrics in panels]
+    figure, axes = _new(0.8 + 0.4 * len(panels) + 0.09 * sum(rows) * (len(arms) + 1), rows)
+    for (unit, metrics), panel in zip(panels, axes, strict=True):
+        for row, metric in enumerate(metrics):
+            for place, arm in enumerate(arms):
+                score = measured.metrics[metric].get(arm)
+                if score is not None:
+                    offset = (place - (len(arms) - 1) / 2) * 0.8 / max(1, len(arms))
+                    _interval(panel, score, row + offset, arm)
+            if row % 2 == 0:
+                panel.axhspan(row - 0.5, row + 0.5, color="#f5f5f5", lw=0, zorder=0)
+        panel.set_yticks(range(len(metrics)), [_short(wording.metric_title(metric)) for metric in metrics])
+        panel.set(ylim=(len(metrics) - 0.5, -0.5), xlabel=f"score, {unit}")
+        panel.tick_params(axis="y", length=0)
+        panel.grid(axis="x")
+        panel.margins(x=0.03)
+    axes[0].set_title(f"What each arm knows at {_short(scheme)}, with 95 % intervals")
+    handles = [
+        Line2D([], [], color=_of_arm(arm)[0], marker=_of_arm(arm)[1], mfc=_fill(arm), ls="", ms=4.5, label=_short(arm))
+        for arm in arms
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(arms), handletextpad=0.2, columnspacing=1.2)
+    return figure
+
+
+def _interval(axes: Axes, score: Score, y: float, arm: str) -> None:
+    colour, marker = _of_arm(arm)
+    axes.plot([score.low, score.high], [y, y], color=colour, lw=1.0, solid_capstyle="butt")
+    axes.plot(score.mean, y, marker=marker, ms=4.0, color=colour, mfc=_fill(arm), mew=0.9)
+
+
+def _of_arm(arm: str) -> tuple[str, str]:
+    return _ARMS.get(arm.partition("/")[0], _REFERENCE)
+
+
+def _fill(arm: str) -> str:
+    """Full precision is filled, rounded is open."""
+    return _of_arm(arm)[0] if arm.endswith(f"/{FULL}") else "white"
+
+
+def _recovery(report: Report, limits: Policy | None) -> Figure:
+    rows = [
+        (scheme, metric, found)
+        for scheme, measured in report.schemes.items()
+        for metric, found in measured.recovery.items()
+        if found.percent is not None
+    ]
+    figure, (axes,) = _new(0.95 + 0.2 * len(rows))
+    if limits is not None:
+        limit = limits.max_recovery_percent
+        axes.axvspan(limit, 1000.0, color="#D55E00", alpha=0.07, lw=0)
+        axes.axvline(limit, color="#D55E00", lw=0.9, ls=(0, (4, 2)))
+        axes.text(limit, 1.0, f" limit {limit:g} %", color="#A34700", fontsize=7, va="bottom",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+    for row, (_, _, found) in enumerate(rows):
+        decides = found.outcome != "reported only"
+        colour = {"recovered": "#D55E00", "held": "#009E73", "undecided": "#E69F00"}.get(found.outcome, "#777777")
+        percent = found.percent or 0.0
+        low, high = (percent if bound is None else bound for bound in (found.low, found.high))
+        axes.plot([low, high], [row, row], color=colour, lw=1.2, solid_capstyle="butt")
+        axes.plot(percent, row, marker="D", ms=4.5, color=colour, mfc=colour if decides else "white")
+        axes.annotate(found.outcome, (1.0, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                      textcoords="offset points", va="center", fontsize=7, color="#333333")  # fmt: skip
+    several = len(report.schemes) > 1
+    names = [f"{_short(wording.metric_title(m))}{f' · {_short(s)}' if several else ''}" for s, m, _ in rows]
+    axes.set_yticks(range(len(rows)), names)
+    highest = max(110.0, *(found.high or found.percent or 0.0 for _, _, found in rows))
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3.0, highest * 1.02))
+    axes.set_xlabel("recovery, % of what there was to forget, with 95 % interval")
+    title = "What comes back" if several else f"What comes back at {_short(rows[0][0])}"
+    axes.set_title(title, pad=14)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    return figure
+
+
+def _survival(scheme: str, layers: Sequence[LayerStatistics], limits: Policy | None) -> Figure:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure, (axes,) = _new(3.0)
+    shown = [layer for layer in layers if layer.survival is not None and layer.update_to_bucket]
+    if limits is not None:
+        axes.axhline(limits.survival_at_risk, color="#555555", lw=0.8, ls=(0, (4, 2)))
+    axes.axvline(0.5, color="#555555", lw=0.8, ls=(0, (1, 2)))
+    for state, (colour, marker) in _STATES.items():
+        of_state = [layer for layer in shown if layer.state == state]
+        if of_state:
+            axes.plot(
+                [layer.update_to_bucket or 0.0 for layer in of_state],
+                [layer.survival or 0.0 for layer in of_state],
+                ls="", marker=marker, ms=5.5, color=colour, mec="white", mew=0.5, alpha=0.9, clip_on=False,
+                label=f"{state} ({len(of_state)})",
+            )  # fmt: skip
+    axes.set_xscale("log")
+    xs = [layer.update_to_bucket or 0.0 for layer in shown]
+    axes.set_xlim(min([*xs, 0.25]) / 1.4, max([*xs, 1.0]) * 1.4)
+    ys = [layer.survival or 0.0 for layer in shown]
+    axes.set_ylim(min(-0.08, min(ys) - 0.08), max(1.15, max(ys) + 0.08))
+    axes.set_xlabel("update / bucket width, median over changed weights")
+    axes.set_ylabel("survival of the update")
+    axes.text(0.5, 1.0, " half a bucket", fontsize=7, color="#555555", va="top", transform=axes.get_xaxis_transform())
+    axes.set_title(f"What rounding carries at {_short(scheme)}, layer by layer")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2)
+    return figure
