@@ -108,7 +108,7 @@ def _scores(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Standing]
 
 
 def _layer(layer: LayerStatistics) -> str:
-    return f"{layer.state or 'not finite'}, overlap {wording.share(layer.overlap)}"
+    return f"{wording.state(layer)}, overlap {wording.share(layer.overlap)}"
 
 
 def _word(standing: Standing) -> str:

@@ -198,7 +198,7 @@ def _heat_map(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
 def _cell(layer: LayerStatistics | None) -> str:
     if layer is None:
         return "<td></td>"
-    state = layer.state or "not finite"
+    state = wording.state(layer)
     figures = f"overlap {wording.share(layer.overlap)}, survival {wording.ratio(layer.survival)}"
     mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
     return f'<td class="{text(state)}" title="{text(f"{layer.name}: {state}, {figures}")}">{mark} {text(state)}</td>'
@@ -219,7 +219,7 @@ def _layers(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
         cells = "".join(
             f'<td class="number" data-key="{"" if value is None else value}">{shown}</td>' for value, shown in figures
         )
-        state = text(layer.state or "not finite")
+        state = text(wording.state(layer))
         rows.append(
             f'<th scope="row"><code>{text(layer.name)}</code></th>{cells}'
             f'<td class="{state}" data-key="{rank}">{state}</td>'

@@ -112,7 +112,7 @@ def _details(scheme: str, measured: SchemeReport) -> Iterator[str]:
                     wording.share(layer.overlap),
                     wording.ratio(layer.survival),
                     wording.ratio(layer.noise),
-                    layer.state or "not finite",
+                    wording.state(layer),
                 )
                 for layer in worst
             ),

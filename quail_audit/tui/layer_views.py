@@ -6,6 +6,7 @@ Shared by the heat map, the table and the layer screen, so that one figure looks
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,8 +102,9 @@ def _short(role: str) -> str:
 
 def states_counted(layers: Sequence[LayerStatistics]) -> str:
     """21 erased · 5 drowned · 2 carried"""
-    counts = {state: sum(layer.state == state for layer in layers) for state in STATES_BY_RISK}
-    return " · ".join(f"{n} {state or 'not finite'}" for state, n in counts.items() if n)
+    counts = Counter(map(wording.state, layers))
+    names = [*filter(None, STATES_BY_RISK), wording.NOT_FINITE, wording.NOT_COMPARABLE]
+    return " · ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
 def figures(layer: LayerStatistics) -> dict[str, str]:

@@ -245,7 +245,7 @@ class CompareScreen(QuailScreen[None]):
 def states_changed(found: SchemeComparison) -> str:
     """21 erased → carried · 5 drowned → carried · 2 as before"""
     moved = [((a, b), n) for (a, b), n in found.states if a != b]
-    parts = [f"{n} {a or 'not finite'} → {b or 'not finite'}" for (a, b), n in moved]
+    parts = [f"{n} {a or 'no state'} → {b or 'no state'}" for (a, b), n in moved]
     same = sum(n for (a, b), n in found.states if a == b)
     return " · ".join([*parts, *([f"{same} as before"] if same else [])])
 

@@ -116,10 +116,10 @@ class ChangeTable(DataTable[Text]):
         mark = STANDING_MARKS[change.standing]
         state = Text(f"{mark} ", style=palette.of_standing(self.app, change.standing))
         before, after = change.before.state, change.after.state
-        state.append(before or "not finite", style=palette.of_state(self.app, before))
+        state.append(wording.state(change.before), style=palette.of_state(self.app, before))
         if after != before:
             state.append(self._arrow, style=palette.muted(self.app))
-            state.append(after or "not finite", style=palette.of_state(self.app, after))
+            state.append(wording.state(change.after), style=palette.of_state(self.app, after))
         return [*cells, state]
 
     def _width(self, column: str) -> int:
