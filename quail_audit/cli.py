@@ -379,7 +379,7 @@ def _write_report(
     report: Report | TrainingReport | CureReport,
     stream: TextIO,
     format: Format,  # noqa: A002
-    folder: Path,
+    folder: Path | None,
 ) -> None:
     from quail_audit.curing import CureReport
     from quail_audit.report import Report
@@ -474,7 +474,13 @@ def watch(
 )
 @reports_errors
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of an audit's run.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of an audit's run, or a report.json alone, of any Quail; it has no samples.",
+            show_default=False,
+        ),
+    ],
     format: Annotated[Format, typer.Option(help="Of the report.")] = "text",  # noqa: A002
     output: Annotated[
         Path | None, typer.Option(help="Write the report here instead of to stdout.", metavar="FILE")
@@ -496,11 +502,13 @@ def report(
     from quail_audit.runs import read_report, replay
 
     found = read_report(run)
+    if format == "jsonl" and run.is_file():
+        raise UsageError("a report alone holds no events", where="--format jsonl", mend="Name the folder of the run")
     with _results(output) as results:
         if format == "jsonl":
             results.writelines(to_line(event) + "\n" for event in replay(run))
         else:
-            _write_report(found, results, format, run)
+            _write_report(found, results, format, run if run.is_dir() else None)
     if figures is not None:
         from quail_audit.reports.figures import write_figures
 
@@ -583,6 +591,16 @@ def serve(
     with listen(host, port) as listener:
         server = AppServer(host, listener, run, ready=say_where)
         server.serve()
+    return 0
+
+
+@app.command()
+@reports_errors
+def schema() -> int:
+    """Print the JSON Schema of report.json, which quail audit writes into the run folder and with --format json."""
+    from quail_audit.report_file import schema
+
+    typer.echo(schema(), nl=False)
     return 0
 
 

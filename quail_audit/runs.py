@@ -44,6 +44,7 @@ from quail_audit.events import (
     to_line,
 )
 from quail_audit.report import Report, RunState
+from quail_audit.report_file import read_report_file
 from quail_audit.training import TrainingState
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
@@ -454,9 +455,14 @@ def state_for(event: Event, state: AnyState) -> AnyState:
 def read_report(folder: Path) -> Report:
     """The report of an audit: folded from its events, so that a run that was killed has one too.
 
+    Args:
+        folder: the run's; or a report.json that stands alone.
+
     Raises:
-        BadInputError: the folder holds no run, or that of a training.
+        BadInputError: the folder holds no run, or that of a training; the file is no report.
     """
+    if folder.is_file():
+        return read_report_file(folder)
     state = RunState()
     for event in replay(folder):
         if isinstance(event, TrainingStarted):

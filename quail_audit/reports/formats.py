@@ -3,24 +3,35 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from quail_audit.errors import UsageError
 from quail_audit.report import Report
 from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
 from quail_audit.runs import replay
 
 
-def _samples(report: Report, folder: Path) -> Sequence[WorstSample]:
+def _samples(report: Report, folder: Path | None) -> Sequence[WorstSample]:
+    if folder is None:
+        return ()
     return worst_samples(lambda: replay(folder), html.worst_scheme(report), most=html.SAMPLES_SHOWN)
 
 
-Rendering = Callable[[Report, Path], Iterable[str]]
+def _every_sample(_: Report, folder: Path | None) -> Iterable[str]:
+    if folder is None:
+        raise UsageError(
+            "a report alone holds no samples", where="--format csv-samples", mend="Name the folder of the run"
+        )
+    return samples_csv.lines(replay(folder))
 
-# name -> what writes it, in pieces, from the report and, where it shows samples, the run's folder
+
+Rendering = Callable[[Report, Path | None], Iterable[str]]
+
+# name -> what writes it, in pieces, from the report and, where it shows samples, the run's folder; None: there is none
 FORMATS: Mapping[str, Rendering] = {
     "markdown": lambda report, _: (markdown.render(report),),
     "html": lambda report, folder: html.render(report, _samples(report, folder)),
     "junit": lambda report, _: (junit.render(report),),
     "sarif": lambda report, _: (sarif.render(report),),
     "csv": lambda report, _: (layers_csv.render(report),),
-    "csv-samples": lambda _, folder: samples_csv.lines(replay(folder)),
+    "csv-samples": _every_sample,
 }

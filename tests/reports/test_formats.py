@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import jsonschema
 import made_runs
 import pytest
 from made_runs import FORMATS, write_run
 from runs_for_tests import UNTOUCHED, events, layer
 
+from quail_audit.errors import UsageError
 from quail_audit.events import Event, Recovery, RecoveryMeasured, RunFailed
 from quail_audit.report import Report, RunState
 from quail_audit.reports import junit, layers_csv, markdown, samples_csv
+from quail_audit.reports.formats import FORMATS as WRITERS
+from quail_audit.runs import read_report
 
 HOSTILE = (
     "=cmd|'/c calc'!A1 @octocat <script>alert(1)</script> `x` ``y`` | **b** [l](http://e.vil)\n# h\x1b[2J\ufffe\ud800"
@@ -189,3 +193,18 @@ def test_a_folder_without_a_run_is_bad_input(tmp_path: Path) -> None:
     done = quail("report", tmp_path, "--format", "markdown")
     assert done.returncode == 3
     assert "no run here" in done.stderr
+
+
+def test_a_report_alone_is_enough_for_all_that_shows_no_samples(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", made_runs.events(samples=2))
+    alone = tmp_path / "report.json"
+    alone.write_text(read_report(run).model_dump_json())
+    for name in ("markdown", "junit", "sarif", "csv"):
+        assert "".join(WRITERS[name](read_report(alone), None)) == "".join(WRITERS[name](read_report(run), run))
+    assert "What came back most" not in "".join(WRITERS["html"](read_report(alone), None))
+    with pytest.raises(UsageError, match="Name the folder of the run"):
+        WRITERS["csv-samples"](read_report(alone), None)
+    refused = quail("report", alone, "--format", "jsonl")
+    assert refused.returncode == 2
+    assert "Name the folder of the run" in refused.stderr
+    jsonschema.validate(json.loads(alone.read_text()), json.loads(quail("schema").stdout))

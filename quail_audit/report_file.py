@@ -1,0 +1,85 @@
+"""report.json as a file that came from anywhere: read and checked, and its JSON Schema.
+
+Quail has had one schema version; reports of every Quail since the first are read. Fields are only ever added within a
+version, so that what an older Quail did not write has its default, and what a newer one added is left out. Not here: a
+run's folder, whose report is folded from its events (runs.py).
+"""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+
+from quail_audit.errors import BadInputError
+from quail_audit.report import SCHEMA_VERSION, Report
+
+LARGEST_BYTES = 256 * 2**20  # a report of ten thousand layers at twenty schemes has a third of this
+
+
+class _Schema(GenerateJsonSchema):
+    """Lets fields be added, as within a schema version they may."""
+
+    schema_dialect = "https://json-schema.org/draft/2020-12/schema"
+
+    def generate(self, schema: Any, mode: JsonSchemaMode = "validation") -> dict[str, Any]:
+        made = super().generate(schema, mode)
+        for model in (made, *made["$defs"].values()):
+            if model.get("additionalProperties") is False:
+                del model["additionalProperties"]
+        made["required"] = ["schema_version", *made["required"]]  # it has a default, but every Quail writes it
+        head = {"$schema": self.schema_dialect, "$id": f"urn:quail-audit:report:{SCHEMA_VERSION}"}
+        return head | made | {"title": "report.json of quail audit"}
+
+
+def make_schema() -> str:
+    """The JSON Schema of report.json, from the model; what the package holds as report.schema.json."""
+    return json.dumps(Report.model_json_schema(schema_generator=_Schema), indent=2) + "\n"
+
+
+def schema() -> str:
+    """The JSON Schema of report.json."""
+    return files("quail_audit").joinpath("report.schema.json").read_text(encoding="utf-8")
+
+
+def read_report_file(path: Path) -> Report:
+    """A report from its file alone.
+
+    Raises:
+        BadInputError: it cannot be read, is no report, or that of a newer schema version.
+    """
+    try:
+        with path.open("rb") as file:
+            document = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"cannot read the report: {error.strerror or error}", where=str(path)) from error
+    if len(document) > LARGEST_BYTES:
+        raise BadInputError(f"larger than any report: over {LARGEST_BYTES} bytes", where=str(path))
+    version = _version(document, path)
+    if version > SCHEMA_VERSION:
+        raise BadInputError(
+            f"a report of schema version {version}; this Quail reads versions 1 to {SCHEMA_VERSION}",
+            where=str(path),
+            mend="Install a newer quail-audit",
+        )
+    try:
+        return Report.model_validate_json(document, extra="ignore")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadInputError(f"not a report of quail audit: {place}: {first['msg']}", where=str(path)) from error
+
+
+def _version(document: bytes, path: Path) -> int:
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise BadInputError(
+            "not a report of quail audit: it has no schema_version", where=str(path), mend="Name a report.json"
+        )
+    return version
