@@ -470,7 +470,7 @@ def watch(
     epilog="Examples:\n\n"
     "  quail report .quail/runs/20260101-120000-ab12\n\n"
     "  quail report .quail/runs/20260101-120000-ab12 --format markdown --output comment.md\n\n"
-    "  quail report .quail/runs/20260101-120000-ab12 --figures figures/"
+    "  quail report .quail/runs/20260101-120000-ab12 --figures figures/ --model-card unlearned/README.md"
 )
 @reports_errors
 def report(
@@ -491,6 +491,13 @@ def report(
             help="Besides, draw figures for a paper into this folder, each as SVG and PNG. "
             "Needs pip install 'quail-audit[figures]'.",
             metavar="DIR",
+        ),
+    ] = None,
+    model_card: Annotated[
+        Path | None,
+        typer.Option(
+            help="Besides, put the results into the metadata of this model card; all else in it stays.",
+            metavar="README.md",
         ),
     ] = None,
 ) -> int:
@@ -514,6 +521,11 @@ def report(
 
         for path in write_figures(found, figures):
             typer.echo(f" figure: {path}", err=True)
+    if model_card is not None:
+        from quail_audit.reports.model_card import write_model_card
+
+        write_model_card(found, model_card)
+        typer.echo(f" model card: {model_card}", err=True)
     return 0
 
 

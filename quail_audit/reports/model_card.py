@@ -1,0 +1,203 @@
+"""What an audit found as evaluation results in the metadata of a model card, a README.md of the Hugging Face Hub.
+
+From report.json alone. Everything else in the card stays as it is, to the letter; of the results, only those that Quail
+wrote for the same data and formats are replaced. Names are Quail's own, quail_…; a result's config is the format.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from quail_audit import wording
+from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.report import FULL, Report, arm_at
+from quail_audit.untrusted import printable
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+LARGEST_BYTES = 4 * 2**20
+_PREFIX = "quail_"
+_KEY = "model-index"
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+
+
+def write_model_card(report: Report, path: Path) -> None:
+    """Put the results of an audit into a model card; where there is none, make one that has nothing else.
+
+    Raises:
+        BadInputError: the file is no model card: not text, or its metadata is no YAML mapping.
+        EnvironmentProblemError: it cannot be written; then it is as it was.
+    """
+    text = _read(path)
+    try:
+        changed = with_results(text, report)
+    except ValueError as error:
+        raise BadInputError(str(error), where=str(path), mend="Mend the metadata between the two --- lines") from error
+    target = path.resolve()
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            file.write(changed)
+        if target.exists():
+            shutil.copymode(target, unfinished)
+        unfinished.replace(target)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise EnvironmentProblemError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+
+
+def _read(path: Path) -> str:
+    """The card with its own line ends; nothing where there is no file."""
+    try:
+        with path.open("rb") as file:
+            found = file.read(LARGEST_BYTES + 1)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise BadInputError(f"cannot read the model card: {error.strerror or error}", where=str(path)) from error
+    if len(found) > LARGEST_BYTES:
+        raise BadInputError(f"larger than any model card: over {LARGEST_BYTES} bytes", where=str(path))
+    try:
+        return found.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"not text in UTF-8: {error}", where=str(path)) from error
+
+
+def with_results(text: str, report: Report) -> str:
+    """The card with the results in it.
+
+    Raises:
+        ValueError: its metadata cannot be read.
+    """
+    import yaml
+
+    newline = "\r\n" if "\r\n" in text else "\n"
+    found = _FRONT_MATTER.search(text)
+    block: str = found[1] if found else ""
+    try:
+        node = yaml.compose(block, Loader=yaml.SafeLoader)
+        metadata = yaml.safe_load(block)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"its metadata is no YAML: {' '.join(str(error).split())}") from error
+    if node is not None and (not isinstance(node, yaml.MappingNode) or node.flow_style):
+        raise ValueError("its metadata is no list of names with values, one a line")
+    places = [(key, value) for key, value in node.value if key.value == _KEY] if node is not None else []
+    if len(places) > 1:
+        raise ValueError(f"its metadata has {_KEY} twice")
+    index = _merged(metadata.get(_KEY) if isinstance(metadata, dict) else None, report)
+    dumped: str = yaml.safe_dump({_KEY: index}, sort_keys=False, allow_unicode=True).replace("\n", newline)
+    if places:
+        key, value = places[0]
+        start, end = int(key.start_mark.index), int(value.end_mark.index)
+        old = block[start:end]
+        kept = re.search(r"(?:^[ \t]*(?:#.*)?\r?\n)*\Z", old, re.MULTILINE)  # what a block's end takes in besides
+        block = block[:start] + dumped + (kept[0] if kept else "") + block[end:].removeprefix(newline)
+    else:
+        block += dumped
+    before, after = (
+        (text[: found.start(1)], text[found.end(1) :]) if found else (f"---{newline}", f"---{newline}{text}")
+    )
+    return before + block + after
+
+
+def _merged(index: Any, report: Report) -> list[dict[str, Any]]:
+    """The card's model index with this audit's results in its first model, in the place of earlier ones."""
+    from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+
+    found: list[dict[str, Any]] = index or [{"name": _name(report), "results": []}]
+    try:
+        model_index_to_eval_results(found)
+        name, old = found[0]["name"], found[0]["results"]
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"its {_KEY} is not as the Hub writes it: {type(error).__name__}: {error}") from error
+    new = list(eval_results(report))
+    configs = {result.metric_config for result in new}
+    kept = []
+    for result in old:
+        is_same_data = result["dataset"]["name"] == _data_name(report)
+        metrics = [
+            metric
+            for metric in result["metrics"]
+            if not (is_same_data and str(metric["type"]).startswith(_PREFIX) and metric.get("config") in configs)
+        ]
+        if metrics:
+            kept.append({**result, "metrics": metrics})
+    added = eval_results_to_model_index(name, new)[0]["results"] if new else []
+    return [{**found[0], "results": [*kept, *added]}, *found[1:]]
+
+
+def eval_results(report: Report) -> Iterator[EvalResult]:
+    """Of each format: the verdict, what the weights say, what comes back, and what the deployed model scores."""
+    for scheme, measured in report.schemes.items():
+        verdict = measured.verdict or (report.verdict if len(report.schemes) == 1 else None)
+        if verdict is not None:
+            yield _result(report, scheme, "verdict", f"Verdict at {scheme}", verdict.outcome)
+        if measured.summary is not None:
+            summary = measured.summary
+            for what, value in (("overlap", summary.overlap), ("survival", summary.survival), ("noise", summary.noise)):
+                if value is not None:
+                    yield _result(report, scheme, what, f"Weights: {what} at {scheme}", value)
+            at_risk = f"Weights: layers at risk at {scheme}, of {len(measured.layers)}"
+            yield _result(report, scheme, "layers_at_risk", at_risk, summary.layers_at_risk)
+        for metric, recovery in measured.recovery.items():
+            if recovery.percent is not None:
+                name = f"{wording.metric_title(metric)}: recovery at {scheme}, %"
+                bounds = {"low": recovery.low, "high": recovery.high, "outcome": recovery.outcome}
+                yield _result(report, scheme, f"recovery_{metric}", name, recovery.percent, bounds)
+        yield from _scores(report, scheme, arm_at("unlearned", scheme))
+    if report.schemes:  # every format has the same scores in full precision
+        yield from _scores(report, next(iter(report.schemes)), f"unlearned/{FULL}", config=FULL)
+
+
+def _scores(report: Report, scheme: str, arm: str, config: str = "") -> Iterator[EvalResult]:
+    for metric, arms in report.schemes[scheme].metrics.items():
+        if arm in arms:
+            score = arms[arm]
+            name = f"{wording.metric_title(metric)}: {arm}"
+            bounds = {"low": score.low, "high": score.high, "samples": score.samples}
+            yield _result(report, config or scheme, metric, name, score.mean, bounds)
+
+
+def _result(
+    report: Report,
+    config: str,
+    metric: str,
+    name: str,
+    value: float | str,
+    bounds: Mapping[str, float | str | None] | None = None,
+) -> EvalResult:
+    from huggingface_hub import EvalResult
+
+    facts = report.checkpoints.get("unlearned")
+    is_classifier = facts is not None and (facts.architecture or "").endswith("ForSequenceClassification")
+    data = _data_name(report)
+    return EvalResult(
+        task_type="text-classification" if is_classifier else "text-generation",
+        task_name="Forgetting under quantization",
+        dataset_type=data,
+        dataset_name=data,
+        metric_type=_PREFIX + printable(metric),
+        metric_name=printable(name),
+        metric_config=printable(config),
+        metric_value=_rounded(value),
+        metric_args={key: _rounded(bound) for key, bound in (bounds or {}).items() if bound is not None} or None,
+    )
+
+
+def _rounded(value: float | str) -> float | str:
+    """Six digits: more than any interval has, and readable."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _data_name(report: Report) -> str:
+    """Of the folder, without the way to it."""
+    return printable(PurePath(report.request.data).name) if report.request.data else "weights only"
+
+
+def _name(report: Report) -> str:
+    return printable(PurePath(report.request.unlearned.partition("@")[0]).name) or "model"

@@ -1,0 +1,182 @@
+"""Results in a model card, read back by huggingface_hub, and the rest of the card to the letter."""
+
+from pathlib import Path
+
+import made_runs
+import pytest
+from huggingface_hub import ModelCard
+from runs_for_tests import events
+
+from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.events import Event
+from quail_audit.report import Report, RunState
+from quail_audit.reports.model_card import eval_results, with_results, write_model_card
+
+HOSTILE = 'x: [y]\n- "z" {{# \x1b[2J\u202e'
+CARD = """---
+license: apache-2.0  # of the weights
+tags: [unlearned,   quantized]
+model-index:
+- name: mine
+  results:
+  - task: {type: text-generation}
+    dataset: {name: Other, type: other}
+    metrics:
+    - {type: rouge, value: 0.5}   # by hand
+
+# about the language
+language: en
+---
+
+# Mine
+
+A body with --- in it, and `model-index:`.
+---
+"""
+
+
+def report_of(*run: Event) -> Report:
+    state = RunState()
+    for event in run:
+        state.apply(event)
+    return state.report()
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return report_of(*made_runs.events(blocks=1, schemes=("nf4", "int8"), samples=2))
+
+
+def results(text: str) -> dict[tuple[str, str | None, str], object]:
+    """As huggingface_hub reads them: (data, format, metric) -> value."""
+    found = ModelCard(text).data.eval_results
+    assert found is not None
+    values = {(one.dataset_name, one.metric_config, one.metric_type): one.metric_value for one in found}
+    assert len(values) == len(found), "nothing stands there twice"
+    return values
+
+
+def test_results_say_what_the_report_says(report: Report) -> None:
+    found = results(with_results("", report))
+    scheme = report.schemes["nf4"]
+    assert found["muse-news", "nf4", "quail_verdict"] == "fail"
+    assert found["muse-news", "nf4", "quail_recovery_verbmem_forget"] == 97.0
+    score = scheme.metrics["verbmem_forget"]["unlearned/nf4"]
+    assert found["muse-news", "nf4", "quail_verbmem_forget"] == pytest.approx(score.mean, rel=1e-5)
+    in_full = scheme.metrics["verbmem_forget"]["unlearned/full"]
+    assert found["muse-news", "full", "quail_verbmem_forget"] == pytest.approx(in_full.mean, rel=1e-5)
+    assert scheme.summary is not None
+    assert found["muse-news", "int8", "quail_layers_at_risk"] == scheme.summary.layers_at_risk
+    (args,) = [one.metric_args for one in eval_results(report) if one.metric_type == "quail_recovery_verbmem_forget"][
+        :1
+    ]
+    assert args == {"low": 91.0, "high": 103.0, "outcome": "recovered"}
+
+
+def test_all_else_in_the_card_stays_to_the_letter(report: Report) -> None:
+    text = with_results(CARD, report)
+    before, _, rest = CARD.partition("model-index:")
+    assert text.startswith(before)
+    assert text.endswith(rest[rest.index("# about the language") :])
+    found = results(text)
+    assert found["Other", None, "rouge"] == 0.5
+    assert ModelCard(text).data.model_name == "mine"
+    assert ModelCard(text).data.language == "en"
+
+
+def test_a_second_time_changes_nothing(report: Report) -> None:
+    once = with_results(CARD, report)
+    assert with_results(once, report) == once
+    assert with_results(with_results("", report), report) == with_results("", report)
+
+
+def test_another_format_is_added_and_the_same_one_replaced(report: Report) -> None:
+    other = report.model_copy(update={"schemes": {"fp4": report.schemes["nf4"]}})
+    changed = report.schemes["nf4"].model_copy(update={"recovery": {}})
+    again = report.model_copy(update={"schemes": {"nf4": changed}})
+    found = results(with_results(with_results(with_results(CARD, report), other), again))
+    assert {config for _, config, _ in found} == {None, "nf4", "int8", "fp4", "full"}
+    assert ("muse-news", "nf4", "quail_recovery_verbmem_forget") not in found
+    assert ("muse-news", "int8", "quail_recovery_verbmem_forget") in found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# Only a body\n", "---\n---\nbody\n", "---\nlicense: mit\n---\n", "---\na: 1\n---"]
+)
+def test_any_card_can_take_them(text: str, report: Report) -> None:
+    changed = with_results(text, report)
+    assert len(results(changed)) > 10
+    body = text.rpartition("---")[2].lstrip("\n")
+    assert changed.endswith(body)
+    if "license" in text:
+        assert ModelCard(changed).data.license == "mit"
+
+
+def test_line_ends_stay(report: Report) -> None:
+    changed = with_results(CARD.replace("\n", "\r\n"), report)
+    assert "\n" not in changed.replace("\r\n", "")
+    assert results(changed) == results(with_results(CARD, report))
+
+
+def test_names_from_outside_are_values_and_nothing_more() -> None:
+    report = report_of(*events())
+    asked = report.request.model_copy(update={"unlearned": HOSTILE, "data": HOSTILE})
+    report = report.model_copy(update={"request": asked, "schemes": {HOSTILE: report.schemes["nf4"]}})
+    text = with_results("", report)
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert len(results(text)) == len(list(eval_results(report)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("---\n[1, 2\n---\n", "no YAML"),
+        ("---\n- a\n---\n", "one a line"),
+        ("---\n{a: 1}\n---\n", "one a line"),
+        ("---\njust text\n---\n", "one a line"),
+        ("---\nmodel-index: 7\n---\n", "not as the Hub writes it"),
+        ("---\nmodel-index: [{name: a}]\n---\n", "not as the Hub writes it"),
+        ("---\nmodel-index: [1]\n---\n", "not as the Hub writes it"),
+        ("---\nmodel-index: []\na: 1\nmodel-index: []\n---\n", "twice"),
+        ("---\na: !!python/object/apply:os.system [true]\n---\n", "no YAML"),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_refused_and_left(
+    text: str, message: str, report: Report, tmp_path: Path
+) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(BadInputError, match=message) as caught:
+        write_model_card(report, path)
+    assert caught.value.where == str(path)
+    assert path.read_text() == text
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_card_is_written_whole_through_a_link_and_keeps_its_mode(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "real.md"
+    path.write_text(CARD)
+    path.chmod(0o640)
+    (tmp_path / "README.md").symlink_to(path)
+    write_model_card(report, tmp_path / "README.md")
+    assert (tmp_path / "README.md").is_symlink()
+    assert path.read_text() == with_results(CARD, report)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_no_text_and_what_cannot_be_written(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInputError, match="UTF-8"):
+        write_model_card(report, tmp_path / "README.md")
+    with pytest.raises(BadInputError, match="cannot read"):
+        write_model_card(report, tmp_path)
+    with pytest.raises(EnvironmentProblemError, match="cannot write"):
+        write_model_card(report, tmp_path / "no" / "folder" / "README.md")
+
+
+def test_without_data_it_is_said_so() -> None:
+    report = report_of(*events())
+    asked = report.request.model_copy(update={"data": None})
+    scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "recovery": {}})
+    found = results(with_results("", report.model_copy(update={"request": asked, "schemes": {"nf4": scheme}})))
+    assert found["weights only", "nf4", "quail_overlap"] == 1.0
