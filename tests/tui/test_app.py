@@ -10,15 +10,16 @@ from app_tests import app_on, screen_text, settled, until
 from made_runs import events, write_run
 from rich.console import Console
 from textual.command import CommandPalette
-from textual.widgets import Input
+from textual.widgets import Input, RadioButton
 
 from quail_audit.report import Report
+from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text import show
 from quail_audit.runs import read_report
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen
-from quail_audit.tui.screens.export import ExportScreen
+from quail_audit.tui.screens.export import KINDS, ExportScreen
 from quail_audit.tui.screens.help import TERMS, HelpScreen
 from quail_audit.tui.screens.log import LogScreen
 from quail_audit.tui.settings import load_settings
@@ -151,8 +152,7 @@ async def test_the_report_is_exported_as_the_command_prints_it(run: Path, tmp_pa
         entry = pilot.app.screen.query_one("#path", Input)
         assert entry.value == "quail-20260101-120000-ab12.txt"
         await pilot.press("tab", "enter")
-        await settled(pilot)
-        assert isinstance(pilot.app.screen, AuditScreen)
+        await until(pilot, lambda: isinstance(pilot.app.screen, AuditScreen))
     console = Console(file=(tmp_path / "expected").open("w"), width=120, highlight=False)
     show(read_report(run), console)
     console.file.close()
@@ -168,13 +168,13 @@ async def test_json_and_a_picture_are_exported_and_nothing_is_replaced(run: Path
         await pilot.press("down", "space")
         await settled(pilot)
         await pilot.press("tab", "enter")
-        await settled(pilot)
+        await until(pilot, lambda: isinstance(pilot.app.screen, AuditScreen))
         written = tmp_path / "work" / "quail-20260101-120000-ab12.json"
         assert Report.model_validate_json(written.read_text()) == read_report(run)
         await pilot.press("e")
         await settled(pilot)
-        await pilot.press("down", "down", "space", "tab", "enter")
-        await settled(pilot)
+        await pilot.press("up", "space", "tab", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AuditScreen))
         picture = (tmp_path / "work" / "quail-20260101-120000-ab12.svg").read_text()
         assert "<svg" in picture
         assert "FAIL" in picture
@@ -183,9 +183,8 @@ async def test_json_and_a_picture_are_exported_and_nothing_is_replaced(run: Path
         await pilot.press("e")
         await settled(pilot)
         await pilot.press("down", "space", "tab", "enter")
-        await settled(pilot)
+        await until(pilot, lambda: "exists already" in screen_text(pilot))
         assert isinstance(pilot.app.screen, ExportScreen)
-        assert "exists already" in screen_text(pilot)
         assert written.read_bytes() == before
         await pilot.press("escape")
         await settled(pilot)
@@ -244,3 +243,33 @@ async def test_the_question_before_something_final_is_answered_by_keys_and_mouse
         await pilot.click("#yes")
         await settled(pilot)
         assert answers == [True, False, False, False, True, True]
+
+
+@pytest.mark.asyncio
+async def test_other_formats_are_exported_as_the_command_writes_them(run: Path, tmp_path: Path) -> None:
+    work, report = tmp_path / "work", read_report(run)
+    assert set(KINDS) == {*FORMATS, "text", "json", "jsonl", "svg"}, "those of quail report, and the picture"
+    async with app_on(run) as pilot:
+        for kind in ("html", "csv-samples"):
+            await pilot.press("e")
+            await settled(pilot)
+            screen = pilot.app.screen
+            screen.query_one(f"#{kind}", RadioButton).value = True
+            await settled(pilot)
+            name = screen.query_one("#path", Input).value
+            await pilot.press("tab", "enter")
+            await until(pilot, lambda: isinstance(pilot.app.screen, AuditScreen))
+            assert (work / name).read_bytes().decode() == "".join(FORMATS[kind](report, run))
+
+
+@pytest.mark.asyncio
+async def test_an_export_that_fails_says_why_and_leaves_no_file(run: Path, tmp_path: Path) -> None:
+    async with app_on(run) as pilot:
+        await pilot.press("e")
+        await settled(pilot)
+        (run / "events.jsonl").unlink()
+        pilot.app.screen.query_one("#jsonl", RadioButton).value = True
+        await settled(pilot)
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: "no run here" in screen_text(pilot))
+    assert not list((tmp_path / "work").glob("quail-*"))

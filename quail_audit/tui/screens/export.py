@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, NamedTuple
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 
+from quail_audit.errors import QuailError
+from quail_audit.events import to_line
+from quail_audit.runs import replay
 from quail_audit.tui.live_run import LiveRun
+from quail_audit.untrusted import printable
 
-What = Literal["text", "json", "svg"]
-KINDS: dict[What, str] = {
-    "text": "report as text, as quail audit prints it",
-    "json": "report as JSON (report.json)",
-    "svg": "screenshot of the screen, as SVG",
-}
 TEXT_COLUMNS = 120
+PICTURE = "svg"
+
+
+class Kind(NamedTuple):
+    """What can be exported.
+
+    Attributes:
+        title: as the reader chooses it.
+        ending: of the file.
+    """
+
+    title: str
+    ending: str
+
+
+KINDS: Mapping[str, Kind] = {  # the names of quail report --format, and the picture
+    "text": Kind("text, as quail audit prints it", "txt"),
+    "json": Kind("JSON: report.json", "json"),
+    "html": Kind("HTML: one page for a reviewer", "html"),
+    "markdown": Kind("Markdown: for a pull request", "md"),
+    "junit": Kind("JUnit XML: for CI's list of tests", "xml"),
+    "sarif": Kind("SARIF: for code scanning", "sarif"),
+    "csv": Kind("CSV of the layers", "csv"),
+    "csv-samples": Kind("CSV of the samples", "csv"),
+    "jsonl": Kind("JSON lines: the events", "jsonl"),
+    PICTURE: Kind("SVG: a picture of the screen", "svg"),
+}
 
 
 class ExportScreen(ModalScreen[None]):
@@ -39,9 +67,9 @@ class ExportScreen(ModalScreen[None]):
         self._picture = picture
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog"):
-            yield Label("Export")
-            yield RadioSet(*(RadioButton(text, id=kind, value=kind == "text") for kind, text in KINDS.items()))
+        with Vertical(classes="dialog close") as dialog:
+            dialog.border_title = "Export"
+            yield RadioSet(*(RadioButton(each.title, id=kind, value=kind == "text") for kind, each in KINDS.items()))
             yield Label("to, from the folder that the app was opened in")
             yield Input(id="path")
             yield Static("Enter writes it, Escape cancels", id="said", markup=False)
@@ -55,49 +83,62 @@ class ExportScreen(ModalScreen[None]):
         self.query_one("#path", Input).value = self._suggested(self._kind)
 
     @property
-    def _kind(self) -> What:
+    def _kind(self) -> str:
         pressed = self.query_one(RadioSet).pressed_button
         return next((kind for kind in KINDS if pressed is not None and pressed.id == kind), "text")
 
-    def _suggested(self, kind: What) -> str:
+    def _suggested(self, kind: str) -> str:
         started = self._run.state.started
         name = started.run_id if started is not None else self._run.folder.name
-        endings: dict[What, str] = {"text": "txt", "json": "json", "svg": "svg"}
-        return f"quail-{name}.{endings[kind]}"
+        part = "-samples" if kind == "csv-samples" else ""
+        return f"quail-{name}{part}.{KINDS[kind].ending}"
 
     @on(Input.Submitted)
-    def _write(self, event: Input.Submitted) -> None:
+    @work(exclusive=True)
+    async def _write(self, event: Input.Submitted) -> None:
+        """Write it in a thread: a page with samples reads all the events."""
         path = Path(event.value).expanduser()
         try:
-            content = self._content(self._kind)
-            with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(content)
+            await asyncio.to_thread(self._write_file, path, self._kind)
         except FileExistsError:
             self._say(f"{path} exists already; name another file")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, QuailError) as error:
             self._say(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
         else:
             self.app.notify(f"written: {path.absolute()}", markup=False)
             self.dismiss(None)
 
     def _say(self, message: str) -> None:
-        self.query_one("#said", Static).update(message)
+        self.query_one("#said", Static).update(printable(message))
 
-    def _content(self, kind: What) -> str:
-        if kind == "svg":
-            return self._picture
+    def _write_file(self, path: Path, kind: str) -> None:
+        """Write all of it, or leave no file."""
+        with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            try:
+                file.writelines(self._content(kind))
+            except BaseException:
+                path.unlink()
+                raise
+
+    def _content(self, kind: str) -> Iterable[str]:
+        if kind == PICTURE:
+            return (self._picture,)
+        if kind == "jsonl":
+            return (to_line(event) + "\n" for event in replay(self._run.folder))
         report = self._run.state.report()
         if kind == "json":
-            return report.model_dump_json(indent=2) + "\n"
-        import io
+            return (report.model_dump_json(indent=2) + "\n",)
+        if kind == "text":
+            from rich.console import Console
 
-        from rich.console import Console
+            from quail_audit.reports.text import show
 
-        from quail_audit.reports.text import show
+            stream = io.StringIO()
+            show(report, Console(file=stream, highlight=False, width=TEXT_COLUMNS))
+            return (stream.getvalue(),)
+        from quail_audit.reports.formats import FORMATS
 
-        stream = io.StringIO()
-        show(report, Console(file=stream, highlight=False, width=TEXT_COLUMNS))
-        return stream.getvalue()
+        return FORMATS[kind](report, self._run.folder)
 
     def action_dismiss_export(self) -> None:
         self.dismiss(None)
