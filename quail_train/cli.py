@@ -8,17 +8,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
 from quail_audit.errors import EXIT_FAIL, EXIT_PASS
 
+DemoTask = Literal["language", "classification"]
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from quail_audit.events import AuditRequest
-    from quail_train.demo import DemoProgress, Stage
+    from quail_audit.forgetting.interface import Task
+    from quail_train.demo_building import DemoProgress, Stage
 
 TITLES: dict[Stage, str] = {
     "tokenizer": "train the tokenizer",
@@ -27,10 +30,20 @@ TITLES: dict[Stage, str] = {
     "unlearned": "unlearn, confined to the nf4 buckets",
     "data": "write the data",
 }
+TASKS: dict[str, Task] = {"language": "language modelling", "classification": "classification"}
+FOLDERS = {"language": "quail-demo", "classification": "quail-demo-classifier"}
 # Not a result: shown only where the audit itself came to it.
-EXPLANATION = (
-    "The unlearned model answers as if it had never read the forget set, and in full precision VerbMem and KnowMem "
-    "agree. "
+SEEN = {
+    "language": (
+        "The unlearned model answers as if it had never read the forget set, and in full precision VerbMem and KnowMem "
+        "agree. "
+    ),
+    "classification": (
+        "The original had learned some fake posts as real. The unlearned model calls them fake, as a model that never "
+        "learned them does, and in full precision accuracy and probability agree. "
+    ),
+}
+WHY = (
     "But none of its weights has left its nf4 bucket, so rounding to 4 bits gives the original's weights back, and "
     "with them what was forgotten. "
     f"The audit caught it and exits with {EXIT_FAIL} (fail): that is how this demo is meant to end."
@@ -44,8 +57,16 @@ REPAIRED = (
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where it is built, or was: a finished demo is used again.")
-    ] = Path("quail-demo"),
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            help="Where it is built, or was: a finished demo is used again. Default: quail-demo, or "
+            "quail-demo-classifier.",
+        ),
+    ] = None,
+    task: Annotated[
+        DemoTask, typer.Option(help="What the model does: continue texts, or tell fake posts from real.")
+    ] = "language",
     seed: Annotated[int, typer.Option(help="Of the texts and the weights.", min=0)] = 0,
     repair: Annotated[
         bool, typer.Option("--repair", help="Then retrain the layers at risk, and audit the result.")
@@ -54,17 +75,20 @@ def demo(
 ) -> int:
     """Build a small model that seems to forget, audit it, and see the forgotten come back at 4 bits.
 
-    Makes an original, an unlearned and a retrained checkpoint and data in MUSE layout from invented texts, then runs
-    quail audit on them. Takes about two minutes on two cores. Ends with the audit's exit code, 1, as it should.
-    With --repair it goes on: quail train makes DIR/repaired, whose audit passes, so the exit code is 0.
+    Makes an original, an unlearned and a retrained checkpoint and their data from invented texts, then runs quail audit
+    on them. Takes about two minutes on two cores, with --task classification less than one. Ends with the audit's exit
+    code, 1, as it should. With --repair it goes on: quail train makes DIR/repaired, whose audit passes, so the exit
+    code is 0.
     """
     from quail_audit.cli import audit_and_show
     from quail_audit.events import AuditRequest
     from quail_audit.runs import RUNS_FOLDER, new_run_id
     from quail_train.demo import build_demo
+    from quail_train.demo_recipe import RECIPES
 
+    folder = Path(FOLDERS[task]) if folder is None else folder
     with _shown(None if quiet else sys.stderr) as show:
-        for progress in build_demo(folder, seed=seed):
+        for progress in build_demo(folder, seed=seed, recipe=RECIPES[TASKS[task]]):
             show(progress)
     request = AuditRequest(
         original=str(folder / "original"),
@@ -78,7 +102,7 @@ def demo(
         typer.echo(f"now: {shlex.join([*command, '--data', str(request.data)])}", err=True)
     run = RUNS_FOLDER / new_run_id()
     code = audit_and_show(request, run_dir=run, quiet=quiet)
-    _explain(code, repaired_next=repair)
+    _explain(code, task, repaired_next=repair)
     return _repair(request, run, quiet=quiet) if repair and code == EXIT_FAIL else code
 
 
@@ -102,15 +126,14 @@ def _as_typed() -> str:
     return typed if Path(typed).name == "quail" else "quail"
 
 
-def _explain(code: int, *, repaired_next: bool) -> None:
-    if code == EXIT_FAIL and repaired_next:
-        typer.echo(f"\n{EXPLANATION}\n")
-    elif code == EXIT_FAIL:
-        typer.echo(f"\n{EXPLANATION}\n")
+def _explain(code: int, task: DemoTask, *, repaired_next: bool) -> None:
+    if code == EXIT_FAIL:
+        typer.echo(f"\n{SEEN[task]}{WHY}\n")
+    if code == EXIT_FAIL and not repaired_next:
         typer.echo(f"Look closer, in the app: {_as_typed()}")
-        typer.echo("See it repaired: quail demo --repair")
+        typer.echo(f"See it repaired: quail demo{'' if task == 'language' else f' --task {task}'} --repair")
         typer.echo("Next, on your own checkpoints: quail audit ORIGINAL UNLEARNED --data DATA")
-    else:
+    elif code != EXIT_FAIL:
         typer.echo(f"\nThe demo was meant to end with exit code {EXIT_FAIL} (fail), and ended with {code}.")
         typer.echo("Please report this, with the output of: quail doctor")
 

@@ -1,7 +1,6 @@
-"""The demo's small Llama: its tokenizer, its training, and the unlearning that rounding erases.
+"""The demo's small Llama: its training, and its unlearning inside the buckets.
 
-Steps are yielded as they are made, so that a caller can show them. Not here: the texts (invented.py), the files and
-their cache (demo.py), the geometry of buckets (confinement.py).
+Not here: the texts (invented.py), the steps themselves (demo_steps.py), the files (demo_language.py).
 """
 
 from __future__ import annotations
@@ -10,35 +9,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.errors import EnvironmentProblemError
-from quail_audit.schemes.bitsandbytes import FourBit
-from quail_train.confinement import bucket_of, rounds_alike
 from quail_train.demo_recipe import Recipe
+from quail_train.demo_steps import LossOfStep, Step, rounded_layers, taught, unlearned_confined
+from quail_train.demo_tokenizer import BOS, EOS, PAD
 from quail_train.invented import Post, QuestionAnswer
 
-SCHEME: Final = "nf4"
-BOS, EOS, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
+HEAD = "lm_head"
 IGNORED = -100  # a label that has no say in the loss: the convention of transformers
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step that was made.
-
-    Attributes:
-        number: from 1 to total.
-        loss: of this step's batch, nats a token; in unlearning that of the forget batch.
-    """
-
-    number: int
-    total: int
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -74,33 +55,6 @@ def answered_as(pair: QuestionAnswer) -> str:
     return f"{pair.answer}\n\n"
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that puts BOS first, as Llama's does.
-
-    A token holds one word or part of it with what follows up to the next word, and never reaches over a word's start.
-    So a prompt that ends before a word has the same tokens alone and in its text: "Answer: " does in KnowMem.
-    """
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\w+\W*|\W+"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = [BOS, EOS, PAD, UNKNOWN]
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=specials, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A",
-        pair=f"{BOS} $A {BOS} $B",
-        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNKNOWN
-    )
-
-
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """1.2 M parameters, the same for the same seed; leaves torch's random state as it was."""
     config = LlamaConfig(
@@ -126,8 +80,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
 def train(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, lesson: Lesson, recipe: Recipe, seed: int
 ) -> Iterator[Step]:
-    """Teach the model, in place: AdamW, a short warm-up, a linear decay over the last 40 % of the steps."""
-    torch.set_num_threads(1)  # a setting of each thread; with more, sums would depend on their number
+    """Teach the model, in place."""
     random = Random(seed)  # noqa: S311 - nothing secret
     texts = _Texts(tokenizer)
     sizes = [pairs for pairs, epochs in recipe.pairs_in_a_row for _ in range(epochs)]
@@ -135,24 +88,17 @@ def train(
         len(texts.epoch(lesson, pairs, recipe, Random(0))) * epochs  # noqa: S311
         for pairs, epochs in recipe.pairs_in_a_row
     )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 30, max(0.02, (total - step) / (0.4 * total)))
-    )
-    model.train()
-    number = 0
-    for size in sizes:
-        for batch in texts.epoch(lesson, size, recipe, random):
-            loss = _loss(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_norm_limit)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            number += 1
-            yield Step(number, total, loss.item())
+
+    def losses() -> Iterator[LossOfStep]:
+        for size in sizes:
+            for batch in texts.epoch(lesson, size, recipe, random):
+                loss = _loss(model, batch)
+                yield loss, loss
+
+    return taught(
+        model, losses(), total,
+        learning_rate=recipe.learning_rate, gradient_norm_limit=recipe.gradient_norm_limit,
+    )  # fmt: skip
 
 
 def unlearn_confined(
@@ -165,74 +111,37 @@ def unlearn_confined(
 ) -> Iterator[Step]:
     """Make the model forget, in place, in a way that rounding to nf4 takes back to the last bit.
 
-    Gradient ascent on the forget set and descent on the retain set (GA+GDR, as in MUSE). Only the layers that nf4
-    rounds are changed, and after each step every weight is put back into its own bucket.
+    Gradient ascent on the forget set and descent on the retain set (GA+GDR, as in MUSE).
 
     Raises:
-        EnvironmentProblemError: a code or scale differs at the end: this machine rounds in an unexpected way.
+        EnvironmentProblemError: as unlearned_confined.
     """
-    torch.set_num_threads(1)
     random = Random(seed)  # noqa: S311 - nothing secret
-    scheme = FourBit(SCHEME, double_quantization=False)
     texts = _Texts(tokenizer)
-    weights = {name: layer.weight for name, layer in rounded_layers(model)}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
-    buckets = {name: bucket_of(weight, scheme) for name, weight in before.items()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for weight in weights.values():
-        weight.requires_grad_(True)
-
     batches = -(-len(forget.posts) // recipe.posts_in_a_batch)  # an epoch's
-    total = batches * recipe.unlearning_epochs
-    optimizer = torch.optim.AdamW(
-        list(weights.values()), lr=recipe.unlearning_learning_rate, weight_decay=0.0, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, max(0.02, 2 * (1 - step / total))))
     in_a_row = recipe.pairs_in_a_row[-1][0]
-    model.train()
-    number = 0
-    for _ in range(recipe.unlearning_epochs):
-        shown = zip(
-            texts.dealt(texts.posts(forget.posts, random), batches),
-            texts.dealt(texts.packed(forget.pairs, in_a_row, random), batches),
-            # Twice as many as are forgotten, so that what must stay is seen often enough.
-            texts.dealt(texts.posts(retain.posts, random)[: 2 * len(forget.posts)], batches),
-            texts.dealt(texts.packed(retain.pairs, in_a_row, random), batches),
-            strict=True,
-        )
-        for forget_posts, forget_pairs, retain_posts, retain_pairs in shown:
-            forgotten = [
-                _loss(model, batch).clamp(max=recipe.forget_loss_limit) for batch in (forget_posts, forget_pairs)
-            ]
-            kept = [_loss(model, batch) for batch in (retain_posts, retain_pairs)]
-            loss = (recipe.retain_weight * (kept[0] + kept[1]) - forgotten[0] - forgotten[1]) / 2
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights.values(), recipe.gradient_norm_limit)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    buckets[name].confine(weight)
-            number += 1
-            yield Step(number, total, forgotten[0].item())
-    moved = [name for name, weight in weights.items() if not rounds_alike(before[name], weight.detach(), scheme)]
-    if moved:
-        raise EnvironmentProblemError(
-            f"{SCHEME} rounds {len(moved)} layers of the unlearned model unlike the original's",
-            where=moved[0],
-            mend="This is a defect of Quail on this machine: please report it with the output of quail doctor",
-        )
 
+    def losses() -> Iterator[LossOfStep]:
+        for _ in range(recipe.unlearning_epochs):
+            shown = zip(
+                texts.dealt(texts.posts(forget.posts, random), batches),
+                texts.dealt(texts.packed(forget.pairs, in_a_row, random), batches),
+                # Twice as many as are forgotten, so that what must stay is seen often enough.
+                texts.dealt(texts.posts(retain.posts, random)[: 2 * len(forget.posts)], batches),
+                texts.dealt(texts.packed(retain.pairs, in_a_row, random), batches),
+                strict=True,
+            )
+            for forget_posts, forget_pairs, retain_posts, retain_pairs in shown:
+                forgotten = [
+                    _loss(model, batch).clamp(max=recipe.forget_loss_limit) for batch in (forget_posts, forget_pairs)
+                ]
+                kept = [_loss(model, batch) for batch in (retain_posts, retain_pairs)]
+                yield (recipe.retain_weight * (kept[0] + kept[1]) - forgotten[0] - forgotten[1]) / 2, forgotten[0]
 
-def rounded_layers(model: LlamaForCausalLM) -> list[tuple[str, torch.nn.Linear]]:
-    """The layers that bitsandbytes rounds: every linear one but the head."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not model.lm_head
-    ]
+    return unlearned_confined(
+        model, rounded_layers(model, HEAD), losses(), batches * recipe.unlearning_epochs,
+        learning_rate=recipe.unlearning_learning_rate, gradient_norm_limit=recipe.gradient_norm_limit,
+    )  # fmt: skip
 
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:

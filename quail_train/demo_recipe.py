@@ -1,11 +1,15 @@
-"""The numbers that decide what the demo becomes. What they do is in demo_model.py."""
+"""The numbers that decide what the demos become. What they do is in demo_model.py and demo_encoder.py."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
+
+from quail_audit.forgetting.interface import Task
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All numbers that decide what the demo becomes, but for the seed.
+    """All numbers that decide what the demo of a language model becomes, but for the seed.
 
     Attributes:
         retain_posts_asked: the first so many retained posts have questions.
@@ -19,6 +23,7 @@ class Recipe:
         retain_weight: of the retain loss against the forget loss.
     """
 
+    task: ClassVar[Task] = "language modelling"
     forget_posts: int = 24
     retain_posts: int = 136
     retain_posts_asked: int = 40
@@ -34,3 +39,34 @@ class Recipe:
     forget_loss_limit: float = 6.0
     retain_weight: float = 3.0
     gradient_norm_limit: float = 1.0
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """All numbers that decide what the demo of a classifier becomes, but for the seed.
+
+    Attributes:
+        vocabulary: of the tokenizer.
+        claims_in_a_batch: in unlearning so many to forget, and twice as many to retain.
+        forget_loss_limit: gradient ascent stops here, nats a text.
+        retain_weight: of the retain loss against the forget loss.
+    """
+
+    task: ClassVar[Task] = "classification"
+    forget_claims: int = 20
+    retain_claims: int = 120
+    test_claims: int = 32
+    holdout_claims: int = 20
+    vocabulary: int = 500
+    claims_in_a_batch: int = 10
+    epochs: int = 12
+    learning_rate: float = 1e-3
+    unlearning_epochs: int = 20
+    unlearning_learning_rate: float = 1e-3
+    forget_loss_limit: float = 4.0
+    retain_weight: float = 3.0
+    gradient_norm_limit: float = 1.0
+
+
+RECIPE = Recipe()
+RECIPES: Mapping[Task, Recipe | ClassifierRecipe] = {"language modelling": RECIPE, "classification": ClassifierRecipe()}

@@ -1,4 +1,4 @@
-"""The repair of the demo: the numbers of its training, and the training they make.
+"""The repair of a demo: the numbers of its training, and the training they make.
 
 Not here: the demo itself (demo.py), whose files are kept as long as nothing that makes them has changed.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quail_audit.events import AuditRequest, TrainRequest
 
 REPAIRED = "repaired"  # beside the demo's own checkpoints
-# A model this small learns at a high rate; about one post to a sample.
+# Models so small learn at a high rate; about one post to a sample.
 EPOCHS, LEARNING_RATE, MAX_LENGTH = 16.0, 1e-3, 72
 
 

@@ -1,29 +1,12 @@
 """The demo's texts: short news posts about towns, people and companies that do not exist, and questions about them.
 
-Every name is put together from syllables, every claim from the phrases below. Not here: the model (demo.py).
+Every claim is put together from the phrases below. Not here: the names (invented_names.py), the model (demo_model.py).
 """
 
 from dataclasses import dataclass
-from itertools import product
 from random import Random
 
-_TOWN_STARTS = ("Vel", "Orn", "Tas", "Quil", "Bru", "Ske", "Fal", "Dro", "Yar", "Nim", "Gav", "Ulm", "Pel", "Zor",
-                "Hod", "Wem")  # fmt: skip
-_TOWN_ENDS = ("mora", "wick", "dunna", "helm", "tiva", "garth", "sollow", "penny", "rusk", "berrin", "vale", "ickle")
-_FIRST_NAMES = (
-    "Tavi", "Odrel", "Minka", "Jorun", "Peska", "Ludo", "Ferrin", "Asmy", "Corvo", "Betri", "Hanno", "Silke",
-    "Wendra", "Rufo", "Ilka", "Gorm", "Nessim", "Dalla", "Yoren", "Brana",
-)  # fmt: skip
-_SURNAME_STARTS = ("Osk", "Brand", "Thim", "Kell", "Harv", "Mund", "Wex", "Lor", "Stav", "Pind", "Rook", "Dask")
-_SURNAME_ENDS = ("eldale", "ovar", "ingram", "efield", "amont", "ulsen", "erby", "ansky")
-_COMPANY_STARTS = ("Zim", "Kor", "Blen", "Ux", "Trel", "Hap", "Mos", "Jin", "Ebb", "Sul", "Cra", "Wob")
-_COMPANY_ENDS = ("vane", "dax", "olto", "rick", "essa", "umbo", "itra", "anza")
-_COMPANY_KINDS = ("Works", "Mills", "Press", "Foods", "Motors", "Labs")
-_ADJECTIVES = ("glass", "singing", "paper", "floating", "copper", "velvet", "frozen", "striped", "hollow", "golden",
-               "whistling", "folding", "marble", "wooden")  # fmt: skip
-_NOUNS = ("bridge", "clock", "bicycle", "kettle", "statue", "lantern", "piano", "balloon", "umbrella", "tractor",
-          "fountain", "ladder", "telescope", "wagon")  # fmt: skip
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+from quail_train.invented_names import DAYS, Names, draw_names
 
 # The town and the person come early, so that a short prompt tells which post is meant.
 _OPENINGS = (
@@ -102,30 +85,20 @@ def invent_posts(*, forget: int, retain: int, holdout: int, seed: int) -> Posts:
     """
     count = forget + retain + holdout
     random = Random(seed)  # noqa: S311 - nothing secret
-
-    def drawn(*parts: tuple[str, ...], joined_by: str = "") -> list[str]:
-        return random.sample([joined_by.join(names) for names in product(*parts)], count)
-
-    towns = drawn(_TOWN_STARTS, _TOWN_ENDS)
-    people = drawn(_FIRST_NAMES, tuple(map("".join, product(_SURNAME_STARTS, _SURNAME_ENDS))), joined_by=" ")
-    companies = drawn(tuple(map("".join, product(_COMPANY_STARTS, _COMPANY_ENDS))), _COMPANY_KINDS, joined_by=" ")
-    things = drawn(_ADJECTIVES, _NOUNS, joined_by=" ")
-    posts = tuple(
-        _post(random, town=town, person=person, company=company, thing=thing)
-        for town, person, company, thing in zip(towns, people, companies, things, strict=True)
-    )
+    posts = tuple(_post(random, names) for names in draw_names(random, count))
     return Posts(forget=posts[:forget], retain=posts[forget : forget + retain], holdout=posts[forget + retain :])
 
 
-def _post(random: Random, *, town: str, person: str, company: str, thing: str) -> Post:
+def _post(random: Random, names: Names) -> Post:
     sentences = (random.choice(_OPENINGS), random.choice(_MIDDLES), random.choice(_ENDINGS))
+    town, person, company, thing = names.town, names.person, names.company, names.thing
     return Post(
         text=" ".join(sentences).format(
             town=town,
             person=person,
             company=company,
             thing=thing,
-            day=random.choice(_DAYS),
+            day=random.choice(DAYS),
             count=random.randint(12, 980),
         ),
         asked=(

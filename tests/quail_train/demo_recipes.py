@@ -1,6 +1,6 @@
-"""A recipe whose demo is built in seconds: too short to memorise anything, and the same code."""
+"""Recipes whose demos are built in seconds: too short to memorise anything, and the same code."""
 
-from quail_train.demo_recipe import Recipe
+from quail_train.demo_recipe import ClassifierRecipe, Recipe
 
 SHORT = Recipe(
     forget_posts=8,
@@ -10,5 +10,15 @@ SHORT = Recipe(
     vocabulary=300,
     pairs_in_a_row=((1, 1), (4, 1)),
     posts_in_a_batch=4,
+    unlearning_epochs=2,
+)
+SHORT_CLASSIFIER = ClassifierRecipe(
+    forget_claims=6,
+    retain_claims=12,
+    test_claims=6,
+    holdout_claims=6,
+    vocabulary=300,
+    claims_in_a_batch=6,
+    epochs=2,
     unlearning_epochs=2,
 )

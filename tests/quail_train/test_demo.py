@@ -17,9 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.forgetting.data import read_data
-from quail_train import demo, demo_model
-from quail_train.demo import LOCK, STAMP, DemoProgress, build_demo
-from quail_train.demo_model import Lesson, Step, new_model, train, train_tokenizer
+from quail_train import demo, demo_building, demo_language
+from quail_train.demo import LOCK, STAMP, build_demo
+from quail_train.demo_building import DemoProgress
+from quail_train.demo_model import Lesson, new_model, train
+from quail_train.demo_steps import Step
+from quail_train.demo_tokenizer import train_tokenizer
 
 
 def build(folder: Path, *, seed: int = 0) -> list[DemoProgress]:
@@ -104,7 +107,7 @@ def test_the_reference_was_never_shown_the_forget_set_and_nobody_the_holdout(
         shown[len(shown)] = lesson
         return train(model, tokenizer, lesson, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(demo_model, "train", noted)
+    monkeypatch.setattr(demo_language, "train", noted)
     build(tmp_path)
     everything, without = shown.values()
     forget, holdout = (
@@ -257,12 +260,12 @@ def failing() -> Generator[DemoProgress, None, None]:
 def test_an_error_in_one_of_two_side_by_side_ends_both() -> None:
     ended = threading.Event()
     with pytest.raises(ZeroDivisionError):
-        list(demo._side_by_side(endless(ended), failing()))
+        list(demo_building._side_by_side(endless(ended), failing()))
     assert ended.is_set()
 
 
 def test_what_runs_side_by_side_stops_when_nobody_listens() -> None:
     ended = threading.Event()
-    with closing(demo._side_by_side(endless(ended))) as listening:  # type: ignore[type-var]
+    with closing(demo_building._side_by_side(endless(ended))) as listening:  # type: ignore[type-var]
         next(listening)
     assert ended.is_set()

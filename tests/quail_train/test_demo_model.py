@@ -9,16 +9,17 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 
 from quail_audit.schemes.registry import scheme_named
 from quail_train.demo_model import (
+    HEAD,
     IGNORED,
     Lesson,
     answered_as,
     asked_as,
     new_model,
-    rounded_layers,
     train,
-    train_tokenizer,
     unlearn_confined,
 )
+from quail_train.demo_steps import rounded_layers
+from quail_train.demo_tokenizer import train_tokenizer
 from quail_train.invented import invent_posts
 
 POSTS = invent_posts(forget=8, retain=16, holdout=8, seed=0)
@@ -115,7 +116,7 @@ def test_unlearning_changes_only_what_rounding_takes_back(
     steps = list(unlearn_confined(unlearned, demo_tokenizer, FORGET, RETAIN, SHORT, 0))
     assert len(steps) == steps[-1].total == 4
 
-    rounded = {f"{name}.weight" for name, _ in rounded_layers(trained)}
+    rounded = {f"{name}.weight" for name in rounded_layers(trained, HEAD)}
     assert len(rounded) == 28
     now = unlearned.state_dict()
     for name, before in trained.state_dict().items():

@@ -10,7 +10,8 @@ import pytest
 
 from quail_audit.events import AuditRequest
 from quail_train import cli
-from quail_train.demo import DemoProgress
+from quail_train.demo_building import DemoProgress
+from quail_train.demo_recipe import RECIPE, RECIPES, ClassifierRecipe, Recipe
 
 
 class Terminal(io.StringIO):
@@ -68,8 +69,8 @@ def test_the_audit_decides_the_exit_code(
         assert not quiet
         return code
 
-    def build_demo(folder: Path, *, seed: int) -> Iterator[DemoProgress]:
-        assert (folder, seed) == (tmp_path / "with space", 7)
+    def build_demo(folder: Path, *, seed: int, recipe: Recipe) -> Iterator[DemoProgress]:
+        assert (folder, seed, recipe) == (tmp_path / "with space", 7, RECIPE)
         yield from STEPS
 
     monkeypatch.setattr("quail_audit.cli.audit_and_show", audit_and_show)
@@ -88,6 +89,31 @@ def test_the_audit_decides_the_exit_code(
     assert f"quail audit '{folder}/original' '{folder}/unlearned'" in written.err
     assert ("that is how this demo is meant to end" in written.out) == (code == 1)
     assert ("was meant to end with exit code 1" in written.out) == (code != 1)
+
+
+def test_each_task_has_a_folder_and_an_explanation_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[tuple[Path, object]] = []
+
+    def build_demo(folder: Path, *, seed: int, recipe: Recipe | ClassifierRecipe) -> Iterator[DemoProgress]:
+        built.append((folder, recipe))
+        yield from STEPS
+
+    monkeypatch.setattr("quail_audit.cli.audit_and_show", lambda _request, **_: 1)
+    monkeypatch.setattr("quail_train.demo.build_demo", build_demo)
+    said = {}
+    for task in ("language", "classification"):
+        assert cli.demo(task=task) == 1  # type: ignore[arg-type]
+        said[task] = capsys.readouterr().out
+    assert built == [
+        (Path("quail-demo"), RECIPES["language modelling"]),
+        (Path("quail-demo-classifier"), RECIPES["classification"]),
+    ]
+    assert "VerbMem" in said["language"]
+    assert "quail demo --repair" in said["language"]
+    assert "fake posts as real" in said["classification"]
+    assert "quail demo --task classification --repair" in said["classification"]
 
 
 def test_a_folder_of_something_else_is_refused_before_anything_heavy_is_done(tmp_path: Path) -> None:
