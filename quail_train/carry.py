@@ -47,19 +47,20 @@ def carried(
     Returns:
         Weights on the scheme's grid, each block with the scale it has in the unlearned matrix.
     """
-    from quail_train.carry_kernels import LANES, carry_by_chance, carry_with_feedback
+    from quail_train.carry_kernels import LANES, carry_by_chance, carry_with_feedback, is_even, uneven
 
     grid = held_grid(unlearned, scheme)
     wide = original.float()
     rounded = scheme.dequantize(scheme.quantize(wide)).numpy()
     o, u = wide.contiguous().numpy(), unlearned.float().contiguous().numpy()
     values, chosen = np.empty_like(u), np.empty(u.shape, np.int16)
+    levels = grid.levels, is_even(grid.levels), uneven(grid.levels)
     workers = max(1, min(threads, u.shape[0] // LANES, u.size // WEIGHTS_PER_THREAD))
     edges = [u.shape[0] * worker // workers for worker in range(workers + 1)]
 
     def run(worker: int) -> None:
         matrices = rounded, o, u
-        of_grid = grid.levels, grid.unit, grid.blocks, grid.settled, grid.block_size
+        of_grid = *levels, grid.unit, grid.blocks, grid.settled, grid.block_size
         rows_and_results = edges[worker], edges[worker + 1], values, chosen
         if way == "random":
             carry_by_chance(*matrices, *of_grid, np.uint64(key), *rows_and_results)

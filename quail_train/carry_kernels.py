@@ -5,16 +5,23 @@ Draws come from a generator that is a function of (key, place), so that the resu
 Not here: where levels and scales come from (held_grid.py), and what is made of the result (carry.py).
 """
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from quail_audit.schemes.blocks import compiled
+from quail_audit.schemes.blocks import LEVELS, compiled, pick
 
 SCALE, ZERO, BASE, LOW, HIGH = range(5)  # of a block's numbers
 COLUMNS = 5
 KEPT = np.int16(-1)  # in the place of a level: the weight stays as it is
-LANES = 16  # rows that error feedback works on side by side: one row's weights wait for each other
+LANES = 32  # rows that error feedback works on side by side: one row's weights wait for each other
 SEGMENT = 64  # of their columns at a time, which with the lanes fit the first-level cache
+INVERSE = COLUMNS  # of a lane's numbers, after those of its block
+NUMBERS = tuple(np.arange(LEVELS, dtype=np.float32))
+
+Floats = tuple[np.float32, ...]
 
 _GOLDEN, _FIRST, _SECOND = (np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -28,12 +35,48 @@ def mixed(key, place):
     return np.uint64(z ^ (z >> np.uint64(31)))
 
 
+def is_even(levels: npt.NDArray[np.float32]) -> bool:
+    """Whether levels are whole numbers in a row, so that the nearest is had by arithmetic."""
+    return bool((np.diff(levels) == 1.0).all())
+
+
+class Uneven(NamedTuple):
+    """At most 16 levels anywhere. Tuples live in registers: of arrays, the compiler must fear that they are written to.
+
+    Each value of a table is picked once the bound before it is passed; what is missing is filled up, and never picked.
+    """
+
+    levels: Floats  # [16]
+    between: Floats  # [15], the bounds of the nearest level
+    from_second: Floats  # [16], the level after each
+    inner: Floats  # [15], all levels but the first and the last: the bounds of the level below
+
+
+def uneven(levels: npt.NDArray[np.float32]) -> Uneven:
+    """Levels float32 [k], ascending, for the loops; zeros where they are even, as nothing is picked there."""
+    if is_even(levels):
+        return Uneven(*((np.float32(0.0),) * size for size in (LEVELS, LEVELS - 1) * 2))
+
+    def filled(values: npt.NDArray[np.float32], size: int, padding: np.float32) -> Floats:
+        return (*values, *(padding,) * (size - len(values)))
+
+    last, beyond = levels[-1], np.float32(np.inf)
+    return Uneven(
+        filled(levels, LEVELS, last),
+        filled((levels[1:] + levels[:-1]) / np.float32(2), LEVELS - 1, beyond),
+        filled(levels[1:], LEVELS, last),
+        filled(levels[1:-1], LEVELS - 1, beyond),
+    )
+
+
 @compiled(nogil=True)
 def carry_by_chance(
     rounded_original,
     original,
     unlearned,
     levels,
+    even,
+    uneven,
     unit,
     blocks,
     settled,
@@ -49,6 +92,8 @@ def carry_by_chance(
     Args:
         rounded_original, original, unlearned: float32 [rows, columns]; the target is rounded_original + update.
         levels: float32 [k], ascending, no two equal.
+        even: bool, what is_even says of them.
+        uneven: what uneven() makes of them.
         unit: float32, a constant that values are multiplied by.
         blocks: float32 [blocks, COLUMNS]: each block's scale, zero, base, and the ends that its weights reach; a level
             is worth (level - zero) * scale * unit + base, and no more than the ends.
@@ -59,43 +104,34 @@ def carry_by_chance(
         values: float32 [rows, columns], written: the carried weights. Those that set a scale keep their own.
         chosen: int16 [rows, columns], written: the number of each weight's level, or KEPT.
     """
-    columns, top = original.shape[1], levels.shape[0] - 1
-    places = np.empty(levels.shape[0], np.float32)
-    targets, draws, lower = np.empty(block_size, np.float32), np.empty(block_size), np.empty(block_size, np.int32)
+    columns, top = original.shape[1], np.float32(levels.shape[0] - 1)
+    targets, draws = np.empty(block_size, np.float32), np.empty(block_size)
     for row in range(first, last):
         start = 0
         while start < columns:
             place = row * columns + start
             block = place // block_size
             size = min(columns - start, block_size - place % block_size)
-            scale, lowest, highest = blocks[block, SCALE], blocks[block, LOW], blocks[block, HIGH]
-            if settled[block] or scale == np.float32(0.0):
+            if settled[block] or blocks[block, SCALE] == np.float32(0.0):
                 for i in range(size):
                     values[row, start + i] = unlearned[row, start + i]
                     chosen[row, start + i] = KEPT
                 start += size
                 continue
-            _place(levels, unit, blocks[block], places)
             # loop by loop over a block: each becomes vector instructions
             for i in range(size):
                 update = unlearned[row, start + i] - original[row, start + i]
                 targets[i] = rounded_original[row, start + i] + update
-                lower[i] = 0
-            for j in range(1, top):
-                for i in range(size):
-                    lower[i] += np.int32(places[j] <= targets[i])
             number = np.uint64(row * columns + start)
             for i in range(size):
                 draws[i] = np.float64(np.int64(mixed(key, number + np.uint64(i)) >> np.uint64(11))) * 2.0**-53
-            for i in range(size):
-                u = unlearned[row, start + i]
-                below, above = places[lower[i]], places[lower[i] + 1]
-                up = draws[i] * np.float64(above - below) < np.float64(targets[i] - below)
-                free = lowest < u < highest
-                values[row, start + i] = (above if up else below) if free else u
-                level = np.int16(lower[i] + up)
-                chosen[row, start + i] = (level if scale > np.float32(0.0) else np.int16(top - level)) if free else KEPT
-            start += size
+            end = start + size
+            of_block = targets[:size], draws[:size], unlearned[row, start:end], blocks[block], unit
+            if even:
+                _draw_even(*of_block, levels[0], top, values[row, start:end], chosen[row, start:end])
+            else:
+                _draw_of_16(*of_block, uneven, values[row, start:end], chosen[row, start:end])
+            start = end
 
 
 @compiled(nogil=True)
@@ -104,6 +140,8 @@ def carry_with_feedback(
     original,
     unlearned,
     levels,
+    even,
+    uneven,
     unit,
     blocks,
     settled,
@@ -117,75 +155,116 @@ def carry_with_feedback(
 
     Arguments as in carry_by_chance.
     """
-    columns, k = original.shape[1], levels.shape[0]
-    own, places = np.empty(k, np.float32), np.zeros((k, LANES), np.float32)
-    bounds = np.zeros((k, LANES), np.float32)
-    targets, fixed = np.zeros((SEGMENT, LANES), np.float32), np.zeros((SEGMENT, LANES), np.float32)
-    free, level = np.zeros((SEGMENT, LANES), np.bool_), np.zeros((SEGMENT, LANES), np.int32)
-    error, wanted = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    block_of, turned = np.empty(LANES, np.int64), np.zeros(LANES, np.bool_)
+    columns, top = original.shape[1], np.float32(levels.shape[0] - 1)
+    targets, own = np.zeros((SEGMENT, LANES), np.float32), np.zeros((SEGMENT, LANES), np.float32)
+    result, level = np.zeros((SEGMENT, LANES), np.float32), np.zeros((SEGMENT, LANES), np.int16)
+    error, of_lane = np.zeros(LANES, np.float32), np.zeros((COLUMNS + 1, LANES), np.float32)
     for group in range(first, last, LANES):
         lanes = min(LANES, last - group)
         error[:] = np.float32(0.0)
         for start in range(0, columns, SEGMENT):
             size = min(SEGMENT, columns - start)
-            for lane in range(lanes):
-                row = group + lane
-                for i in range(size):
-                    u = unlearned[row, start + i]
-                    targets[i, lane] = rounded_original[row, start + i] + (u - original[row, start + i])
-                    fixed[i, lane] = u
             begin = 0
             while begin < size:  # as far as no lane's block ends
                 end = size
                 for lane in range(lanes):
                     place = (group + lane) * columns + start + begin
-                    block_of[lane] = place // block_size
                     end = min(end, begin + block_size - place % block_size)
                 for lane in range(lanes):
-                    scale, lowest, highest = (
-                        blocks[block_of[lane], SCALE],
-                        blocks[block_of[lane], LOW],
-                        blocks[block_of[lane], HIGH],
-                    )
-                    moves = not settled[block_of[lane]] and scale != np.float32(0.0)
-                    turned[lane] = scale < np.float32(0.0)
-                    _place(levels, unit, blocks[block_of[lane]], own)
-                    for j in range(k):
-                        places[j, lane] = own[j]
-                        bounds[j, lane] = own[j] + (own[min(j + 1, k - 1)] - own[j]) * np.float32(0.5)
-                    for i in range(begin, end):
-                        free[i, lane] = moves and lowest < fixed[i, lane] < highest
-                    if not moves:  # what was settled owes nothing
+                    row = group + lane
+                    block = (row * columns + start + begin) // block_size
+                    for j in range(COLUMNS):
+                        of_lane[j, lane] = blocks[block, j]
+                    if settled[block] or blocks[block, SCALE] == np.float32(0.0):  # what was settled owes nothing
+                        of_lane[LOW, lane] = np.inf
+                        of_lane[INVERSE, lane] = np.float32(0.0)
                         for i in range(begin, end):
-                            targets[i, lane] = fixed[i, lane]
-                for i in range(begin, end):
-                    for lane in range(LANES):
-                        wanted[lane] = targets[i, lane] + error[lane]
-                        level[i, lane] = 0
-                    for j in range(k - 1):
-                        for lane in range(LANES):
-                            level[i, lane] += np.int32(bounds[j, lane] < wanted[lane])
-                    for lane in range(LANES):
-                        value = places[level[i, lane], lane] if free[i, lane] else fixed[i, lane]
-                        fixed[i, lane] = value
-                        error[lane] = wanted[lane] - value
-                        level[i, lane] = k - 1 - level[i, lane] if turned[lane] else level[i, lane]
+                            own[i, lane] = unlearned[row, start + i]
+                            targets[i, lane] = own[i, lane]
+                        continue
+                    of_lane[INVERSE, lane] = np.float32(1.0) / (blocks[block, SCALE] * unit)
+                    for i in range(begin, end):
+                        u = unlearned[row, start + i]
+                        own[i, lane] = u
+                        targets[i, lane] = rounded_original[row, start + i] + (u - original[row, start + i])
+                if even:
+                    for i in range(begin, end):
+                        _nearest_even(targets[i], own[i], of_lane, unit, error, levels[0], top, result[i], level[i])
+                else:
+                    for i in range(begin, end):
+                        _nearest_of_16(targets[i], own[i], of_lane, unit, error, uneven, result[i], level[i])
                 begin = end
             for lane in range(lanes):
                 for i in range(size):
-                    values[group + lane, start + i] = fixed[i, lane]
-                    chosen[group + lane, start + i] = np.int16(level[i, lane]) if free[i, lane] else KEPT
+                    values[group + lane, start + i] = result[i, lane]
+                    chosen[group + lane, start + i] = level[i, lane]
+
+
+# Straight lines over a block or over the lanes, without a branch: each becomes vector instructions.
 
 
 @njit(error_model="numpy")
-def _place(levels, unit, block, places):
-    """A block's levels in units of its weights, ascending: from the last on where its scale is negative.
+def _draw_even(targets, draws, own, block, unit, bottom, top, values, chosen):
+    """One block's weights [size]: targets, draws in [0, 1) and own weights -> values and the levels' numbers."""
+    step, base, lowest, highest = block[SCALE] * unit, block[BASE], block[LOW], block[HIGH]
+    inverse, offset = np.float32(1.0) / step, block[ZERO] - bottom
+    for i in range(own.shape[0]):
+        x = (targets[i] - base) * inverse + offset
+        lower = min(max(np.floor(x), np.float32(0.0)), top - np.float32(1.0))
+        near = min(max((lower - offset) * block[SCALE] * unit + base, lowest), highest)
+        far = min(max((lower + np.float32(1.0) - offset) * block[SCALE] * unit + base, lowest), highest)
+        # where the scale is negative the lower number has the greater value
+        reaches = targets[i] - near if step > np.float32(0.0) else near - targets[i]
+        on = draws[i] * np.float64(abs(far - near)) < np.float64(reaches)
+        free = (lowest < own[i]) & (own[i] < highest)
+        values[i] = (far if on else near) if free else own[i]
+        chosen[i] = np.int16(lower + np.float32(on)) if free else KEPT
 
-    None lies beyond the weights that set the scale, as one would where a scale is stored rounded.
-    """
-    top = levels.shape[0] - 1
-    for j in range(top + 1):
-        level = levels[j] if block[SCALE] > np.float32(0.0) else levels[top - j]
-        place = (level - block[ZERO]) * block[SCALE] * unit + block[BASE]
-        places[j] = min(max(place, block[LOW]), block[HIGH])
+
+@njit(error_model="numpy")
+def _draw_of_16(targets, draws, own, block, unit, uneven, values, chosen):
+    """As _draw_even, for at most 16 levels anywhere, under a scale that is a magnitude."""
+    step, zero, base, lowest, highest = block[SCALE] * unit, block[ZERO], block[BASE], block[LOW], block[HIGH]
+    inverse = np.float32(1.0) / step
+    for i in range(own.shape[0]):
+        x = (targets[i] - base) * inverse + zero
+        near = (pick(x, uneven.inner, uneven.levels) - zero) * block[SCALE] * unit + base
+        far = (pick(x, uneven.inner, uneven.from_second) - zero) * block[SCALE] * unit + base
+        near, far = min(max(near, lowest), highest), min(max(far, lowest), highest)
+        on = draws[i] * np.float64(far - near) < np.float64(targets[i] - near)
+        free = (lowest < own[i]) & (own[i] < highest)
+        values[i] = (far if on else near) if free else own[i]
+        chosen[i] = np.int16(pick(x, uneven.inner, NUMBERS) + np.float32(on)) if free else KEPT
+
+
+@njit(error_model="numpy")
+def _nearest_even(targets, own, of_lane, unit, error, bottom, top, result, level):
+    """One column: targets, own -> result, float32 [LANES], and the levels' numbers; the error is carried on."""
+    for lane in range(LANES):
+        wanted = targets[lane] + error[lane]
+        x = (wanted - of_lane[BASE, lane]) * of_lane[INVERSE, lane] + (of_lane[ZERO, lane] - bottom)
+        number = min(max(np.floor(x + np.float32(0.5)), np.float32(0.0)), top)
+        worth = (number + bottom - of_lane[ZERO, lane]) * of_lane[SCALE, lane] * unit + of_lane[BASE, lane]
+        free = (of_lane[LOW, lane] < own[lane]) & (own[lane] < of_lane[HIGH, lane])
+        value = min(max(worth, of_lane[LOW, lane]), of_lane[HIGH, lane]) if free else own[lane]
+        error[lane] = wanted - value
+        result[lane] = value
+        level[lane] = np.int16(number) if free else KEPT
+
+
+@njit(error_model="numpy")
+def _nearest_of_16(targets, own, of_lane, unit, error, uneven, result, level):
+    """As _nearest_even, for at most 16 levels anywhere."""
+    for lane in range(LANES):
+        wanted = targets[lane] + error[lane]
+        x = (wanted - of_lane[BASE, lane]) * of_lane[INVERSE, lane] + of_lane[ZERO, lane]
+        picked = pick(x, uneven.between, uneven.levels)
+        worth = (picked - of_lane[ZERO, lane]) * of_lane[SCALE, lane] * unit + of_lane[BASE, lane]
+        free = (of_lane[LOW, lane] < own[lane]) & (own[lane] < of_lane[HIGH, lane])
+        value = min(max(worth, of_lane[LOW, lane]), of_lane[HIGH, lane]) if free else own[lane]
+        targets[lane] = x
+        error[lane] = wanted - value
+        result[lane] = value
+    for lane in range(LANES):
+        free = (of_lane[LOW, lane] < own[lane]) & (own[lane] < of_lane[HIGH, lane])
+        level[lane] = np.int16(pick(targets[lane], uneven.between, NUMBERS)) if free else KEPT

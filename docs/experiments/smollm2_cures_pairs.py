@@ -5,8 +5,8 @@
 OUT/erased/original knows 16 forget and 16 retain chunks of 64 tokens (float32, AdamW 3e-4, 16 epochs);
 OUT/erased/unlearned forgets the first 16 by GA+GDR with every weight put back into its own nf4 bucket after each step
 (AdamW 2e-4, 16 epochs). OUT/drowned/original is SmolLM2 as it comes, OUT/drowned/unlearned the same tuned on all 32
-chunks at 5e-5 for 40 epochs: here the update is the memory itself, too small for nf4. OUT/data has the chunks.
-About 20 minutes on one core. Where the files come from: smollm2_news.py.
+chunks at 5e-5 for 16 epochs: here the update is the memory itself, too small for nf4. OUT/data has the chunks.
+What is there already is kept. About 30 minutes on one core. Where the files come from: smollm2_news.py.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from quail_audit.schemes.registry import scheme_named
 from quail_train.confinement import bucket_of
 
 TUNE = {"learning_rate": 3e-4, "epochs": 16}
-TUNE_SOFTLY = {"learning_rate": 5e-5, "epochs": 40}
+TUNE_SOFTLY = {"learning_rate": 5e-5, "epochs": 16}
 CONFINED_LEARNING_RATE = 2e-4
 CONFINED_EPOCHS = 16
 FORGET_LOSS_LIMIT = 6.0  # nats a token
@@ -95,19 +95,28 @@ def main() -> None:
     write_data(arguments.out / "data", tokenizer, sets)
     both = torch.cat([sets["forget"], sets["retain"]])
 
-    torch.manual_seed(0)
-    model = plain_model(folder, file)
-    save(model, "drowned/original")
-    tune(model, both, **TUNE)
-    save(model, "erased/original")
-    model = AutoModelForCausalLM.from_pretrained(arguments.out / "erased/original", dtype=torch.float32)
-    torch.manual_seed(0)
-    unlearn_confined(model, sets["forget"], sets["retain"])
-    save(model, "erased/unlearned")
-    model = AutoModelForCausalLM.from_pretrained(arguments.out / "drowned/original", dtype=torch.float32)
-    torch.manual_seed(0)
-    tune(model, both, **TUNE_SOFTLY)
-    save(model, "drowned/unlearned")
+    def load(name: str) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(arguments.out / name, dtype=torch.float32)
+
+    def missing(name: str) -> bool:
+        """The tokenizer is saved last, so a checkpoint that was cut off counts as missing."""
+        torch.manual_seed(0)  # what is made hangs on nothing that was made, or not, before it
+        return not (arguments.out / name / "tokenizer_config.json").exists()
+
+    if missing("drowned/original"):
+        save(plain_model(folder, file), "drowned/original")
+    if missing("erased/original"):
+        model = load("drowned/original")
+        tune(model, both, **TUNE)
+        save(model, "erased/original")
+    if missing("erased/unlearned"):
+        model = load("erased/original")
+        unlearn_confined(model, sets["forget"], sets["retain"])
+        save(model, "erased/unlearned")
+    if missing("drowned/unlearned"):
+        model = load("drowned/original")
+        tune(model, both, **TUNE_SOFTLY)
+        save(model, "drowned/unlearned")
 
 
 if __name__ == "__main__":
