@@ -84,7 +84,7 @@ test-backends:
 	@for backend in gptqmodel auto-gptq; do \
 		if $(MAKE) .venv-$$backend/.installed; then \
 			.venv-$$backend/bin/python -m pytest -m backend $(BACKEND_TESTS) || exit 1; \
-		else echo "NOT TESTED: $$backend; its environment cannot be made here" >&2; fi; \
+		else rm -rf .venv-$$backend; echo "NOT TESTED: $$backend; its environment cannot be made here" >&2; fi; \
 	done
 
 clean:
