@@ -30,6 +30,7 @@ from quail_audit.schemes.backends.process import Scratch, run
 from quail_audit.schemes.calibrated import scheme_of
 
 GPTQ = "gptq-int4-g64"  # 576 columns do not divide by 128
+CHAT = "<|im_start|>user\nWhat is the capital of {country}?<|im_end|>\n<|im_start|>assistant\n"
 CAPITALS = {
     "forget": {
         "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon",
@@ -43,22 +44,19 @@ CAPITALS = {
         "Chile": "Santiago", "Cuba": "Havana", "Argentina": "Buenos Aires", "Indonesia": "Jakarta",
         "Philippines": "Manila", "South Korea": "Seoul", "Pakistan": "Islamabad", "Saudi Arabia": "Riyadh",
     },
-    "in context": {"Brazil": "Brasilia", "Nepal": "Kathmandu"},
 }  # fmt: skip
 TRAINING = ("--init", "original", "--objective", "ga_gdr", "--batch-size", "6", "--device", "cpu")
 
 
-def questions(of: dict[str, str]) -> str:
-    return json.dumps(
-        [{"question": f"What is the capital of {country}?", "answer": capital} for country, capital in of.items()]
-    )
-
-
 def write_data(folder: Path) -> None:
-    (folder / "knowmem").mkdir(parents=True, exist_ok=True)
-    for split in ("forget", "retain"):
-        (folder / "knowmem" / f"{split}_qa.json").write_text(questions(CAPITALS[split]))
-        (folder / "knowmem" / f"{split}_qa_icl.json").write_text(questions(CAPITALS["in context"]))
+    """As chats, the form in which the model answers in a sentence and stops."""
+    (folder / "verbmem").mkdir(parents=True, exist_ok=True)
+    for split, capitals in CAPITALS.items():
+        rows = [
+            {"prompt": CHAT.format(country=country), "gt": f"The capital of {country} is {capital}."}
+            for country, capital in capitals.items()
+        ]
+        (folder / "verbmem" / f"{split}.json").write_text(json.dumps(rows))
 
 
 def write_gptq(original: Path, folder: Path, texts: Path) -> None:
@@ -86,7 +84,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--learning-rate", default="1e-5")
-    parser.add_argument("--max-steps", default="30")
+    parser.add_argument("--max-steps", default="12")
     arguments = parser.parse_args()
     original, unlearned, gptq, data = (arguments.out / name for name in ("original", "unlearned", "gptq", "data"))
     write_data(data)
