@@ -144,9 +144,17 @@ def _pair(question: AboutPair) -> Answer:
 
 
 def _data(question: AboutData) -> Answer:
+    from quail_audit.checkpoints.checkpoint import open_checkpoint
     from quail_audit.forgetting.data import read_data
+    from quail_audit.forgetting.labels import fit_data
 
     data = read_data(question.folder)
+    asked = None
+    if question.checkpoint is not None:
+        with suppress(QuailError):  # what is wrong with a checkpoint is said of itself alone
+            asked = open_checkpoint(question.checkpoint)
+    if asked is not None:
+        data = fit_data(data, asked)
     return DataFound(samples=data.samples, skipped=data.skipped, notes=data.notes)
 
 

@@ -29,10 +29,11 @@ class AboutPair(Model):
 
 
 class AboutData(Model):
-    """What can be measured with this folder?"""
+    """What can be measured with this folder? Where a checkpoint is given: of that model."""
 
     kind: Literal["data"] = "data"
     folder: str
+    checkpoint: str | None = None
 
 
 class AboutPolicy(Model):

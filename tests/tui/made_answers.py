@@ -17,6 +17,8 @@ def answer(question):
     if "wrong" in source or (kind == "pair" and "other" in source):
         return {"kind": "problem", "message": f"is [red]wrong[/red]", "where": source, "mend": "Give another"}
     if "hub/" in source: return {"kind": "not yet known", "message": "it will be fetched when the audit starts"}
+    if kind == "data" and "labels" in source and "causal" in (question["checkpoint"] or ""):
+        return {"kind": "problem", "message": "this data is for a classifier", "where": source, "mend": "Give texts"}
     if kind == "pair": return {"kind": kind, "layers": 28, "weights": 1000000}
     if kind == "data": return {"kind": kind, "samples": {"verbmem_forget": 24}, "skipped": {"privleak": "no texts"}}
     if kind == "policy": return {"kind": kind, "limits": {}}

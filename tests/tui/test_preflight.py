@@ -169,6 +169,33 @@ def test_data_says_samples_and_what_is_skipped(world: Path, tmp_path: Path) -> N
         assert said in problem.message
 
 
+def test_data_is_looked_at_for_the_model_it_is_asked_of(world: Path, tmp_path: Path) -> None:
+    from tiny_classifiers import new_classifier, write_sets
+
+    classifier, labelled, foreign = (str(tmp_path / name) for name in ("classifier", "labelled", "foreign"))
+    new_classifier("encoder", 20, ("real", "fake")).save_pretrained(classifier)
+    write_sets(Path(labelled), {"forget": [("a", "real")]})
+    write_sets(Path(foreign), {"forget": [("a", "spam")]})
+    texts, language_model = str(world / "data"), str(world / "original")
+
+    def asked(folder: str, checkpoint: str) -> Answer:
+        return answer(AboutData(folder=folder, checkpoint=checkpoint))
+
+    for folder, checkpoint in ((labelled, classifier), (texts, language_model), (labelled, str(tmp_path / "none"))):
+        assert isinstance(asked(folder, checkpoint), DataFound), folder
+    fits = asked(labelled, classifier)
+    assert isinstance(fits, DataFound)
+    assert not any("verbmem" in metric for metric in (*fits.samples, *fits.skipped))
+    for folder, checkpoint, said in (
+        (texts, classifier, "this data is for a language model, but"),
+        (labelled, language_model, "this data is for a classifier, but"),
+        (foreign, classifier, "the label spam is none of the model's"),
+    ):
+        problem = asked(folder, checkpoint)
+        assert isinstance(problem, Problem), folder
+        assert said in problem.message
+
+
 def test_a_policy_says_its_limits(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("[limits]\nmax_recovery_percent = 25\n")

@@ -257,6 +257,23 @@ async def test_devices_of_the_machine_are_offered() -> None:
 
 
 @pytest.mark.asyncio
+async def test_data_of_the_other_task_is_said_before_the_run_whichever_is_chosen_last(
+    started: list[AuditRequest],
+) -> None:
+    async with opened_app() as pilot:
+        await fill(pilot, original="bert", unlearned="b", data="labels")
+        assert "1 of 2 metrics" in below(pilot, "data")
+        await fill(pilot, original="causal")
+        await until(pilot, lambda: "this data is for a classifier" in below(pilot, "data"))
+        assert "Data cannot be used" in shown(pilot, "#readiness")
+        await pilot.press("ctrl+r")
+        assert focused(pilot) == "data"
+        assert not started
+        await fill(pilot, original="bert")
+        await until(pilot, lambda: "1 of 2 metrics" in below(pilot, "data"))
+
+
+@pytest.mark.asyncio
 async def test_right_accepts_a_completion(here: Path) -> None:
     (here / "models" / "llama").mkdir(parents=True)
     async with opened_app() as pilot:

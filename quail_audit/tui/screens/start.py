@@ -238,17 +238,20 @@ class StartScreen(QuailScreen[None]):
         else:
             self._preflight.ask(topic, self._question(topic, value))
             self._set(topic, None)
-        if topic == "original":  # an adapter is looked at together with it
+        if topic == "original":  # what it does and what its labels are decides whether the data fits
+            if usable(self._value("data")):
+                self._check("data")
+            # an adapter is looked at together with it
             for other in ("unlearned", "retrain"):
                 if other in self._found and not is_whole(self._found[other]):
                     self._check(other)
 
     def _question(self, topic: str, value: str) -> Question:
-        if topic == "data":
-            return AboutData(folder=value)
         if topic == "policy":
             return AboutPolicy(file=value)
         base = usable(self._value("original")) if topic != "original" else ""
+        if topic == "data":
+            return AboutData(folder=value, checkpoint=base if is_text(base) and base else None)
         return AboutCheckpoint(source=value, base=base or None)
 
     def _hand_over(self, topic: str, answer: Answer) -> None:
