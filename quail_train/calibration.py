@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from quail_audit.checkpoints.architecture import is_classifier
 from quail_audit.errors import BadInputError
 from quail_audit.forgetting.quiet import quiet_transformers
 
@@ -37,11 +38,14 @@ def calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list[list
     Raises:
         BadInputError: it cannot be read, or holds no text.
     """
+    from quail_audit.forgetting.data import read_folder
     from quail_audit.forgetting.rows import read_jsonl_rows, read_text
     from quail_train.data import read_training_data
 
     place = Path(path)
-    if place.is_dir():
+    if place.is_dir() and (labelled := read_folder(place).labelled):
+        rows = [list(tokenizer(row.text)["input_ids"])[:MOST_TOKENS] for row in labelled.get("retain", ())]
+    elif place.is_dir():
         data = read_training_data(path, tokenizer, max_length=MOST_TOKENS, retain_needed_by="calibration")
         rows = [list(sample.ids) for sample in data.retain]
     else:
@@ -124,13 +128,14 @@ class _Arrived(Exception):  # noqa: N818 - no error: the forward pass has come a
 
 def _empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     base = checkpoint.adapter_of or checkpoint
     settings = dict(base.config)
     with quiet_transformers(), init_empty_weights(include_buffers=False):
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
-        auto: Any = AutoModelForCausalLM
+        config.use_cache = False
+        auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
         model: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
     model.train(False)
     return model
@@ -139,13 +144,15 @@ def _empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
 def _blocks(model: nn.Module, layers: Sequence[Layer], where: str) -> tuple[str, nn.ModuleList]:
     """The list of transformer blocks that all these layers are in, and its name."""
     found = {layer.name.split(f".{layer.block}.")[0] for layer in layers if layer.block is not None}
-    if len(found) == 1 and all(layer.block is not None for layer in layers):
+    outside = [layer.name for layer in layers if layer.block is None]
+    if len(found) == 1 and not outside:
         (name,) = found
         modules = model.get_submodule(name)
         if isinstance(modules, torch.nn.ModuleList):
             return name, modules
     raise BadInputError(
-        "calibration runs transformer blocks one after another, and not all these layers are in such blocks",
+        "calibration runs transformer blocks one after another, and not all these layers are in such blocks"
+        + (f": {outside[0]} is not" if outside else ""),
         where=where,
         mend="Choose other --layers, or carry without --calibrate",
     )
@@ -179,7 +186,7 @@ def _before_the_blocks(model: nn.Module, first: nn.Module, ids: torch.Tensor) ->
 
     hook = first.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        model(input_ids=ids, use_cache=False)
+        model(input_ids=ids)
     except _Arrived as arrived:
         return arrived.state
     finally:

@@ -1,10 +1,18 @@
 """A layer's inputs, block by block, against the whole model with hooks."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from tiny_classifiers import make_tokenizer, new_classifier, write_sets
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.errors import BadInputError
@@ -17,7 +25,10 @@ ROWS = [[1, 5, 9, 11, 3], [2, 2, 7, 8, 4], [1, 6, 30], [9, 8, 7, 6, 5, 4, 3, 2]]
 
 def whole_model_hessians(folder: Path, names: list[str], transposed: bool) -> dict[str, torch.Tensor]:
     """Of each layer in order, in the whole model whose layers before it are rounded."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    auto = AutoModelForCausalLM
+    if json.loads((folder / "config.json").read_text())["architectures"][0].endswith("ForSequenceClassification"):
+        auto = AutoModelForSequenceClassification
+    model = auto.from_pretrained(folder, dtype=torch.float32)
     found = {}
     for name in names:
         module = model.get_submodule(name)
@@ -44,10 +55,15 @@ def gpt2(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_hessians_are_those_of_the_whole_model(kind: str, training_world: Path, gpt2: Path) -> None:
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "encoder", "decoder"])
+def test_hessians_are_those_of_the_whole_model(kind: str, training_world: Path, gpt2: Path, tmp_path: Path) -> None:
+    """Of language models, and of classifiers."""
     folder = training_world / "unlearned" if kind == "llama" else gpt2
+    if kind in ("encoder", "decoder"):
+        new_classifier(kind, 40, ("real", "fake")).save_pretrained(folder := tmp_path / kind)  # type: ignore[arg-type]
     pair = open_pair(str(folder), str(folder))
+    layers = [layer for layer in pair.layers if layer.block is not None]
+    assert len(layers) == len(pair.layers) - (kind == "encoder")  # its pooler
     seen: dict[str, torch.Tensor] = {}
 
     def rounding(layer: object, hessian: torch.Tensor) -> torch.Tensor:
@@ -56,8 +72,8 @@ def test_hessians_are_those_of_the_whole_model(kind: str, training_world: Path, 
         weight = next(pair.read(one)[1] for one in pair.layers if one.name == name)
         return NF4.dequantize(NF4.quantize(weight))
 
-    done = [layer.name for layer in round_block_by_block(pair.unlearned, pair.layers, ROWS, rounding)]
-    assert sorted(done) == sorted(layer.name for layer in pair.layers)
+    done = [layer.name for layer in round_block_by_block(pair.unlearned, layers, ROWS, rounding)]
+    assert sorted(done) == sorted(layer.name for layer in layers)
     expected = whole_model_hessians(folder, done, transposed=kind == "gpt2")
     for name, hessian in expected.items():
         # q, k and v of a block, and gate and up, see the same inputs: rounding one changes nothing for the next
@@ -70,6 +86,21 @@ def test_only_some_layers(training_world: Path) -> None:
     chosen = [layer for layer in pair.layers if layer.role == "down_proj" and layer.block == 0]
     done = list(round_block_by_block(pair.unlearned, chosen, ROWS, lambda layer, _: pair.read(chosen[0])[1]))
     assert done == chosen
+
+
+def test_a_layer_in_no_block_is_named(tmp_path: Path) -> None:
+    new_classifier("encoder", 40, ("real", "fake")).save_pretrained(tmp_path)
+    pair = open_pair(str(tmp_path), str(tmp_path))
+    with pytest.raises(BadInputError, match=r"in such blocks: bert\.pooler\.dense is not"):
+        next(round_block_by_block(pair.unlearned, pair.layers, ROWS, lambda layer, _: pair.read(layer)[1]))
+
+
+def test_a_classifier_is_calibrated_on_its_retain_set(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("encoder")
+    write_sets(tmp_path, {"forget": [("lemons", "real")], "retain": [("masks on", "real"), ("", "fake")]})
+    assert calibration_rows(str(tmp_path), tokenizer) == [
+        list(tokenizer(text)["input_ids"]) for text in ("masks on", "")
+    ]
 
 
 def test_texts_come_from_a_folder_or_a_file(training_world: Path, tmp_path: Path) -> None:
