@@ -13,34 +13,23 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.forgetting.batches import batch_size_for, run_in_batches, token_bytes
-from quail_audit.forgetting.language_model import LARGEST_WINDOW, LEAST_LOG_PROBABILITY, refuse_unknown_tokens
+from quail_audit.forgetting.asked import LARGEST_WINDOW, AskedModel, refuse_unknown_tokens
+from quail_audit.forgetting.batches import run_in_batches, token_bytes
 from quail_audit.forgetting.quiet import quiet_transformers
 
 F32 = npt.NDArray[np.float32]
 
 
-class TransformersClassifier:
+class TransformersClassifier(AskedModel):
     """Implements interface.Classifier. Remembers its answers, as several metrics ask of the same texts.
 
-    Args:
-        model: on its device; put into eval mode.
-        tokenizer: its own.
-        batch_size: rows at once; None: by the memory there is.
-
-    Attributes:
-        size: of the batches.
-        notes: what happened that the reader of the report should know, each said once.
+    Args: as in AskedModel.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
     ) -> None:
-        self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
-        self.tokenizer = tokenizer
-        self.size = batch_size_for(model.device, batch_size)
-        self.window = window_of(model, tokenizer)
-        self.notes: list[str] = []
+        super().__init__(model, tokenizer, window=window_of(model, tokenizer), batch_size=batch_size)
         self._answered: dict[str, F32] = {}
 
     def label_log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, F32]]:
@@ -55,8 +44,7 @@ class TransformersClassifier:
         unread = list(places)
         whole = [ids_of(text, self.model, self.tokenizer, None) for text in unread]
         longer = sum(self.window is not None and len(ids) > self.window for ids in whole)
-        if longer:
-            self._note(f"{longer} texts are longer than the model's window of {self.window} tokens and were cut to it")
+        self.note_cut(longer, "texts", "were cut to it")
         encoded = [
             ids
             if self.window is None or len(ids) <= self.window
@@ -70,23 +58,13 @@ class TransformersClassifier:
                 model: Any = self.model
                 logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
             found = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
-            return list(self._finite(found))
+            return list(self.finite(found, "labels"))
 
         token = token_bytes(self.model)
         for place, found in run_in_batches([len(ids) for ids in encoded], lambda n: n * token, self.size, run):
             self._answered[unread[place]] = found
             for index in places[unread[place]]:
                 yield index, found
-
-    def _finite(self, found: F32) -> F32:
-        finite = np.isfinite(found)
-        if not finite.all():
-            self._note("the model gives some labels no finite probability; they count as 1e-38")
-        return np.where(finite, found, np.float32(LEAST_LOG_PROBABILITY))
-
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
 
 
 def ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> list[int]:

@@ -6,45 +6,31 @@ Not here: loading (arms.py), and the batches themselves (generation.py, log_prob
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.errors import BadInputError
-from quail_audit.forgetting.batches import batch_size_for
+from quail_audit.forgetting.asked import LARGEST_WINDOW, AskedModel, refuse_unknown_tokens
 from quail_audit.forgetting.generation import generate
 from quail_audit.forgetting.log_probabilities import log_probabilities
 from quail_audit.forgetting.quiet import quiet_transformers
 
-# What a probability that is no finite number counts as: the logarithm of float32's smallest normal number.
-LEAST_LOG_PROBABILITY = float(np.log(np.finfo(np.float32).tiny))
-LARGEST_WINDOW = 10**9  # tokenizers write a far larger number where they know of no window
 
-
-class TransformersModel:
+class TransformersModel(AskedModel):
     """Implements interface.LanguageModel. Remembers the probabilities of texts, as several metrics read the same.
 
     Args:
-        model: on its device; put into eval mode.
+        model: as in AskedModel.
         tokenizer: need not have a padding token.
-        batch_size: rows at once; None: by the memory there is.
-
-    Attributes:
-        size: of the batches.
-        notes: what happened that the reader of the report should know, each said once.
+        batch_size: as in AskedModel.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
     ) -> None:
-        self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
-        self.tokenizer = tokenizer
-        self.size = batch_size_for(model.device, batch_size)
-        self.window = _window(model, tokenizer)
+        super().__init__(model, tokenizer, window=_window(model, tokenizer), batch_size=batch_size)
         self.end_ids = _end_ids(model, tokenizer)
-        self.notes: list[str] = []
         self._read: dict[str, npt.NDArray[np.float32]] = {}
 
     def continuations(
@@ -55,7 +41,7 @@ class TransformersModel:
         encoded = [self._encode(prompt) for prompt in prompts]
         if self.window is not None:
             kept = self.window - new
-            self._note_cut(sum(len(ids) > kept for ids in encoded), "prompts", "lost their beginning")
+            self.note_cut(sum(len(ids) > kept for ids in encoded), "prompts", "lost their beginning")
             encoded = [ids[-kept:] for ids in encoded]
 
         def is_over(ids: Sequence[int]) -> bool:
@@ -84,11 +70,11 @@ class TransformersModel:
             yield index, self._read[texts[index]]
         encoded = [self._encode_with_start(texts[index]) for index in unread]
         if self.window is not None:
-            self._note_cut(sum(len(ids) > self.window for ids in encoded), "texts", "were cut to it")
+            self.note_cut(sum(len(ids) > self.window for ids in encoded), "texts", "were cut to it")
             encoded = [ids[: self.window] for ids in encoded]
         for place, found in log_probabilities(self.model, encoded, size=self.size):
             index = unread[place]
-            self._read[texts[index]] = self._finite(found)
+            self._read[texts[index]] = self.finite(found, "tokens")
             yield index, self._read[texts[index]]
 
     def cut(self, text: str, tokens: int) -> str:
@@ -119,30 +105,6 @@ class TransformersModel:
         """
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return self.tokenizer.clean_up_tokenization(str(text))
-
-    def _finite(self, found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        finite = np.isfinite(found)
-        if not finite.all():
-            self._note("the model gives some tokens no finite probability; they count as 1e-38")
-        return np.where(finite, found, np.float32(LEAST_LOG_PROBABILITY))
-
-    def _note_cut(self, count: int, what: str, how: str) -> None:
-        if count:
-            self._note(f"{count} {what} are longer than the model's window of {self.window} tokens and {how}")
-
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
-
-
-def refuse_unknown_tokens(ids: Sequence[int], model: PreTrainedModel) -> None:
-    """Raises BadInputError where a model has no embedding for a token."""
-    embeddings: Any = model.get_input_embeddings()
-    vocabulary = embeddings.weight.shape[0]
-    if ids and max(ids) >= vocabulary:
-        raise BadInputError(
-            f"the tokenizer does not belong to this model: it gives token {max(ids)}, the model knows {vocabulary}"
-        )
 
 
 def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -11,8 +11,9 @@ from transformers.utils import logging
 
 from quail_audit.errors import BadInputError
 from quail_audit.forgetting import log_probabilities as module
+from quail_audit.forgetting.asked import LEAST_LOG_PROBABILITY
 from quail_audit.forgetting.batches import BatchSize
-from quail_audit.forgetting.language_model import LEAST_LOG_PROBABILITY, TransformersModel
+from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.forgetting.log_probabilities import log_probabilities
 
 
