@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= quail-demo
 
-.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser test-backends screenshots clean
+.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser test-backends screenshots gallery docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quail needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -62,6 +62,15 @@ test-browser: $(INSTALLED)
 # Builds and audits quail-demo first where that has not been done.
 screenshots: $(INSTALLED)
 	$(BIN)/python docs/screenshots.py
+
+# One real report in every format, from quail-demo.
+gallery: $(INSTALLED)
+	$(BIN)/python docs/gallery.py
+
+# The site, in build/site. A warning fails it, which --quiet would hide from it too; nothing is fetched.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --strict -f docs/book/mkdocs.yml
 
 # GPTQModel and auto-gptq need other versions of torch and transformers than the rest, and than each other.
 BACKEND_TESTS := tests/schemes/test_real_backends.py tests/checkpoints/test_transformers_rules.py

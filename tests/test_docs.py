@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from quail_audit.runs import read_report
 from quail_audit.schemes.registry import known_schemes
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +108,24 @@ def test_the_page_on_schemes_names_every_one_that_is_listed() -> None:
     for scheme in known_schemes():
         form = re.sub(r"^rtn-int.*", "rtn-int{2,3,4,8}", scheme.name).removeprefix("gguf-")
         assert f"`{form}" in page or f"`{scheme.name}`" in page, scheme.name
+
+
+def test_the_gallery_shows_one_report_and_nothing_of_the_machine_it_was_made_on() -> None:
+    gallery = ROOT / "docs" / "gallery" / "report"
+    report = read_report(gallery / "report.json")
+    names = {path.name for path in gallery.iterdir()}
+    assert {f"report.{ending}" for ending in ("txt", "html", "md.txt", "json", "xml", "sarif", "csv")} <= names
+    for path in gallery.iterdir():
+        if path.suffix != ".png":
+            text = path.read_text()
+            assert not re.search(r"/(work|tmp|root|home|Users|mnt)/", text), path.name
+            assert path.suffix in (".svg", ".xml", ".csv") or "quail-demo" in text or path.name == "README.md.txt"
+    assert report.run_id in (gallery / "report.txt").read_text()
+    assert report.request.original == "quail-demo/original"
+
+
+def test_the_site_names_every_page() -> None:
+    """The build, make docs, does too; this says so at once."""
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "docs/book/mkdocs.yml").read_text()))
+    written = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert written <= listed
