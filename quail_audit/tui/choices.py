@@ -12,7 +12,8 @@ from quail_audit.questions import Answer, CheckpointFound, DataFound, NotYetKnow
 from quail_audit.tui.settings import Settings
 from quail_audit.untrusted import printable
 
-DEMO = Path("quail-demo")  # where `quail demo` and `make demo` build it
+# Where `quail demo` and `make demo` build it, and `quail demo --task classification`.
+DEMOS = (Path("quail-demo"), Path("quail-demo-classifier"))
 TITLES: Mapping[str, str] = {
     "original": "Original",
     "unlearned": "Unlearned",
@@ -59,7 +60,7 @@ class Choices:
 
 
 def choices_to_begin_with(settings: Settings) -> Choices:
-    """Those of last time; where there were none, the demo's, if it has been built here."""
+    """Those of last time; where there were none, those of the first demo that has been built here."""
     remembered = Choices(
         **{topic: _from_here(getattr(settings, topic)) for topic in TITLES},
         schemes=settings.schemes,
@@ -67,14 +68,17 @@ def choices_to_begin_with(settings: Settings) -> Choices:
     )
     if remembered.original or remembered.unlearned:
         return remembered
-    if not all((DEMO / side / "config.json").is_file() for side in ("original", "unlearned")):
+    built = [
+        demo for demo in DEMOS if all((demo / side / "config.json").is_file() for side in ("original", "unlearned"))
+    ]
+    if not built:
         return remembered
     return replace(
         remembered,
-        original=str(DEMO / "original"),
-        unlearned=str(DEMO / "unlearned"),
-        retrain=str(DEMO / "retrain") if (DEMO / "retrain").is_dir() else "",
-        data=str(DEMO / "data") if (DEMO / "data").is_dir() else "",
+        original=str(built[0] / "original"),
+        unlearned=str(built[0] / "unlearned"),
+        retrain=str(built[0] / "retrain") if (built[0] / "retrain").is_dir() else "",
+        data=str(built[0] / "data") if (built[0] / "data").is_dir() else "",
     )
 
 

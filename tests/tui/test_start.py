@@ -493,19 +493,20 @@ async def test_the_last_choices_are_filled_in(here: Path, started: list[AuditReq
 
 
 @pytest.mark.asyncio
-async def test_where_the_demo_is_built_one_key_starts_it(here: Path, started: list[AuditRequest]) -> None:
+@pytest.mark.parametrize("demo", ["quail-demo", "quail-demo-classifier"])
+async def test_where_a_demo_is_built_one_key_starts_it(demo: str, here: Path, started: list[AuditRequest]) -> None:
     for part in ("original", "unlearned", "retrain", "data"):
-        (here / "quail-demo" / part).mkdir(parents=True)
-        (here / "quail-demo" / part / "config.json").touch()
+        (here / demo / part).mkdir(parents=True)
+        (here / demo / part / "config.json").touch()
     async with opened_app() as pilot:
         await until(pilot, lambda: "Press Ctrl+R" in shown(pilot, "#no-runs"))
         await pilot.press("ctrl+r")
         assert started == [
             AuditRequest(
-                original="quail-demo/original",
-                unlearned="quail-demo/unlearned",
-                retrain="quail-demo/retrain",
-                data="quail-demo/data",
+                original=f"{demo}/original",
+                unlearned=f"{demo}/unlearned",
+                retrain=f"{demo}/retrain",
+                data=f"{demo}/data",
             )
         ]
 

@@ -36,7 +36,7 @@ from quail_audit.questions import (
 )
 from quail_audit.tui import palette
 from quail_audit.tui.choices import (
-    DEMO,
+    DEMOS,
     TITLES,
     Choices,
     Readiness,
@@ -400,7 +400,7 @@ class StartScreen(QuailScreen[None]):
         table.show(runs, time.time())
         empty = self.query_one("#no-runs", Static)
         empty.display = not runs
-        empty.update(NO_RUNS_BUT_THE_DEMO if self._value("original").startswith(str(DEMO)) else NO_RUNS)
+        empty.update(NO_RUNS_BUT_THE_DEMO if Path(self._value("original")).parent in DEMOS else NO_RUNS)
         panel = self.query_one("#runs-panel")
         panel.border_subtitle = f"{going_on} running" if going_on else f"{len(runs)} runs" if len(runs) > 1 else ""
 
