@@ -1,12 +1,15 @@
 """Reports as files: the JSON Schema against the model and real reports, and reports of every Quail so far."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import made_runs
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from runs_for_tests import events
 
 from quail_audit.errors import BadInputError
@@ -141,4 +144,29 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="cannot read"):
+        read_report_file(tmp_path / "report.json")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just({}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_report_that_was_tampered_with_is_a_report_or_bad_input(data: st.DataObject, tmp_path: Path) -> None:
+    """Any value in any place, and any bytes in its text."""
+    document = json.loads(report_of(*events()).model_dump_json())
+    parent, key = document, data.draw(st.sampled_from(sorted(document)))
+    while isinstance(parent[key], dict | list) and parent[key] and data.draw(st.booleans()):
+        parent = parent[key]
+        key = data.draw(st.sampled_from(range(len(parent)) if isinstance(parent, list) else sorted(parent)))
+    parent[key] = data.draw(VALUES)
+    text = json.dumps(document).encode()
+    start = data.draw(st.integers(0, len(text)))
+    text = text[:start] + data.draw(st.binary(max_size=3)) + text[start:]
+    (tmp_path / "report.json").write_bytes(text)
+    with suppress(BadInputError):
         read_report_file(tmp_path / "report.json")

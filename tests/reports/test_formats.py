@@ -180,9 +180,11 @@ def test_quail_report_writes_every_format_of_a_run(tmp_path: Path) -> None:
     assert "✗ FAIL" in text.stdout
     written = {}
     for name in ("json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-samples"):
-        done = quail("report", run, "--format", name, "--output", tmp_path / name)
+        more = ("--model-card", tmp_path / "README.md") if name == "markdown" else ()
+        done = quail("report", run, "--format", name, "--output", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr
         written[name] = (tmp_path / name).read_text()
+    assert "quail_verdict" in (tmp_path / "README.md").read_text()
     assert Report.model_validate_json(written["json"]).run_id == "20260101-120000-ab12"
     assert written["jsonl"] == (run / "events.jsonl").read_text()
     assert len(list(csv.reader(io.StringIO(written["csv-samples"])))) == 1 + 5 * 6 * 24

@@ -1,10 +1,13 @@
 """Results in a model card, read back by huggingface_hub, and the rest of the card to the letter."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import made_runs
 import pytest
 from huggingface_hub import ModelCard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from runs_for_tests import events
 
 from quail_audit.errors import BadInputError, EnvironmentProblemError
@@ -180,3 +183,32 @@ def test_without_data_it_is_said_so() -> None:
     scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "recovery": {}})
     found = results(with_results("", report.model_copy(update={"request": asked, "schemes": {"nf4": scheme}})))
     assert found["weights only", "nf4", "quail_overlap"] == 1.0
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(block=st.text(alphabet="model-index: []{}&*!|>'\"#\n\t~?,a1<=.\r\x00é", max_size=40))
+def test_any_metadata_takes_the_results_or_is_refused(block: str, report: Report) -> None:
+    """And where it takes them, huggingface_hub reads them, and all else is as it was."""
+    text = f"---\n{block}\n---\nbody\n"
+    with suppress(ValueError):
+        assert with_results(text, report).endswith("---\nbody\n")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "model-index: &a [*a]",
+        "a: &a [*a]\nmodel-index:\n- name: x\n  results: *a",
+        "model-index:\n- &x {name: y, results: [*x]}",
+        "<<: {model-index: []}",
+        "? [a]\n: b",
+        "a: 2001-99-99",
+        "model-index:\n- name: x\n  results:\n  - task: {type: a}\n    dataset: {type: b, name: [1]}\n    metrics: []",
+        f"a: {'[' * 1500}",
+    ],
+    ids=["itself", "named elsewhere", "in itself", "merged", "a list as a name", "no date", "a list as data", "deep"],
+)
+def test_odd_metadata_takes_the_results_or_is_refused(block: str, report: Report) -> None:
+    with suppress(ValueError):
+        changed = with_results(f"---\n{block}\n---\n", report)
+        assert results(changed)["muse-news", "nf4", "quail_verdict"] == "fail"
