@@ -48,10 +48,11 @@ _NEEDED_PACKAGES = (
     ("scikit-learn", "PrivLeak"),
     ("scipy", "intervals"),
 )
-# What calibrated schemes need. No environment can hold both, so that one is missing is no fault.
-_BACKENDS = (
+# What comes as an extra. That one is missing is no fault: no environment can hold both backends.
+_EXTRAS = (
     ("gptqmodel", "GPTQ and AWQ", "gptq"),
     ("auto-gptq", "GPTQ, on CUDA, where GPTQModel cannot be had", "auto-gptq"),
+    ("matplotlib", "quail report --figures", "figures"),
 )
 
 
@@ -73,7 +74,7 @@ def _packages() -> list[Finding]:
         found = package_version(name) or ""
         mend = "" if found else f"pip install {name}"
         findings.append(Finding(name, found, purpose, mend, needed=True))
-    for name, purpose, extra in _BACKENDS:
+    for name, purpose, extra in _EXTRAS:
         found = package_version(name) or ""
         findings.append(Finding(name, found, purpose, "" if found else f"pip install 'quail-audit[{extra}]'"))
     return findings
