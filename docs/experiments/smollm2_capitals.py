@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", default="1e-5")
     parser.add_argument("--max-steps", default="12")
     arguments = parser.parse_args()
-    original, unlearned, gptq, data = (arguments.out / name for name in ("original", "unlearned", "gptq", "data"))
+    original, unlearned, gptq, data = (arguments.out.resolve() / name for name in ("original", "unlearned", "gptq", "data"))
     write_data(data)
     if not original.exists():
         folder, file = str(arguments.gguf.parent), arguments.gguf.name

@@ -6,10 +6,11 @@ itself (kernels.py), reading weights (checkpoints), and what a layer's state mea
 
 from __future__ import annotations
 
+import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from quail_audit.schemes.interface import Quantized, Rounded, Scheme
 from quail_audit.weights import affine_kernels, block_sums, kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
 
@@ -33,6 +34,8 @@ SHORTEST_PIECE = 16  # of a row whose length PIECE does not divide; shorter ones
 MOST_LEVELS_OF_TRANSITIONS = 16  # of 256 levels there would be 65,536 counts in each layer's event
 WEIGHTS_PER_THREAD = 1 << 18  # fewer are not worth a second thread
 
+T = TypeVar("T")
+R = TypeVar("R")
 Counts = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.int32] | npt.NDArray[np.uint16]
 
@@ -150,7 +153,8 @@ class MatrixPair:
             for scheme in schemes
             if isinstance(scheme, AffineScheme) and _has_loop(scheme, original)
         ]
-        self._extremes = [_extremes(side, math.gcd(*blocks)) for side in self._sides] if blocks else []
+        size = math.gcd(*blocks)
+        self._extremes = _of_each(lambda side: _extremes(side, size), self._sides, threads) if blocks else []
 
     def sums_under(self, scheme: Scheme) -> PairSums:
         """What the statistics need.
@@ -238,7 +242,9 @@ def _sums_over_even_levels(
     """The loop of affine_kernels.py; what rounds the blocks is worked out of their extremes just before."""
     block = scheme.block_size or original.shape[1]
     sides = zip((original, unlearned), extremes, strict=True)
-    of_o, of_u = (_rounds(_by_block(found, side.numel() // block), side.dtype, scheme) for side, found in sides)
+    of_o, of_u = _of_each(
+        lambda side: _rounds(_by_block(side[1], side[0].numel() // block), side[0].dtype, scheme), sides, threads
+    )
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
     whole = flat_o.numel()
     if block < PIECE:  # several blocks at a time, and the last few, that do not make a piece, one by one
@@ -387,12 +393,19 @@ def _run(
         first, last = edges[worker], edges[worker + 1]
         kernel(*bits, *per_block, first, last, sums, *counts[worker], transitions[worker])
 
-    if workers == 1:
-        run(0)
-    else:
-        with ThreadPoolExecutor(workers) as pool:  # the kernel lets go of the interpreter's lock
-            list(pool.map(run, range(workers)))
+    _of_each(run, range(workers), workers)
     return _Ran(sums, counts[:, 0], counts[:, 1], transitions)
+
+
+def _of_each(function: Callable[[T], R], values: Iterable[T], threads: int) -> list[R]:
+    """A function's value for each, in order; side by side, since loops and tensors let go of the interpreter's lock."""
+    return list(map(function, values) if threads == 1 else _threads(threads).map(function, values))
+
+
+@functools.cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    """Kept, as starting two for every matrix and scheme takes a tenth of the time of measuring."""
+    return ThreadPoolExecutor(number, thread_name_prefix="weights")
 
 
 def _totals(ran: _Ran, weights: int, *, same_code: int, transitions: Counts | None) -> PairSums:
