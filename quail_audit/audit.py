@@ -46,11 +46,12 @@ if TYPE_CHECKING:
     from quail_audit.forgetting.interface import ForgettingData
     from quail_audit.forgetting.recovery import Role
     from quail_audit.schemes.backends.process import Scratch
+    from quail_audit.schemes.by_layer import ByLayer
     from quail_audit.schemes.calibrated import CalibratedScheme
     from quail_audit.schemes.interface import Scheme
 
 
-AnyScheme: TypeAlias = "Scheme | CalibratedScheme"
+AnyScheme: TypeAlias = "Scheme | CalibratedScheme | ByLayer"
 Quantized = dict[str, QuantizedPair]  # calibrated scheme -> both checkpoints as its backend wrote them
 Events = Generator[Event, None, None]
 Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
@@ -388,7 +389,7 @@ def _measure_arms(
 
 def _deployed(
     arm: str, checkpoint: Checkpoint, scheme: AnyScheme | None, quantized: Quantized
-) -> tuple[Checkpoint, Scheme | None]:
+) -> tuple[Checkpoint, Scheme | ByLayer | None]:
     """What an arm is loaded from, and what rounds it then; a backend's checkpoint is rounded already."""
     from quail_audit.schemes.calibrated import CalibratedScheme
 
@@ -399,7 +400,12 @@ def _deployed(
 
 
 def _measure_arm(
-    arm: str, checkpoint: Checkpoint, scheme: Scheme | None, pair: Pair, data: ForgettingData, request: AuditRequest
+    arm: str,
+    checkpoint: Checkpoint,
+    scheme: Scheme | ByLayer | None,
+    pair: Pair,
+    data: ForgettingData,
+    request: AuditRequest,
 ) -> Generator[Event, None, ArmScores]:
     """Score one arm with its own model, which is dropped before the next is loaded."""
     from quail_audit.forgetting.arms import load_arm

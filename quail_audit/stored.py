@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Pair
     from quail_audit.forgetting.recovery import Role
     from quail_audit.rounded import Rounded
+    from quail_audit.schemes.by_layer import ByLayer
     from quail_audit.schemes.interface import Scheme
 
-Arms = dict[str, "tuple[Checkpoint, Scheme | None]"]
+Arms = dict[str, "tuple[Checkpoint, Scheme | ByLayer | None]"]
 DEFAULT_SCHEMES = ("nf4",)  # of a request that names none
 
 
@@ -37,14 +38,14 @@ class StoredPair:
     Attributes:
         pair: both sides.
         name: of the format, or of the two formats.
-        rounding: what rounds the side in full precision as the other is stored, where there is such a side, and one
-            scheme that does it for every layer.
+        rounding: what rounds the side in full precision as the other is stored, where there is such a side, and a
+            scheme for every layer; of several formats, the scheme of each layer.
         notes: what the reader of a result should know.
     """
 
     pair: Pair
     name: str
-    rounding: Scheme | None
+    rounding: Scheme | ByLayer | None
     notes: tuple[str, ...]
 
     @property
@@ -116,11 +117,20 @@ def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
     return StoredPair(pair, name, rounding, tuple(notes))
 
 
-def _rounding_all(pair: Pair, name: str) -> Scheme | None:
+def _rounding_all(pair: Pair, name: str) -> Scheme | ByLayer | None:
+    from quail_audit.schemes.by_layer import ByLayer
+
     stored = pair.unlearned if pair.original.scheme is None else pair.original
-    schemes = {matrix.scheme for matrix in stored.packed.values()}
-    every_layer = all(f"{layer.name}.weight" in stored.packed for layer in pair.layers)
-    return rounding_to(name) if schemes == {name} and every_layer else None
+    found: dict[str, Scheme] = {}
+    for layer in pair.layers:
+        packed = stored.packed.get(f"{layer.name}.weight")
+        scheme = rounding_to(packed.scheme) if packed is not None else None
+        if scheme is None or scheme.why_not(*layer.shape):
+            return None
+        found[layer.name] = scheme
+    if len({scheme.name for scheme in found.values()}) == 1:
+        return next(iter(found.values()))
+    return ByLayer(name, found)
 
 
 def rounding_to(name: str) -> Scheme | None:

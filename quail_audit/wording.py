@@ -1,10 +1,11 @@
 """The words and figures every face shows alike: states, metrics, arms, units. No layout, no colour."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State
 from quail_audit.matrix import Format, Standing, safe_to_ship
-from quail_audit.report import Failure, Quantizing
+from quail_audit.report import STATES_BY_RISK, Failure, Quantizing
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -45,6 +46,13 @@ def state(layer: LayerStatistics) -> str:
     if layer.state is not None:
         return layer.state
     return NOT_FINITE if layer.nonfinite_original or layer.nonfinite_unlearned else NOT_COMPARABLE
+
+
+def states_counted(layers: Iterable[LayerStatistics]) -> str:
+    """21 erased · 5 drowned · 2 carried"""
+    counts = Counter(map(state, layers))
+    names = (*filter(None, STATES_BY_RISK), NOT_FINITE, NOT_COMPARABLE)
+    return " · ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
 METRIC_TITLES: Mapping[str, str] = {

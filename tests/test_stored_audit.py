@@ -20,6 +20,7 @@ from quail_audit.forgetting.arms import load_arm
 from quail_audit.report import Report, RunState, arm_at, arms_in_order
 from quail_audit.reports.text import show
 from quail_audit.schemes.registry import scheme_named
+from quail_audit.stored import stored_pair
 from quail_audit.weights.overlap import pair_sums
 
 
@@ -110,6 +111,25 @@ def test_a_full_unlearned_model_is_rounded_as_the_original_is_stored(stored: Pat
     assert state.plan.arms == ("original/nf4", "unlearned/full", "unlearned/nf4")
     found = report.schemes["nf4"].recovery["verbmem_forget"]
     assert (found.outcome, found.floor_arm) == ("held", "unlearned/full")
+
+
+def test_a_full_model_is_rounded_layer_by_layer_as_a_file_of_several_formats_is(stored: Path, tmp_path: Path) -> None:
+    """As llama.cpp would make the file: held to that very file, made by the gguf package and read by transformers."""
+    others = {"embed_tokens.weight": "q8_0", "lm_head.weight": "q8_0"}
+    for name in ("original", "blank"):
+        shutil.copytree(stored / f"{name}-gguf", tmp_path / f"{name}-mixed")
+        model = AutoModelForCausalLM.from_pretrained(stored / name)
+        write_llama(model, tmp_path / f"{name}-mixed" / "m.gguf", "q4_1", others)
+    asked = request(stored, "blank", original=str(tmp_path / "original-mixed"), metrics=("verbmem_forget",))
+    report = state_of(audit(asked, "run")).report()
+    assert set(report.arms) == {"original/gguf-q4_1", "unlearned/full", "unlearned/gguf-q4_1"}
+    assert codes(report) == ["held"]
+    pair = open_pair(str(tmp_path / "original-mixed"), str(stored / "blank"))
+    rounding = stored_pair(pair, ("nf4",))
+    assert rounding is not None
+    arm = load_arm(pair.unlearned, rounding.rounding, layers=pair.layers, device="cpu", dtype="float32")
+    expected = values_by_transformers(tmp_path / "blank-mixed" / "m.gguf")
+    assert all(torch.equal(value, expected[name]) for name, value in arm.model.state_dict().items())
 
 
 def test_a_full_model_that_nothing_rounds_as_the_other_is_stored(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

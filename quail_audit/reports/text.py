@@ -153,15 +153,8 @@ def _layers_title(scheme: str, measured: SchemeReport) -> str:
     summary = measured.summary
     if summary is None:
         return f"Layers at {scheme}: {len(measured.layers)} measured"
-    parts = {
-        "erased": summary.layers_erased,
-        "drowned": summary.layers_drowned,
-        "carried": summary.layers_carried,
-        "untouched": summary.layers_untouched,
-    }
-    states = " · ".join(f"{number} {state}" for state, number in parts.items() if number)
     return (
-        f"Layers at {scheme}: {states} · overlap {wording.share(summary.overlap)}"
+        f"Layers at {scheme}: {wording.states_counted(measured.layers)} · overlap {wording.share(summary.overlap)}"
         f" · survival {wording.ratio(summary.survival)} · noise {wording.ratio(summary.noise)}"
     )
 

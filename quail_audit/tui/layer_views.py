@@ -6,14 +6,12 @@ Shared by the heat map, the table and the layer screen, so that one figure looks
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from quail_audit import wording
 from quail_audit.events import LayerStatistics
-from quail_audit.report import STATES_BY_RISK
 from quail_audit.untrusted import printable
 
 Mode = Literal["risk", "overlap", "survival", "update/bucket"]
@@ -98,13 +96,6 @@ def column_titles(columns: list[str], width: int) -> list[str]:
 
 def _short(role: str) -> str:
     return re.sub(r"_(proj|layer|lin)$", "", role)
-
-
-def states_counted(layers: Sequence[LayerStatistics]) -> str:
-    """21 erased · 5 drowned · 2 carried"""
-    counts = Counter(map(wording.state, layers))
-    names = [*filter(None, STATES_BY_RISK), wording.NOT_FINITE, wording.NOT_COMPARABLE]
-    return " · ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
 def figures(layer: LayerStatistics) -> dict[str, str]:

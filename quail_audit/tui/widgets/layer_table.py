@@ -213,7 +213,7 @@ class LayerTable(DataTable[Text]):
         return max(20, self.size.width - others - 2 * PADDING - 2)
 
     def _title(self) -> None:
-        counted = layer_views.states_counted(self._layers)
+        counted = wording.states_counted(self._layers)
         self.border_title = f"Layers ── {counted}" if counted else "Layers"
         kept = f" · {self.row_count} of {len(self._layers)} match “{self._filter}”" if self._filter else ""
         self.border_subtitle = f"{self._order}{kept} · o: sort · /: filter"
