@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -25,7 +26,8 @@ from quail_audit.events import (
     Noted,
     PairOpened,
     Planned,
-    Recovery,
+    PolicyRead,
+    PolicyUsed,
     RecoveryMeasured,
     RunFinished,
     RunStarted,
@@ -33,8 +35,10 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
-from quail_audit.policy import Policy, read_policy
-from quail_audit.report import FULL
+from quail_audit.judgement import day_of, judge_report, unmeasured
+from quail_audit.policy import Policy
+from quail_audit.policy_file import read_policy
+from quail_audit.report import FULL, RunState
 from quail_audit.stored import measure_stored, stored_pair
 
 if TYPE_CHECKING:
@@ -55,7 +59,6 @@ AnyScheme: TypeAlias = "Scheme | CalibratedScheme | ByLayer"
 Quantized = dict[str, QuantizedPair]  # calibrated scheme -> both checkpoints as its backend wrote them
 Events = Generator[Event, None, None]
 Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
-Recoveries = dict[str, dict[str, Recovery]]  # scheme -> metric -> recovery
 
 
 @dataclass
@@ -124,7 +127,7 @@ def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
 
 
 def audit(request: AuditRequest, run_id: str) -> Events:
-    """Measure everything the request asks for.
+    """Measure everything the request asks for, and judge it.
 
     What can be refused is refused first: policy, schemes, device, data and checkpoints, before anything is measured.
     One layer, and later one model, is in memory at a time. A scheme that fails is left out, and the others go on.
@@ -132,20 +135,40 @@ def audit(request: AuditRequest, run_id: str) -> Events:
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
-    yield RunStarted(
+    started = RunStarted(
         quail_version=quail_audit.__version__,
         run_id=run_id,
         started=utc_now(),
         request=request,
         environment=describe_environment(),
     )
+    yield started
+    policy = read_policy(request.policy, request.limits)
+    read = PolicyRead(policy=PolicyUsed(source=request.policy, given=request.limits, effective=policy))
+    state = RunState()
+    state.apply(started)
+    state.apply(read)
+    yield read
+    with closing(_measure(request, policy)) as events:
+        for event in events:
+            state.apply(event)
+            yield event
+    report = state.report()
+    reached = judge_report(report, policy, day_of(report))
+    for note in reached.notes:
+        yield Noted(message=note)
+    yield VerdictReached(verdict=reached.overall, schemes=reached.schemes, rules=reached.rules)
+    yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured(report)))
+
+
+def _measure(request: AuditRequest, policy: Policy) -> Events:
+    """Everything between a policy and a verdict."""
     from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
     from quail_audit.forgetting.arms import find_device, find_dtype
     from quail_audit.forgetting.data import Columns, read_data
     from quail_audit.forgetting.labels import fit_data
     from quail_audit.schemes.backends.process import Scratch
 
-    policy = read_policy(request.policy)
     attempts = yield from _find_schemes(request.schemes)
     device = find_device(request.device)
     find_dtype(request.dtype)
@@ -188,7 +211,6 @@ def audit(request: AuditRequest, run_id: str) -> Events:
         _refuse_nonfinite(layers[stored.name], pair)
     else:
         layers = yield from _measure_weights(pair, attempts, policy, device)
-    recoveries: Recoveries = {}
     with Scratch() as scratch:
         quantized = yield from _measure_calibrated(pair, attempts, layers, policy, request, str(device), scratch)
         if data is not None:
@@ -196,13 +218,7 @@ def audit(request: AuditRequest, run_id: str) -> Events:
             yield from _measure_privleak(scores, request)
             yield from _measure_agreement(scores, request)
             roles = {stored.name: stored.roles} if stored is not None else _roles(pair, attempts.going)
-            recoveries = yield from _measure_recoveries(scores, roles, policy, request)
-    unmeasured = tuple(attempts.failed.values())
-    measured = layers if stored is not None else {scheme.name: layers[scheme.name] for scheme in attempts.going}
-    is_unlearned_stored = pair.unlearned.scheme is not None
-    reached = verdict.judge(measured, recoveries, policy, unmeasured, is_unlearned_stored=is_unlearned_stored)
-    yield VerdictReached(verdict=reached.overall, schemes=reached.schemes)
-    yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured))
+            yield from _measure_recoveries(scores, roles, policy, request)
 
 
 def _find_schemes(names: Sequence[str]) -> Generator[Event, None, _Attempts]:
@@ -269,9 +285,8 @@ def _measure_weights(
         BadInputError: weights that are not finite, after every layer has been measured.
         UsageError: no scheme rounds any layer.
     """
-    from quail_audit.weights.overlap import MatrixPair, PairSums, RiskLimits, layer_detail, layer_statistics, summarize
+    from quail_audit.weights.overlap import MatrixPair, PairSums, layer_detail, layer_statistics, risk_limits, summarize
 
-    limits = RiskLimits(overlap=policy.overlap_at_risk, survival=policy.survival_at_risk)
     layers: Layers = {scheme.name: [] for scheme in attempts.data_free}
     totals = {scheme.name: PairSums() for scheme in attempts.data_free}
     yield from _say_what_is_left_alone(pair, attempts)
@@ -288,6 +303,7 @@ def _measure_weights(
                 yield from attempts.give_up(scheme.name, error, layer.name)
                 continue
             totals[scheme.name] += sums
+            limits = risk_limits(policy.limits.of_layer(scheme.name, layer.name))
             measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
             layers[scheme.name].append(measured)
             yield LayerMeasured(
@@ -470,26 +486,24 @@ def _measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -
 
 def _measure_recoveries(
     scores: Mapping[str, ArmScores], roles: Mapping[str, Mapping[Role, str]], policy: Policy, request: AuditRequest
-) -> Generator[Event, None, Recoveries]:
+) -> Events:
     """Compare the arms, metric by metric, for every metric that says how much came back."""
     from quail_audit.forgetting.recovery import DECIDING_METRICS, REPORTED_METRICS, recovery
 
-    recoveries: Recoveries = {scheme: {} for scheme in roles}
     for scheme, arm_of in roles.items():
         measured = scores[arm_of["original/full"]].scores
         arm_named = {str(role): arm for role, arm in arm_of.items()}
         for metric in (*DECIDING_METRICS, *REPORTED_METRICS):
             if metric not in measured:
                 continue
+            limits = policy.limits.of_metric(scheme, metric)
             found = recovery(
                 metric,
                 {role: scores[arm].scores[metric] for role, arm in arm_of.items() if arm in scores},
-                limit_percent=policy.max_recovery_percent,
-                informative_points=policy.informative_points,
+                limit_percent=limits.max_recovery_percent,
+                informative_points=limits.informative_points,
                 seed=request.seed,
             )
             if found.floor_arm is not None:
                 found = found.model_copy(update={"floor_arm": arm_named[found.floor_arm]})
-            recoveries[scheme][metric] = found
             yield RecoveryMeasured(scheme=scheme, metric=metric, recovery=found)
-    return recoveries

@@ -5,12 +5,13 @@ Imports nothing heavy at the top: a command imports what it needs.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -244,7 +245,21 @@ def audit(
     calibration_samples: Annotated[
         int, typer.Option(help="At most this many samples of 512 tokens to calibrate on.", min=1)
     ] = 128,
-    policy: Annotated[str | None, typer.Option(help="Limits of the verdict, in TOML.", metavar="FILE")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="What the release has to meet, in TOML. Default: quail.toml, or [tool.quail] of pyproject.toml, in "
+            "the working folder.",
+            metavar="FILE",
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A limit of the verdict in the place of the policy's, as max_recovery_percent=5; repeat for several.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(help="The run's own folder, made by the run. Default: .quail/runs/<run id>.", metavar="DIR"),
@@ -263,6 +278,7 @@ def audit(
     from pydantic import ValidationError
 
     from quail_audit.events import AuditRequest
+    from quail_audit.policy_file import find_policy
     from quail_audit.schemes.registry import expand
 
     try:
@@ -282,7 +298,8 @@ def audit(
             device=device,
             dtype=dtype,
             seed=seed,
-            policy=policy,
+            policy=policy if policy is not None else find_policy(Path()),
+            limits=_limits(limit or ()),
             calibration=calibration,
             calibration_samples=calibration_samples,
         )
@@ -291,6 +308,27 @@ def audit(
         option = f"--{str(first['loc'][0]).replace('_', '-')}"
         raise UsageError(first["msg"], where=option, mend="See quail audit --help") from error
     return audit_and_show(request, run_dir=run_dir, format=format, output=output, quiet=quiet)
+
+
+def _limits(given: Iterable[str]) -> dict[str, float]:
+    """The limits of --limit.
+
+    Raises:
+        UsageError: one is not NAME=VALUE, or no limit.
+    """
+    from quail_audit.policy_file import refuse_given
+
+    limits = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        try:
+            limits[name.strip()] = float(value)
+        except ValueError as error:
+            raise UsageError(
+                f"{each!r} is not NAME=VALUE", where="--limit", mend="For example --limit max_recovery_percent=5"
+            ) from error
+    refuse_given(limits)
+    return limits
 
 
 def audit_and_show(
@@ -563,6 +601,64 @@ def compare(
         else:
             changes.show(found, new_console(results))
     return 0
+
+
+policy_commands = typer.Typer(help="What a release has to meet: write a policy, and hold a run against one.")
+app.add_typer(policy_commands, name="policy")
+
+
+@policy_commands.command("init")
+@reports_errors
+def policy_init(
+    file: Annotated[Path, typer.Argument(help="The file to write; none that is there is overwritten.")] = Path(
+        "quail.toml"
+    ),
+) -> int:
+    """Write a policy with the default limits, and with comments that say what else it can hold."""
+    from quail_audit.policy_file import write_template
+
+    write_template(file)
+    typer.echo(f"wrote {_plain(str(file))}: the default limits. quail audit reads it where it is started", err=True)
+    return 0
+
+
+@policy_commands.command(
+    "check",
+    epilog="Examples:\n\n"
+    "  quail policy check .quail/runs/20260101-120000-ab12\n\n"
+    "  quail policy check .quail/runs/20260101-120000-ab12 --policy stricter.toml",
+)
+@reports_errors
+def policy_check(
+    run: Annotated[Path, typer.Argument(help="The folder of an audit's run.", show_default=False)],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge the run by this policy, today. Default: by the one it was judged by, on its own day.",
+            metavar="FILE",
+        ),
+    ] = None,
+) -> int:
+    """Say of each rule what came of it, the figure beside the limit. Nothing is measured again.
+
+    The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive.
+    """
+    from quail_audit.judgement import day_of, judge_report, unmeasured
+    from quail_audit.policy import Policy
+    from quail_audit.policy_file import read_policy
+    from quail_audit.reports import rules_text
+    from quail_audit.runs import read_report
+    from quail_audit.verdict import exit_code
+
+    found = read_report(run)
+    if found.verdict is None:
+        raise BadInputError("the run has no verdict: it was stopped before its end", where=str(run))
+    recorded = found.policy.effective if found.policy is not None else Policy()
+    used = recorded if policy is None else read_policy(policy)
+    today = day_of(found) if policy is None else datetime.datetime.now(datetime.UTC).date()
+    judged = judge_report(found, used, today)
+    rules_text.show(judged, new_console(sys.stdout))
+    return exit_code(judged.overall, unmeasured(found))
 
 
 @app.command(

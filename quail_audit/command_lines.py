@@ -13,6 +13,7 @@ _REPEATED: Mapping[str, str] = {  # field -> the option that is given once for e
     "metrics": "--metric",
     "skip_modules": "--skip-module",
     "layers": "--layers",
+    "limits": "--limit",
 }
 _RENAMED: Mapping[str, str] = {"margin_logits": "--margin"}
 
@@ -40,6 +41,8 @@ def _options(request: Model, run_dir: Path | None, given: Collection[str] = ()) 
         if name in ("original", "unlearned") or (name not in given and (value is None or value == field.default)):
             continue
         option = _REPEATED.get(name) or _RENAMED.get(name) or f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            value = tuple(f"{key}={_written(each)}" for key, each in value.items())
         for one in value if isinstance(value, tuple) else (value,):
             arguments += [option, _written(one)]
     if run_dir is not None:

@@ -7,20 +7,16 @@ Not here: how events are stored (runs.py) or shown (the faces).
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from quail_audit.errors import BadInputError
+from quail_audit.model import Model as Model  # whoever reads events needs it
+from quail_audit.policy import Policy, Waiver
 
 State = Literal["untouched", "carried", "drowned", "erased"]
 Outcome = Literal["pass", "fail", "inconclusive"]
 Execution = Literal["full precision", "bitsandbytes Linear4bit", "dequantized weights"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Model(BaseModel):
-    """A frozen value that refuses unknown fields and non-finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CheckpointFacts(Model):
@@ -140,6 +136,37 @@ class Verdict(Model):
     reasons: tuple[Reason, ...]
 
 
+class RuleOutcome(Model):
+    """One rule of the policy held against what was measured: the figure beside the limit, and what came of it.
+
+    Every rule is said, also those that a policy without a file has. One that does not decide has no say in the verdict:
+    a metric that is uninformative, or a rule about schemes that this audit has none of.
+    """
+
+    rule: str  # its name
+    scheme: str | None = None  # None: about the audit as a whole
+    metric: str | None = None
+    figure: str  # what is held against the limit: "recovery", "score", "survival", "layers at risk", "samples"
+    value: float | None = None  # of layers, the worst one's; null where there is no figure
+    low: float | None = None  # of its 95 % interval
+    high: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    standing: Literal["passed", "failed", "waived", "known", "not judged"]  # known: no worse than in the baseline
+    decides: bool = True
+    message: str
+    layers: tuple[str, ...] = ()  # that do not meet it
+    waivers: tuple[Waiver, ...] = ()  # that let it pass; of one that has expired, it
+
+
+class PolicyUsed(Model):
+    """What an audit is judged by: where it was read, and the values that count."""
+
+    source: str | None  # the file, as it was named; None: none, the defaults
+    given: dict[str, float] = {}  # limits of the command line, which count before the file's
+    effective: Policy
+
+
 class AuditRequest(Model):
     """Everything that decides what an audit measures. Written to request.json; enough to repeat the run."""
 
@@ -159,6 +186,7 @@ class AuditRequest(Model):
     dtype: str = "auto"
     seed: int = 0
     policy: str | None = None
+    limits: dict[str, float] = {}  # of the command line; they count before the policy's
     calibration: str | None = None  # a file of texts for calibrated schemes; None: the data's retain texts
     calibration_samples: Annotated[int, Field(ge=1)] = 128  # rows of up to 512 tokens
 
@@ -266,6 +294,13 @@ class RunStarted(Timed):
     started: str  # ISO 8601, UTC
     request: AuditRequest
     environment: dict[str, str]
+
+
+class PolicyRead(Timed):
+    """By what the audit will be judged. Runs of Quail before 0.2 do not say it."""
+
+    type: Literal["policy_read"] = "policy_read"
+    policy: PolicyUsed
 
 
 class PairOpened(Timed):
@@ -392,6 +427,7 @@ class VerdictReached(Timed):
     type: Literal["verdict_reached"] = "verdict_reached"
     verdict: Verdict
     schemes: dict[str, Verdict] = {}  # of each scheme that was measured; runs of Quail before 0.2 have none
+    rules: tuple[RuleOutcome, ...] = ()  # nor these
 
 
 class RunFinished(Timed):
@@ -571,6 +607,7 @@ Event = (
     | TrainEval
     | CheckpointSaved
     | RunStarted
+    | PolicyRead
     | PairOpened
     | DataRead
     | Planned

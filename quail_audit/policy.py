@@ -1,39 +1,179 @@
-"""The limits a verdict is judged by, and the TOML file that sets them. What the limits mean is in verdict.py."""
+"""What a release has to meet: the limits of a verdict, rules besides, what must be measured, and what is waived.
 
-from typing import Annotated
+Values only. How a policy file is found and read is in policy_file.py, how rules are judged in rules.py, and what the
+limits mean in verdict.py.
+"""
 
-from pydantic import Field, ValidationError
+import datetime
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, Self
 
-from quail_audit.errors import BadInputError
-from quail_audit.events import Model
-from quail_audit.toml_files import read_toml, refuse_unknown
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from quail_audit.model import Model
+
+# Rules that are not in [[rules]]: every audit has the first two. A waiver names them as it names any other.
+RECOVERY, LAYERS_AT_RISK = "recovery", "layers at risk"
+REQUIRED_METRIC, REQUIRED_SCHEME, REQUIRED_SAMPLES = "required metric", "required scheme", "required samples"
+EXPIRED_WAIVER, BASELINE = "expired waiver", "baseline"
+RULES_OF_QUAIL = (
+    RECOVERY,
+    LAYERS_AT_RISK,
+    REQUIRED_METRIC,
+    REQUIRED_SCHEME,
+    REQUIRED_SAMPLES,
+    EXPIRED_WAIVER,
+    BASELINE,
+)
+
+MetricFigure = Literal["recovery", "score"]
+LayerFigure = Literal["identical", "overlap", "survival", "noise", "update_to_bucket"]
+
+Percent = Annotated[float, Field(ge=0.0, le=100.0, strict=True)]
+ShareLimit = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+def _as_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Patterns = Annotated[tuple[Words, ...], BeforeValidator(_as_several), Field(min_length=1)]
+EVERYTHING = ("*",)
+
+
+def fits(name: str, patterns: Iterable[str] | None) -> bool:
+    """Whether a name is one of the patterns', * and ? and [] as in a shell; without any patterns, every name is."""
+    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+class OtherLimits(Model):
+    """Other limits where it fits: of metrics at schemes, or of layers at schemes."""
+
+    schemes: Patterns = EVERYTHING
+    metrics: Patterns | None = None
+    layers: Patterns | None = None
+    max_recovery_percent: Percent | None = None
+    informative_points: Percent | None = None
+    overlap_at_risk: ShareLimit | None = None
+    survival_at_risk: ShareLimit | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        of_metrics = self.max_recovery_percent is not None or self.informative_points is not None
+        of_layers = self.overlap_at_risk is not None or self.survival_at_risk is not None
+        if not of_metrics and not of_layers:
+            raise ValueError("sets no limit")
+        if of_layers and self.metrics is not None:
+            raise ValueError("overlap_at_risk and survival_at_risk are of layers, and metrics is given")
+        if of_metrics and self.layers is not None:
+            raise ValueError("max_recovery_percent and informative_points are of metrics, and layers is given")
+        return self
+
+
+class Limits(Model):
+    """Limits, with DESIGN section 2's defaults. Layers are judged by overlap and survival, metrics by recovery."""
+
+    max_recovery_percent: Percent = 10.0
+    informative_points: Percent = 5.0  # ROUGE-L F1 x 100
+    overlap_at_risk: ShareLimit = 0.999
+    survival_at_risk: ShareLimit = 0.5
+    where: tuple[OtherLimits, ...] = ()  # of those that fit and set a limit, the last counts
+
+    def of_metric(self, scheme: str, metric: str) -> "Limits":
+        """The limits of a metric at a scheme."""
+        return self._with(each for each in self.where if fits(scheme, each.schemes) and fits(metric, each.metrics))
+
+    def of_layer(self, scheme: str, layer: str) -> "Limits":
+        """The limits of a layer at a scheme."""
+        return self._with(each for each in self.where if fits(scheme, each.schemes) and fits(layer, each.layers))
+
+    def _with(self, exceptions: Iterable[OtherLimits]) -> "Limits":
+        changed: dict[str, object] = {"where": ()}
+        for each in exceptions:
+            changed |= {name: value for name in LIMITS if (value := getattr(each, name)) is not None}
+        return self.model_copy(update=changed)
+
+
+LIMITS = ("max_recovery_percent", "informative_points", "overlap_at_risk", "survival_at_risk")
+
+
+class Rule(Model):
+    """A check besides the standard ones, which stay: a figure of metrics, or of layers, within limits."""
+
+    name: Words
+    figure: MetricFigure | LayerFigure
+    schemes: Patterns = EVERYTHING
+    metrics: Patterns | None = None
+    layers: Patterns | None = None
+    at_least: Number | None = None
+    at_most: Number | None = None
+
+    @property
+    def is_of_metrics(self) -> bool:
+        return self.figure in ("recovery", "score")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("has neither at_least nor at_most")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError("at_least is above at_most, which no figure can meet")
+        if self.is_of_metrics and self.layers is not None:
+            raise ValueError(f"{self.figure} is a figure of metrics, and layers is given")
+        if not self.is_of_metrics and self.metrics is not None:
+            raise ValueError(f"{self.figure} is a figure of layers, and metrics is given")
+        if self.figure == "score" and self.metrics is None:
+            raise ValueError("a score needs metrics, as each metric has a scale of its own")
+        if self.name in RULES_OF_QUAIL:
+            raise ValueError(f"{self.name!r} is the name of a rule of Quail's own; choose another")
+        return self
+
+
+class Required(Model):
+    """What has to have been measured; names, not patterns."""
+
+    schemes: tuple[Words, ...] = ()
+    metrics: tuple[Words, ...] = ()
+    samples: dict[str, Annotated[int, Field(ge=1, strict=True)]] = {}  # metric -> at least so many
+
+
+class Waiver(Model):
+    """A known failure that is let pass until a day."""
+
+    rule: Words  # a pattern
+    schemes: Patterns = EVERYTHING
+    metrics: Patterns | None = None
+    layers: Patterns | None = None
+    reason: Words
+    owner: Words
+    expires: datetime.date  # the last day on which it counts
+
+    def has_expired(self, today: datetime.date) -> bool:
+        return today > self.expires
+
+    def is_about(self, rule: str, scheme: str | None, metric: str | None) -> bool:
+        """Whether it is about such a failure; of which layers, layers says."""
+        return (
+            fits(rule, (self.rule,))
+            and (scheme is None or fits(scheme, self.schemes))
+            and (self.metrics is None or (metric is not None and fits(metric, self.metrics)))
+        )
 
 
 class Policy(Model):
-    """Limits, with DESIGN section 2's defaults. Layers are judged by overlap and survival, metrics by recovery."""
+    """Everything a verdict is judged by. Without a file: the default limits, and nothing else."""
 
-    max_recovery_percent: Annotated[float, Field(ge=0.0, le=100.0)] = 10.0
-    informative_points: Annotated[float, Field(ge=0.0, le=100.0)] = 5.0  # ROUGE-L F1 x 100
-    overlap_at_risk: Annotated[float, Field(ge=0.0, le=1.0)] = 0.999
-    survival_at_risk: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    limits: Limits = Limits()
+    required: Required = Required()
+    rules: tuple[Rule, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
 
-
-def read_policy(path: str | None) -> Policy:
-    """Read the [limits] table of a policy file; without one, the defaults.
-
-    Raises:
-        BadInputError: no such file, no TOML, an unknown key (with a suggestion), or a value out of range.
-    """
-    if path is None:
-        return Policy()
-    document = read_toml(path, "policy")
-    refuse_unknown(document, {"limits"}, where=path, what="table")
-    limits = document.get("limits", {})
-    if not isinstance(limits, dict):
-        raise BadInputError("[limits] must be a table", where=path)
-    refuse_unknown(limits, set(Policy.model_fields), where=path, what="limit")
-    try:
-        return Policy.model_validate(limits)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise BadInputError(f"limit {first['loc'][0]}: {first['msg']}", where=path) from error
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two rules are called {twice!r}")
+        return self

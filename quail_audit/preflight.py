@@ -159,9 +159,9 @@ def _data(question: AboutData) -> Answer:
 
 
 def _policy(question: AboutPolicy) -> Answer:
-    from quail_audit.policy import read_policy
+    from quail_audit.policy_file import read_policy
 
-    return PolicyFound(limits=read_policy(question.file))
+    return PolicyFound(limits=read_policy(question.file).limits)
 
 
 def _schemes() -> Answer:

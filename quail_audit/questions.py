@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from quail_audit.events import CheckpointFacts, Model
-from quail_audit.policy import Policy
+from quail_audit.policy import Limits
 
 
 class AboutCheckpoint(Model):
@@ -102,7 +102,7 @@ class DataFound(Model):
 
 class PolicyFound(Model):
     kind: Literal["policy"] = "policy"
-    limits: Policy
+    limits: Limits
 
 
 class SchemeChoice(Model):

@@ -26,8 +26,11 @@ from quail_audit.events import (
     Noted,
     PairOpened,
     Planned,
+    PolicyRead,
+    PolicyUsed,
     Recovery,
     RecoveryMeasured,
+    RuleOutcome,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -113,6 +116,8 @@ class Report(Model):
     verdict: Verdict | None  # null: the run did not get that far
     failure: Failure | None
     schemes: dict[str, SchemeReport]
+    policy: PolicyUsed | None = None  # null, and no rules: written by Quail before 0.2
+    rules: tuple[RuleOutcome, ...] = ()
 
 
 @dataclass
@@ -165,6 +170,7 @@ class RunState:
     """Everything the events of a run have said so far. Apply them in order."""
 
     started: RunStarted | None = None
+    policy: PolicyUsed | None = None
     pair: PairOpened | None = None
     data: DataRead | None = None
     plan: Planned | None = None
@@ -180,6 +186,7 @@ class RunState:
     notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    rules: tuple[RuleOutcome, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)  # scheme -> why it could not be measured
     end: RunFinished | RunFailed | None = None
     last_sample: SampleScored | None = None
@@ -191,6 +198,8 @@ class RunState:
         match event:
             case RunStarted():
                 self.started = event
+            case PolicyRead():
+                self.policy = event.policy
             case PairOpened():
                 self.pair = event
                 self.notes.extend(event.notes)
@@ -230,6 +239,7 @@ class RunState:
             case VerdictReached():
                 self.verdict = event.verdict
                 self.verdicts = event.schemes
+                self.rules = event.rules
             case RunFinished() | RunFailed():
                 self.end = event
 
@@ -292,6 +302,8 @@ class RunState:
             verdict=self.verdict,
             failure=_failure(self.end) if isinstance(self.end, RunFailed) else None,
             schemes={scheme: self.scheme(scheme) for scheme in self.schemes},
+            policy=self.policy,
+            rules=self.rules,
         )
 
     def _checkpoints(self) -> dict[str, CheckpointFacts]:

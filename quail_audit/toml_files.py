@@ -12,25 +12,26 @@ from quail_audit.untrusted import printable
 LARGEST_BYTES = 64 * 1024  # nobody writes more by hand
 
 
-def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+def read_toml(path: str | Path, what: str, *, largest_bytes: int = LARGEST_BYTES) -> dict[str, Any]:
     """The document in a file.
 
     Args:
         path: the file.
         what: what it is, for the error: "policy".
+        largest_bytes: of a file that is read.
 
     Raises:
-        BadInputError: it cannot be read, is over 64 KiB, or is not TOML.
+        BadInputError: it cannot be read, is larger than that, or is not TOML.
     """
     where = printable(str(path))
     try:
         with Path(path).open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
+            data = file.read(largest_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadInputError(f"cannot read the {what}: {reason}", where=where) from error
-    if len(data) > LARGEST_BYTES:
-        raise BadInputError(f"the {what} is over {LARGEST_BYTES // 1024} KiB", where=where)
+    if len(data) > largest_bytes:
+        raise BadInputError(f"the {what} is over {largest_bytes // 1024} KiB", where=where)
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or an integer of 5,000 digits

@@ -1,13 +1,15 @@
 """From layers, recoveries and a policy to verdicts: one of each scheme, and one of the release. Pure: reads no file and
-measures nothing.
+measures nothing. The rules of a policy besides the standard ones are judged in rules.py.
 """
 
-from collections.abc import Mapping, Sequence
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quail_audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
-from quail_audit.events import LayerStatistics, Outcome, Reason, Recovery, SchemeFailed, Verdict
-from quail_audit.policy import Policy
+from quail_audit.events import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, SchemeFailed, Score, Verdict
+from quail_audit.policy import LAYERS_AT_RISK, RECOVERY, Limits, Policy
+from quail_audit.rules import Check, Measured, check, expired, required, rules_at, rules_without_schemes, unused, waived
 
 EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 
@@ -29,10 +31,33 @@ class Judgement:
     Attributes:
         overall: of the release: it passes where every scheme asked for was measured and passes.
         schemes: of each scheme that was measured.
+        rules: every rule's outcome.
+        notes: what a reader should know of the policy: a waiver that waived nothing.
     """
 
     overall: Verdict
     schemes: dict[str, Verdict]
+    rules: tuple[RuleOutcome, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Every check of an audit, waivers applied.
+
+    Attributes:
+        schemes: scheme -> its checks.
+        overall: those that are about no scheme that was measured.
+        unmeasured: the schemes that could not be measured.
+    """
+
+    schemes: Mapping[str, tuple[Check, ...]]
+    overall: tuple[Check, ...]
+    unmeasured: tuple[SchemeFailed, ...] = ()
+
+    @property
+    def all(self) -> tuple[Check, ...]:
+        return (*(found for checks in self.schemes.values() for found in checks), *self.overall)
 
 
 def judge(
@@ -42,33 +67,94 @@ def judge(
     unmeasured: Sequence[SchemeFailed] = (),
     *,
     is_unlearned_stored: bool = False,
+    scores: Mapping[str, Mapping[str, Score]] | None = None,
+    samples: Mapping[str, int] | None = None,
+    today: datetime.date = datetime.date.min,
 ) -> Judgement:
-    """The verdicts of a whole audit.
+    """The verdicts of a whole audit: see checks_of and judgement_of."""
+    checks = checks_of(
+        layers,
+        recoveries,
+        policy,
+        unmeasured,
+        is_unlearned_stored=is_unlearned_stored,
+        scores=scores or {},
+        samples=samples or {},
+        today=today,
+    )
+    return judgement_of(checks, policy, today)
 
-    With forgetting measured, they rest on the recoveries: one metric that came back at one scheme fails the release.
-    Without (weights only), they rest on the layers. A scheme that could not be measured leaves the release
-    inconclusive, unless another one fails it.
+
+def checks_of(
+    layers: Mapping[str, Sequence[LayerStatistics]],
+    recoveries: Mapping[str, Mapping[str, Recovery]],
+    policy: Policy,
+    unmeasured: Sequence[SchemeFailed] = (),
+    *,
+    is_unlearned_stored: bool,
+    scores: Mapping[str, Mapping[str, Score]],
+    samples: Mapping[str, int],
+    today: datetime.date,
+) -> Checks:
+    """Hold everything that was measured against a policy.
+
+    With forgetting measured, the standard rule is about the recoveries: one metric that came back at one scheme fails
+    the release. Without (weights only), it is about the layers. The policy's own rules come on top.
 
     Args:
         layers: scheme -> its layers, of the schemes that were measured.
         recoveries: scheme -> metric -> recovery; empty in a weights-only audit.
-        policy: the limits.
+        policy: the policy.
         unmeasured: the schemes that could not be measured.
         is_unlearned_stored: the unlearned checkpoint is quantized already, and was measured as it is stored.
+        scores: scheme -> metric -> score of the unlearned checkpoint at that scheme.
+        samples: metric -> how many were scored.
+        today: what waivers expire by.
     """
-    judged: dict[str, _Judged] = {}
+    schemes: dict[str, tuple[Check, ...]] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
-        measured = recoveries.get(scheme, {})
-        judged[scheme] = (
-            _judge_recoveries(scheme, measured, policy, is_unlearned_stored)
-            if measured
-            else _judge_layers(scheme, layers.get(scheme, ()))
-        )
-    every = dict.fromkeys(part for parts in judged.values() for part in parts)  # what holds for all is said once
-    return Judgement(
-        overall=_verdict([*every, *(("inconclusive", _not_measured(failed)) for failed in unmeasured)]),
-        schemes={scheme: _verdict(parts) for scheme, parts in judged.items()},
+        measured = Measured(layers.get(scheme, ()), recoveries.get(scheme, {}), scores.get(scheme, {}))
+        own = list(rules_at(scheme, measured, policy))
+        if measured.recoveries:
+            standard = list(_of_recoveries(scheme, measured.recoveries, policy.limits, is_unlearned_stored))
+            if not any(found.outcome for found in (*standard, *own)):
+                standard.append(_nothing_informative(scheme, measured.recoveries))
+        else:
+            standard = [_of_layers(scheme, measured.layers)]
+        schemes[scheme] = tuple(waived(found, policy, today) for found in (*standard, *own))
+    asked = (*schemes, *(failed.scheme for failed in unmeasured))
+    overall = (
+        *required(policy, asked, tuple(schemes), samples),
+        *rules_without_schemes(asked, policy),
+        *expired(policy, today),
     )
+    return Checks(schemes, tuple(waived(found, policy, today) for found in overall), tuple(unmeasured))
+
+
+def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgement:
+    """The verdicts that checks come to.
+
+    One that fails fails the release. A scheme that could not be measured leaves it inconclusive, unless another check
+    fails it.
+    """
+    judged = {scheme: _parts(found) for scheme, found in checks.schemes.items()}
+    every = dict.fromkeys(  # what holds for all schemes is said once
+        part for parts in (*judged.values(), _parts(checks.overall)) for part in parts
+    )
+    unmeasured: _Judged = [("inconclusive", _not_measured(failed)) for failed in checks.unmeasured]
+    return Judgement(
+        overall=_verdict([*every, *unmeasured]),
+        schemes={scheme: _verdict(parts) for scheme, parts in judged.items()},
+        rules=tuple(found.rule for found in checks.all),
+        notes=tuple(
+            f"the waiver of {waiver.rule} by {waiver.owner} waived nothing: it can go"
+            for waiver in unused(policy, checks.all, today)
+        ),
+    )
+
+
+def _parts(checks: Iterable[Check]) -> _Judged:
+    return [(found.outcome, found.reason) for found in checks if found.outcome is not None]
 
 
 def exit_code(verdict: Verdict, unmeasured: Sequence[SchemeFailed]) -> int:
@@ -90,42 +176,63 @@ def _verdict(judged: _Judged) -> Verdict:
     )
 
 
-def _judge_recoveries(
-    scheme: str, measured: Mapping[str, Recovery], policy: Policy, is_unlearned_stored: bool
-) -> _Judged:
-    limit = f"the limit is {policy.max_recovery_percent:g} %"
+def _of_recoveries(
+    scheme: str, measured: Mapping[str, Recovery], limits: Limits, is_unlearned_stored: bool
+) -> Iterator[Check]:
     texts = {
         "recovered": f"comes back at {scheme}",
         "held": f"stays forgotten at {scheme}",
         "undecided": f"may come back at {scheme}: too few samples to tell",
     }
-    outcomes: dict[str, Outcome] = {"recovered": "fail", "held": "pass", "undecided": "inconclusive"}
-    reasons: _Judged = []
+    standings = {"recovered": "failed", "held": "passed", "not forgotten": "failed"}
     for metric, recovery in sorted(measured.items()):
+        if recovery.outcome == "reported only":
+            continue
+        own = limits.of_metric(scheme, metric)
+        code = recovery.outcome.replace(" ", "_")
+        about: str | None = scheme
         if recovery.outcome == "not forgotten":
-            reasons.append(("fail", _not_forgotten(metric, policy, scheme if is_unlearned_stored else None)))
+            text = _not_forgotten(metric, own, scheme if is_unlearned_stored else None)
+            about = None  # it is so at every scheme
         elif recovery.outcome in _UNTOLD:
-            reason = Reason(code=recovery.outcome.replace(" ", "_"), message=f"{metric}: {_UNTOLD[recovery.outcome]}")
-            reasons.append(("inconclusive", reason))
-        elif recovery.outcome in outcomes:
+            text, about = f"{metric}: {_UNTOLD[recovery.outcome]}", None
+        elif recovery.outcome == "uninformative":
+            text = f"{metric} is uninformative: the original knew hardly more of the forget set than the floor"
+        else:
+            limit = f"the limit is {own.max_recovery_percent:g} %"
             text = f"{metric} {texts[recovery.outcome]} ({_interval(recovery)}; {limit})"
-            reason = Reason(code=recovery.outcome, message=text, scheme=scheme)
-            reasons.append((outcomes[recovery.outcome], reason))
-    if not reasons:
-        text = "no forget metric is informative: the original knew no more of the forget set than the floor"
-        if all(recovery.outcome == "reported only" for recovery in measured.values()):
-            text = "no metric that decides was measured: give verbmem, knowmem or labelled forget data"
-        reasons.append(("inconclusive", Reason(code="uninformative", message=text)))
-    return reasons
+        rule = RuleOutcome.model_validate(
+            {
+                "rule": RECOVERY,
+                "scheme": scheme,
+                "metric": metric,
+                "figure": "recovery",
+                "value": recovery.percent,
+                "low": recovery.low,
+                "high": recovery.high,
+                "at_most": own.max_recovery_percent,
+                "standing": standings.get(recovery.outcome, "not judged"),
+                "decides": recovery.outcome != "uninformative",
+                "message": text,
+            }
+        )
+        yield Check(rule, Reason(code=code, message=text, scheme=about))
 
 
-def _not_forgotten(metric: str, policy: Policy, stored_as: str | None) -> Reason:
+def _nothing_informative(scheme: str, measured: Mapping[str, Recovery]) -> Check:
+    text = "no forget metric is informative: the original knew no more of the forget set than the floor"
+    if all(recovery.outcome == "reported only" for recovery in measured.values()):
+        text = "no metric that decides was measured: give verbmem, knowmem or labelled forget data"
+    rule = RuleOutcome(rule=RECOVERY, scheme=scheme, figure="recovery", standing="not judged", message=text)
+    return Check(rule, Reason(code="uninformative", message=text))
+
+
+def _not_forgotten(metric: str, limits: Limits, stored_as: str | None) -> str:
     known = "in full precision" if stored_as is None else f"to the unlearned checkpoint as it is stored ({stored_as})"
-    text = (
+    return (
         f"{metric}: the forget set is still known {known} "
-        f"(less than {policy.informative_points:g} points below the original)"
+        f"(less than {limits.informative_points:g} points below the original)"
     )
-    return Reason(code="not_forgotten", message=text)
 
 
 def _interval(recovery: Recovery) -> str:
@@ -137,30 +244,47 @@ def _not_measured(failed: SchemeFailed) -> Reason:
     return Reason(code="not_measured", message=text, scheme=failed.scheme)
 
 
-def _judge_layers(scheme: str, measured: Sequence[LayerStatistics]) -> _Judged:
+def _of_layers(scheme: str, measured: Sequence[LayerStatistics]) -> Check:
     at_risk = tuple(layer.name for layer in measured if layer.at_risk)
+    standing, code, text = _judged_layers(scheme, measured, len(at_risk))
+    rule = RuleOutcome.model_validate(
+        {
+            "rule": LAYERS_AT_RISK,
+            "scheme": scheme,
+            "figure": "layers at risk",
+            "value": len(at_risk),
+            "at_most": 0,
+            "standing": standing,
+            "message": text,
+            "layers": at_risk,
+        }
+    )
+    return check(rule, code)
+
+
+def _judged_layers(scheme: str, measured: Sequence[LayerStatistics], at_risk: int) -> tuple[str, str, str]:
+    """The standing of a scheme by its layers alone, the reason's code, and why in words."""
     changed = sum(layer.state != "untouched" for layer in measured)
     if at_risk:
-        text = f"{scheme}: rounding may undo the unlearning in {len(at_risk)} of {len(measured)} layers"
-        return [("fail", Reason(code="layers_at_risk", message=text, layers=at_risk, scheme=scheme))]
+        text = f"{scheme}: rounding may undo the unlearning in {at_risk} of {len(measured)} layers"
+        return "failed", "layers_at_risk", text
     untold = sum(layer.state is None for layer in measured)
     if untold:
         text = (
             f"{scheme}: {untold} of {len(measured)} layers have no codes to compare, so that nothing can be told of "
             "them by the weights alone; give --data"
         )
-        return [("inconclusive", Reason(code="not_comparable", message=text, scheme=scheme))]
+        return "not judged", "not_comparable", text
     if changed and any(layer.state == "carried" and layer.survival is None for layer in measured):
         text = (
             f"{scheme}: the stored codes differ in {changed} of {len(measured)} layers; whether they carry the whole "
             "update cannot be told without the weights in full precision; give --data"
         )
-        return [("inconclusive", Reason(code="codes_changed", message=text, scheme=scheme))]
+        return "not judged", "codes_changed", text
     if changed:
-        text = f"{scheme}: rounding carries the update in all {changed} layers that changed"
-        return [("pass", Reason(code="layers_carried", message=text, scheme=scheme))]
+        return "passed", "layers_carried", f"{scheme}: rounding carries the update in all {changed} layers that changed"
     text = f"{scheme}: no layer that is rounded differs between the two checkpoints"
-    return [("inconclusive", Reason(code="nothing_changed", message=text, scheme=scheme))]
+    return "not judged", "nothing_changed", text
 
 
 def _outcome(parts: Sequence[Outcome]) -> Outcome:

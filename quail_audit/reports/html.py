@@ -18,6 +18,7 @@ from quail_audit.command_lines import audit_arguments
 from quail_audit.events import LayerStatistics, Recovery
 from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.reports.worst_samples import WorstSample
 from quail_audit.shared_words import shared_words
 from quail_audit.untrusted import printable
@@ -71,6 +72,7 @@ def render(report: Report, samples: Sequence[WorstSample]) -> Iterator[str]:
     yield from _header(report, found)
     yield "<main>\n"
     yield from _matrix(found)
+    yield from _rules(report)
     worst = sorted(found, key=riskiness)
     if samples:
         yield from _samples(samples, worst[0].scheme)
@@ -136,6 +138,21 @@ def _matrix(found: Sequence[Format]) -> Iterator[str]:
         if each.failure is not None:
             why = text(wording.said(each.failure))
             yield f'<p class="note"><code>{text(each.scheme)}</code> could not be measured: {why}</p>\n'
+
+
+def _rules(report: Report) -> Iterator[str]:
+    found = shown_rules(report)
+    if not found:
+        return
+    yield f"<h2>Rules: {text(policy_title(report))}</h2>\n"
+    rows = []
+    for each in found:
+        first, *others = (text(cell) for cell in rule_row(each).cells)
+        rows.append(f'<th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}')
+    yield from _table("Rules", [(heading, "") for heading in HEADINGS], rows)
+    said = "".join(f"<li>{text(each.message)}</li>" for each in found if each.standing != "passed")
+    if said:
+        yield f'<ul class="note">{said}</ul>\n'
 
 
 def _track(recovery: Recovery | None) -> str:
@@ -279,6 +296,7 @@ def _environment(report: Report) -> Iterator[str]:
         facts[side] = (
             f"{found.source}{revision}: {found.architecture or 'unknown architecture'}, {found.format}, {size}"
         )
+    facts["judged by"] = policy_title(report)
     facts["samples"] = ", ".join(f"{metric} {number}" for metric, number in report.samples.items()) or "none"
     facts |= report.environment
     yield '<h2>Where it ran</h2>\n<dl class="facts">\n'

@@ -1,19 +1,24 @@
 """The report as JUnit XML, so that CI shows one test case for each check. From report.json alone.
 
 A suite for each scheme; in it a case for each forget metric that decides, or one for the layers where only weights were
-measured. A check in doubt is skipped with its reason, and what could not be measured is an error.
+measured, and one for each rule of the policy's own. A check in doubt, or waived, is skipped with its reason, and what
+could not be measured is an error.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from quail_audit import wording
-from quail_audit.events import Recovery
+from quail_audit.events import Recovery, RuleOutcome
+from quail_audit.policy import LAYERS_AT_RISK, RECOVERY
 from quail_audit.report import Report, SchemeReport
+from quail_audit.reports.rule_rows import rule_row
 from quail_audit.untrusted import printable
 
+_STANDARD = (RECOVERY, LAYERS_AT_RISK)  # these have cases of their own
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")  # what printable leaves and XML 1.0 forbids
 
 
@@ -22,7 +27,16 @@ def render(report: Report) -> str:
     root = Element("testsuites", name="quail audit")
     for scheme, measured in report.schemes.items():
         suite = SubElement(root, "testsuite", name=_text(scheme))
-        _checks(suite, scheme, measured)
+        rules = [rule for rule in report.rules if rule.scheme == scheme]
+        _checks(suite, scheme, measured, {rule.metric: rule for rule in rules if rule.rule in _STANDARD})
+        for rule in rules:
+            if rule.rule not in _STANDARD:
+                _rule(suite, rule)
+        _count(suite)
+    if others := [rule for rule in report.rules if rule.scheme not in report.schemes]:
+        suite = SubElement(root, "testsuite", name="policy")
+        for rule in others:
+            _rule(suite, rule)
         _count(suite)
     if report.failure is not None:
         suite = SubElement(root, "testsuite", name="audit")
@@ -34,7 +48,7 @@ def render(report: Report) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _checks(suite: Element, scheme: str, measured: SchemeReport) -> None:
+def _checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapping[str | None, RuleOutcome]) -> None:
     classname = f"quail.{_text(scheme)}"
     if measured.failure is not None:
         case = SubElement(suite, "testcase", classname=classname, name="can be measured")
@@ -43,16 +57,38 @@ def _checks(suite: Element, scheme: str, measured: SchemeReport) -> None:
     deciding = {m: found for m, found in measured.recovery.items() if found.outcome != "reported only"}
     for metric, found in deciding.items():
         name = f"{wording.metric_title(metric)}: stays forgotten"
-        _outcome(SubElement(suite, "testcase", classname=classname, name=_text(name)), found)
+        case = SubElement(suite, "testcase", classname=classname, name=_text(name))
+        if not _let_pass(case, rules.get(metric)):
+            _outcome(case, found)
     if not deciding and measured.summary is not None:
         case = SubElement(suite, "testcase", classname=classname, name="no layer is at risk")
         at_risk = [layer for layer in measured.layers if layer.at_risk]
-        if at_risk:
+        if _let_pass(case, rules.get(None)):
+            pass
+        elif at_risk:
             message = f"{len(at_risk)} of {len(measured.layers)} layers are at risk"
             failure = SubElement(case, "failure", type="layers_at_risk", message=message)
             failure.text = "\n".join(f"{_text(layer.name)}: {layer.state}" for layer in at_risk)
         elif all(layer.state == "untouched" for layer in measured.layers):
             SubElement(case, "skipped", message="no layer that is rounded differs between the two checkpoints")
+
+
+def _let_pass(case: Element, rule: RuleOutcome | None) -> bool:
+    """Whether the check fails and is let pass all the same, which is said."""
+    if rule is None or rule.standing not in ("waived", "known"):
+        return False
+    SubElement(case, "skipped", message=_text(rule.message))
+    return True
+
+
+def _rule(suite: Element, rule: RuleOutcome) -> None:
+    row = rule_row(rule)
+    case = SubElement(suite, "testcase", classname="quail.policy", name=_text(f"{row.rule}: {row.about}, {row.limit}"))
+    if rule.standing == "failed":
+        failure = SubElement(case, "failure", type="rule", message=_text(rule.message))
+        failure.text = "\n".join(map(_text, rule.layers))
+    elif rule.standing != "passed":
+        SubElement(case, "skipped", message=_text(rule.message))
 
 
 def _outcome(case: Element, found: Recovery) -> None:

@@ -13,6 +13,7 @@ from quail_audit import wording
 from quail_audit.command_lines import audit_arguments
 from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.untrusted import printable
 
 MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
@@ -24,6 +25,9 @@ _MARKS = re.compile(r"([\\`*_{}\[\]()#+\-!|<>~&$])")
 def render(report: Report) -> str:
     """The report; details of the best formats are left out where it would not fit a comment."""
     text = "\n".join(_main(report)) + "\n"
+    rules = "\n".join(_rules(report))
+    if rules and len(text) + len(rules) <= MOST_CHARACTERS:
+        text += f"\n{rules}\n"
     left_out = 0
     for each in sorted(formats(report), key=riskiness):
         part = "\n".join(_details(each.scheme, report.schemes[each.scheme]))
@@ -84,6 +88,12 @@ def _row(each: Format) -> Sequence[str]:
         wording.at_risk(each),
         wording.percent(each.utility_percent),
     )
+
+
+def _rules(report: Report) -> Iterator[str]:
+    if found := shown_rules(report):
+        yield f"**Rules**: {code(policy_title(report))}\n"
+        yield from _table(HEADINGS, "lllll", (tuple(map(plain, rule_row(each).cells)) for each in found))
 
 
 def _details(scheme: str, measured: SchemeReport) -> Iterator[str]:

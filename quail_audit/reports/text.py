@@ -11,6 +11,8 @@ from quail_audit import wording
 from quail_audit.events import LayerStatistics, Verdict
 from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.reports.rule_rows import policy_title, shown_rules
+from quail_audit.reports.rules_text import rules_table
 from quail_audit.untrusted import printable
 
 WORST_LAYERS_SHOWN = 10
@@ -32,6 +34,9 @@ def show(report: Report, console: Console) -> None:
     if len(found) > 1:
         console.print()
         console.print(_matrix(report, found))
+    if rules := shown_rules(report):
+        title = Text(printable(f" Rules: {policy_title(report)}"), style="bold")
+        console.print(Group(Text(), title, Padding(rules_table(rules), (0, 0, 0, 1))))
     shown = {each.scheme: report.schemes[each.scheme] for each in found}
     if len(shown) > SCHEMES_IN_FULL:
         worst = min(found, key=riskiness).scheme

@@ -18,7 +18,8 @@ import numpy as np
 from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
 from quail_audit.matrix import Format, format_of
-from quail_audit.policy import Policy, read_policy
+from quail_audit.policy import Limits
+from quail_audit.policy_file import read_policy
 from quail_audit.report import FULL, RunState, arms_in_order
 from quail_audit.runs import Placed, read_events, read_request
 from quail_audit.tui.child import Child
@@ -95,6 +96,8 @@ class LiveRun(Followed):
     @property
     def limit_percent(self) -> float:
         """Of recovery, by the run's policy."""
+        if self.state.policy is not None:
+            return self.state.policy.effective.limits.max_recovery_percent
         request = self.request
         return _limit_percent(request.policy if request is not None else None)
 
@@ -199,9 +202,9 @@ class LiveRun(Followed):
 def _limit_percent(policy: str | None) -> float:
     """The default where the policy's file is not here, as of a run from another machine."""
     try:
-        return read_policy(policy).max_recovery_percent
+        return read_policy(policy).limits.max_recovery_percent
     except BadInputError:
-        return Policy().max_recovery_percent
+        return Limits().max_recovery_percent
 
 
 def _as_sample(event: Event, folder: Path) -> SampleScored:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
+from quail_audit.policy import Limits
 from quail_audit.schemes.affine import AffineScheme, Extremes
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.blocks import LEVELS
@@ -46,6 +47,11 @@ class RiskLimits:
 
     overlap: float = 0.999
     survival: float = 0.5
+
+
+def risk_limits(limits: Limits) -> RiskLimits:
+    """Those of a policy."""
+    return RiskLimits(overlap=limits.overlap_at_risk, survival=limits.survival_at_risk)
 
 
 def _no_counts() -> Counts:

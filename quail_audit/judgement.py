@@ -1,0 +1,108 @@
+"""A report judged by a policy: what an audit does at its end, and `quail policy check` with a report that is there.
+
+Nothing is measured: layers and recoveries are held anew against the policy's limits, from the figures of the report.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
+from quail_audit.events import LayerStatistics, Recovery, SchemeFailed
+from quail_audit.policy import Limits, Policy
+from quail_audit.report import FULL, Report, SchemeReport, arm_at
+from quail_audit.verdict import Checks, Judgement, checks_of, judgement_of
+
+
+def judge_report(report: Report, policy: Policy, today: datetime.date) -> Judgement:
+    """The verdicts of a report by a policy.
+
+    Args:
+        report: of an audit that measured everything it could.
+        policy: the policy.
+        today: what waivers expire by.
+
+    Raises:
+        BadInputError: the policy changes what has to be measured to judge by it.
+    """
+    return judgement_of(checks_of_report(report, policy, today), policy, today)
+
+
+def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Checks:
+    """Every check of a report by a policy; see judge_report."""
+    measured = {scheme: found for scheme, found in report.schemes.items() if found.failure is None}
+    return checks_of(
+        {
+            scheme: [with_limits(layer, policy.limits.of_layer(scheme, layer.name)) for layer in found.layers]
+            for scheme, found in measured.items()
+        },
+        {scheme: _recoveries(report, scheme, found, policy.limits) for scheme, found in measured.items()},
+        policy,
+        unmeasured(report),
+        is_unlearned_stored=report.request.data is not None and f"unlearned/{FULL}" not in report.arms,
+        scores={
+            scheme: {
+                metric: arms[arm]
+                for metric, arms in found.metrics.items()
+                if (arm := arm_at("unlearned", scheme)) in arms
+            }
+            for scheme, found in measured.items()
+        },
+        samples=report.samples,
+        today=today,
+    )
+
+
+def unmeasured(report: Report) -> tuple[SchemeFailed, ...]:
+    """The schemes of a report that could not be measured."""
+    codes = {kind.kind: kind.exit_code for kind in QuailError.__subclasses__()}
+    return tuple(
+        SchemeFailed(scheme=scheme, exit_code=codes.get(why.kind, EXIT_ENVIRONMENT), **why.model_dump())
+        for scheme, found in report.schemes.items()
+        if (why := found.failure) is not None
+    )
+
+
+def day_of(report: Report) -> datetime.date:
+    """The day on which an audit started, which is what its own verdict takes for today."""
+    return datetime.datetime.fromisoformat(report.started).date()
+
+
+def with_limits(layer: LayerStatistics, limits: Limits) -> LayerStatistics:
+    """A layer in the state that its figures have by other limits; one of no known state keeps it."""
+    if layer.state in (None, "untouched"):
+        return layer
+    if layer.survival is not None and layer.survival < limits.survival_at_risk:
+        state = "erased"
+    else:
+        state = "drowned" if layer.overlap is not None and layer.overlap >= limits.overlap_at_risk else "carried"
+    return layer.model_copy(update={"state": state, "at_risk": state != "carried"})
+
+
+def _recoveries(report: Report, scheme: str, found: SchemeReport, limits: Limits) -> dict[str, Recovery]:
+    before = report.policy.effective.limits if report.policy is not None else Limits()
+    judged = {}
+    for metric, recovery in found.recovery.items():
+        own = limits.of_metric(scheme, metric)
+        if before.of_metric(scheme, metric).informative_points != own.informative_points:
+            raise BadInputError(
+                f"the run measured {metric} at {scheme} with other informative_points than {own.informative_points:g}",
+                where=report.run_id,
+                mend="Whether a metric is informative is told while it is measured: audit again with this policy",
+            )
+        scores = found.metrics.get(metric, {})
+        samples = min((score.samples for score in scores.values()), default=0)
+        judged[metric] = recovery_with_limit(recovery, own.max_recovery_percent, samples)
+    return judged
+
+
+def recovery_with_limit(recovery: Recovery, limit_percent: float, samples: int) -> Recovery:
+    """A recovery as another limit has it; a single sample leaves it undecided, as it has no interval."""
+    if recovery.outcome not in ("recovered", "held", "undecided") or recovery.low is None or recovery.high is None:
+        return recovery
+    outcome = "undecided"
+    if samples > 1 and recovery.low > limit_percent:
+        outcome = "recovered"
+    elif samples > 1 and recovery.high <= limit_percent:
+        outcome = "held"
+    return recovery.model_copy(update={"outcome": outcome})

@@ -1,0 +1,207 @@
+"""Finds and reads a policy's file: quail.toml, or [tool.quail] of a pyproject.toml. What its keys mean is in policy.py.
+
+A policy is looked for in the working folder only, not above it: a file that lies where one did not look for it could
+loosen the limits. Which file was read, and what came of it, is part of the report.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageError
+from quail_audit.policy import LIMITS, Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.toml_files import read_toml, refuse_unknown
+from quail_audit.untrusted import printable
+
+NAME = "quail.toml"
+PYPROJECT = "pyproject.toml"
+LARGEST_PYPROJECT_BYTES = 1 << 20  # of which most is about other tools
+
+_TABLES: Mapping[str, type[BaseModel]] = {
+    "": Policy,
+    "limits": Limits,
+    "limits.where": OtherLimits,
+    "required": Required,
+    "rules": Rule,
+    "waivers": Waiver,
+}
+
+# What `quail policy init` writes. Without its comments it is the default policy, and so it is with them.
+TEMPLATE = """\
+# What a release has to meet. `quail audit` reads this file where it is started, or where --policy names it.
+# Every value below is the default; leave out what you do not change. docs/policy.md explains all of it.
+
+[limits]
+max_recovery_percent = 10.0  # a forget metric whose recovery is surely above this fails the release
+informative_points = 5.0     # a metric says something where the original is this far above the floor
+overlap_at_risk = 0.999      # a layer with at least this bucket overlap is at risk
+survival_at_risk = 0.5       # so is a layer whose update survives less than this
+
+# Other limits for some metrics, schemes or layers. Patterns are a shell's; of those that fit, the last counts.
+# [[limits.where]]
+# schemes = "gguf-*"
+# metrics = ["knowmem_forget"]
+# max_recovery_percent = 20.0
+
+# What must have been measured. What is missing fails the release.
+[required]
+schemes = []                 # ["nf4", "gguf-q4_0"]
+metrics = []                 # ["verbmem_forget"]
+samples = {}                 # { verbmem_forget = 100 }
+
+# Checks besides the standard ones.
+# [[rules]]
+# name = "the MLPs carry their updates"
+# figure = "survival"        # of layers: identical, overlap, survival, noise, update_to_bucket
+#                            # of metrics: recovery, score
+# layers = "*.mlp.*"
+# at_least = 0.8
+
+# Known failures that are let pass, each until a day. One that has expired fails the release.
+# [[waivers]]
+# rule = "the MLPs carry their updates"
+# layers = "model.layers.0.*"
+# reason = "layer 0 is kept in 16 bits where it is deployed"
+# owner = "release@example.org"
+# expires = 2027-06-30
+"""
+
+
+def find_policy(folder: Path) -> str | None:
+    """The policy file of a folder, by its name there: quail.toml, else a pyproject.toml that has [tool.quail].
+
+    Raises:
+        BadInputError: there is a pyproject.toml that cannot be read, so that nobody can tell.
+    """
+    if (folder / NAME).is_file():
+        return NAME
+    pyproject = folder / PYPROJECT
+    return PYPROJECT if pyproject.is_file() and _table_of(pyproject) is not None else None
+
+
+def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> Policy:
+    """The policy of a file, with the limits of the command line in the place of its own.
+
+    Args:
+        path: a TOML file; of a pyproject.toml its [tool.quail] is read. None: the defaults.
+        given: limit -> value, from the command line: it counts before every limit of the file.
+
+    Raises:
+        BadInputError: no such file, no TOML, an unknown key (with a suggestion), or a value that makes no sense.
+        UsageError: so with a limit of the command line.
+    """
+    policy = Policy() if path is None else _read(Path(path))
+    return _with_given(policy, given) if given else policy
+
+
+def write_template(path: Path) -> None:
+    """Write a commented policy with the defaults.
+
+    Raises:
+        BadInputError: there is a file already.
+        EnvironmentProblemError: it cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError as error:
+        raise BadInputError("is there already, and is left as it is", where=str(path), mend="Name another") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise EnvironmentProblemError(f"cannot write the policy: {reason}", where=str(path)) from error
+
+
+def _read(path: Path) -> Policy:
+    where = printable(str(path))
+    if path.name == PYPROJECT:
+        document = _table_of(path)
+        if document is None:
+            raise BadInputError("has no [tool.quail]", where=where, mend="Add it, or name another --policy")
+    else:
+        document = read_toml(path, "policy")
+    return _policy_of(document, where)
+
+
+def _table_of(pyproject: Path) -> dict[str, Any] | None:
+    tools = read_toml(pyproject, "policy", largest_bytes=LARGEST_PYPROJECT_BYTES).get("tool")
+    table = tools.get("quail") if isinstance(tools, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise BadInputError("[tool.quail] must be a table", where=printable(str(pyproject)))
+    return table
+
+
+def _policy_of(document: dict[str, Any], where: str) -> Policy:
+    refuse_unknown(document, set(Policy.model_fields), where=where, what="table")
+    for name in document:
+        if not isinstance(document[name], list if name in ("rules", "waivers") else dict):
+            kind = "a list of tables, each written" if name in ("rules", "waivers") else "a table, written"
+            written = f"[[{name}]]" if name in ("rules", "waivers") else f"[{name}]"
+            raise BadInputError(f"{name} must be {kind} {written}", where=where)
+    try:
+        return Policy.model_validate(document)
+    except ValidationError as error:
+        raise _explained(error, document, where) from error
+
+
+def _explained(error: ValidationError, document: dict[str, Any], where: str) -> BadInputError:
+    """The first thing that is wrong; a misspelt key before what its misspelling leaves out."""
+    found = error.errors(include_url=False, include_input=False)
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+    *_, key = place = first["loc"] or ("",)
+    if first["type"] == "extra_forbidden":
+        table = ".".join(str(part) for part in place[:-1] if isinstance(part, str))
+        known = _TABLES[table].model_fields
+        try:
+            refuse_unknown({str(key): None}, known, where=where, what=f"key in {_place(place[:-1], document)}")
+        except BadInputError as unknown:
+            return unknown
+    message = first["msg"].removeprefix("Value error, ")
+    return BadInputError(printable(f"{_place(place, document)}: {message}"), where=where)
+
+
+def _place(place: tuple[int | str, ...], document: dict[str, Any]) -> str:
+    """Where it is, as a person would find it: "rules, the 2nd (the MLPs carry their updates), at_least"."""
+    words: list[str] = []
+    at: Any = document
+    for part in place:
+        try:
+            at = at[part]
+        except (KeyError, IndexError, TypeError):
+            at = None
+        if isinstance(part, int):
+            name = at.get("name") if isinstance(at, dict) else None
+            words[-1:] = [
+                f"{words[-1] if words else ''} number {part + 1}{f' ({name})' if isinstance(name, str) else ''}"
+            ]
+        else:
+            words.append(part)
+    return printable(", ".join(words), limit=200) or "the policy"
+
+
+def _with_given(policy: Policy, given: Mapping[str, float]) -> Policy:
+    refuse_given(given)
+    where = []
+    for each in policy.limits.where:
+        kept = each.model_copy(update=dict.fromkeys(given))
+        if any(getattr(kept, name) is not None for name in LIMITS):
+            where.append(kept)
+    limits = policy.limits.model_copy(update={**given, "where": tuple(where)})
+    return policy.model_copy(update={"limits": limits})
+
+
+def refuse_given(given: Mapping[str, float]) -> None:
+    """See to it that limits of the command line are limits.
+
+    Raises:
+        UsageError: one is unknown, or out of range.
+    """
+    try:
+        refuse_unknown(given, LIMITS, where="--limit", what="limit")
+        Limits.model_validate(dict(given))
+    except BadInputError as error:
+        raise UsageError(error.message, where=error.where, mend=error.mend) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(f"{first['loc'][0]}: {first['msg']}", where="--limit") from error

@@ -1,0 +1,88 @@
+"""The rules of a policy as rows of a table: what was asked, the figure, the limit, the outcome. Alike in every format.
+
+No layout. Cells may hold anybody's text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from quail_audit import wording
+from quail_audit.events import RuleOutcome
+from quail_audit.report import Report
+
+HEADINGS = ("rule", "about", "figure", "limit", "outcome")
+STANDING_MARKS: Mapping[str, str] = {
+    "passed": "✓ passed",
+    "failed": "✗ failed",
+    "waived": "~ waived",
+    "known": "= no worse",
+    "not judged": "? not judged",
+}
+STANDING_STYLES: Mapping[str, str] = {
+    "passed": "green",
+    "failed": "bold red",
+    "waived": "yellow",
+    "known": "yellow",
+    "not judged": "dim",
+}
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """One rule's outcome in words."""
+
+    rule: str
+    about: str
+    figure: str
+    limit: str
+    outcome: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.rule, self.about, self.figure, self.limit, self.outcome
+
+
+def rule_row(found: RuleOutcome) -> RuleRow:
+    """A rule's outcome as a row."""
+    about = " at ".join(part for part in (_metric(found), found.scheme) if part)
+    return RuleRow(found.rule, about or "the audit", _figure(found), _limit(found), STANDING_MARKS[found.standing])
+
+
+def shown_rules(report: Report) -> Sequence[RuleOutcome]:
+    """What a report shows as a table: nothing where there are only the standard rules, which its verdict has said."""
+    used = report.policy
+    is_plain = used is None or (used.source is None and not used.given)
+    return () if is_plain else report.rules
+
+
+def policy_title(report: Report) -> str:
+    """What the audit was judged by."""
+    used = report.policy
+    if used is None or (used.source is None and not used.given):
+        return "the default limits"
+    given = ", ".join(f"{name} = {value:g}" for name, value in used.given.items())
+    file = used.source if used.source is not None else "the default limits"
+    return f"{file}; on the command line {given}" if given else file
+
+
+def _metric(found: RuleOutcome) -> str:
+    return "" if found.metric is None else wording.metric_title(found.metric)
+
+
+def _figure(found: RuleOutcome) -> str:
+    if found.value is None:
+        return wording.UNKNOWN
+    value = _number(found.value)
+    if found.low is None or found.high is None:
+        return f"{found.figure} {value}"
+    return f"{found.figure} {value} [{_number(found.low)} to {_number(found.high)}]"
+
+
+def _limit(found: RuleOutcome) -> str:
+    least = f"at least {found.at_least:g}" if found.at_least is not None else ""
+    most = f"at most {found.at_most:g}" if found.at_most is not None else ""
+    return " and ".join(part for part in (least, most) if part) or wording.UNKNOWN
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if value == 0.0 or 1e-4 <= abs(value) < 1e6 else f"{value:.2e}"

@@ -1,0 +1,279 @@
+"""Holds what an audit measured against the rules of a policy: those it requires, and those besides the standard ones.
+
+Pure. Not here: the standard rules and what all of them come to (verdict.py).
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from quail_audit.events import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score
+from quail_audit.policy import (
+    EXPIRED_WAIVER,
+    REQUIRED_METRIC,
+    REQUIRED_SAMPLES,
+    REQUIRED_SCHEME,
+    LayerFigure,
+    Policy,
+    Rule,
+    Waiver,
+    fits,
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an audit measured of one scheme.
+
+    Attributes:
+        layers: of the checkpoints.
+        recoveries: forget metric -> how much of it came back; empty in a weights-only audit.
+        scores: metric -> its score on the unlearned checkpoint as it is deployed.
+    """
+
+    layers: Sequence[LayerStatistics] = ()
+    recoveries: Mapping[str, Recovery] = field(default_factory=dict)
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A rule's outcome, and what it is to the verdict.
+
+    Attributes:
+        rule: the outcome.
+        reason: what the verdict says of it.
+    """
+
+    rule: RuleOutcome
+    reason: Reason
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What it gives the verdict; None where it has no say."""
+        if not self.rule.decides:
+            return None
+        return {"failed": "fail", "not judged": "inconclusive"}.get(self.rule.standing, "pass")  # type: ignore[return-value]
+
+
+def check(rule: RuleOutcome, code: str) -> Check:
+    """A rule's outcome with the reason that says the same."""
+    return Check(rule, Reason(code=code, message=rule.message, layers=rule.layers, scheme=rule.scheme))
+
+
+def rules_at(scheme: str, measured: Measured, policy: Policy) -> Iterator[Check]:
+    """The policy's own rules at a scheme."""
+    for rule in policy.rules:
+        if fits(scheme, rule.schemes):
+            outcomes = (
+                _of_metrics(rule, scheme, measured) if rule.is_of_metrics else [_of_layers(rule, scheme, measured)]
+            )
+            for outcome in outcomes:
+                yield check(outcome, f"rule_{outcome.standing.replace(' ', '_')}")
+
+
+def rules_without_schemes(schemes: Iterable[str], policy: Policy) -> Iterator[Check]:
+    """The policy's own rules that are about schemes of which this audit has none. They have no say."""
+    schemes = tuple(schemes)
+    for rule in policy.rules:
+        if not any(fits(scheme, rule.schemes) for scheme in schemes):
+            message = f"{rule.name}: no scheme of this audit is one of {', '.join(rule.schemes)}"
+            yield check(_outcome(rule, standing="not judged", message=message, decides=False), "rule_not_judged")
+
+
+def required(
+    policy: Policy, asked: Sequence[str], measured: Sequence[str], samples: Mapping[str, int]
+) -> Iterator[Check]:
+    """What the policy requires to have been measured.
+
+    Args:
+        policy: the policy.
+        asked: the schemes of the audit.
+        measured: those that could be measured.
+        samples: metric -> how many samples were scored.
+    """
+    for scheme in policy.required.schemes:
+        standing, said = "passed", "was measured"
+        if scheme not in asked:
+            standing, said = "failed", "was not asked for: add --scheme"
+        elif scheme not in measured:
+            standing, said = "not judged", "could not be measured"
+        message = f"the policy requires the scheme {scheme}, which {said}"
+        yield _requirement(REQUIRED_SCHEME, "measured", standing, message, scheme=scheme)
+    for metric in policy.required.metrics:
+        standing = "passed" if samples.get(metric) else "failed"
+        said = "was measured" if standing == "passed" else "was not measured"
+        message = f"the policy requires the metric {metric}, which {said}"
+        yield _requirement(REQUIRED_METRIC, "measured", standing, message, metric=metric)
+    for metric, least in policy.required.samples.items():
+        found = samples.get(metric, 0)
+        standing = "passed" if found >= least else "failed"
+        message = f"the policy requires {least} samples of {metric}, and {found} were scored"
+        yield _requirement(REQUIRED_SAMPLES, "samples", standing, message, metric=metric, value=found, at_least=least)
+
+
+def expired(policy: Policy, today: datetime.date) -> Iterator[Check]:
+    """A failed rule for each waiver whose day is over."""
+    for waiver in policy.waivers:
+        if waiver.has_expired(today):
+            message = (
+                f"the waiver of {waiver.rule} by {waiver.owner} expired on {waiver.expires.isoformat()}: mend what it "
+                f"waived, or decide anew ({waiver.reason})"
+            )
+            rule = RuleOutcome(rule=EXPIRED_WAIVER, figure="day", standing="failed", message=message, waivers=(waiver,))
+            yield check(rule, "waiver_expired")
+
+
+def waived(found: Check, policy: Policy, today: datetime.date) -> Check:
+    """The check, let pass where waivers that still count cover it: of failing layers, every one."""
+    rule = found.rule
+    if found.outcome in (None, "pass") or rule.rule == EXPIRED_WAIVER:
+        return found
+    waivers = [
+        waiver
+        for waiver in policy.waivers
+        if not waiver.has_expired(today) and waiver.is_about(rule.rule, rule.scheme, rule.metric)
+    ]
+    whole = next((waiver for waiver in waivers if waiver.layers is None), None)
+    used = dict.fromkeys(
+        next((waiver for waiver in waivers if fits(layer, waiver.layers)), None) for layer in rule.layers
+    )
+    covering = (whole,) if whole is not None else tuple(waiver for waiver in used if waiver is not None)
+    if not covering or (whole is None and None in used):
+        return found
+    by = "; ".join(f"until {each.expires.isoformat()} by {each.owner}: {each.reason}" for each in covering)
+    message = f"{rule.message}; waived {by}"
+    return check(rule.model_copy(update={"standing": "waived", "message": message, "waivers": covering}), "waived")
+
+
+def unused(policy: Policy, checks: Iterable[Check], today: datetime.date) -> tuple[Waiver, ...]:
+    """The waivers that still count and waived nothing."""
+    used = [waiver for found in checks for waiver in found.rule.waivers]
+    return tuple(waiver for waiver in policy.waivers if not waiver.has_expired(today) and waiver not in used)
+
+
+def _requirement(
+    name: str,
+    figure: str,
+    standing: str,
+    message: str,
+    *,
+    scheme: str | None = None,
+    metric: str | None = None,
+    value: float | None = None,
+    at_least: float | None = None,
+) -> Check:
+    rule = RuleOutcome.model_validate(
+        {
+            "rule": name,
+            "scheme": scheme,
+            "metric": metric,
+            "figure": figure,
+            "value": value,
+            "at_least": at_least,
+            "standing": standing,
+            "message": message,
+        }
+    )
+    return check(rule, name.replace(" ", "_"))
+
+
+def _outcome(rule: Rule, **known: object) -> RuleOutcome:
+    limits = {"at_least": rule.at_least, "at_most": rule.at_most}
+    return RuleOutcome.model_validate({"rule": rule.name, "figure": rule.figure, **limits, **known})
+
+
+def _of_metrics(rule: Rule, scheme: str, measured: Measured) -> Iterator[RuleOutcome]:
+    """Judged by the interval: passed or failed where all of it is on one side of the limit."""
+    scores: dict[str, Recovery | Score]
+    scores = dict(measured.recoveries) if rule.figure == "recovery" else dict(measured.scores)
+    found = {metric: score for metric, score in scores.items() if fits(metric, rule.metrics)}
+    if not found:
+        message = (
+            f"{rule.name}: no {rule.figure} of {', '.join(rule.metrics or ('any metric',))} was measured at {scheme}"
+        )
+        yield _outcome(rule, scheme=scheme, standing="not judged", message=message)
+    for metric, score in sorted(found.items()):
+        about = f"{rule.name}: {rule.figure} of {metric} at {scheme}"
+        if isinstance(score, Recovery) and score.percent is None:
+            failed = score.outcome == "not forgotten"
+            yield _outcome(
+                rule,
+                scheme=scheme,
+                metric=metric,
+                standing="failed" if failed else "not judged",
+                decides=score.outcome != "uninformative",
+                message=f"{about} has no figure: {score.outcome}",
+            )
+            continue
+        value = score.percent if isinstance(score, Recovery) else score.mean
+        known = value is not None and score.low is not None and score.high is not None
+        low, high = (score.low, score.high) if known else (value, value)
+        standing = _standing(low, high, rule)
+        doubt = "; too few samples to tell" if standing == "not judged" else ""
+        yield _outcome(
+            rule,
+            scheme=scheme,
+            metric=metric,
+            value=value,
+            low=score.low,
+            high=score.high,
+            standing=standing,
+            message=f"{about} is {value:.4g}, 95 % interval {low:.4g} to {high:.4g}; {_limits(rule)}{doubt}",
+        )
+
+
+def _of_layers(rule: Rule, scheme: str, measured: Measured) -> RuleOutcome:
+    """By every layer that it fits and that has the figure; one that did not change has no survival to lack."""
+    figure: LayerFigure = rule.figure  # type: ignore[assignment]  # the caller asked
+    fitting = [layer for layer in measured.layers if fits(layer.name, rule.layers)]
+    about = f"{rule.name}: {figure} of {', '.join(rule.layers or ('any layer',))} at {scheme}"
+    if not fitting:
+        return _outcome(rule, scheme=scheme, standing="not judged", message=f"{about}: no layer has such a name")
+    values = {layer.name: value for layer in fitting if (value := getattr(layer, figure)) is not None}
+    if not values:
+        untouched = all(layer.state == "untouched" for layer in fitting)
+        said = "none of these layers changed" if untouched else "none of these layers has such a figure"
+        return _outcome(
+            rule, scheme=scheme, standing="passed" if untouched else "not judged", message=f"{about}: {said}"
+        )
+    beyond = {name: _beyond(value, rule) for name, value in values.items()}
+    worst = max(values, key=lambda name: beyond[name])
+    failing = tuple(name for name in values if beyond[name] > 0.0)
+    share = f"{len(failing)} of {len(values)} layers do not meet it" if failing else f"all {len(values)} layers meet it"
+    return _outcome(
+        rule,
+        scheme=scheme,
+        value=values[worst],
+        standing="failed" if failing else "passed",
+        message=f"{about} is {values[worst]:.4g} in the worst layer, {worst}; {_limits(rule)}; {share}",
+        layers=failing,
+    )
+
+
+def _beyond(value: float, rule: Rule) -> float:
+    """How far a value is outside of the limits; at or below 0 inside."""
+    below = rule.at_least - value if rule.at_least is not None else -float("inf")
+    above = value - rule.at_most if rule.at_most is not None else -float("inf")
+    return max(below, above)
+
+
+def _standing(low: float | None, high: float | None, rule: Rule) -> str:
+    assert low is not None  # noqa: S101 - the caller has a figure
+    assert high is not None  # noqa: S101
+    least = -float("inf") if rule.at_least is None else rule.at_least
+    most = float("inf") if rule.at_most is None else rule.at_most
+    if least <= low and high <= most:
+        return "passed"
+    return "failed" if high < least or low > most else "not judged"
+
+
+def _limits(rule: Rule) -> str:
+    parts = []
+    if rule.at_least is not None:
+        parts.append(f"at least {rule.at_least:g}")
+    if rule.at_most is not None:
+        parts.append(f"at most {rule.at_most:g}")
+    return f"the limit is {' and '.join(parts)}"
