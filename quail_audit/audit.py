@@ -38,7 +38,7 @@ from quail_audit.events import (
 from quail_audit.judgement import day_of, judge_report, unmeasured
 from quail_audit.policy import Policy
 from quail_audit.policy_file import read_policy
-from quail_audit.report import FULL, RunState
+from quail_audit.report import FULL, Report, RunState
 from quail_audit.stored import measure_stored, stored_pair
 
 if TYPE_CHECKING:
@@ -126,11 +126,16 @@ def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
     )
 
 
-def audit(request: AuditRequest, run_id: str) -> Events:
+def audit(request: AuditRequest, run_id: str, *, baseline: Report | None = None) -> Events:
     """Measure everything the request asks for, and judge it.
 
     What can be refused is refused first: policy, schemes, device, data and checkpoints, before anything is measured.
     One layer, and later one model, is in memory at a time. A scheme that fails is left out, and the others go on.
+
+    Args:
+        request: what to measure.
+        run_id: of the run.
+        baseline: the report of the run that the request names as its baseline.
 
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
@@ -154,7 +159,7 @@ def audit(request: AuditRequest, run_id: str) -> Events:
             state.apply(event)
             yield event
     report = state.report()
-    reached = judge_report(report, policy, day_of(report))
+    reached = judge_report(report, policy, day_of(report), baseline)
     for note in reached.notes:
         yield Noted(message=note)
     yield VerdictReached(verdict=reached.overall, schemes=reached.schemes, rules=reached.rules)

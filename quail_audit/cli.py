@@ -260,6 +260,13 @@ def audit(
             metavar="NAME=VALUE",
         ),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="The folder of an earlier audit's run: fail only on what got worse since, as quail compare tells it.",
+            metavar="RUN",
+        ),
+    ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(help="The run's own folder, made by the run. Default: .quail/runs/<run id>.", metavar="DIR"),
@@ -300,6 +307,7 @@ def audit(
             seed=seed,
             policy=policy if policy is not None else find_policy(Path()),
             limits=_limits(limit or ()),
+            baseline=baseline,
             calibration=calibration,
             calibration_samples=calibration_samples,
         )
@@ -346,11 +354,12 @@ def audit_and_show(
     """
     from quail_audit.audit import audit as events_of
     from quail_audit.report import RunState
-    from quail_audit.runs import RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs import RUNS_FOLDER, new_run, new_run_id, read_report, record
 
     run_id = new_run_id()
+    baseline = read_report(Path(request.baseline)) if request.baseline is not None else None
     with _results(output) as results, new_run(run_dir or RUNS_FOLDER / run_id, request) as folder:
-        with closing(record(events_of(request, run_id), folder)) as events:
+        with closing(record(events_of(request, run_id, baseline=baseline), folder)) as events:
             streamed = results if format == "jsonl" else None
             state = follow(events, None if quiet else sys.stderr, streamed)
         assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so

@@ -187,6 +187,7 @@ class AuditRequest(Model):
     seed: int = 0
     policy: str | None = None
     limits: dict[str, float] = {}  # of the command line; they count before the policy's
+    baseline: str | None = None  # the folder of an earlier run: only what got worse since fails
     calibration: str | None = None  # a file of texts for calibrated schemes; None: the data's retain texts
     calibration_samples: Annotated[int, Field(ge=1)] = 128  # rows of up to 512 tokens
 

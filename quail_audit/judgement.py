@@ -6,7 +6,10 @@ Nothing is measured: layers and recoveries are held anew against the policy's li
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 
+from quail_audit.baseline import against_baseline
+from quail_audit.comparison import caveats, compare
 from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.events import LayerStatistics, Recovery, SchemeFailed
 from quail_audit.policy import Limits, Policy
@@ -14,18 +17,30 @@ from quail_audit.report import FULL, Report, SchemeReport, arm_at
 from quail_audit.verdict import Checks, Judgement, checks_of, judgement_of
 
 
-def judge_report(report: Report, policy: Policy, today: datetime.date) -> Judgement:
+def judge_report(report: Report, policy: Policy, today: datetime.date, baseline: Report | None = None) -> Judgement:
     """The verdicts of a report by a policy.
 
     Args:
         report: of an audit that measured everything it could.
         policy: the policy.
         today: what waivers expire by.
+        baseline: of an earlier run, judged by the same policy: then only what got worse since fails.
 
     Raises:
         BadInputError: the policy changes what has to be measured to judge by it.
     """
-    return judgement_of(checks_of_report(report, policy, today), policy, today)
+    checks = checks_of_report(report, policy, today)
+    if baseline is None:
+        return judgement_of(checks, policy, today)
+    then = checks_of_report(baseline, policy, today)
+    changes = compare(baseline, report)
+    weights_only = not any(found.recovery for found in report.schemes.values())
+    held = against_baseline(checks, then, changes, policy, today, weights_only=weights_only)
+    judged = judgement_of(held, policy, today)
+    # both were just judged by one policy
+    asked = baseline.request.model_copy(update={"policy": report.request.policy})
+    notes = tuple(f"the baseline, run {baseline.run_id}: {caveat}" for caveat in caveats(asked, report.request))
+    return replace(judged, notes=(*judged.notes, *notes))
 
 
 def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Checks:

@@ -33,6 +33,9 @@ requests = st.builds(
     dtype=st.sampled_from(("auto", "bfloat16")),
     seed=st.integers(0, 2**31),
     policy=st.none() | words,
+    limits=st.just({})
+    | st.fixed_dictionaries({"max_recovery_percent": st.floats(0, 100), "overlap_at_risk": st.just(0.9)}),
+    baseline=st.none() | words,
 )
 
 

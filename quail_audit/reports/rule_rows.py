@@ -51,18 +51,19 @@ def rule_row(found: RuleOutcome) -> RuleRow:
 def shown_rules(report: Report) -> Sequence[RuleOutcome]:
     """What a report shows as a table: nothing where there are only the standard rules, which its verdict has said."""
     used = report.policy
-    is_plain = used is None or (used.source is None and not used.given)
+    is_plain = used is None or (used.source is None and not used.given and report.request.baseline is None)
     return () if is_plain else report.rules
 
 
 def policy_title(report: Report) -> str:
     """What the audit was judged by."""
-    used = report.policy
-    if used is None or (used.source is None and not used.given):
-        return "the default limits"
-    given = ", ".join(f"{name} = {value:g}" for name, value in used.given.items())
-    file = used.source if used.source is not None else "the default limits"
-    return f"{file}; on the command line {given}" if given else file
+    used, baseline = report.policy, report.request.baseline
+    parts = [used.source if used is not None and used.source is not None else "the default limits"]
+    if used is not None and used.given:
+        parts.append("on the command line " + ", ".join(f"{name} = {value:g}" for name, value in used.given.items()))
+    if baseline is not None:
+        parts.append(f"only what got worse than in {baseline} fails")
+    return "; ".join(parts)
 
 
 def _metric(found: RuleOutcome) -> str:
