@@ -158,4 +158,4 @@ def _no_worse(changes: Comparison) -> Check:
         return check(RuleOutcome(rule=BASELINE, figure="", standing="passed", message=message), "no_worse")
     message = f"the baseline, run {changes.before}, measured none of these schemes"
     rule = RuleOutcome(rule=BASELINE, figure="", standing="not judged", message=message)
-    return check(rule, "not_comparable")
+    return check(rule, "baseline_not_comparable")

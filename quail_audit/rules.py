@@ -177,7 +177,7 @@ def _requirement(
             "message": message,
         }
     )
-    return check(rule, name.replace(" ", "_"))
+    return check(rule, f"required_{standing.replace(' ', '_')}")
 
 
 def _outcome(rule: Rule, **known: object) -> RuleOutcome:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from quail_audit import wording
 from quail_audit.errors import EnvironmentProblemError
 from quail_audit.events import LayerStatistics, Score, State
-from quail_audit.policy import Policy
+from quail_audit.policy import Limits
 from quail_audit.report import FULL, Report, SchemeReport, arms_in_order
 from quail_audit.untrusted import printable
 
@@ -100,8 +100,8 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
 def drawings(report: Report) -> Iterator[tuple[str, Figure]]:
     """Every figure with its name, one at a time; in matplotlib's present style."""
-    # A policy's own limits are not in the report, so that no line is better than a wrong one.
-    limits = Policy() if report.request.policy is None else None
+    # No line is better than one that is wrong for some.
+    limits = _limits(report)
     if any(found.percent is not None for scheme in report.schemes.values() for found in scheme.recovery.values()):
         yield "recovery", _recovery(report, limits)
     for scheme, measured in report.schemes.items():
@@ -228,7 +228,15 @@ def _fill(arm: str) -> str:
     return _of_arm(arm)[0] if arm.endswith(f"/{FULL}") else "white"
 
 
-def _recovery(report: Report, limits: Policy | None) -> Figure:
+def _limits(report: Report) -> Limits | None:
+    """Those that hold for every metric, scheme and layer; None where others hold for some, or nobody can tell."""
+    if report.policy is None:
+        return Limits() if report.request.policy is None else None
+    limits = report.policy.effective.limits
+    return None if limits.where else limits
+
+
+def _recovery(report: Report, limits: Limits | None) -> Figure:
     rows = [
         (scheme, metric, found)
         for scheme, measured in report.schemes.items()
@@ -264,7 +272,7 @@ def _recovery(report: Report, limits: Policy | None) -> Figure:
     return figure
 
 
-def _survival(scheme: str, layers: Sequence[LayerStatistics], limits: Policy | None) -> Figure:
+def _survival(scheme: str, layers: Sequence[LayerStatistics], limits: Limits | None) -> Figure:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, (axes,) = _new(3.0)

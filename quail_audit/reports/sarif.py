@@ -36,6 +36,10 @@ FAILED: Mapping[str, str] = {
     "recovered": "What was forgotten comes back when the unlearned model is rounded.",
     "not_forgotten": "The forget set is still known before anything is rounded.",
     "layers_at_risk": "Rounding erases or drowns the update of some layers.",
+    "rule_failed": "A rule of the policy is not met.",
+    "required_failed": "What the policy requires was not measured.",
+    "waiver_expired": "A waiver of the policy has expired.",
+    "worse": "A figure got worse than in the baseline.",
 }
 IN_DOUBT: Mapping[str, str] = {
     "not_measured": "A format that was asked for could not be measured.",
@@ -46,8 +50,11 @@ IN_DOUBT: Mapping[str, str] = {
     "not_comparable": "Layers are stored in two formats, so that their codes cannot be compared.",
     "codes_changed": "Stored codes differ, but whether they carry the whole update cannot be told.",
     "nothing_changed": "No layer that is rounded differs between the two checkpoints.",
+    "rule_not_judged": "Whether a rule of the policy is met cannot be told.",
+    "required_not_judged": "What the policy requires could not be measured.",
+    "baseline_not_comparable": "The baseline measured none of these schemes.",
 }
-PASSED = frozenset({"held", "layers_carried"})
+PASSED = frozenset({"held", "layers_carried", "rule_passed", "required_passed", "waived", "known", "no_worse"})
 
 
 def render(report: Report) -> str:

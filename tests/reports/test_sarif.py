@@ -5,14 +5,14 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import made_runs
 import pytest
 from runs_for_tests import UNTOUCHED, events, layer
 
-from quail_audit.events import Event, Reason, RunFailed, Verdict
+from quail_audit.events import Event, Reason, Recovery, RunFailed, Verdict
 from quail_audit.report import Report, RunState
 from quail_audit.reports import sarif
 
@@ -131,13 +131,28 @@ def test_a_code_nobody_knows_yet_is_as_bad_as_the_verdict() -> None:
 
 
 def test_every_reason_a_verdict_can_have_is_known() -> None:
-    tree = ast.parse((Path(sarif.__file__).parent.parent / "verdict.py").read_text(encoding="utf-8"))
-    codes = {
-        keyword.value.value
-        for node in ast.walk(tree)
+    package = Path(sarif.__file__).parent.parent
+    nodes = [
+        node
+        for name in ("verdict", "rules", "baseline")
+        for node in ast.walk(ast.parse((package / f"{name}.py").read_text(encoding="utf-8")))
+    ]
+    written = [node.args[1] for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check"]
+    written += [
+        keyword.value
+        for node in nodes
         if isinstance(node, ast.Call)
         for keyword in node.keywords
-        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant)
-    }
-    assert len(codes) > 5
+        if keyword.arg == "code"
+    ]
+    written += [  # what is told of layers: (standing, code, text)
+        node.value.elts[1]
+        for node in nodes
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3
+    ]
+    codes = {node.value for node in written if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    outcomes = {str(outcome) for outcome in get_args(Recovery.model_fields["outcome"].annotation)}
+    codes |= {outcome.replace(" ", "_") for outcome in outcomes - {"reported only"}}
+    codes |= {f"{what}_{how}" for what in ("rule", "required") for how in ("passed", "failed", "not_judged")}
+    assert {"layers_at_risk", "not_measured", "waived", "worse", "held"} <= codes
     assert codes <= {*sarif.FAILED, *sarif.IN_DOUBT, *sarif.PASSED}
