@@ -46,18 +46,7 @@ CAPITALS = {
         "Philippines": "Manila", "South Korea": "Seoul", "Pakistan": "Islamabad", "Saudi Arabia": "Riyadh",
     },
 }  # fmt: skip
-TRAINING = (
-    "--init",
-    "original",
-    "--objective",
-    "ga_gdr",
-    "--retain-weight",
-    "4",
-    "--batch-size",
-    "6",
-    "--device",
-    "cpu",
-)
+TRAINING = ("--init", "original", "--objective", "ga_gdr", "--batch-size", "6", "--device", "cpu")
 
 
 def write_data(folder: Path) -> None:
