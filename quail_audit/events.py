@@ -252,6 +252,7 @@ class CarryRequest(Model):
     layers: tuple[str, ...] = ("erased",)
     report: str | None = None  # the audit's run folder, where layers are those at risk
     seed: Annotated[int, Field(ge=0)] = 0
+    copy_4bit: str | None = None  # folder for the result packed to the scheme's 4 bits as well
 
 
 class AttributeRequest(Model):

@@ -48,6 +48,14 @@ def carry(
         str | None, typer.Option(help="The run folder of an audit: which layers are at risk.", metavar="RUN")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws.", min=0)] = None,
+    copy_4bit: Annotated[
+        str | None,
+        typer.Option(
+            "--copy-4bit",
+            help="Also write the result packed to nf4 or fp4, as bitsandbytes stores them and transformers loads them.",
+            metavar="DIR",
+        ),
+    ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(help="The run's own folder, made by the run. Default: .quail/runs/<run id>.", metavar="DIR"),
@@ -71,6 +79,7 @@ def carry(
         "layers": tuple(dict.fromkeys(layers)) if layers else None,
         "report": report,
         "seed": seed,
+        "copy_4bit": copy_4bit,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
@@ -93,7 +102,8 @@ carry.epilog = (  # type: ignore[attr-defined]
     "Examples:\n\n"
     "  quail carry original/ unlearned/ --out carried/\n\n"
     "  quail carry original/ unlearned/ --out carried/ --calibrate data/\n\n"
-    "  quail carry original/ unlearned/ --out carried/ --way feedback --layers block:3-7 --scheme fp4"
+    "  quail carry original/ unlearned/ --out carried/ --way feedback --layers block:3-7 --scheme fp4\n\n"
+    "  quail carry original/ unlearned/ --out carried/ --copy-4bit carried-nf4/"
 )
 
 
@@ -113,6 +123,10 @@ def carry_and_show(
     from quail_train.output import check_free
 
     check_free(Path(request.out), overwrite=overwrite)
+    if request.copy_4bit is not None:
+        check_free(Path(request.copy_4bit), overwrite=overwrite, option="--copy-4bit")
+        if Path(request.copy_4bit).resolve() == Path(request.out).resolve():
+            raise UsageError("is the folder of --out", where="--copy-4bit", mend="Name another folder")
     run_id = new_run_id()
     with (
         new_run(run_dir or RUNS_FOLDER / run_id, request) as folder,

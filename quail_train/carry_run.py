@@ -71,6 +71,12 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
             where="--scheme",
             mend="Choose nf4, fp4, int8, one of rtn-int…, or one of gguf-q…",
         )
+    if request.copy_4bit is not None and not isinstance(scheme, FourBit):
+        raise UsageError(
+            f"bitsandbytes has no 4-bit layout for {scheme.name}",
+            where="--copy-4bit",
+            mend="Leave it out, or carry for nf4 or fp4",
+        )
     pair = open_pair(request.original, request.unlearned)
     if pair.unlearned.scheme is not None:
         raise BadInputError(
@@ -102,6 +108,14 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
 
     write_card(Path(request.out), request, tuple(carried), command)
     yield CheckpointSaved(folder=request.out, final=True)
+    if request.copy_4bit is not None:
+        from quail_audit.checkpoints.checkpoint import open_checkpoint
+        from quail_train.four_bit_copy import write_four_bit_copy
+
+        assert isinstance(scheme, FourBit)  # noqa: S101 - refused above
+        result = open_checkpoint(request.out)
+        write_four_bit_copy(Path(request.copy_4bit), result, pair.layers, scheme, tokenizer)
+        yield CheckpointSaved(folder=request.copy_4bit, final=True)
     yield RunFinished(finished=utc_now(), exit_code=0)
 
 

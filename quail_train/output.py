@@ -42,17 +42,17 @@ _DTYPES = {  # torch's names -> safetensors'
 }
 
 
-def check_free(folder: Path, *, overwrite: bool) -> None:
+def check_free(folder: Path, *, overwrite: bool, option: str = "--out") -> None:
     """Refuse a folder that holds something.
 
     Raises:
         UsageError: it does, or it is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise UsageError("is a file", where=f"--out {folder}", mend="Name a folder")
+        raise UsageError("is a file", where=f"{option} {folder}", mend="Name a folder")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise UsageError(
-            "the folder is not empty", where=f"--out {folder}", mend="Name a new folder, or give --overwrite"
+            "the folder is not empty", where=f"{option} {folder}", mend="Name a new folder, or give --overwrite"
         )
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.curing import CureState
 from quail_audit.errors import BadInputError, UsageError
-from quail_audit.events import CarryPlanned, CarryRequest, LayerCarried, Noted
+from quail_audit.events import CarryPlanned, CarryRequest, CheckpointSaved, LayerCarried, Noted
 from quail_audit.runs import new_run, read_report, read_request, record, replay
 from quail_audit.schemes.registry import scheme_named
 from quail_audit.weights.overlap import pair_sums
@@ -79,6 +79,20 @@ def test_erased_layers_are_carried_and_nothing_else_is_touched(
     assert model(ids).logits.isfinite().all()
     assert {path.name for path in out.iterdir()} >= {FILE, "config.json", "tokenizer.json", "README.md"}
     assert not [path for path in out.iterdir() if path.name.startswith(".")], "nothing is left over"
+
+
+def test_a_packed_copy_has_the_carried_weights(training_world: Path, erased_world: Path, tmp_path: Path) -> None:
+    out, copy = tmp_path / "out", tmp_path / "copy"
+    events = events_of(request_in(training_world, erased_world, out, copy_4bit=str(copy)))
+    assert [event.folder for event in events if isinstance(event, CheckpointSaved)] == [str(out), str(copy)]
+    pair = open_pair(str(out), str(copy))
+    carried = {event.layer for event in events if isinstance(event, LayerCarried)}
+    for layer in pair.layers:
+        if layer.name in carried:
+            full, packed = pair.read(layer)
+            assert torch.equal(full, packed), "every code was chosen already"
+    with pytest.raises(UsageError, match="no 4-bit layout"):
+        events_of(request_in(training_world, erased_world, tmp_path / "no", copy_4bit=str(copy), scheme="int8"))
 
 
 def test_carrying_the_result_again_changes_nothing(training_world: Path, erased_world: Path, tmp_path: Path) -> None:
