@@ -302,6 +302,7 @@ async def test_keys_of_the_training_screen(app: QuailApp) -> None:
         assert screen.query_one("#facts").has_focus
         await pilot.press("1")
         assert screen.query_one("#plots").has_focus
+        await until(pilot, lambda: not training.is_running_here)
         await pilot.press("ctrl+x")  # it is over
         assert app.screen is screen
         await pilot.press("escape")
