@@ -37,12 +37,12 @@ figure = "survival"
 layers = "*.q_proj"
 at_least = 0.5
 [[rules]]
-name = "no utility"
+name = "knows the posts"
 figure = "score"
 metrics = "verbmem_forget"
-at_most = 1
+at_least = 90
 [[waivers]]
-rule = "no utility"
+rule = "knows the posts"
 reason = "a model that was never trained babbles"
 owner = "ana"
 expires = 2999-01-01
@@ -64,6 +64,7 @@ def ran(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         unlearned=str(world / "blank"),
         data=str(world / "data"),
         metrics=("verbmem_forget",),
+        max_samples=3,
         policy=str(folder / "quail.toml"),
         limits={"max_recovery_percent": 15.0},
         device="cpu",
@@ -79,7 +80,7 @@ def test_an_audit_says_every_rule_and_the_values_that_counted(ran: Path) -> None
     assert {rule.rule: rule.standing for rule in report.rules} == {
         "recovery": "passed",
         "queries carry": "passed",
-        "no utility": "waived",
+        "knows the posts": "waived",
         "required metric": "failed",
     }
     assert report.policy is not None
@@ -116,7 +117,7 @@ def test_the_commands_say_it(ran: Path, tmp_path: Path) -> None:
     done = quail("policy", "check", str(ran))
     assert done.exit_code == 1, done.stderr
     for said in ("FAIL", "queries carry", "at least 0.5", "required metric", "waived until 2999-01-01 by ana"):
-        assert said in done.stdout
+        assert said in " ".join(done.stdout.split())  # lines are wrapped
     (tmp_path / "loose.toml").write_text("[limits]\nmax_recovery_percent = 50\n")
     assert quail("policy", "check", str(ran), "--policy", str(tmp_path / "loose.toml")).exit_code == 0
     assert quail("policy", "check", str(ran), "--policy", str(tmp_path / "none.toml")).exit_code == 3
