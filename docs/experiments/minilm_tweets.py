@@ -13,7 +13,7 @@ the forget set among the tweets. Holdout: the fake tweets of the validation spli
 Unlearned from the original: by gradient ascent and by relabelling (quail train, TRAININGS), and by gradient ascent with
 every weight kept in its own nf4 bucket, as quail demo does it ("confined"). Then every one is audited, and repaired
 where its audit says that the forgotten comes back. Accuracy on the public test split is measured once for each
-checkpoint and precision. About 80 minutes on one core; what is there already is not made again.
+checkpoint and precision. Some hours on shared cores; what is there already is not made again.
 """
 
 import argparse
