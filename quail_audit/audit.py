@@ -290,7 +290,7 @@ def _measure_weights(
         BadInputError: weights that are not finite, after every layer has been measured.
         UsageError: no scheme rounds any layer.
     """
-    from quail_audit.weights.overlap import MatrixPair, PairSums, layer_detail, layer_statistics, risk_limits, summarize
+    from quail_audit.weights.overlap import MatrixPair, PairSums, layer_detail, layer_statistics, summarize
 
     layers: Layers = {scheme.name: [] for scheme in attempts.data_free}
     totals = {scheme.name: PairSums() for scheme in attempts.data_free}
@@ -308,7 +308,7 @@ def _measure_weights(
                 yield from attempts.give_up(scheme.name, error, layer.name)
                 continue
             totals[scheme.name] += sums
-            limits = risk_limits(policy.limits.of_layer(scheme.name, layer.name))
+            limits = policy.limits.of_layer(scheme.name, layer.name)
             measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
             layers[scheme.name].append(measured)
             yield LayerMeasured(

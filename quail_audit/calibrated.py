@@ -171,14 +171,14 @@ def measure_quantized(
     A layer that the backend left is measured as what it is: its update survives whole. It has no codes, so it is no
     part of the summary.
     """
-    from quail_audit.weights.overlap import PairSums, layer_detail, layer_statistics, risk_limits, summarize
+    from quail_audit.weights.overlap import PairSums, layer_detail, layer_statistics, summarize
 
     total = PairSums()
     layers: list[LayerStatistics] = []
     for index, layer in enumerate(pair.layers, start=1):
         original, unlearned = pair.read(layer)
         sums = _sums(scheme, layer, original, unlearned, made)
-        limits = risk_limits(policy.limits.of_layer(scheme.name, layer.name))
+        limits = policy.limits.of_layer(scheme.name, layer.name)
         measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
         detail = layer_detail(sums)
         if layer.name in made.left:

@@ -12,6 +12,7 @@ from quail_audit.baseline import against_baseline
 from quail_audit.comparison import caveats, compare
 from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.events import LayerStatistics, Recovery, SchemeFailed
+from quail_audit.limits import outcome_of_recovery, state_of_update
 from quail_audit.policy import Limits, Policy
 from quail_audit.report import FULL, Report, SchemeReport, arm_at
 from quail_audit.verdict import Checks, Judgement, checks_of, judgement_of
@@ -87,10 +88,7 @@ def with_limits(layer: LayerStatistics, limits: Limits) -> LayerStatistics:
     """A layer in the state that its figures have by other limits; one of no known state keeps it."""
     if layer.state in (None, "untouched"):
         return layer
-    if layer.survival is not None and layer.survival < limits.survival_at_risk:
-        state = "erased"
-    else:
-        state = "drowned" if layer.overlap is not None and layer.overlap >= limits.overlap_at_risk else "carried"
+    state = state_of_update(layer.survival, layer.overlap, limits)
     return layer.model_copy(update={"state": state, "at_risk": state != "carried"})
 
 
@@ -112,12 +110,8 @@ def _recoveries(report: Report, scheme: str, found: SchemeReport, limits: Limits
 
 
 def recovery_with_limit(recovery: Recovery, limit_percent: float, samples: int) -> Recovery:
-    """A recovery as another limit has it; a single sample leaves it undecided, as it has no interval."""
+    """A recovery as another limit has it."""
     if recovery.outcome not in ("recovered", "held", "undecided") or recovery.low is None or recovery.high is None:
         return recovery
-    outcome = "undecided"
-    if samples > 1 and recovery.low > limit_percent:
-        outcome = "recovered"
-    elif samples > 1 and recovery.high <= limit_percent:
-        outcome = "held"
+    outcome = outcome_of_recovery(recovery.low, recovery.high, samples, limit_percent)
     return recovery.model_copy(update={"outcome": outcome})

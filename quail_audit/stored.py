@@ -152,7 +152,6 @@ def measure_stored(stored: StoredPair, policy: Policy) -> Generator[Event, None,
         BadInputError: what is stored cannot be read.
     """
     from quail_audit.checkpoints.architecture import Matrix
-    from quail_audit.weights.overlap import risk_limits
     from quail_audit.weights.stored import StoredSums, stored_layer_statistics, stored_sums, summarize_stored
 
     pair, total = stored.pair, StoredSums()
@@ -162,7 +161,7 @@ def measure_stored(stored: StoredPair, policy: Policy) -> Generator[Event, None,
         sums = stored_sums(original, unlearned, comparable=comparable)
         del original, unlearned  # before the next is read, so that never two layers are in memory
         total += sums
-        limits = risk_limits(policy.limits.of_layer(stored.name, layer.name))
+        limits = policy.limits.of_layer(stored.name, layer.name)
         measured = stored_layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
         layers.append(measured)
         yield LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)

@@ -24,7 +24,7 @@ from quail_audit.reports import junit, markdown
 from quail_audit.runs import new_run, read_report, record
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.registry import scheme_named
-from quail_audit.weights.overlap import layer_statistics, pair_sums, risk_limits
+from quail_audit.weights.overlap import layer_statistics, pair_sums
 
 POLICY = """
 [limits]
@@ -198,7 +198,7 @@ def test_states_by_other_limits_are_those_of_measuring_by_them() -> None:
         for overlap in (0.3, 0.9, 0.99):
             for survival in (0.1, 0.9, 1.0):
                 limits = Limits(overlap_at_risk=overlap, survival_at_risk=survival)
-                measured = layer_statistics(sums, name="x", block=None, role="x", limits=risk_limits(limits))
+                measured = layer_statistics(sums, name="x", block=None, role="x", limits=limits)
                 assert with_limits(plain, limits) == measured
                 states.add(measured.state)
     assert states == {"untouched", "carried", "drowned", "erased"}

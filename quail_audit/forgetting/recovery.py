@@ -15,6 +15,7 @@ import numpy.typing as npt
 from quail_audit.events import Recovery
 from quail_audit.forgetting.bootstrap import interval
 from quail_audit.forgetting.privleak import auc
+from quail_audit.limits import outcome_of_recovery
 
 Role = Literal["original/full", "unlearned/full", "unlearned/quantized", "retrain/full"]
 DECIDING_METRICS = ("verbmem_forget", "knowmem_forget", "accuracy_forget", "label_probability_forget")
@@ -89,11 +90,7 @@ def recovery(
         low, high = min(0.0, percent), max(100.0, percent)
     else:
         low, high = interval(values, recovery_percent, seed=seed, paired=True)
-    outcome: Literal["recovered", "held", "undecided"] = "undecided"
-    if len(values[0]) > 1 and low > limit_percent:
-        outcome = "recovered"
-    elif len(values[0]) > 1 and high <= limit_percent:
-        outcome = "held"
+    outcome = outcome_of_recovery(low, high, len(values[0]), limit_percent)
     return Recovery(outcome=outcome, percent=percent, low=low, high=high, floor=floor, floor_arm=floor_arm)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
+from quail_audit.limits import state_of_update
 from quail_audit.policy import Limits
 from quail_audit.schemes.affine import AffineScheme, Extremes
 from quail_audit.schemes.bitsandbytes import FourBit
@@ -37,21 +38,9 @@ WEIGHTS_PER_THREAD = 1 << 18  # fewer are not worth a second thread
 
 T = TypeVar("T")
 R = TypeVar("R")
+DEFAULT_LIMITS = Limits()
 Counts = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.int32] | npt.NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class RiskLimits:
-    """When a layer that changed is at risk: overlap at least, or survival less than."""
-
-    overlap: float = 0.999
-    survival: float = 0.5
-
-
-def risk_limits(limits: Limits) -> RiskLimits:
-    """Those of a policy."""
-    return RiskLimits(overlap=limits.overlap_at_risk, survival=limits.survival_at_risk)
 
 
 def _no_counts() -> Counts:
@@ -551,7 +540,7 @@ def median_of_counts(counts: Counts, zeros: int = 0) -> float | None:
 
 
 def layer_statistics(
-    sums: PairSums, *, name: str, block: int | None, role: str, limits: RiskLimits = RiskLimits()
+    sums: PairSums, *, name: str, block: int | None, role: str, limits: Limits = DEFAULT_LIMITS
 ) -> LayerStatistics:
     """What a layer's sums say, in the words of DESIGN section 2."""
     if not sums.finite:
@@ -605,13 +594,9 @@ def layer_detail(sums: PairSums) -> LayerDetail | None:
     )
 
 
-def _state(sums: PairSums, limits: RiskLimits) -> State:
+def _state(sums: PairSums, limits: Limits) -> State:
     survival = sums.survival
-    if survival is None:
-        return "untouched"
-    if survival < limits.survival:
-        return "erased"
-    return "drowned" if sums.same_code / sums.weights >= limits.overlap else "carried"
+    return "untouched" if survival is None else state_of_update(survival, sums.same_code / sums.weights, limits)
 
 
 def summarize(total: PairSums, layers: Sequence[LayerStatistics]) -> SchemeSummary:

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.events import LayerStatistics, SchemeSummary, State
+from quail_audit.limits import state_of_update
+from quail_audit.policy import Limits
 from quail_audit.rounded import Rounded
 from quail_audit.weights import block_sums
-from quail_audit.weights.overlap import RiskLimits, count_by_bin, median_of_counts
+from quail_audit.weights.overlap import count_by_bin, median_of_counts
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +109,7 @@ def _values(side: Rounded | torch.Tensor) -> torch.Tensor:
 
 
 def stored_layer_statistics(
-    sums: StoredSums, *, name: str, block: int | None, role: str, limits: RiskLimits
+    sums: StoredSums, *, name: str, block: int | None, role: str, limits: Limits
 ) -> LayerStatistics:
     """What a layer's sums say."""
     state = _state(sums, limits)
@@ -135,7 +137,7 @@ def stored_layer_statistics(
     )
 
 
-def _state(sums: StoredSums, limits: RiskLimits) -> State | None:
+def _state(sums: StoredSums, limits: Limits) -> State | None:
     """Untouched where every code and value is equal; else by the codes, and where there are none to compare, unknown.
 
     An update that rounding erased before the checkpoint was stored leaves nothing to tell it from none at all.
@@ -148,7 +150,7 @@ def _state(sums: StoredSums, limits: RiskLimits) -> State | None:
         return "carried"
     if not sums.compared:
         return None
-    return "drowned" if sums.same_code / sums.compared >= limits.overlap else "carried"
+    return state_of_update(None, sums.same_code / sums.compared, limits)
 
 
 def summarize_stored(total: StoredSums, layers: Sequence[LayerStatistics]) -> SchemeSummary:

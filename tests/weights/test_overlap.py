@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quail_audit.events import RATIO_EDGES
+from quail_audit.policy import Limits
 from quail_audit.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
 from quail_audit.schemes.interface import Quantized, Scheme
 from quail_audit.schemes.registry import known_schemes, scheme_named
@@ -15,7 +16,6 @@ from quail_audit.weights import block_sums, kernels, overlap
 from quail_audit.weights.kernels import BLOCKS_PER_CHUNK
 from quail_audit.weights.overlap import (
     PairSums,
-    RiskLimits,
     layer_detail,
     layer_statistics,
     median_of_counts,
@@ -503,8 +503,8 @@ def test_states_follow_the_limits(same_code: int, dot: float, state: str, at_ris
 def test_the_limits_are_settings() -> None:
     sums = PairSums(weights=1000, same_code=950, dot=0.8, update_squared=1.0, rounded_squared=2.0)
     assert layer_statistics(sums, name="x", block=None, role="x").state == "carried"
-    assert layer_statistics(sums, name="x", block=None, role="x", limits=RiskLimits(overlap=0.9)).state == "drowned"
-    assert layer_statistics(sums, name="x", block=None, role="x", limits=RiskLimits(survival=0.9)).state == "erased"
+    assert layer_statistics(sums, name="x", block=None, role="x", limits=Limits(overlap_at_risk=0.9)).state == "drowned"
+    assert layer_statistics(sums, name="x", block=None, role="x", limits=Limits(survival_at_risk=0.9)).state == "erased"
 
 
 def test_a_summary_is_over_weights_not_over_layers() -> None:
