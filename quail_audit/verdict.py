@@ -60,31 +60,6 @@ class Checks:
         return (*(found for checks in self.schemes.values() for found in checks), *self.overall)
 
 
-def judge(
-    layers: Mapping[str, Sequence[LayerStatistics]],
-    recoveries: Mapping[str, Mapping[str, Recovery]],
-    policy: Policy,
-    unmeasured: Sequence[SchemeFailed] = (),
-    *,
-    is_unlearned_stored: bool = False,
-    scores: Mapping[str, Mapping[str, Score]] | None = None,
-    samples: Mapping[str, int] | None = None,
-    today: datetime.date = datetime.date.min,
-) -> Judgement:
-    """The verdicts of a whole audit: see checks_of and judgement_of."""
-    checks = checks_of(
-        layers,
-        recoveries,
-        policy,
-        unmeasured,
-        is_unlearned_stored=is_unlearned_stored,
-        scores=scores or {},
-        samples=samples or {},
-        today=today,
-    )
-    return judgement_of(checks, policy, today)
-
-
 def checks_of(
     layers: Mapping[str, Sequence[LayerStatistics]],
     recoveries: Mapping[str, Mapping[str, Recovery]],

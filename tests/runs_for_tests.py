@@ -1,6 +1,7 @@
 """Runs made of events by hand, for tests of what reads events. No model, no torch."""
 
-from collections.abc import Iterator
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
 
 from quail_audit.events import (
     ArmFinished,
@@ -21,12 +22,16 @@ from quail_audit.events import (
     RunFinished,
     RunStarted,
     SampleScored,
+    SchemeFailed,
     SchemeSummary,
     Score,
     Verdict,
     VerdictReached,
     WeightsMeasured,
 )
+from quail_audit.policy import Policy
+from quail_audit.report import Report, RunState
+from quail_audit.verdict import Judgement, checks_of, judgement_of
 
 REQUEST = AuditRequest(original="original", unlearned="unlearned", retrain="retrain", data="data")
 FACTS = CheckpointFacts(
@@ -138,3 +143,35 @@ def events(answer: str = "erase debt after 47 tests") -> Iterator[Event]:
     yield Noted(message="a note on the run")
     yield VerdictReached(verdict=Verdict(outcome="fail", reasons=(Reason(code="recovered", message="it comes back"),)))
     yield RunFinished(finished="2026-01-01T12:01:00+00:00", exit_code=1)
+
+
+def report_of(*run: Event) -> Report:
+    """What these events come to."""
+    state = RunState()
+    for event in run:
+        state.apply(event)
+    return state.report()
+
+
+def judge(
+    layers: Mapping[str, Sequence[LayerStatistics]],
+    recoveries: Mapping[str, Mapping[str, Recovery]],
+    policy: Policy,
+    unmeasured: Sequence[SchemeFailed] = (),
+    *,
+    scores: Mapping[str, Mapping[str, Score]] | None = None,
+    samples: Mapping[str, int] | None = None,
+    today: datetime.date = datetime.date.min,
+) -> Judgement:
+    """The verdicts that such figures come to, of checkpoints in full precision."""
+    checks = checks_of(
+        layers,
+        recoveries,
+        policy,
+        unmeasured,
+        is_unlearned_stored=False,
+        scores=scores or {},
+        samples=samples or {},
+        today=today,
+    )
+    return judgement_of(checks, policy, today)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 from made_runs import events as made_events
-from runs_for_tests import RECOVERED, SUMMARY, UNTOUCHED, events, layer
+from runs_for_tests import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
 
-from quail_audit.events import Event, Reason, Recovery, Score, Verdict, VerdictReached
+from quail_audit.events import Reason, Recovery, Score, Verdict, VerdictReached
 from quail_audit.matrix import format_of, formats, riskiness, safe_to_ship
-from quail_audit.report import Failure, Report, RunState, SchemeReport
+from quail_audit.report import Failure, Report, SchemeReport
 
 HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=5.0)
 PASS = Verdict(outcome="pass", reasons=(Reason(code="held", message="it stays forgotten"),))
@@ -22,13 +22,6 @@ def score(mean: float) -> Score:
 def measured(**changes: object) -> SchemeReport:
     values: dict[str, object] = {"summary": SUMMARY, "layers": (layer(), UNTOUCHED), "metrics": {}, "recovery": {}}
     return SchemeReport.model_validate(values | changes)
-
-
-def report_of(*run: Event) -> Report:
-    state = RunState()
-    for event in run:
-        state.apply(event)
-    return state.report()
 
 
 def test_the_metric_that_comes_back_most_stands_for_its_format() -> None:

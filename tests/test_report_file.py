@@ -10,23 +10,16 @@ import made_runs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs_for_tests import events
+from runs_for_tests import events, report_of
 
 from quail_audit.errors import BadInputError
-from quail_audit.report import Report, RunState
+from quail_audit.report import Report
 from quail_audit.report_file import make_schema, read_report_file, schema
 from quail_audit.runs import read_report
 
 GOLDEN = Path(__file__).parent / "golden"
 OLD = sorted((GOLDEN / "reports").glob("*.json"))
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema()))
-
-
-def report_of(*run: Any) -> Report:
-    state = RunState()
-    for event in run:
-        state.apply(event)
-    return state.report()
 
 
 def is_kept(old: Any, new: Any) -> bool:

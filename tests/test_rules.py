@@ -4,12 +4,12 @@ import datetime
 from collections.abc import Mapping
 
 import pytest
-from runs_for_tests import RECOVERED, UNTOUCHED, layer
+from runs_for_tests import RECOVERED, UNTOUCHED, judge, layer
 from test_verdict import HELD, NOT_FORGOTTEN, REPORTED, UNDECIDED, UNINFORMATIVE, missing
 
 from quail_audit.events import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
 from quail_audit.policy import Policy
-from quail_audit.verdict import Judgement, judge
+from quail_audit.verdict import Judgement
 
 TODAY = datetime.date(2026, 1, 1)
 CARRIED = layer("model.layers.0.mlp.up_proj", state="carried", at_risk=False, overlap=0.9, survival=0.9)

