@@ -5,7 +5,6 @@ Not here: how a layer is carried (carry.py, compensated.py), what is written (ou
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -284,16 +283,9 @@ def _waiting_room(folder: Path) -> Iterator[Path]:
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
-    from safetensors import SafetensorError
+    from quail_train.output import writable
 
-    from quail_train.output import cannot_write
-
-    try:
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".carried-", dir=folder) as room:
             yield Path(room)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    except SafetensorError as error:  # it hides the operating system's error in its text
-        full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
-        raise cannot_write(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error

@@ -6,13 +6,11 @@ reading such a folder (quail_audit/checkpoints/packed/bitsandbytes.py).
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quail_train.output import INDEX, SINGLE, cannot_write
+from quail_train.output import finished_together, shards_named, write_description, write_index
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +33,7 @@ def write_four_bit_copy(
     """Write a folder that transformers loads in 4 bits as it stands.
 
     Args:
-        folder: made if absent; what is in it is replaced.
+        folder: made if absent; files of the same names are replaced.
         source: in full precision.
         layers: to pack; every other tensor is copied, to the last bit.
         scheme: nf4 or fp4.
@@ -49,19 +47,9 @@ def write_four_bit_copy(
     double = scheme.double_quantization
     settings = {"load_in_4bit": True, "bnb_4bit_quant_type": scheme.kind, "bnb_4bit_use_double_quant": double}
     config: dict[str, Any] = BitsAndBytesConfig(**settings).to_dict()  # type: ignore[no-untyped-call]
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        _write_shards(folder, _tensors(source, layers, scheme))
-        described = {**source.config, "quantization_config": config}
-        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        if (source.folder / "generation_config.json").exists():
-            shutil.copyfile(source.folder / "generation_config.json", folder / "generation_config.json")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    with finished_together(folder) as unfinished:
+        _write_shards(unfinished, _tensors(source, layers, scheme))
+        write_description(unfinished, source, {"quantization_config": config}, tokenizer)
 
 
 def _tensors(source: Checkpoint, layers: Sequence[Layer], scheme: FourBit) -> Iterator[tuple[str, torch.Tensor]]:
@@ -111,11 +99,7 @@ def _write_shards(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> 
         waiting[name] = tensor.contiguous()
         size_bytes, total = size_bytes + own_bytes, total + own_bytes
     write()
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):  # how many there are is known only now
-        final = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"{number}.safetensors").replace(folder / final)
-        weight_map |= dict.fromkeys(names, final)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    named = shards_named(shards)
+    for number, name in enumerate(named, start=1):  # how many there are is known only now
+        (folder / f"{number}.safetensors").replace(folder / name)
+    write_index(folder, named, total)

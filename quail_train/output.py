@@ -78,27 +78,65 @@ def write_checkpoint(
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
     unmoved = 0
-    with _writable(folder):
+    with finished_together(folder) as unfinished:
+        shards = _shards(source)
+        for name, tensors in shards.items():
+            unmoved += _write_shard(unfinished / name, source, tensors, trained)
+        write_index(unfinished, shards, sum(_bytes_of(source, name) for tensors in shards.values() for name in tensors))
+        write_description(unfinished, source, {}, tokenizer)
+    return unmoved
+
+
+@contextmanager
+def finished_together(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files take their place when all are there, and are gone where one fails.
+
+    Weight files that were there and are not among them go: transformers would read them beside the new, or instead.
+
+    Raises:
+        EnvironmentProblemError: the disk is full, or the folder cannot be written.
+    """
+    with writable(folder):
         unfinished = folder / _UNFINISHED
         unfinished.mkdir(parents=True, exist_ok=True)
         try:
-            shards = _shards(source)
-            for name, tensors in shards.items():
-                unmoved += _write_shard(unfinished / name, source, tensors, trained)
-            if list(shards) != [SINGLE]:
-                (unfinished / INDEX).write_text(_index(source, shards), encoding="utf-8")
-            base = source.adapter_of or source
-            (unfinished / "config.json").write_text(json.dumps(dict(base.config), indent=2) + "\n", encoding="utf-8")
-            if (base.folder / "generation_config.json").exists():
-                shutil.copyfile(base.folder / "generation_config.json", unfinished / "generation_config.json")
-            if tokenizer is not None:
-                tokenizer.save_pretrained(unfinished)
-            for path in sorted(unfinished.iterdir()):
-                path.replace(folder / path.name)
+            yield unfinished
+            made = {path.name for path in unfinished.iterdir()}
+            for name in sorted(made):
+                (unfinished / name).replace(folder / name)
+            for path in (*folder.glob("model*.safetensors"), folder / INDEX):
+                if path.name not in made:
+                    path.unlink(missing_ok=True)
         finally:
             with suppress(OSError):
                 shutil.rmtree(unfinished)
-    return unmoved
+
+
+def shards_named(shards: Sequence[list[str]]) -> dict[str, list[str]]:
+    """File name -> the tensors in it, as transformers names files."""
+    if len(shards) == 1:
+        return {SINGLE: shards[0]}
+    return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": names for i, names in enumerate(shards, start=1)}
+
+
+def write_index(folder: Path, shards: Mapping[str, Sequence[str]], total_bytes: int) -> None:
+    """Write which file each tensor is in; a single file needs no index."""
+    if list(shards) != [SINGLE]:
+        weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_description(
+    folder: Path, source: Checkpoint, added: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    """Write what goes with the weights: the source's configuration and what is added to it, and a tokenizer."""
+    base = source.adapter_of or source
+    (folder / "config.json").write_text(json.dumps({**base.config, **added}, indent=2) + "\n", encoding="utf-8")
+    if (base.folder / "generation_config.json").exists():
+        shutil.copyfile(base.folder / "generation_config.json", folder / "generation_config.json")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def _write_shard(path: Path, source: Checkpoint, tensors: Sequence[str], trained: Mapping[str, torch.Tensor]) -> int:
@@ -150,15 +188,7 @@ def _shards(source: Checkpoint) -> dict[str, list[str]]:
             size_bytes = 0
         filled[-1].append(tensor)
         size_bytes += bytes_of_this
-    if len(filled) == 1:
-        return {SINGLE: filled[0]}
-    return {f"model-{i:05d}-of-{len(filled):05d}.safetensors": names for i, names in enumerate(filled, start=1)}
-
-
-def _index(source: Checkpoint, shards: Mapping[str, list[str]]) -> str:
-    total = sum(_bytes_of(source, tensor) for tensors in shards.values() for tensor in tensors)
-    weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
+    return shards_named(filled)
 
 
 def _bytes_of(source: Checkpoint, tensor: str) -> int:
@@ -169,11 +199,21 @@ def _bytes_of(source: Checkpoint, tensor: str) -> int:
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Explain what keeps files from being written here.
+
+    Raises:
+        EnvironmentProblemError: the disk is full, or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+
     try:
         yield
     except OSError as error:
         raise cannot_write(folder, error) from error
+    except SafetensorError as error:  # it hides the operating system's error in its text
+        full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+        raise cannot_write(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
 
 
 def cannot_write(folder: Path, error: OSError) -> EnvironmentProblemError:

@@ -1,17 +1,20 @@
 """The packed copy against what transformers and bitsandbytes themselves make of the same checkpoint."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_models import build, gpt2_config, llama_config
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import open_pair
+from quail_audit.errors import EnvironmentProblemError
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_train import four_bit_copy
 from quail_train.four_bit_copy import write_four_bit_copy
@@ -73,3 +76,36 @@ def test_transformers_loads_it_and_quail_reads_the_same_weights(
     for layer in pair.layers:
         full, packed = pair.read(layer)
         assert torch.equal(scheme.dequantize(scheme.quantize(full)), packed)
+
+
+def test_an_older_copys_weights_go_and_all_else_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers reads model.safetensors before an index: a single file left over would be loaded instead."""
+    (tmp_path / "copy").mkdir()
+    for name in ("model.safetensors", "model-00009-of-00009.safetensors", "notes.txt"):
+        (tmp_path / "copy" / name).write_text("of an older one")
+    with monkeypatch.context() as patch:
+        patch.setattr(four_bit_copy, "SHARD_BYTES", 20_000)
+        copied(tmp_path, llama_config(), "nf4", torch.float32, double=False)
+    weights = {path.name for path in (tmp_path / "copy").glob("model*.safetensors")}
+    index = json.loads((tmp_path / "copy" / "model.safetensors.index.json").read_text())
+    assert weights == set(index["weight_map"].values())
+    assert len(weights) > 2
+    copied(tmp_path, llama_config(), "nf4", torch.float32, double=False)
+    assert {path.name for path in (tmp_path / "copy").glob("model*")} == {"model.safetensors"}
+    assert (tmp_path / "copy" / "notes.txt").read_text() == "of an older one"
+
+
+def test_a_full_disk_is_said_and_leaves_the_older_copy_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied(tmp_path, llama_config(), "nf4", torch.float32, double=False)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    pair = open_pair(str(tmp_path / "full"), str(tmp_path / "full"))
+    with pytest.raises(EnvironmentProblemError, match="the disk is full"):
+        write_four_bit_copy(
+            tmp_path / "copy", pair.original, pair.layers, FourBit("nf4", double_quantization=False), None
+        )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == before
