@@ -160,9 +160,9 @@ class Quantizing:
     started_s: float
 
     def remaining_s(self, at_s: float) -> float | None:
-        """Seconds to go at the pace so far; None at the first layer."""
+        """Seconds to go at the pace so far; None at the first layer, and at the last, which may be over."""
         done = self.index - 1
-        return (at_s - self.started_s) / done * (self.total - done) if done else None
+        return (at_s - self.started_s) / done * (self.total - done) if 0 < done < self.total - 1 else None
 
 
 @dataclass

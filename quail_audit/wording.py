@@ -188,7 +188,7 @@ def said(failure: Failure) -> str:
 
 def quantizing(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
     """How far a backend is: "gptq-int4-g128: quantizing the original, layer 3 of 14, ~2 m left"."""
-    left = found.remaining_s(at_s) if found.index < found.total else None
+    left = found.remaining_s(at_s)
     remaining = f", ~{duration(left)} left" if left is not None else ""
     return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
 

@@ -12,20 +12,18 @@ schemes, which are there where it is installed (pip install 'quail-audit[gptq]')
 import sys
 from pathlib import Path
 
+from quail_audit import wording
 from quail_audit.matrix import formats
 from quail_audit.report import Report, SchemeReport
 from quail_audit.runs import read_report
-from quail_audit.schemes.registry import audited_scheme
+from quail_audit.schemes.registry import listed_schemes
 
 METRIC = "verbmem"
+BITS = {scheme.name: scheme.bits_per_weight for scheme in listed_schemes()}  # those of --scheme all
 HEADINGS = (
     "scheme", "bits", "overlap", "survival", "noise", "forget: original", "unlearned", "recovered", "retain: original",
     "unlearned", "verdict",
 )  # fmt: skip
-
-
-def ratio(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3f}"
 
 
 def mean(measured: SchemeReport, metric: str, arm: str) -> str:
@@ -39,10 +37,10 @@ def row(name: str, report: Report, verdict: str) -> tuple[str, ...]:
     found = measured.recovery[f"{METRIC}_forget"].percent
     return (
         f"`{name}`",
-        f"{audited_scheme(name).bits_per_weight:.3g}",
-        ratio(summary.overlap),
-        ratio(summary.survival),
-        ratio(summary.noise),
+        f"{BITS[name]:.3g}",
+        wording.ratio(summary.overlap),
+        wording.ratio(summary.survival),
+        wording.ratio(summary.noise),
         mean(measured, f"{METRIC}_forget", f"original/{name}"),
         mean(measured, f"{METRIC}_forget", f"unlearned/{name}"),
         "—" if found is None else f"{found:.0f} %",
@@ -56,7 +54,7 @@ def main(run: str) -> None:
     report = read_report(Path(run))
     print("|", " | ".join(HEADINGS), "|")
     print("|---|" + "---:|" * (len(HEADINGS) - 2) + "---|")
-    for each in sorted(formats(report), key=lambda found: audited_scheme(found.scheme).bits_per_weight):
+    for each in sorted(formats(report), key=lambda found: BITS[found.scheme]):
         if each.failure is None:
             print("|", " | ".join(row(each.scheme, report, each.standing)), "|")
         else:

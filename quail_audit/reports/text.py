@@ -165,8 +165,8 @@ def _layers_title(scheme: str, measured: SchemeReport) -> str:
 
 
 def _state(layer: LayerStatistics) -> Text:
-    if layer.state is None and not (layer.nonfinite_original or layer.nonfinite_unlearned):
-        return Text("not comparable", style="dim")
+    if wording.state(layer) == wording.NOT_COMPARABLE:
+        return Text(wording.NOT_COMPARABLE, style="dim")
     if layer.state is None:
         return Text(f"{layer.nonfinite_original + layer.nonfinite_unlearned} not finite", style="bold red")
     style = wording.STATE_STYLES[layer.state]

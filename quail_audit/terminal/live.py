@@ -98,7 +98,7 @@ def _progress(state: RunState) -> RenderableType:
         f"{state.layers_done} / {state.plan.layers}",
     )
     for (scheme, side), found in state.quantizing.items():
-        left = found.remaining_s(state.at_s) if found.index < found.total else None
+        left = found.remaining_s(state.at_s)
         text = f"{found.index} / {found.total}" + (f", ~{wording.duration(left)} left" if left is not None else "")
         grid.add_row(f" {side} → {scheme}", ProgressBar(found.total, found.index, width=30), Text(text, style="dim"))
     total = state.plan.samples_per_arm
