@@ -271,9 +271,11 @@ def _standing(low: float | None, high: float | None, rule: Rule) -> str:
 
 
 def _limits(rule: Rule) -> str:
-    parts = []
-    if rule.at_least is not None:
-        parts.append(f"at least {rule.at_least:g}")
-    if rule.at_most is not None:
-        parts.append(f"at most {rule.at_most:g}")
-    return f"the limit is {' and '.join(parts)}"
+    return f"the limit is {limits_in_words(rule.at_least, rule.at_most)}"
+
+
+def limits_in_words(at_least: float | None, at_most: float | None) -> str:
+    """at least 0.8 and at most 1"""
+    least = f"at least {at_least:g}" if at_least is not None else ""
+    most = f"at most {at_most:g}" if at_most is not None else ""
+    return " and ".join(part for part in (least, most) if part)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit import wording
 from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.matrix import formats
 from quail_audit.report import FULL, Report, arm_at
 from quail_audit.untrusted import printable
 
@@ -133,10 +134,10 @@ def _merged(index: Any, report: Report) -> list[dict[str, Any]]:
 
 def eval_results(report: Report) -> Iterator[EvalResult]:
     """Of each format: the verdict, what the weights say, what comes back, and what the deployed model scores."""
-    for scheme, measured in report.schemes.items():
-        verdict = measured.verdict or (report.verdict if len(report.schemes) == 1 else None)
-        if verdict is not None:
-            yield _result(report, scheme, "verdict", f"Verdict at {scheme}", verdict.outcome)
+    for each in formats(report):
+        scheme, measured = each.scheme, report.schemes[each.scheme]
+        if each.standing not in ("not measured", "unknown"):
+            yield _result(report, scheme, "verdict", f"Verdict at {scheme}", each.standing)
         if measured.summary is not None:
             summary = measured.summary
             for what, value in (("overlap", summary.overlap), ("survival", summary.survival), ("noise", summary.noise)):

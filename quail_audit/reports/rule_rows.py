@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from quail_audit import wording
 from quail_audit.events import RuleOutcome
 from quail_audit.report import Report
+from quail_audit.rules import limits_in_words
 
 HEADINGS = ("rule", "about", "figure", "limit", "outcome")
 STANDING_MARKS: Mapping[str, str] = {
@@ -45,7 +46,8 @@ class RuleRow:
 def rule_row(found: RuleOutcome) -> RuleRow:
     """A rule's outcome as a row."""
     about = " at ".join(part for part in (_metric(found), found.scheme) if part)
-    return RuleRow(found.rule, about or "the audit", _figure(found), _limit(found), STANDING_MARKS[found.standing])
+    limit = limits_in_words(found.at_least, found.at_most) or wording.UNKNOWN
+    return RuleRow(found.rule, about or "the audit", _figure(found), limit, STANDING_MARKS[found.standing])
 
 
 def shown_rules(report: Report) -> Sequence[RuleOutcome]:
@@ -77,12 +79,6 @@ def _figure(found: RuleOutcome) -> str:
     if found.low is None or found.high is None:
         return f"{found.figure} {value}"
     return f"{found.figure} {value} [{_number(found.low)} to {_number(found.high)}]"
-
-
-def _limit(found: RuleOutcome) -> str:
-    least = f"at least {found.at_least:g}" if found.at_least is not None else ""
-    most = f"at most {found.at_most:g}" if found.at_most is not None else ""
-    return " and ".join(part for part in (least, most) if part) or wording.UNKNOWN
 
 
 def _number(value: float) -> str:
