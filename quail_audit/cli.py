@@ -62,8 +62,9 @@ app = typer.Typer(
 )
 
 
-# Loggers that warn, where torchao is installed, of what is missing for other devices; transformers imports it unasked.
-TALKATIVE = ("torchao", "torch.utils._pytree")
+# Loggers that warn of what Quail does not use: torchao, which transformers imports unasked, of what is missing for
+# other devices; bitsandbytes of a kernel that its own modules would multiply with on a CPU.
+TALKATIVE = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
 
 
 def main() -> NoReturn:
