@@ -8,6 +8,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from quail_audit.tui.app import QuailApp
+from quail_audit.tui.screens.interface import QuailScreen
 
 PATIENCE_S = 20.0
 
@@ -32,8 +33,11 @@ async def until(pilot: Pilot[None], is_so: Callable[[], bool]) -> None:
 
 
 async def settled(pilot: Pilot[None]) -> None:
-    """Wait until the screen on top has drawn what is known."""
+    """Wait until the screen on top has drawn what is known, on a machine whose clock ticks late too."""
     await pilot.pause(0.2)
+    if isinstance(pilot.app.screen, QuailScreen):
+        pilot.app.screen.show_changes()
+    await pilot.pause()
     await pilot.pause()
 
 
