@@ -5,7 +5,6 @@ lock for as long as it lives, so that no second audit writes here and a watcher 
 Not here: what the events mean (report.py) or how they look (the faces).
 """
 
-import errno
 import hashlib
 import os
 import secrets
@@ -43,6 +42,7 @@ from quail_audit.events import (
     from_line,
     to_line,
 )
+from quail_audit.line_files import append_line, open_to_append, write_whole
 from quail_audit.report import Report, RunState
 from quail_audit.report_file import read_report_file
 from quail_audit.training import TrainingState
@@ -96,7 +96,7 @@ def new_run(folder: Path, request: Request) -> Iterator[Path]:
             raise BadInputError(
                 "this folder holds a run already", where=str(folder), mend="Name a new folder with --run-dir"
             )
-        _write_whole(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
+        write_whole(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
         with _heartbeat(folder):
             yield folder
     finally:
@@ -112,12 +112,12 @@ def record(events: Iterator[Event], folder: Path) -> Generator[Event, None, None
     """
     state: AnyState = RunState()
     started_s = time.monotonic()
-    with _open_events(folder) as descriptor:
+    with open_to_append(folder / EVENTS, new=True) as descriptor:
 
         def write(event: Event) -> Event:
             nonlocal state
             stamped = event.model_copy(update={"at_s": round(time.monotonic() - started_s, 3)})
-            _append_line(descriptor, to_line(stamped), folder / EVENTS)
+            append_line(descriptor, to_line(stamped), folder / EVENTS)
             state = state_for(stamped, state)
             state.apply(stamped)
             return stamped
@@ -138,7 +138,7 @@ def record(events: Iterator[Event], folder: Path) -> Generator[Event, None, None
         finally:
             if state.started is not None:
                 with suppress(QuailError):  # the disk is full: the events are there, and a report is a fold of them
-                    _write_whole(folder / REPORT, state.report().model_dump_json(indent=2) + "\n")
+                    write_whole(folder / REPORT, state.report().model_dump_json(indent=2) + "\n")
 
 
 def _write_end(write: Callable[[Event], Event], failed: RunFailed) -> None:
@@ -165,51 +165,6 @@ def _failure(error: BaseException) -> RunFailed:
         mend="This is a defect of Quail; run again with --debug for a traceback",
         exit_code=EnvironmentProblemError.exit_code,
     )
-
-
-@contextmanager
-def _open_events(folder: Path) -> Iterator[int]:
-    try:
-        descriptor = os.open(folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-    except OSError as error:
-        raise _cannot_write(folder / EVENTS, error) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _append_line(descriptor: int, line: str, path: Path) -> None:
-    """Append one line whole or not at all."""
-    data = line.encode("utf-8", errors="backslashreplace") + b"\n"
-    before = os.fstat(descriptor).st_size
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError as error:
-        with suppress(OSError):
-            os.ftruncate(descriptor, before)
-        raise _cannot_write(path, error) from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it or none."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-        unfinished.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> EnvironmentProblemError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentProblemError(
-            "the disk is full", where=str(path), mend="Free some space, or name a folder on another disk with --run-dir"
-        )
-    return EnvironmentProblemError(f"cannot write: {error.strerror or error}", where=str(path))
 
 
 class Writer:
