@@ -443,7 +443,9 @@ def _write_report(
         elif isinstance(report, CureReport):
             cure_text.show(report, new_console(stream))
         else:
-            text.show(report, new_console(stream))
+            from quail_audit.attributed import brought_back_in
+
+            text.show(report, new_console(stream), brought_back_in(report, folder))
     elif format != "jsonl":
         from quail_audit.reports.formats import FORMATS
 

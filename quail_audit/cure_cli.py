@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from quail_audit.events import AttributeRequest, Event, RecipeRequest
     from quail_audit.report import Report
 
-CURES_FOLDER = "cures"  # in an audit's run folder: runs of what was asked about it
-
 
 def attribute(
     run: Annotated[Path, typer.Argument(help="The run folder of an audit with data.", show_default=False)],
@@ -242,6 +240,7 @@ def run_and_show(
     quiet: bool,
 ) -> int:
     """Run it into its folder, show it as it goes and its result at the end; return its exit code."""
+    from quail_audit.attributed import CURES_FOLDER
     from quail_audit.cli import follow, new_console
     from quail_audit.curing import CureState
     from quail_audit.reports.cure_text import show

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State
+from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State, UnitMeasured
 from quail_audit.matrix import Format, Standing, safe_to_ship
 from quail_audit.report import STATES_BY_RISK, Failure, Quantizing
 
@@ -155,6 +155,14 @@ def recovery_figures(value: Recovery | None) -> str:
         return value.outcome
     interval = "" if value.low is None or value.high is None else f" [{round(value.low)}, {round(value.high)}]"
     return f"{round(value.percent)} %{interval}"
+
+
+def part_of_fall(unit: UnitMeasured | None, *, with_interval: bool = True) -> str:
+    """What a unit has to do with the fall of the forget loss, in per cent of it."""
+    if unit is None:
+        return UNKNOWN
+    interval = f" [{100 * unit.low:.0f}, {100 * unit.high:.0f}]" if with_interval else ""
+    return f"{100 * unit.share:.0f} %{interval}"
 
 
 def percent(value: float | None) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import quail_audit
+from quail_audit.attributed import units_measured
 from quail_audit.clock import utc_now
 from quail_audit.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
 from quail_audit.environment import describe_environment
-from quail_audit.errors import BadInputError, QuailError
+from quail_audit.errors import BadInputError
 from quail_audit.events import (
     CureStarted,
     Event,
@@ -27,7 +28,6 @@ from quail_audit.events import (
     RunFinished,
     UnitMeasured,
 )
-from quail_audit.runs import read_request, replay
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Layer
@@ -176,18 +176,8 @@ def find_attribution(run: str, scheme: str) -> list[UnitMeasured]:
     Raises:
         BadInputError: there is none of this scheme.
     """
-    from quail_audit.events import AttributeRequest
-
-    for folder in sorted(Path(run).glob("cures/*-attribute"), reverse=True):
-        asked = read_request(folder)
-        if not isinstance(asked, AttributeRequest) or asked.scheme != scheme:
-            continue
-        try:
-            units = [event for event in replay(folder) if isinstance(event, UnitMeasured)]
-        except QuailError:  # cut off or edited: an older one may do
-            continue
-        if units:
-            return units
+    if units := units_measured(Path(run), scheme):
+        return units
     raise BadInputError(
         f"no attribution at {scheme} says which layers bring the memory back",
         where=run,

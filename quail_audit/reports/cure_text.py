@@ -82,7 +82,9 @@ def _units(kind: UnitKind, units: list[UnitMeasured]) -> Table:
     for title in ("weights", "alone brings back", "spared takes away"):
         table.add_column(title, justify="right", no_wrap=True)
     for unit in alone[:MOST_UNITS]:
-        table.add_row(printable(unit.unit), wording.count(unit.weights), _share(unit), _share(spared.get(unit.unit)))
+        table.add_row(
+            printable(unit.unit), wording.count(unit.weights), *map(wording.part_of_fall, (unit, spared.get(unit.unit)))
+        )
     if len(alone) > MOST_UNITS:
         table.add_row(f"… and {len(alone) - MOST_UNITS} more in the report", "", "", "")
     return table
@@ -104,9 +106,3 @@ def _points(report: CureReport) -> Table:
         share = f"{point.recovery_percent:.0f} % [{point.low:.0f}, {point.high:.0f}]"
         table.add_row(str(len(point.kept)), str(point.bits), wording.byte_size(point.size_bytes), share)
     return table
-
-
-def _share(unit: UnitMeasured | None) -> str:
-    if unit is None:
-        return wording.UNKNOWN
-    return f"{100 * unit.share:.0f} % [{100 * unit.low:.0f}, {100 * unit.high:.0f}]"

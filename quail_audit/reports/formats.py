@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from quail_audit.attributed import brought_back_in
 from quail_audit.errors import UsageError
 from quail_audit.report import Report
 from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
@@ -26,12 +27,12 @@ def _every_sample(_: Report, folder: Path | None) -> Iterable[str]:
 
 Rendering = Callable[[Report, Path | None], Iterable[str]]
 
-# name -> what writes it, in pieces, from the report and, where it shows samples, the run's folder; None: there is none
+# name -> what writes it, in pieces, from the report and, for samples and attributions, the run's folder; or None
 FORMATS: Mapping[str, Rendering] = {
-    "markdown": lambda report, _: (markdown.render(report),),
-    "html": lambda report, folder: html.render(report, _samples(report, folder)),
+    "markdown": lambda report, folder: (markdown.render(report, brought_back_in(report, folder)),),
+    "html": lambda report, folder: html.render(report, _samples(report, folder), brought_back_in(report, folder)),
     "junit": lambda report, _: (junit.render(report),),
     "sarif": lambda report, _: (sarif.render(report),),
-    "csv": lambda report, _: (layers_csv.render(report),),
+    "csv": lambda report, folder: (layers_csv.render(report, brought_back_in(report, folder)),),
     "csv-samples": _every_sample,
 }

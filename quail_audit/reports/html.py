@@ -1,7 +1,8 @@
 """The report as one HTML file that needs nothing else: no network, no other file. For a reviewer who never runs Quail.
 
-From report.json, and the run's events for the samples. Everything that came from outside is escaped where it is put
-into the page; besides, the page's own policy lets no script run but the one it came with.
+From report.json, the run's events for the samples, and an attribution where there is one. Everything that came from
+outside is escaped where it is put into the page; besides, the page's own policy lets no script run but the one it came
+with.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from quail_audit import wording
+from quail_audit.attributed import BroughtBack
 from quail_audit.command_lines import audit_arguments
 from quail_audit.events import LayerStatistics, Recovery
 from quail_audit.matrix import Format, formats, riskiness
@@ -37,6 +39,9 @@ _ON_WEIGHTS = """Both checkpoints are rounded as they will be deployed. <strong>
 weights that get the same code in both; <strong>survival</strong> is how much of the update the rounded model
 carries, 1 all of it and 0 none; <strong>noise</strong> is how loudly rounding speaks over it. A layer is
 untouched, carried, drowned or erased; the last two are at risk."""
+_ON_ATTRIBUTION = """<strong>Brings back</strong> is the share of the fall of the forget loss that comes of rounding
+this layer alone, all others in full precision. Shares of several layers need not add up; a layer without one lies in a
+block or a role that brings little back, and was not looked into."""
 _WITHOUT_DATA = """No data was given, so only the weights were measured: whether a forgotten answer comes back
 was not tried."""
 _ON_RECOVERY = """<strong>Recovery</strong> is how much of what there was to forget comes back when the
@@ -47,12 +52,15 @@ _ON_LIMITS = """It sees only what was asked: these samples, by greedy decoding, 
 other formats, fine-tuning and attacks on the model were not tried."""
 
 
-def render(report: Report, samples: Sequence[WorstSample]) -> Iterator[str]:
+def render(
+    report: Report, samples: Sequence[WorstSample], attributed: Mapping[str, BroughtBack] | None = None
+) -> Iterator[str]:
     """The page, in pieces.
 
     Args:
         report: what was measured.
         samples: those that came back most, at the worst format.
+        attributed: scheme -> layer -> what rounding it alone brings back.
     """
     title = text(f"Quail: {_names(report)}")
     yield f"""<!doctype html>
@@ -77,8 +85,9 @@ def render(report: Report, samples: Sequence[WorstSample]) -> Iterator[str]:
     if samples:
         yield from _samples(samples, worst[0].scheme)
     for each in worst:
-        yield from _scheme(report, each.scheme, report.schemes[each.scheme], is_open=each is worst[0])
-    yield from _method(report)
+        brought = (attributed or {}).get(each.scheme)
+        yield from _scheme(each.scheme, report.schemes[each.scheme], brought, is_open=each is worst[0])
+    yield from _method(report, is_attributed=bool(attributed))
     yield from _environment(report)
     yield f"""</main>
 <footer><p>Quail {text(report.quail_version)}, run <code>{text(report.run_id)}</code></p></footer>
@@ -166,7 +175,7 @@ def _track(recovery: Recovery | None) -> str:
     return f'<span class="track" style="{style}" aria-hidden="true"><i></i><b></b></span>'
 
 
-def _scheme(report: Report, scheme: str, measured: SchemeReport, *, is_open: bool) -> Iterator[str]:
+def _scheme(scheme: str, measured: SchemeReport, brought: BroughtBack | None, *, is_open: bool) -> Iterator[str]:
     if not measured.metrics and not measured.layers:
         return
     yield f"<h2>At <code>{text(scheme)}</code></h2>\n"
@@ -176,7 +185,7 @@ def _scheme(report: Report, scheme: str, measured: SchemeReport, *, is_open: boo
     if measured.layers:
         yield f"<details{' open' if is_open else ''}><summary>Layers: {_counted(measured)}</summary>\n"
         yield from _heat_map(scheme, measured.layers)
-        yield from _layers(scheme, measured.layers)
+        yield from _layers(scheme, measured.layers, brought)
         yield "</details>\n"
 
 
@@ -221,8 +230,10 @@ def _cell(layer: LayerStatistics | None) -> str:
     return f'<td class="{text(state)}" title="{text(f"{layer.name}: {state}, {figures}")}">{mark} {text(state)}</td>'
 
 
-def _layers(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
-    headings = [(column, "" if column in ("layer", "state") else "number") for column in _LAYER_COLUMNS]
+def _layers(scheme: str, layers: Sequence[LayerStatistics], brought: BroughtBack | None) -> Iterator[str]:
+    *columns, last = _LAYER_COLUMNS
+    columns += ["brings back"] if brought else []
+    headings = [(column, "" if column in ("layer", "state") else "number") for column in (*columns, last)]
     rows = []
     for rank, layer in enumerate(sorted(layers, key=badness)):
         figures: tuple[tuple[float | None, str], ...] = (
@@ -233,6 +244,9 @@ def _layers(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
             (layer.noise, wording.ratio(layer.noise)),
             (layer.update_to_bucket, wording.ratio(layer.update_to_bucket)),
         )
+        if brought:
+            unit = brought.get(layer.name)
+            figures += ((None if unit is None else unit.share, wording.part_of_fall(unit)),)
         cells = "".join(
             f'<td class="number" data-key="{"" if value is None else value}">{shown}</td>' for value, shown in figures
         )
@@ -277,9 +291,10 @@ def _marked(truth: str, answer: str) -> str:
     return "".join([*shown, text(answer[at:])])
 
 
-def _method(report: Report) -> Iterator[str]:
+def _method(report: Report, *, is_attributed: bool) -> Iterator[str]:
     yield "<h2>How it was measured, and what it cannot see</h2>\n"
-    for paragraph in (_ON_WEIGHTS, _WITHOUT_DATA if report.request.data is None else _ON_RECOVERY, _ON_LIMITS):
+    on_data = _WITHOUT_DATA if report.request.data is None else _ON_RECOVERY
+    for paragraph in (_ON_WEIGHTS, on_data, *((_ON_ATTRIBUTION,) if is_attributed else ()), _ON_LIMITS):
         yield f"<p>{paragraph}</p>\n"
     notes = [f"not measured: {wording.metric_title(metric)} ({why})" for metric, why in report.skipped.items()]
     notes += sorted({f"rounded arms: {arm.reason}" for arm in report.arms.values() if arm.reason})

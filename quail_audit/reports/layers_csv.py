@@ -1,10 +1,15 @@
-"""The layers of every scheme as CSV, a row each; from report.json alone. Numbers stand in full, null as nothing."""
+"""The layers of every scheme as CSV, a row each; from report.json, and an attribution where there is one.
+
+Numbers stand in full, null as nothing.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 
+from quail_audit.attributed import BroughtBack
 from quail_audit.events import LayerStatistics
 from quail_audit.report import Report
 from quail_audit.untrusted import printable
@@ -12,16 +17,26 @@ from quail_audit.untrusted import printable
 _FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would calculate what begins with one
 
 
-def render(report: Report) -> str:
-    """With a heading line; columns are those of a layer in report.json."""
+_BROUGHT_BACK = ("brings_back", "brings_back_low", "brings_back_high")
+
+
+def render(report: Report, attributed: Mapping[str, BroughtBack] | None = None) -> str:
+    """With a heading line; columns are those of a layer in report.json, then what rounding it alone brings back.
+
+    Args:
+        report: what was measured.
+        attributed: scheme -> layer -> its part in the fall of the forget loss, as shares of it.
+    """
     stream = io.StringIO()
     columns = list(LayerStatistics.model_fields)
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["scheme", *columns])
+    writer.writerow(["scheme", *columns, *_BROUGHT_BACK])
     for scheme, measured in report.schemes.items():
         for layer in measured.layers:
             values = layer.model_dump()
-            writer.writerow([text_cell(scheme), *(_cell(values[column]) for column in columns)])
+            unit = (attributed or {}).get(scheme, {}).get(layer.name)
+            part = (unit.share, unit.low, unit.high) if unit is not None else (None,) * len(_BROUGHT_BACK)
+            writer.writerow([text_cell(scheme), *(_cell(values[column]) for column in columns), *part])
     return stream.getvalue()
 
 

@@ -1,4 +1,5 @@
-"""The report in Markdown: for a pull request's comment and a CI step's summary. From report.json alone; no samples.
+"""The report in Markdown: for a pull request's comment and a CI step's summary. From report.json alone, and an
+attribution where there is one; no samples.
 
 Whatever came from outside stands in code spans or with every mark escaped, so that it neither formats nor mentions.
 """
@@ -7,9 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from quail_audit import wording
+from quail_audit.attributed import BroughtBack
 from quail_audit.command_lines import audit_arguments
 from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.report import Report, SchemeReport, arms_in_order, badness
@@ -22,15 +24,20 @@ WORST_LAYERS_SHOWN = 10
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+\-!|<>~&$])")
 
 
-def render(report: Report) -> str:
-    """The report; details of the best formats are left out where it would not fit a comment."""
+def render(report: Report, attributed: Mapping[str, BroughtBack] | None = None) -> str:
+    """The report; details of the best formats are left out where it would not fit a comment.
+
+    Args:
+        report: what was measured.
+        attributed: scheme -> layer -> what rounding it alone brings back.
+    """
     text = "\n".join(_main(report)) + "\n"
     rules = "\n".join(_rules(report))
     if rules and len(text) + len(rules) <= MOST_CHARACTERS:
         text += f"\n{rules}\n"
     left_out = 0
     for each in sorted(formats(report), key=riskiness):
-        part = "\n".join(_details(each.scheme, report.schemes[each.scheme]))
+        part = "\n".join(_details(each.scheme, report.schemes[each.scheme], (attributed or {}).get(each.scheme)))
         if not part:
             continue
         if len(text) + len(part) > MOST_CHARACTERS:
@@ -96,7 +103,7 @@ def _rules(report: Report) -> Iterator[str]:
         yield from _table(HEADINGS, "lllll", (tuple(map(plain, rule_row(each).cells)) for each in found))
 
 
-def _details(scheme: str, measured: SchemeReport) -> Iterator[str]:
+def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -> Iterator[str]:
     if measured.metrics:
         arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
         rows = (
@@ -114,14 +121,15 @@ def _details(scheme: str, measured: SchemeReport) -> Iterator[str]:
         worst = sorted(measured.layers, key=badness)[:WORST_LAYERS_SHOWN]
         yield from _folded(f"Worst of {len(measured.layers)} layers at {scheme}")
         yield from _table(
-            ("layer", "overlap", "survival", "noise", "state"),
-            "lrrrl",
+            ("layer", "overlap", "survival", "noise", *(("brings back",) if brought else ()), "state"),
+            "lrrrrl" if brought else "lrrrl",
             (
                 (
                     code(layer.name),
                     wording.share(layer.overlap),
                     wording.ratio(layer.survival),
                     wording.ratio(layer.noise),
+                    *((wording.part_of_fall(brought.get(layer.name)),) if brought else ()),
                     wording.state(layer),
                 )
                 for layer in worst

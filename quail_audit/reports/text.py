@@ -1,6 +1,6 @@
 """The report for a terminal: verdict and reasons first, then the formats, then forgetting and the worst layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
+from quail_audit.attributed import BroughtBack
 from quail_audit.events import LayerStatistics, Verdict
 from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.report import Report, SchemeReport, arms_in_order, badness
@@ -22,8 +23,8 @@ NAME_COLUMNS = 34  # of a layer's name on a narrow screen
 _FEW_COLUMNS = ("overlap", "survival", "noise")
 
 
-def show(report: Report, console: Console) -> None:
-    """Print the report."""
+def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack] | None = None) -> None:
+    """Print the report; attributed: scheme -> layer -> what rounding it alone brings back."""
     console.print(_heading(report))
     found = formats(report)
     if report.verdict is not None:
@@ -42,7 +43,10 @@ def show(report: Report, console: Console) -> None:
         worst = min(found, key=riskiness).scheme
         shown = {worst: report.schemes[worst]}
     for scheme, measured in shown.items():
-        for part in (_forgetting(report, scheme, measured, wide), _layers(scheme, measured, wide)):
+        for part in (
+            _forgetting(report, scheme, measured, wide),
+            _layers(scheme, measured, wide, (attributed or {}).get(scheme)),
+        ):
             if part is not None:
                 console.print()
                 console.print(part)
@@ -122,12 +126,13 @@ def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool)
     return Group(Text(f" Forgetting at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1)))
 
 
-def _layers(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:
+def _layers(scheme: str, measured: SchemeReport, wide: bool, brought: BroughtBack | None) -> RenderableType | None:
     if not measured.layers:
         return None
     table = Table(box=None, pad_edge=True)
     table.add_column("worst layers", no_wrap=True)
     columns = ("weights", "identical", "overlap", "survival", "noise", "update/bucket") if wide else _FEW_COLUMNS
+    columns = (*columns, *(("brings back",) if brought else ()))
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -139,6 +144,7 @@ def _layers(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType |
             "survival": wording.ratio(layer.survival),
             "noise": wording.ratio(layer.noise),
             "update/bucket": wording.ratio(layer.update_to_bucket),
+            "brings back": wording.part_of_fall((brought or {}).get(layer.name), with_interval=wide),
         }
         table.add_row(_name(layer, wide), *(figures[column] for column in columns), _state(layer))
     parts: list[RenderableType] = [Text(f" {_layers_title(scheme, measured)}", style="bold"), table]

@@ -2,15 +2,18 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from quail_audit.events import (
     RATIO_EDGES,
     ArmFinished,
     ArmStarted,
+    AttributeRequest,
+    AttributionPlanned,
     AuditRequest,
     CheckpointFacts,
+    CureStarted,
     DataRead,
     Event,
     LayerDetail,
@@ -29,6 +32,7 @@ from quail_audit.events import (
     SchemeSummary,
     Score,
     State,
+    UnitMeasured,
     Verdict,
     VerdictReached,
     WeightsMeasured,
@@ -310,4 +314,43 @@ def write_run(folder: Path, made: Iterator[Event] | None = None) -> Path:
     assert isinstance(started, RunStarted)
     (folder / REQUEST).write_text(started.request.model_dump_json(indent=2))
     (folder / EVENTS).write_text("".join(to_line(event) + "\n" for event in written))
+    return folder
+
+
+def write_attribution(
+    run: Path, shares: Mapping[str, float], *, scheme: str = "nf4", name: str = "20260101-130000-cd34"
+) -> Path:
+    """Write an attribution of a run as quail attribute does: these layers alone, each with 5 % to either side."""
+    request = AttributeRequest(run=str(run), scheme=scheme)
+    started = CureStarted(
+        quail_version="0.1.0",
+        run_id=name,
+        started="2026-01-01T13:00:00+00:00",
+        request=request,
+        command=("quail", "attribute", str(run)),
+        environment={},
+    )
+    ends = AttributionPlanned(scheme=scheme, samples=24, nll_full=7.2, nll_rounded=0.3, units=2)
+    units = [
+        UnitMeasured(
+            kind="layer",
+            unit=layer,
+            layers=(layer,),
+            weights=1,
+            mode="alone",
+            nll=7.2 - 6.9 * share,
+            share=share,
+            low=share - 0.05,
+            high=share + 0.05,
+            passes=passes,
+        )
+        for passes, (layer, share) in enumerate(shares.items(), start=3)
+    ]
+    block = units[0].model_copy(update={"kind": "block", "unit": "0", "layers": tuple(shares), "share": 0.9})
+    spared = units[0].model_copy(update={"mode": "spared", "share": 0.01})
+    end = RunFinished(finished="2026-01-01T13:01:00+00:00", exit_code=0)
+    folder = run / "cures" / f"{name}-attribute"
+    folder.mkdir(parents=True)
+    (folder / REQUEST).write_text(request.model_dump_json())
+    (folder / EVENTS).write_text("".join(f"{to_line(e)}\n" for e in (started, ends, block, *units, spared, end)))
     return folder

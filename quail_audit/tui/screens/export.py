@@ -131,10 +131,12 @@ class ExportScreen(ModalScreen[None]):
         if kind == "text":
             from rich.console import Console
 
+            from quail_audit.attributed import brought_back_in
             from quail_audit.reports.text import show
 
             stream = io.StringIO()
-            show(report, Console(file=stream, highlight=False, width=TEXT_COLUMNS))
+            console = Console(file=stream, highlight=False, width=TEXT_COLUMNS)
+            show(report, console, brought_back_in(report, self._run.folder))
             return (stream.getvalue(),)
         from quail_audit.reports.formats import FORMATS
 

@@ -1,0 +1,46 @@
+"""What the attributions of an audit found, read from its run folder: which layers bring the memory back.
+
+`quail attribute RUN` records itself below RUN/cures; every face of the audit reads it there, so a report that is
+written later, or the app that is open, has it without being told. Not here: how it is measured (cures/attribution.py).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from quail_audit.errors import QuailError
+from quail_audit.events import AttributeRequest, UnitMeasured
+from quail_audit.report import Report
+from quail_audit.runs import read_request, replay
+
+CURES_FOLDER = "cures"  # in an audit's run folder: runs of what was asked about it
+
+BroughtBack = Mapping[str, UnitMeasured]  # layer -> what rounding it alone brings back
+
+
+def units_measured(run: Path, scheme: str) -> list[UnitMeasured]:
+    """What the latest attribution of an audit under a scheme found; nothing where there is none."""
+    for folder in sorted(run.glob(f"{CURES_FOLDER}/*-attribute"), reverse=True):
+        asked = read_request(folder)
+        if not isinstance(asked, AttributeRequest) or asked.scheme != scheme:
+            continue
+        try:
+            units = [event for event in replay(folder) if isinstance(event, UnitMeasured)]
+        except QuailError:  # cut off or edited: an older one may do
+            continue
+        if units:
+            return units
+    return []
+
+
+def brought_back(run: Path, scheme: str) -> dict[str, UnitMeasured]:
+    """The layers that were rounded alone, with what each brings back."""
+    alone = (unit for unit in units_measured(run, scheme) if unit.mode == "alone" and len(unit.layers) == 1)
+    return {unit.layers[0]: unit for unit in alone}
+
+
+def brought_back_in(report: Report, run: Path | None) -> dict[str, BroughtBack]:
+    """The same for every scheme of an audit that has an attribution; none without a run's folder."""
+    if run is None or not (run / CURES_FOLDER).is_dir():
+        return {}
+    found = {scheme: brought_back(run, scheme) for scheme in report.schemes}
+    return {scheme: layers for scheme, layers in found.items() if layers}
