@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import quail_audit
 from quail_audit import interruption, verdict
+from quail_audit.audited_files import checkpoint_files, given_files
 from quail_audit.calibrated import QuantizedPair, calibration_rows, measure_quantized, quantize_pair
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
@@ -20,6 +21,8 @@ from quail_audit.events import (
     AuditRequest,
     DataRead,
     Event,
+    FilesFound,
+    FilesHashed,
     LayerMeasured,
     LayerStatistics,
     MetricScored,
@@ -35,6 +38,7 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
+from quail_audit.hashing import Hashing
 from quail_audit.judgement import day_of, judge_report, unmeasured
 from quail_audit.policy import Policy
 from quail_audit.policy_file import read_policy
@@ -154,7 +158,7 @@ def audit(request: AuditRequest, run_id: str, *, baseline: Report | None = None)
     state.apply(started)
     state.apply(read)
     yield read
-    with closing(_measure(request, policy)) as events:
+    with closing(_measure_and_hash(request, policy)) as events:
         for event in events:
             state.apply(event)
             yield event
@@ -166,8 +170,15 @@ def audit(request: AuditRequest, run_id: str, *, baseline: Report | None = None)
     yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured(report)))
 
 
-def _measure(request: AuditRequest, policy: Policy) -> Events:
-    """Everything between a policy and a verdict."""
+def _measure_and_hash(request: AuditRequest, policy: Policy) -> Events:
+    """Everything between a policy and a verdict, while the files that it is measured on are hashed."""
+    with Hashing() as hashing:
+        yield from _measure(request, policy, hashing)
+        yield FilesHashed(files=(yield from hashing.wait()))
+
+
+def _measure(request: AuditRequest, policy: Policy, hashing: Hashing) -> Events:
+    """Measure what was asked for; starts the hashing when it is known which files there are."""
     from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
     from quail_audit.forgetting.arms import find_device, find_dtype
     from quail_audit.forgetting.data import Columns, read_data
@@ -177,6 +188,7 @@ def _measure(request: AuditRequest, policy: Policy) -> Events:
     attempts = yield from _find_schemes(request.schemes)
     device = find_device(request.device)
     find_dtype(request.dtype)
+    places = list(given_files(request, calibrated=bool(attempts.calibrated)))
     data = None
     if request.data is not None:
         columns = Columns(request.text_column, request.label_column)
@@ -209,6 +221,9 @@ def _measure(request: AuditRequest, policy: Policy) -> Events:
         samples_per_arm=sum(data.samples.values()) if data is not None else 0,
         stored_as=stored.name if stored is not None else None,
     )
+    places += checkpoint_files(pair)
+    yield FilesFound(files=tuple(place.found for place in places))
+    hashing.start(places)
 
     layers: Layers
     if stored is not None:

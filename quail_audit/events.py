@@ -167,6 +167,27 @@ class PolicyUsed(Model):
     effective: Policy
 
 
+FileRole = Literal["original", "unlearned", "retrain", "data", "calibration", "policy", "baseline"]
+
+
+class FoundFile(Model):
+    """A file that an audit reads, as it lay there before anything was measured."""
+
+    role: FileRole
+    path: str  # in the checkpoint's or the data's folder, parts joined by "/"; of a file that is named itself, its name
+    bytes: int
+    modified_ns: int  # since the epoch
+
+
+class FileHash(Model):
+    """A file that an audit read, and what was in it."""
+
+    role: FileRole
+    path: str  # as in FoundFile
+    bytes: int
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class AuditRequest(Model):
     """Everything that decides what an audit measures. Written to request.json; enough to repeat the run."""
 
@@ -332,6 +353,28 @@ class Planned(Timed):
     arms: tuple[str, ...]
     samples_per_arm: int
     stored_as: str | None = None  # the format of checkpoints that are quantized already, in the place of schemes
+
+
+class FilesFound(Timed):
+    """Every file that the audit reads. They are hashed while it measures."""
+
+    type: Literal["files_found"] = "files_found"
+    files: tuple[FoundFile, ...]
+
+
+class FilesAwaited(Timed):
+    """All is measured, and files are still being hashed."""
+
+    type: Literal["files_awaited"] = "files_awaited"
+    done_bytes: int
+    total_bytes: int
+
+
+class FilesHashed(Timed):
+    """What was in the files; none has changed between FilesFound and now."""
+
+    type: Literal["files_hashed"] = "files_hashed"
+    files: tuple[FileHash, ...]
 
 
 class LayerMeasured(Timed):
@@ -613,6 +656,9 @@ Event = (
     | PairOpened
     | DataRead
     | Planned
+    | FilesFound
+    | FilesAwaited
+    | FilesHashed
     | LayerMeasured
     | LayerQuantized
     | WeightsMeasured

@@ -18,6 +18,9 @@ from quail_audit.events import (
     DataRead,
     Event,
     Execution,
+    FileHash,
+    FilesAwaited,
+    FilesHashed,
     LayerMeasured,
     LayerQuantized,
     LayerStatistics,
@@ -118,6 +121,7 @@ class Report(Model):
     schemes: dict[str, SchemeReport]
     policy: PolicyUsed | None = None  # null, and no rules: written by Quail before 0.2
     rules: tuple[RuleOutcome, ...] = ()
+    files: tuple[FileHash, ...] = ()  # what was read; empty of a run that was stopped before all was hashed
 
 
 @dataclass
@@ -165,6 +169,20 @@ class Quantizing:
         return (at_s - self.started_s) / done * (self.total - done) if 0 < done < self.total - 1 else None
 
 
+@dataclass(frozen=True)
+class Awaiting:
+    """How far the hashing of files is when all else is done: when it was first said, and when last."""
+
+    first: FilesAwaited
+    last: FilesAwaited
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds to go at the pace since all else was done; None until there is one."""
+        done, elapsed_s = self.last.done_bytes - self.first.done_bytes, self.last.at_s - self.first.at_s
+        return (self.last.total_bytes - self.last.done_bytes) / done * elapsed_s if done > 0 else None
+
+
 @dataclass
 class RunState:
     """Everything the events of a run have said so far. Apply them in order."""
@@ -188,6 +206,8 @@ class RunState:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     rules: tuple[RuleOutcome, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)  # scheme -> why it could not be measured
+    files: tuple[FileHash, ...] = ()
+    awaiting: Awaiting | None = None  # files that are still being hashed, when all else is done
     end: RunFinished | RunFailed | None = None
     last_sample: SampleScored | None = None
     at_s: float = 0.0
@@ -232,6 +252,11 @@ class RunState:
                     self.arms[event.arm] = self.arms[event.arm].model_copy(update={"elapsed_s": event.elapsed_s})
             case RecoveryMeasured():
                 self.recoveries[event.scheme][event.metric] = event.recovery
+            case FilesAwaited():
+                self.awaiting = Awaiting(event if self.awaiting is None else self.awaiting.first, event)
+            case FilesHashed():
+                self.files = event.files
+                self.awaiting = None
             case Noted():
                 self.notes.append(event.message)
             case SchemeFailed():
@@ -245,9 +270,11 @@ class RunState:
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds still to go at the pace of the arms that are done; None while it cannot be told."""
+        """Seconds to go at the pace of the arms that are done, or of what is left then; None while none can be told."""
         if self.plan is None or self.end is not None:
             return None
+        if self.awaiting is not None:
+            return self.awaiting.remaining_s
         elapsed = [arm.elapsed_s for arm in self.arms.values() if arm.elapsed_s is not None]
         if not elapsed:
             return None
@@ -304,6 +331,7 @@ class RunState:
             schemes={scheme: self.scheme(scheme) for scheme in self.schemes},
             policy=self.policy,
             rules=self.rules,
+            files=self.files,
         )
 
     def _checkpoints(self) -> dict[str, CheckpointFacts]:

@@ -42,6 +42,7 @@ from quail_audit.events import (
     from_line,
     to_line,
 )
+from quail_audit.file_names import EVENTS as EVENTS  # whoever reads runs needs it
 from quail_audit.line_files import append_line, open_to_append, write_whole
 from quail_audit.report import Report, RunState
 from quail_audit.report_file import read_report_file
@@ -51,7 +52,6 @@ AnyState = RunState | TrainingState | CureState  # the fold of a run of some kin
 
 RUNS_FOLDER = Path(".quail") / "runs"  # where runs go that are not told where
 REQUEST = "request.json"
-EVENTS = "events.jsonl"
 REPORT = "report.json"
 LOCK = "writer.lock"
 WRITER = "writer.id"

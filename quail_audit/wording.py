@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State, UnitMeasured
 from quail_audit.matrix import Format, Standing, safe_to_ship
-from quail_audit.report import STATES_BY_RISK, Failure, Quantizing
+from quail_audit.report import STATES_BY_RISK, Awaiting, Failure, Quantizing
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -199,6 +199,13 @@ def quantizing(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
     left = found.remaining_s(at_s)
     remaining = f", ~{duration(left)} left" if left is not None else ""
     return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
+
+
+def hashing(found: Awaiting) -> str:
+    """How far the hashing of files is, when all else is done: "hashing the files that were read: 3.1 GB of 5 GB"."""
+    return (
+        f"hashing the files that were read: {byte_size(found.last.done_bytes)} of {byte_size(found.last.total_bytes)}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -7,12 +7,34 @@ from pydantic import ValidationError
 from runs_for_tests import events, layer
 
 from quail_audit.errors import BadInputError
-from quail_audit.events import Event, LayerMeasured, Noted, SampleScored, Score, from_line, to_line
+from quail_audit.events import (
+    Event,
+    FileHash,
+    FilesAwaited,
+    FilesFound,
+    FilesHashed,
+    FoundFile,
+    LayerMeasured,
+    Noted,
+    SampleScored,
+    Score,
+    from_line,
+    to_line,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@pytest.mark.parametrize("event", list(events()), ids=lambda event: event.type)
+FILES: tuple[Event, ...] = (
+    FilesFound(
+        files=(FoundFile(role="data", path="verbmem/forget.json", bytes=7, modified_ns=1_700_000_000_123_456_789),)
+    ),
+    FilesAwaited(done_bytes=1, total_bytes=7),
+    FilesHashed(files=(FileHash(role="data", path="verbmem/forget.json", bytes=7, sha256="0f" * 32),)),
+)
+
+
+@pytest.mark.parametrize("event", [*events(), *FILES], ids=lambda event: event.type)
 def test_every_event_survives_its_line(event: Event) -> None:
     line = to_line(event)
     assert "\n" not in line

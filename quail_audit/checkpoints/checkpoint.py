@@ -115,6 +115,11 @@ class Checkpoint:
         return None if packed is None else packed.unpack()
 
     @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that its weights are read from; of an adapter, its own."""
+        return tuple(dict.fromkeys(self.files.file_of.values()))
+
+    @property
     def is_converted(self) -> bool:
         """Whether its weights are not in the files as the model has them: packed, or in a GGUF file."""
         return bool(self.packed) or self.gguf is not None

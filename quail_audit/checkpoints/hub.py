@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.file_names import DESCRIPTIONS
 from quail_audit.untrusted import printable
 
-_DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")  # configuration and tokenizer
 _SAFETENSORS = ("model.safetensors", "adapter_model.safetensors", "*-of-*.safetensors")
 _TORCH_BINS = ("pytorch_model.bin", "adapter_model.bin", "pytorch_model-*-of-*.bin")
 _NEVER = ("*/*", "consolidated*")  # other layouts of the same weights
@@ -61,7 +61,7 @@ def fetch(hub_id: HubId) -> Fetched:
             snapshot_download(
                 hub_id.repository,
                 revision=hub_id.revision,
-                allow_patterns=[*_DESCRIPTIONS, *_SAFETENSORS],
+                allow_patterns=[*DESCRIPTIONS, *_SAFETENSORS],
                 ignore_patterns=list(_NEVER),
             )
         )
@@ -70,7 +70,7 @@ def fetch(hub_id: HubId) -> Fetched:
             snapshot_download(
                 hub_id.repository,
                 revision=folder.name,
-                allow_patterns=[*_DESCRIPTIONS, *_TORCH_BINS],
+                allow_patterns=[*DESCRIPTIONS, *_TORCH_BINS],
                 ignore_patterns=list(_NEVER),
             )
     return Fetched(folder, folder.name)

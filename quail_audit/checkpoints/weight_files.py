@@ -12,10 +12,11 @@ import math
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from quail_audit.errors import BadInputError
+from quail_audit.file_names import stays_inside
 from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-MOST_NAME_BYTES = 255  # of a weight file's name; file systems take no longer one
 _SHOWN = 3  # names that an error lists before it counts
 
 
@@ -63,6 +63,10 @@ class Weights(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Name -> shape and dtype, in the order of the files."""
+
+    @property
+    def file_of(self) -> Mapping[str, Path]:
+        """Name, as it is stored -> the file that holds it."""
 
     @property
     def size_bytes(self) -> int:
@@ -205,25 +209,13 @@ def _read_index(path: Path) -> dict[str, str]:
             mend="Copy or download the checkpoint again",
         )
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not _stays_inside(shard):
+        if not isinstance(shard, str) or not stays_inside(shard):
             raise BadInputError(
                 f"names a weight file outside its folder, or no file at all: {printable(str(shard), limit=200)}",
                 where=str(path),
                 mend="Weight files lie in the checkpoint's own folder. Don't use this checkpoint if you don't trust it",
             )
     return weight_map
-
-
-def _stays_inside(name: str) -> bool:
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    return (
-        name.isprintable()
-        and len(name.encode()) <= MOST_NAME_BYTES
-        and bool(posix.parts)
-        and not (posix.is_absolute() or windows.drive or windows.root)
-        and ".." not in posix.parts
-        and ".." not in windows.parts
-    )
 
 
 def _size(file: Path) -> int:

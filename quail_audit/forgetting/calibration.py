@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from quail_audit.checkpoints.transformers_rules import as_this_version_spells_it
 from quail_audit.errors import BadInputError, UsageError
+from quail_audit.file_names import RAW_RETAIN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +71,7 @@ def _of_folder(folder: Path) -> tuple[str, ...]:
     """The retain text to train on, else what is measured on the retain side."""
     from quail_audit.forgetting.data import read_folder
 
-    raw = folder / "raw" / "retain.txt"
+    raw = folder / RAW_RETAIN
     if raw.is_file():
         return _of_file(raw)
     data = read_folder(folder)

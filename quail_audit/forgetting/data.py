@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quail_audit.errors import BadInputError
+from quail_audit.file_names import CONTINUATIONS, DATA_NAMES, EXAMPLES, QUESTIONS, TEXTS
 from quail_audit.forgetting.interface import (
     LABELLED_SETS,
     SPLITS,
@@ -35,9 +36,6 @@ from quail_audit.forgetting.rows import (
 )
 
 __all__ = ["Columns", "ForgettingData", "read_data", "read_folder"]
-
-# MUSE's own repository calls the retain set that it measures on retain2 (retain1 is the one it trains on).
-_NAMES: dict[str, tuple[str, ...]] = {"forget": ("forget",), "retain": ("retain", "retain2"), "holdout": ("holdout",)}
 
 
 def read_data(
@@ -112,13 +110,13 @@ def read_folder(
     questions: dict[Split, Questions] = {}
     texts: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
-        if found := _read_named(folder, "verbmem/{}.json", split, PROMPT_AND_TRUTH, lines[split]):
+        if found := _read_named(folder, CONTINUATIONS, split, PROMPT_AND_TRUTH, lines[split]):
             continuations[split] = found[:max_samples]
-        if asked := _read_named(folder, "knowmem/{}_qa.json", split, QUESTION_AND_ANSWER, lines[split]):
-            examples = _read_named(folder, "knowmem/{}_qa_icl.json", split, QUESTION_AND_ANSWER)
+        if asked := _read_named(folder, QUESTIONS, split, QUESTION_AND_ANSWER, lines[split]):
+            examples = _read_named(folder, EXAMPLES, split, QUESTION_AND_ANSWER)
             questions[split] = Questions(asked[:max_samples], examples)
-    for name in _NAMES:
-        if passages := _read_named(folder, "privleak/{}.json", name, PLAIN_TEXT, lines.get(name, ())):
+    for name in DATA_NAMES:
+        if passages := _read_named(folder, TEXTS, name, PLAIN_TEXT, lines.get(name, ())):
             texts[name] = tuple(passage.text for passage in passages[:max_samples])
     labelled: dict[LabelledSet, tuple[Labelled, ...]] = {}
     for of in LABELLED_SETS:
@@ -145,7 +143,7 @@ def _read_labelled(folder: Path, of: LabelledSet, columns: Columns, lines: tuple
 
 def _read_named(folder: Path, template: str, name: str, form: Form[R], lines: tuple[Row, ...] = ()) -> tuple[R, ...]:
     """The rows of a part, from the one file that has it; empty where none has."""
-    files = [path for alias in _NAMES[name] if (path := folder / template.format(alias)).exists()]
+    files = [path for alias in DATA_NAMES[name] if (path := folder / template.format(alias)).exists()]
     found = {str(path.relative_to(folder)): read_json_rows(path, form) for path in files}
     if of_form := tuple(row for row in lines if isinstance(row, form.model)):
         found[f"{name}.jsonl"] = of_form

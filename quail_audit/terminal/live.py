@@ -61,6 +61,8 @@ def view(state: RunState, *, since_last_event_s: float = 0.0) -> RenderableType:
     parts: list[RenderableType] = [_header(state, since_last_event_s)]
     if state.plan is not None:
         parts.append(_progress(state))
+    if state.awaiting is not None:
+        parts.append(Text(f" {wording.hashing(state.awaiting)}", style="dim"))
     parts.extend(_layer_lines(state))
     if state.running or state.scores:
         parts.append(_scores(state))

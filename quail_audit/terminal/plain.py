@@ -11,6 +11,7 @@ from quail_audit.events import (
     CureStarted,
     DataRead,
     Event,
+    FilesAwaited,
     LayerCarried,
     LayerMeasured,
     LayerQuantized,
@@ -30,6 +31,7 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
+from quail_audit.report import Awaiting
 from quail_audit.runs import AnyState
 from quail_audit.terminal import curing
 from quail_audit.untrusted import printable
@@ -54,7 +56,15 @@ class PlainProgress:
         """Show one event; state has it already."""
         line = _line(event)
         frequent = isinstance(
-            event, LayerMeasured | LayerQuantized | SampleScored | TrainStep | LayerCarried | UnitMeasured | RecipePoint
+            event,
+            LayerMeasured
+            | LayerQuantized
+            | SampleScored
+            | FilesAwaited
+            | TrainStep
+            | LayerCarried
+            | UnitMeasured
+            | RecipePoint,
         )
         if line is None or (frequent and event.at_s - self._last_at_s < SECONDS_BETWEEN_LINES):
             return
@@ -89,6 +99,8 @@ def _line(event: Event) -> str | None:
             return (
                 f"{event.arm}: {wording.metric_title(event.metric)} {wording.with_interval(event.score, event.metric)}"
             )
+        case FilesAwaited():
+            return wording.hashing(Awaiting(event, event))
         case Noted():
             return event.message
         case SchemeFailed():

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from runs_for_tests import events
 
-from quail_audit.events import Event, MetricScored, RunFinished, SampleScored
+from quail_audit.events import Event, FilesAwaited, FilesHashed, MetricScored, RunFinished, SampleScored
 from quail_audit.report import Progress, RunState
 from quail_audit.terminal.live import LiveView, view
 from quail_audit.terminal.plain import PlainProgress
@@ -145,3 +145,18 @@ def test_fourteen_schemes_fit_a_screen_of_twenty_four_lines(kind: str) -> None:
         assert "mxfp4: " in text
     if kind == "planned":
         assert "0 / 31" in text
+
+
+def test_files_that_are_still_hashed_when_all_is_measured_are_said() -> None:
+    measured = [event for event in events() if event.type not in ("verdict_reached", "run_finished")]
+    steps = [FilesAwaited(at_s=60.0 + at, done_bytes=10**9 * (2 + at), total_bytes=10**10) for at in range(3)]
+    state = state_after(*measured, steps[0])
+    assert state.remaining_s is None, "one figure is no pace"
+    state = state_after(*measured, *steps)
+    text = drawn(state)
+    assert "hashing the files that were read: 4 GB of 10 GB" in text
+    assert "~0:00:06 left" in text, "6 GB at 1 GB a second"
+    stream = io.StringIO()
+    PlainProgress(stream).update(steps[-1], state)
+    assert "hashing the files that were read: 4 GB of 10 GB" in stream.getvalue()
+    assert "hashing" not in drawn(state_after(*measured, *steps, FilesHashed(files=())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from quail_audit.checkpoints.weight_files import TensorInfo, WeightFiles
@@ -45,6 +46,10 @@ class Stored(Protocol):
         """Name -> shape and dtype, in the order of the files."""
 
     @property
+    def file_of(self) -> Mapping[str, Path]:
+        """Name -> the file that holds it."""
+
+    @property
     def size_bytes(self) -> int:
         """Of all the files together."""
 
@@ -69,6 +74,11 @@ class PackedFiles:
     size_bytes: int
     matrices: Mapping[str, PackedMatrix]
     files: Stored
+
+    @property
+    def file_of(self) -> Mapping[str, Path]:
+        """Name, as it is stored -> the file that holds it."""
+        return self.files.file_of
 
     def read(self, name: str) -> torch.Tensor:
         """One weight, dequantized where it is packed: what the deployed model computes with. See WeightFiles.read."""

@@ -61,7 +61,9 @@ class VerdictLine(Static):
     def _doing(self, run: LiveRun) -> Text:
         state = run.state
         text = Text(" ", style=palette.muted(self.app), no_wrap=True, overflow="ellipsis")
-        if state.last_sample is not None:
+        if state.awaiting is not None:
+            text.append(wording.hashing(state.awaiting))
+        elif state.last_sample is not None:
             sample = state.last_sample
             text.append(f"{sample.arm} · {wording.metric_title(sample.metric)} · {sample.done} of {sample.total} · ")
             text.append(f"{sample.score:.1f}  …{printable(sample.prompt[-PROMPT_CHARACTERS:])} → ")

@@ -1,0 +1,206 @@
+"""SHA-256 of files, taken in a thread of its own while the same files are measured.
+
+Weights are mapped from their files, so what the thread has read the measuring finds in the page cache, and the other
+way round. The thread gives way to whatever else wants the processor, holds one piece of a file, and stops when asked.
+Not here: which files there are (audited_files.py), and comparing with hashes known before (verifying.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from quail_audit.errors import BadInputError
+from quail_audit.events import FileHash, FileRole, FilesAwaited, FoundFile
+
+PIECE_BYTES = 1 << 20
+NICENESS = 10  # measuring goes first
+SECONDS_BETWEEN_EVENTS = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file to hash: what was found of it, and where it lies on this machine."""
+
+    found: FoundFile
+    file: Path
+
+
+def find_file(role: FileRole, file: Path, path: str) -> Place:
+    """A file as it is now.
+
+    Args:
+        role: what the audit reads it for.
+        file: where it is.
+        path: its name in the report.
+
+    Raises:
+        BadInputError: it cannot be looked at, or is no regular file.
+    """
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise BadInputError("is not a regular file", where=str(file))
+    return Place(FoundFile(role=role, path=path, bytes=found.st_size, modified_ns=found.st_mtime_ns), file)
+
+
+def hash_file(file: Path, goes_on: Callable[[int], bool], *, most_bytes: int | None = None) -> str | None:
+    """The SHA-256 of a regular file, in hexadecimal.
+
+    Args:
+        file: the file.
+        goes_on: called after every piece with its bytes; where it returns False, hashing ends.
+        most_bytes: a longer file is not read to its end.
+
+    Returns:
+        None where hashing was ended, or the file is longer than it may be.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file: a pipe or a device would block or never end.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("is not a regular file")
+        digest, piece, seen = hashlib.sha256(), memoryview(bytearray(PIECE_BYTES)), 0
+        while count := opened.readinto(piece):
+            seen += count
+            if most_bytes is not None and seen > most_bytes:
+                return None
+            digest.update(piece[:count])  # lets other threads run
+            if not goes_on(count):
+                return None
+        return digest.hexdigest()
+
+
+class Hashing:
+    """The hashes of an audit's files: started when they are known, waited for when all else is done.
+
+    Leaving the context stops the thread.
+    """
+
+    def __init__(self) -> None:
+        self._places: tuple[Place, ...] = ()
+        self._hashes: dict[Place, str] = {}
+        self._done_bytes = 0
+        self._error: Exception | None = None
+        self._stopped = threading.Event()
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def start(self, places: Sequence[Place]) -> None:
+        """Begin, without waiting."""
+        self._places = tuple(places)
+        self._thread = threading.Thread(target=self._work, name="hashing", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> Generator[FilesAwaited, None, tuple[FileHash, ...]]:
+        """The hashes, in the order of the places; on the way, how far they are.
+
+        A file that was written to after it was hashed is read once more: only its contents count.
+
+        Raises:
+            BadInputError: a file cannot be read, or has changed.
+        """
+        yield from self._wait()
+        touched = [place for place in self._places if _now(place) != place.found]
+        if touched:
+            with Hashing() as again:
+                again.start([_now_at(place) for place in touched])
+                yield from again._wait()
+            for place, anew in zip(touched, again._places, strict=True):
+                if again._hashes[anew] != self._hashes[place]:
+                    raise _changed(place.file)
+        return tuple(
+            FileHash(role=place.found.role, path=place.found.path, bytes=place.found.bytes, sha256=self._hashes[place])
+            for place in self._places
+        )
+
+    def _wait(self) -> Iterator[FilesAwaited]:
+        total_bytes = sum(place.found.bytes for place in self._places)
+        while not self._done.wait(SECONDS_BETWEEN_EVENTS):
+            yield FilesAwaited(done_bytes=min(self._done_bytes, total_bytes), total_bytes=total_bytes)
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        if sys.platform == "linux":  # elsewhere it would be the whole process
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        try:
+            for place in _by_turns(self._places):
+                was = _now(place)
+                found = hash_file(place.file, self._goes_on, most_bytes=place.found.bytes)
+                if self._stopped.is_set():
+                    return
+                if found is None or not was == place.found == _now(place):
+                    raise _changed(place.file)
+                self._hashes[place] = found
+        except OSError as error:
+            self._error = _unreadable(place.file, error)
+        except Exception as error:  # raised again where the hashes are waited for
+            self._error = error
+        finally:
+            self._done.set()
+
+    def _goes_on(self, count: int) -> bool:
+        self._done_bytes += count
+        return not self._stopped.is_set()
+
+
+def _by_turns(places: Sequence[Place]) -> Iterator[Place]:
+    """A file of each checkpoint after the other, as layers are read from both at once; small files as they come."""
+    by_role: dict[FileRole, list[Place]] = {}
+    for place in places:
+        by_role.setdefault(place.found.role, []).append(place)
+    first = [by_role.pop(role) for role in ("original", "unlearned") if role in by_role]
+    for turn in zip_longest(*first):
+        yield from (place for place in turn if place is not None)
+    for rest in by_role.values():
+        yield from rest
+
+
+def _now_at(place: Place) -> Place:
+    return find_file(place.found.role, place.file, place.found.path)
+
+
+def _now(place: Place) -> FoundFile:
+    return _now_at(place).found
+
+
+def _changed(file: Path) -> BadInputError:
+    return BadInputError(
+        "changed while the audit was reading it, so that what was measured may be of either",
+        where=str(file),
+        mend="See that nothing writes there, and audit again",
+    )
+
+
+def _unreadable(file: Path, error: OSError) -> BadInputError:
+    return BadInputError(
+        f"cannot be read: {error.strerror or error}",
+        where=str(file),
+        mend="Check that it exists and that you may read it",
+    )
