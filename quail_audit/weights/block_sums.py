@@ -105,9 +105,13 @@ def bin_of(magnitude):
     return np.uint32(np.float32(magnitude).view(np.uint32) >> np.uint32(BIN_SHIFT))
 
 
-@njit(error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+@njit(error_model="numpy", fastmath={"reassoc", "nsz", "contract"}, forceinline=True)
 def inner_products(rounded, update, rounded_power, update_power, size):
-    """<r, d>, |d|^2 and |r|^2 of a block's scaled differences. Only here may the compiler reorder additions."""
+    """<r, d>, |d|^2 and |r|^2 of a block's scaled differences. Only here may the compiler reorder additions.
+
+    Always inlined: a process that compiles a loop would else call this function as it was compiled by itself, one that
+    loads the loop from disk its copy there, and the order of additions, with it the last bits, would not be the same.
+    """
     dot, update_squared, rounded_squared = np.float32(0.0), np.float32(0.0), np.float32(0.0)
     for i in range(size):
         r = rounded[i] * rounded_power

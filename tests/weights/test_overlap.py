@@ -1,5 +1,8 @@
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -520,3 +523,32 @@ def test_a_summary_is_over_weights_not_over_layers() -> None:
 def test_on_a_gpu_the_sums_are_the_same() -> None:
     original, unlearned = pair((256, 128), 1e-3, 0.5)
     assert_equal_sums(pair_sums(original.cuda(), unlearned.cuda(), NF4), pair_sums(original, unlearned, NF4))
+
+
+SUMS_TO_STDOUT = """
+import torch
+from quail_audit.schemes.registry import scheme_named
+from quail_audit.weights.overlap import pair_sums
+noise = torch.Generator().manual_seed(0)
+original = torch.randn(64, 4096, generator=noise)
+unlearned = original + 0.1 * torch.randn(64, 4096, generator=noise)
+for name in ("fp4", "int8"):
+    sums = pair_sums(original, unlearned, scheme_named(name))
+    print(sums.dot.hex(), sums.update_squared.hex(), sums.rounded_squared.hex())
+"""
+
+
+@pytest.mark.slow
+def test_a_loop_loaded_from_disk_sums_as_the_one_just_compiled(tmp_path):
+    def sums() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", SUMS_TO_STDOUT],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    compiled = sums()
+    assert list(tmp_path.rglob("*.nbc"))
+    assert sums() == compiled
