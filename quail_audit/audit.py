@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import quail_audit
 from quail_audit import interruption, verdict
 from quail_audit.audited_files import checkpoint_files, given_files
-from quail_audit.calibrated import QuantizedPair, calibration_rows, measure_quantized, quantize_pair
+from quail_audit.calibrated import QuantizedPair, calibration_rows, kept_quantized, measure_quantized, quantize_pair
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
 from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, EnvironmentProblemError, QuailError, UsageError
@@ -39,7 +39,9 @@ from quail_audit.events import (
     WeightsMeasured,
 )
 from quail_audit.hashing import Hashing
+from quail_audit.journal import Journal, KeptArray, collecting
 from quail_audit.judgement import day_of, judge_report, unmeasured
+from quail_audit.model import Model
 from quail_audit.policy import Policy
 from quail_audit.policy_file import read_policy
 from quail_audit.report import FULL, Report, RunState
@@ -130,35 +132,55 @@ def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
     )
 
 
-def audit(request: AuditRequest, run_id: str, *, baseline: Report | None = None) -> Events:
+class KeptArm(Model):
+    """An arm that was scored to its end: what it said but for its samples, and its scores by sample."""
+
+    events: tuple[ArmStarted | MetricScored | Noted | ArmFinished, ...]
+    values: dict[str, KeptArray]  # metric -> ArmScores.scores
+    batch_size: int
+
+
+def audit(
+    request: AuditRequest,
+    run_id: str,
+    *,
+    baseline: Report | None = None,
+    started: str | None = None,
+    journal: Journal | None = None,
+) -> Events:
     """Measure everything the request asks for, and judge it.
 
     What can be refused is refused first: policy, schemes, device, data and checkpoints, before anything is measured.
     One layer, and later one model, is in memory at a time. A scheme that fails is left out, and the others go on.
 
+    What the journal holds is not measured again. The events are then those of a run that was never stopped, but for
+    the samples of arms that were done: those are left out (resuming.py has them from the run's events).
+
     Args:
         request: what to measure.
         run_id: of the run.
         baseline: the report of the run that the request names as its baseline.
+        started: when the run started, of one that goes on: ISO 8601, UTC; None: now.
+        journal: what was measured before, and where it is kept; None: nowhere.
 
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
-    started = RunStarted(
+    first = RunStarted(
         quail_version=quail_audit.__version__,
         run_id=run_id,
-        started=utc_now(),
+        started=started or utc_now(),
         request=request,
         environment=describe_environment(),
     )
-    yield started
+    yield first
     policy = read_policy(request.policy, request.limits)
     read = PolicyRead(policy=PolicyUsed(source=request.policy, given=request.limits, effective=policy))
     state = RunState()
-    state.apply(started)
+    state.apply(first)
     state.apply(read)
     yield read
-    with closing(_measure_and_hash(request, policy)) as events:
+    with closing(_measure_and_hash(request, policy, journal or Journal())) as events:
         for event in events:
             state.apply(event)
             yield event
@@ -170,14 +192,14 @@ def audit(request: AuditRequest, run_id: str, *, baseline: Report | None = None)
     yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured(report)))
 
 
-def _measure_and_hash(request: AuditRequest, policy: Policy) -> Events:
+def _measure_and_hash(request: AuditRequest, policy: Policy, journal: Journal) -> Events:
     """Everything between a policy and a verdict, while the files that it is measured on are hashed."""
     with Hashing() as hashing:
-        yield from _measure(request, policy, hashing)
+        yield from _measure(request, policy, hashing, journal)
         yield FilesHashed(files=(yield from hashing.wait()))
 
 
-def _measure(request: AuditRequest, policy: Policy, hashing: Hashing) -> Events:
+def _measure(request: AuditRequest, policy: Policy, hashing: Hashing, journal: Journal) -> Events:
     """Measure what was asked for; starts the hashing when it is known which files there are."""
     from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
     from quail_audit.forgetting.arms import find_device, find_dtype
@@ -227,14 +249,16 @@ def _measure(request: AuditRequest, policy: Policy, hashing: Hashing) -> Events:
 
     layers: Layers
     if stored is not None:
-        layers = {stored.name: (yield from measure_stored(stored, policy))}
+        layers = {stored.name: (yield from measure_stored(stored, policy, journal))}
         _refuse_nonfinite(layers[stored.name], pair)
     else:
-        layers = yield from _measure_weights(pair, attempts, policy, device)
+        layers = yield from _measure_weights(pair, attempts, policy, device, journal)
     with Scratch() as scratch:
-        quantized = yield from _measure_calibrated(pair, attempts, layers, policy, request, str(device), scratch)
+        quantized = yield from _measure_calibrated(
+            pair, attempts, layers, policy, request, str(device), scratch, tuple(arms), journal
+        )
         if data is not None:
-            scores = yield from _measure_arms(arms, attempts, quantized, pair, data, request)
+            scores = yield from _measure_arms(arms, attempts, quantized, pair, data, request, journal)
             yield from _measure_privleak(scores, request)
             yield from _measure_agreement(scores, request)
             roles = {stored.name: stored.roles} if stored is not None else _roles(pair, attempts.going)
@@ -297,7 +321,7 @@ def _roles(pair: Pair, schemes: Sequence[AnyScheme]) -> dict[str, dict[Role, str
 
 
 def _measure_weights(
-    pair: Pair, attempts: _Attempts, policy: Policy, device: torch.device
+    pair: Pair, attempts: _Attempts, policy: Policy, device: torch.device, journal: Journal
 ) -> Generator[Event, None, Layers]:
     """Read each layer once and measure it under every scheme that rounds it and looks at nothing else.
 
@@ -305,6 +329,7 @@ def _measure_weights(
         BadInputError: weights that are not finite, after every layer has been measured.
         UsageError: no scheme rounds any layer.
     """
+    from quail_audit.weights.kept import keep_layer, kept_layer
     from quail_audit.weights.overlap import MatrixPair, PairSums, layer_detail, layer_statistics, summarize
 
     layers: Layers = {scheme.name: [] for scheme in attempts.data_free}
@@ -313,9 +338,18 @@ def _measure_weights(
     if not attempts.data_free:
         return layers
     for index, layer in enumerate(pair.layers, start=1):
+        before = kept_layer(journal, PairSums, layer.name)
+        if before is not None:
+            for event, sums in before:
+                totals[event.scheme] += sums
+                layers[event.scheme].append(event.layer)
+                yield event
+            continue
         rounding = [scheme for scheme in attempts.data_free if not scheme.why_not(*layer.shape)]
         original, unlearned = (weight.to(device) for weight in pair.read(layer))
         matrices = MatrixPair(original, unlearned, rounding, threads=usable_cores())
+        found: dict[str, PairSums] = {}
+        said: dict[str, LayerMeasured] = {}
         for scheme in rounding:
             try:
                 sums = matrices.sums_under(scheme)
@@ -326,14 +360,18 @@ def _measure_weights(
             limits = policy.limits.of_layer(scheme.name, layer.name)
             measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
             layers[scheme.name].append(measured)
-            yield LayerMeasured(
+            event = LayerMeasured(
                 scheme=scheme.name,
                 index=index,
                 total=len(pair.layers),
                 layer=measured,
                 detail=layer_detail(sums),
             )
+            found[scheme.name], said[scheme.name] = sums, event
+            yield event
         del original, unlearned, matrices  # before the next is read, so that never two layers are in memory
+        if len(said) == len(rounding):  # one at which a scheme failed is measured again, and the scheme tried again
+            keep_layer(journal, said, found, layer.name)
     for scheme in attempts.data_free:
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
     measured_once = {layer.name: layer for scheme in attempts.data_free for layer in layers[scheme.name]}
@@ -369,15 +407,25 @@ def _measure_calibrated(
     request: AuditRequest,
     device: str,
     scratch: Scratch,
+    arms: Sequence[str],
+    journal: Journal,
 ) -> Generator[Event, None, Quantized]:
-    """Quantize both checkpoints under every calibrated scheme, and measure their layers, which are added to layers."""
+    """Quantize both checkpoints under every calibrated scheme, and measure their layers, which are added to layers.
+
+    A scheme of which every layer and every arm is in the journal is not quantized again.
+    """
     quantized: Quantized = {}
     for scheme in attempts.calibrated:
+        own = [arm for arm in arms if arm.rpartition("/")[2] == scheme.name]
         try:
+            before = kept_quantized(journal, scheme, pair)
+            if before is not None and all(journal.find(KeptArm, "arm", arm) is not None for arm in own):
+                layers[scheme.name] = yield from before
+                continue
             scheme.backend(device)  # before any text is read
             rows = calibration_rows(pair, request)
-            made = yield from quantize_pair(scheme, pair, rows, request, device, scratch)
-            layers[scheme.name] = yield from measure_quantized(scheme, pair, made, policy)
+            made = yield from quantize_pair(scheme, pair, rows, request, device, scratch, journal)
+            layers[scheme.name] = yield from measure_quantized(scheme, pair, made, policy, journal)
             quantized[scheme.name] = made
         except Exception as error:  # a backend may fail in any way
             yield from attempts.give_up(scheme.name, error)
@@ -407,15 +455,21 @@ def _measure_arms(
     pair: Pair,
     data: ForgettingData,
     request: AuditRequest,
+    journal: Journal,
 ) -> Generator[Event, None, dict[str, ArmScores]]:
-    """Score the arms one after another; those of a scheme that fails are left out."""
+    """Score the arms one after another; those of a scheme that fails are left out, as are models of arms kept."""
     scores: dict[str, ArmScores] = {}
     for arm, (checkpoint, scheme) in arms.items():
         if scheme is not None and scheme.name in attempts.failed:
             continue
+        before = journal.find(KeptArm, "arm", arm)
+        if before is not None:
+            yield from before.events
+            scores[arm] = _scores_of(before)
+            continue
         try:
             deployed, rounding = _deployed(arm, checkpoint, scheme, quantized)
-            scores[arm] = yield from _measure_arm(arm, deployed, rounding, pair, data, request)
+            scores[arm] = yield from _measure_arm(arm, deployed, rounding, pair, data, request, journal)
         except Exception as error:  # a scheme's library may fail in any way
             if scheme is None:
                 raise
@@ -435,6 +489,13 @@ def _deployed(
     return (made.original if arm.startswith("original/") else made.unlearned), None
 
 
+def _scores_of(kept: KeptArm) -> ArmScores:
+    from quail_audit.forgetting.evaluate import ArmScores
+
+    means = {event.metric: event.score for event in kept.events if isinstance(event, MetricScored)}
+    return ArmScores(means, {metric: array.array() for metric, array in kept.values.items()}, kept.batch_size)
+
+
 def _measure_arm(
     arm: str,
     checkpoint: Checkpoint,
@@ -442,9 +503,11 @@ def _measure_arm(
     pair: Pair,
     data: ForgettingData,
     request: AuditRequest,
+    journal: Journal,
 ) -> Generator[Event, None, ArmScores]:
     """Score one arm with its own model, which is dropped before the next is loaded."""
     from quail_audit.forgetting.arms import load_arm
+    from quail_audit.forgetting.batches import KeptBatches
     from quail_audit.forgetting.evaluate import evaluate_arm
 
     started_s = time.monotonic()
@@ -456,20 +519,32 @@ def _measure_arm(
         dtype=request.dtype,
         tokenizer_of=pair.original,
     )
-    yield ArmStarted(
-        arm=arm,
-        execution=loaded.execution,
-        device=loaded.device,
-        dtype=loaded.dtype,
-        reason=loaded.reason,
+    said: list[ArmStarted | MetricScored | Noted | ArmFinished] = [
+        ArmStarted(
+            arm=arm,
+            execution=loaded.execution,
+            device=loaded.device,
+            dtype=loaded.dtype,
+            reason=loaded.reason,
+        ),
+        *(Noted(message=f"{arm}: {note}") for note in loaded.notes),
+    ]
+    yield from said
+    evaluation = evaluate_arm(
+        arm,
+        loaded,
+        data,
+        tuple(data.samples),
+        batch_size=request.batch_size,
+        seed=request.seed,
+        kept=KeptBatches(journal, arm),
     )
-    for note in loaded.notes:
-        yield Noted(message=f"{arm}: {note}")
-    scores = yield from evaluate_arm(
-        arm, loaded, data, tuple(data.samples), batch_size=request.batch_size, seed=request.seed
-    )
+    scores = yield from collecting(evaluation, (MetricScored, Noted), said)
     elapsed_s = round(time.monotonic() - started_s, 3)
-    yield ArmFinished(arm=arm, elapsed_s=elapsed_s, batch_size=scores.batch_size)
+    said.append(ArmFinished(arm=arm, elapsed_s=elapsed_s, batch_size=scores.batch_size))
+    yield said[-1]
+    values = {metric: KeptArray.of(found) for metric, found in scores.scores.items()}
+    journal.keep(KeptArm(events=tuple(said), values=values, batch_size=scores.batch_size), "arm", arm)
     return scores
 
 

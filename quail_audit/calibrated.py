@@ -7,7 +7,7 @@ and what a backend is (schemes/backends).
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from quail_audit.errors import EnvironmentProblemError
@@ -20,6 +20,8 @@ from quail_audit.events import (
     Noted,
     WeightsMeasured,
 )
+from quail_audit.journal import Journal, collecting
+from quail_audit.model import Model
 from quail_audit.policy import Policy
 from quail_audit.untrusted import printable
 
@@ -34,7 +36,15 @@ if TYPE_CHECKING:
     from quail_audit.weights.overlap import PairSums
 
 Side = Literal["original", "unlearned"]
+SIDES: tuple[Side, ...] = ("original", "unlearned")
 Rows = tuple[tuple[int, ...], ...]  # token ids, a row a sample
+
+
+class KeptQuantized(Model):
+    """What was said while both checkpoints were quantized. They themselves are not kept."""
+
+    events: tuple[LayerQuantized | Noted, ...]
+    left: tuple[str, ...]  # QuantizedPair.left
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +63,28 @@ class QuantizedPair:
     def rounded(self, layer: Layer) -> tuple[Rounded, Rounded]:
         """A layer that is not left, of both sides, in units of the weights before any scaling."""
         return _rounded(self.original, layer), _rounded(self.unlearned, layer)
+
+
+class _OfScheme:
+    """The layers of a scheme as they are measured; those that its backend left have no say in the summary."""
+
+    def __init__(self, left: frozenset[str]) -> None:
+        from quail_audit.weights.overlap import PairSums
+
+        self.layers: list[LayerStatistics] = []
+        self._left = left
+        self._total = PairSums()
+
+    def add(self, layer: LayerStatistics, sums: PairSums) -> None:
+        self.layers.append(layer)
+        if layer.name not in self._left:
+            self._total += sums
+
+    def summary(self, scheme: str) -> WeightsMeasured:
+        from quail_audit.weights.overlap import summarize
+
+        rounded = [layer for layer in self.layers if layer.name not in self._left]
+        return WeightsMeasured(scheme=scheme, summary=summarize(self._total, rounded))
 
 
 def calibration_rows(pair: Pair, request: AuditRequest) -> Rows:
@@ -79,7 +111,13 @@ def calibration_rows(pair: Pair, request: AuditRequest) -> Rows:
 
 
 def quantize_pair(
-    scheme: CalibratedScheme, pair: Pair, rows: Rows, request: AuditRequest, device: str, scratch: Scratch
+    scheme: CalibratedScheme,
+    pair: Pair,
+    rows: Rows,
+    request: AuditRequest,
+    device: str,
+    scratch: Scratch,
+    journal: Journal,
 ) -> Generator[Event, None, QuantizedPair]:
     """Let the scheme's backend quantize both checkpoints, one after the other.
 
@@ -90,22 +128,61 @@ def quantize_pair(
         request: the audit's.
         device: that the backend computes on.
         scratch: where it writes; what is returned lies there.
+        journal: keeps what was said; see kept_quantized.
 
     Raises:
         EnvironmentProblemError: the backend is not installed, or failed, and at which layer.
         BadInputError: a layer's Hessian cannot be used.
     """
     backend = scheme.backend(device)
-    original = yield from _quantize(scheme, backend, "original", pair, rows, request, device, scratch)
-    unlearned = yield from _quantize(scheme, backend, "unlearned", pair, rows, request, device, scratch)
+    said: list[LayerQuantized | Noted] = []
+    sides = []
+    for side in SIDES:
+        quantizing = _quantize(scheme, backend, side, pair, rows, request, device, scratch)
+        sides.append((yield from collecting(quantizing, (LayerQuantized, Noted), said)))
+    original, unlearned = sides
     parameters = {layer.name: f"{layer.name}.weight" for layer in pair.layers}
     rounded = original.packed.keys() & unlearned.packed.keys()
     left = frozenset(name for name, parameter in parameters.items() if parameter not in rounded)
     if left:
         names = ", ".join(sorted(left)[:3]) + (", …" if len(left) > 3 else "")
         library = backend.rpartition(".")[2]
-        yield Noted(message=f"{scheme.name}: {library} left {len(left)} layers in full precision: {printable(names)}")
+        note = Noted(message=f"{scheme.name}: {library} left {len(left)} layers in full precision: {printable(names)}")
+        said.append(note)
+        yield note
+    journal.keep(KeptQuantized(events=tuple(said), left=tuple(sorted(left))), "quantized", scheme.name)
     return QuantizedPair(original, unlearned, left)
+
+
+def kept_quantized(
+    journal: Journal, scheme: CalibratedScheme, pair: Pair
+) -> Generator[Event, None, list[LayerStatistics]] | None:
+    """What quantize_pair and measure_quantized said and found before; None where a part of it was not kept."""
+    from quail_audit.weights.kept import kept_layer
+    from quail_audit.weights.overlap import PairSums
+
+    entry = journal.find(KeptQuantized, "quantized", scheme.name)
+    if entry is None:
+        return None
+    if any(kept_layer(journal, PairSums, scheme.name, layer.name) is None for layer in pair.layers):
+        return None
+    return _again(scheme, entry, journal, pair)
+
+
+def _again(
+    scheme: CalibratedScheme, entry: KeptQuantized, journal: Journal, pair: Pair
+) -> Generator[Event, None, list[LayerStatistics]]:
+    from quail_audit.weights.kept import kept_layer
+    from quail_audit.weights.overlap import PairSums
+
+    yield from entry.events
+    measured = _OfScheme(frozenset(entry.left))
+    for layer in pair.layers:
+        for event, sums in kept_layer(journal, PairSums, scheme.name, layer.name) or ():
+            measured.add(event.layer, sums)
+            yield event
+    yield measured.summary(scheme.name)
+    return measured.layers
 
 
 def _quantize(
@@ -117,7 +194,7 @@ def _quantize(
     request: AuditRequest,
     device: str,
     scratch: Scratch,
-) -> Generator[Event, None, Checkpoint]:
+) -> Generator[LayerQuantized | Noted, None, Checkpoint]:
     from quail_audit.checkpoints.checkpoint import open_checkpoint
     from quail_audit.forgetting.arms import load_tokenizer
     from quail_audit.forgetting.calibration import write_model_folder
@@ -152,6 +229,7 @@ def _quantize(
                 "because too few of the samples reached it"
             )
     made = open_checkpoint(str(folder))
+    made = replace(made, source=f"{checkpoint.source} at {scheme.name}")  # not a scratch folder
     if not made.packed:
         raise EnvironmentProblemError(f"{backend.rpartition('.')[2]} rounded no layer", where=checkpoint.source)
     return made
@@ -164,18 +242,24 @@ def _rounded(made: Checkpoint, layer: Layer) -> Rounded:
 
 
 def measure_quantized(
-    scheme: CalibratedScheme, pair: Pair, made: QuantizedPair, policy: Policy
+    scheme: CalibratedScheme, pair: Pair, made: QuantizedPair, policy: Policy, journal: Journal
 ) -> Generator[Event, None, list[LayerStatistics]]:
     """Hold each layer's update against what is left of it in the backend's checkpoints, one layer at a time.
 
     A layer that the backend left is measured as what it is: its update survives whole. It has no codes, so it is no
-    part of the summary.
+    part of the summary. One that the journal holds is not read again.
     """
-    from quail_audit.weights.overlap import PairSums, layer_detail, layer_statistics, summarize
+    from quail_audit.weights.kept import keep_layer, kept_layer
+    from quail_audit.weights.overlap import PairSums, layer_detail, layer_statistics
 
-    total = PairSums()
-    layers: list[LayerStatistics] = []
+    found = _OfScheme(made.left)
     for index, layer in enumerate(pair.layers, start=1):
+        before = kept_layer(journal, PairSums, scheme.name, layer.name)
+        if before is not None:
+            for event, sums in before:
+                found.add(event.layer, sums)
+                yield event
+            continue
         original, unlearned = pair.read(layer)
         sums = _sums(scheme, layer, original, unlearned, made)
         limits = policy.limits.of_layer(scheme.name, layer.name)
@@ -185,14 +269,13 @@ def measure_quantized(
             state = "untouched" if measured.survival is None else "carried"
             measured = measured.model_copy(update={"overlap": None, "state": state, "at_risk": False})
             detail = None
-        else:
-            total += sums
         del original, unlearned  # before the next is read, so that never two layers are in memory
-        layers.append(measured)
-        yield LayerMeasured(scheme=scheme.name, index=index, total=len(pair.layers), layer=measured, detail=detail)
-    rounded = [measured for measured in layers if measured.name not in made.left]
-    yield WeightsMeasured(scheme=scheme.name, summary=summarize(total, rounded))
-    return layers
+        event = LayerMeasured(scheme=scheme.name, index=index, total=len(pair.layers), layer=measured, detail=detail)
+        found.add(measured, sums)
+        yield event
+        keep_layer(journal, {scheme.name: event}, {scheme.name: sums}, scheme.name, layer.name)
+    yield found.summary(scheme.name)
+    return found.layers
 
 
 def _sums(

@@ -171,14 +171,16 @@ CheckpointArgument = typer.Argument(
     epilog="Examples:\n\n"
     "  quail audit org/llama-news org/llama-news-unlearned --data muse-news\n\n"
     "  quail audit original/ unlearned/ --data data/ --retrain retrain/ --scheme nf4 --scheme fp4 --format json\n\n"
-    "  quail audit original/ unlearned/ --data data/ --scheme gptq-int4-g128 --calibration texts.jsonl"
+    "  quail audit original/ unlearned/ --data data/ --scheme gptq-int4-g128 --calibration texts.jsonl\n\n"
+    "  quail audit --resume .quail/runs/20260101-120000-ab12"
 )
 @reports_errors
 def audit(
-    original: Annotated[str, CheckpointArgument],
+    context: typer.Context,
+    original: Annotated[str | None, CheckpointArgument] = None,
     unlearned: Annotated[
-        str, typer.Argument(help="The same, or a LoRA adapter folder on the original.", show_default=False)
-    ],
+        str | None, typer.Argument(help="The same, or a LoRA adapter folder on the original.", show_default=False)
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -272,6 +274,14 @@ def audit(
         Path | None,
         typer.Option(help="The run's own folder, made by the run. Default: .quail/runs/<run id>.", metavar="DIR"),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with an audit that was stopped, from the folder of its run: what it measured is not measured "
+            "again. It is asked for what it was asked for, so only --format, --output and --quiet go with it.",
+            metavar="RUN",
+        ),
+    ] = None,
     format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002 - the option's name
     output: Annotated[
         Path | None, typer.Option(help="Write the result here instead of to stdout.", metavar="FILE")
@@ -289,6 +299,15 @@ def audit(
     from quail_audit.policy_file import find_policy
     from quail_audit.schemes.registry import expand
 
+    if resume is not None:
+        _refuse_beside_resume(context)
+        return resume_and_show(resume, format=format, output=output, quiet=quiet)
+    if original is None or unlearned is None:
+        raise UsageError(
+            "which checkpoints? Two are compared",
+            where="ORIGINAL UNLEARNED",
+            mend="For example quail audit original/ unlearned/; or go on with a stopped audit: --resume RUN",
+        )
     try:
         request = AuditRequest(
             original=original,
@@ -317,6 +336,21 @@ def audit(
         option = f"--{str(first['loc'][0]).replace('_', '-')}"
         raise UsageError(first["msg"], where=option, mend="See quail audit --help") from error
     return audit_and_show(request, run_dir=run_dir, format=format, output=output, quiet=quiet)
+
+
+def _refuse_beside_resume(context: typer.Context) -> None:
+    """Raises UsageError where anything is given that would ask for another audit than the one that was stopped."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in ("resume", "format", "output", "quiet"):
+            continue
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                "--resume goes on with what the run was asked for",
+                where=parameter.opts[0] if name not in ("original", "unlearned") else name.upper(),
+                mend="Leave it out, or start another audit without --resume",
+            )
 
 
 def _limits(given: Iterable[str]) -> dict[str, float]:
@@ -354,21 +388,82 @@ def audit_and_show(
         QuailError: the run could not be finished; what was measured is in its folder.
     """
     from quail_audit.audit import audit as events_of
-    from quail_audit.report import RunState
-    from quail_audit.runs import RUNS_FOLDER, new_run, new_run_id, read_report, record
+    from quail_audit.journal import open_journal
+    from quail_audit.runs import JOURNAL, RUNS_FOLDER, new_run, new_run_id, record
 
     run_id = new_run_id()
-    baseline = read_report(Path(request.baseline)) if request.baseline is not None else None
-    with _results(output) as results, new_run(run_dir or RUNS_FOLDER / run_id, request) as folder:
-        with closing(record(events_of(request, run_id, baseline=baseline), folder)) as events:
-            streamed = results if format == "jsonl" else None
-            state = follow(events, None if quiet else sys.stderr, streamed)
-        assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so
-        report = state.report()
-        _write_report(report, results, format, folder)
-        if format == "text" and report.verdict is not None:
-            typer.echo(f" run folder: {folder}", err=True)
+    baseline = _baseline(request)
+    with (
+        _results(output) as results,
+        new_run(run_dir or RUNS_FOLDER / run_id, request) as folder,
+        open_journal(folder / JOURNAL) as journal,
+        closing(record(events_of(request, run_id, baseline=baseline, journal=journal), folder)) as events,
+    ):
+        return _show_audit(events, folder, results, format, quiet=quiet)
+
+
+def resume_and_show(
+    run: Path,
+    *,
+    format: Format = "text",  # noqa: A002
+    output: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Go on with an audit that was stopped, as audit_and_show; of one that is finished, show the result again.
+
+    Raises:
+        QuailError: as audit_and_show; the folder holds no audit, or the audit does not go on as it began.
+    """
+    from quail_audit.audit import audit as events_of
+    from quail_audit.journal import open_journal
+    from quail_audit.runs import JOURNAL, new_run_id, record, stopped_run
+
+    with _results(output) as results, stopped_run(run) as stopped:
+        if stopped.ended is not None:
+            with closing(stopped.recorded.rest()) as events:
+                return _show_audit(events, run, results, format, quiet=True)
+        first, request = stopped.started, stopped.request
+        with (
+            open_journal(run / JOURNAL) as journal,
+            closing(
+                events_of(
+                    request,
+                    new_run_id() if first is None else first.run_id,
+                    baseline=_baseline(request),
+                    started=None if first is None else first.started,
+                    journal=journal,
+                )
+            ) as said,
+            closing(record(said, run, stopped.recorded)) as events,
+        ):
+            return _show_audit(events, run, results, format, quiet=quiet)
+
+
+def _baseline(request: AuditRequest) -> Report | None:
+    from quail_audit.runs import read_report
+
+    return read_report(Path(request.baseline)) if request.baseline is not None else None
+
+
+def _show_audit(
+    events: Iterator[Event],
+    folder: Path,
+    results: TextIO,
+    format: Format,  # noqa: A002
+    *,
+    quiet: bool,
+) -> int:
+    from quail_audit.report import RunState
+    from quail_audit.runs import JOURNAL
+
+    state = follow(events, None if quiet else sys.stderr, results if format == "jsonl" else None)
+    assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so
     assert state.end is not None  # noqa: S101 - a run without an end raises
+    (folder / JOURNAL).unlink(missing_ok=True)  # of no use to a run that is finished
+    report = state.report()
+    _write_report(report, results, format, folder)
+    if format == "text" and report.verdict is not None:
+        typer.echo(f" run folder: {folder}", err=True)
     return state.end.exit_code
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: request.json, events.jsonl and report.json; making one, recording into it, following it.
+"""A run's folder: request.json, events.jsonl and report.json; making one, going on with one, recording, following.
 
 Every event is on disk before anybody else sees it, so a crash loses nothing that was measured. The writer holds a
 lock for as long as it lives, so that no second audit writes here and a watcher can tell a slow run from a dead one.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -37,15 +37,17 @@ from quail_audit.events import (
     Request,
     RunFailed,
     RunFinished,
+    RunStarted,
     TrainingStarted,
     TrainRequest,
     from_line,
     to_line,
 )
 from quail_audit.file_names import EVENTS as EVENTS  # whoever reads runs needs it
-from quail_audit.line_files import append_line, open_to_append, write_whole
+from quail_audit.line_files import append_line, cannot_write, drop_unfinished_line, open_to_append, write_whole
 from quail_audit.report import Report, RunState
 from quail_audit.report_file import read_report_file
+from quail_audit.resuming import Recorded
 from quail_audit.training import TrainingState
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
@@ -53,6 +55,7 @@ AnyState = RunState | TrainingState | CureState  # the fold of a run of some kin
 RUNS_FOLDER = Path(".quail") / "runs"  # where runs go that are not told where
 REQUEST = "request.json"
 REPORT = "report.json"
+JOURNAL = "journal.jsonl"  # of an audit that is not finished: journal.py
 LOCK = "writer.lock"
 WRITER = "writer.id"
 POLL_INTERVAL_S = 0.2
@@ -77,8 +80,94 @@ def new_run(folder: Path, request: Request) -> Iterator[Path]:
     """
     if folder.exists() and not folder.is_dir():
         raise BadInputError("the run's folder is a file", where=str(folder), mend="Name a folder with --run-dir")
+    with _held(folder, make=True):
+        if (folder / EVENTS).exists():
+            raise BadInputError(
+                "this folder holds a run already", where=str(folder), mend="Name a new folder with --run-dir"
+            )
+        write_whole(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
+        yield folder
+
+
+@dataclass(frozen=True)
+class StoppedRun:
+    """An audit that was stopped, and goes on.
+
+    Attributes:
+        folder: of the run.
+        request: what was asked for.
+        started: its first event; None: it was stopped before it said anything.
+        recorded: what it said, without the end.
+        ended: how it ended, of one that is finished and has nothing to go on with.
+    """
+
+    folder: Path
+    request: AuditRequest
+    started: RunStarted | None
+    recorded: Recorded
+    ended: RunFinished | None
+
+
+@contextmanager
+def stopped_run(folder: Path) -> Iterator[StoppedRun]:
+    """Hold the folder of an audit that was stopped, as its only writer; what was half written is taken away.
+
+    Raises:
+        BadInputError: the folder holds no audit, or what it holds cannot be read.
+        EnvironmentProblemError: the folder cannot be written, or its run still goes on.
+    """
+    request = read_request(folder)
+    if not isinstance(request, AuditRequest):
+        what = "no audit" if request is None else "no audit but another run"
+        raise BadInputError(
+            f"{what} here to go on with",
+            where=str(folder),
+            mend="Name the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
+        )
+    with _held(folder, make=False):
+        ended = None
+        if (folder / EVENTS).exists():
+            drop_unfinished_line(folder / EVENTS)
+            ended = _drop_failure(folder / EVENTS)
+        else:
+            (folder / EVENTS).touch()
+        with closing(replay(folder)) as found:
+            first = next(found, None)
+            if first is not None and not isinstance(first, RunStarted):
+                raise BadInputError("the run does not begin as an audit does", where=str(folder / EVENTS))
+            recorded = Recorded(found if first is None else chain((first,), found))
+            yield StoppedRun(folder, request, first, recorded, ended)
+
+
+def _drop_failure(path: Path) -> RunFinished | None:
+    """Take away the event that says how a run failed; where it says that it was finished, return that."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - BYTES_PER_END))
+            lines = file.read().splitlines(keepends=True)
+            end = None
+            if not lines:
+                return None
+            with suppress(BadInputError):  # only the end of a long line, which says no end; else replay() refuses it
+                end = from_line(lines[-1].decode("utf-8", errors="replace"))
+            if isinstance(end, RunFailed):
+                file.truncate(size - len(lines[-1]))
+            return end if isinstance(end, RunFinished) else None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
+def _held(folder: Path, *, make: bool) -> Iterator[None]:
+    """Be a folder's only writer.
+
+    Raises:
+        EnvironmentProblemError: the folder cannot be made or written, or another run is writing there.
+    """
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
@@ -92,58 +181,67 @@ def new_run(folder: Path, request: Request) -> Iterator[Path]:
             mend="Name a writable folder with --run-dir",
         ) from error
     try:
-        if (folder / EVENTS).exists():
-            raise BadInputError(
-                "this folder holds a run already", where=str(folder), mend="Name a new folder with --run-dir"
-            )
-        write_whole(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
         with _heartbeat(folder):
-            yield folder
+            yield
     finally:
         lock.release()
         with suppress(OSError):  # another writer may have it again, or the folder may be gone
             (folder / LOCK).unlink()
 
 
-def record(events: Iterator[Event], folder: Path) -> Generator[Event, None, None]:
+def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = None) -> Generator[Event, None, None]:
     """Pass a run's events on, each written and flushed to the folder first; at the end, write the report.
 
     An error of the run becomes its last event, then goes on its way; so does an interruption.
+
+    Args:
+        events: of the run, from its first.
+        folder: the run's, held as its only writer.
+        recorded: of a run that goes on, what it said before: that is passed on as it stands, and not written again.
     """
     state: AnyState = RunState()
+    before = Recorded(iter(())) if recorded is None else recorded
     started_s = time.monotonic()
-    with open_to_append(folder / EVENTS, new=True) as descriptor:
+    with open_to_append(folder / EVENTS, new=recorded is None) as descriptor:
+
+        def fold(event: Event) -> Event:
+            nonlocal state
+            state = state_for(event, state)
+            state.apply(event)
+            return event
 
         def write(event: Event) -> Event:
-            nonlocal state
-            stamped = event.model_copy(update={"at_s": round(time.monotonic() - started_s, 3)})
+            at_s = round(before.at_s + time.monotonic() - started_s, 3)
+            stamped = event.model_copy(update={"at_s": at_s})
             append_line(descriptor, to_line(stamped), folder / EVENTS)
-            state = state_for(stamped, state)
-            state.apply(stamped)
-            return stamped
+            return fold(stamped)
+
+        def write_end(failed: RunFailed) -> None:
+            for known in before.rest():
+                fold(known)
+            with suppress(QuailError):  # the disk is full: the error on its way says so
+                write(failed)
 
         try:
             for event in events:
-                yield write(event)
+                for known in before.until(event):
+                    yield fold(known)
+                if before.is_over:
+                    yield write(event)
                 if interruption.was_asked():  # and the exception was swallowed on its way
                     raise KeyboardInterrupt
         except GeneratorExit:  # whoever was reading stopped: Ctrl-C, or a closed pipe
-            _write_end(write, _failure(InterruptedRunError("stopped before the end")))
+            write_end(_failure(InterruptedRunError("stopped before the end")))
             raise
         except BaseException as error:
             failed = _failure(error)
-            _write_end(write, failed)
+            write_end(failed)
             yield failed
             raise
         finally:
             if state.started is not None:
                 with suppress(QuailError):  # the disk is full: the events are there, and a report is a fold of them
                     write_whole(folder / REPORT, state.report().model_dump_json(indent=2) + "\n")
-
-
-def _write_end(write: Callable[[Event], Event], failed: RunFailed) -> None:
-    with suppress(QuailError):  # the disk is full: the error on its way says so
-        write(failed)
 
 
 def _failure(error: BaseException) -> RunFailed:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from quail_audit.errors import UsageError
 from quail_audit.events import Event, LayerMeasured, LayerStatistics, WeightsMeasured
+from quail_audit.journal import Journal
 from quail_audit.policy import Policy
 from quail_audit.report import BETWEEN_FORMATS, FULL
 
@@ -145,18 +146,28 @@ def rounding_to(name: str) -> Scheme | None:
     return found if isinstance(found, Scheme) else None
 
 
-def measure_stored(stored: StoredPair, policy: Policy) -> Generator[Event, None, list[LayerStatistics]]:
-    """Compare each layer as it is stored, one at a time.
+def measure_stored(
+    stored: StoredPair, policy: Policy, journal: Journal
+) -> Generator[Event, None, list[LayerStatistics]]:
+    """Compare each layer as it is stored, one at a time; one that the journal holds is not read again.
 
     Raises:
         BadInputError: what is stored cannot be read.
     """
     from quail_audit.checkpoints.architecture import Matrix
+    from quail_audit.weights.kept import keep_layer, kept_layer
     from quail_audit.weights.stored import StoredSums, stored_layer_statistics, stored_sums, summarize_stored
 
     pair, total = stored.pair, StoredSums()
     layers: list[LayerStatistics] = []
     for index, layer in enumerate(pair.layers, start=1):
+        before = kept_layer(journal, StoredSums, layer.name)
+        if before is not None:
+            for event, sums in before:
+                total += sums
+                layers.append(event.layer)
+                yield event
+            continue
         original, unlearned, comparable = _sides(pair, Matrix(layer.name, layer.transposed))
         sums = stored_sums(original, unlearned, comparable=comparable)
         del original, unlearned  # before the next is read, so that never two layers are in memory
@@ -164,7 +175,9 @@ def measure_stored(stored: StoredPair, policy: Policy) -> Generator[Event, None,
         limits = policy.limits.of_layer(stored.name, layer.name)
         measured = stored_layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
         layers.append(measured)
-        yield LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)
+        event = LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)
+        yield event
+        keep_layer(journal, {stored.name: event}, {stored.name: sums}, layer.name)
     yield WeightsMeasured(scheme=stored.name, summary=summarize_stored(total, layers))
     return layers
 

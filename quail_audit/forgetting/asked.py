@@ -6,6 +6,7 @@ Not here: the questions (language_model.py, classifier.py), and loading (arms.py
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.errors import BadInputError
-from quail_audit.forgetting.batches import batch_size_for
+from quail_audit.forgetting.batches import KeptBatches, batch_size_for
 
 # What a probability that is no finite number counts as: the logarithm of float32's smallest normal number.
 LEAST_LOG_PROBABILITY = float(np.log(np.finfo(np.float32).tiny))
@@ -28,6 +29,7 @@ class AskedModel:
         tokenizer: its own.
         window: how many tokens of a text it reads; None: unknown.
         batch_size: rows at once; None: by the memory there is.
+        kept: where the results of batches are kept, and found again; None: nowhere.
 
     Attributes:
         size: of the batches.
@@ -41,11 +43,12 @@ class AskedModel:
         *,
         window: int | None,
         batch_size: int | None,
+        kept: KeptBatches | None,
     ) -> None:
         self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
         self.tokenizer = tokenizer
         self.window = window
-        self.size = batch_size_for(model.device, batch_size)
+        self.size = replace(batch_size_for(model.device, batch_size), kept=kept)
         self.notes: list[str] = []
 
     def finite(self, found: npt.NDArray[np.float32], of: str) -> npt.NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """Runs rows of unlike length through a model in batches: sorted by length, as many at once as memory takes.
 
-Not here: what is done with a batch (generation.py, log_probabilities.py).
+Batches that a stopped audit kept are not run again. Not here: what is done with a batch (generation.py,
+log_probabilities.py).
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.journal import Journal, KeptArray
+from quail_audit.model import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,19 +32,58 @@ FREE_SHARE = 0.5
 T = TypeVar("T")
 
 
+class KeptBatch(Model):
+    """The results of a batch, and what the size of the next depends on."""
+
+    results: tuple[KeptArray | tuple[int, ...], ...]
+    most: int
+    available_bytes: int | None
+
+
+class KeptBatches:
+    """The batches of one arm. Told apart by the call of run_in_batches, which come in the same order every time.
+
+    Args:
+        journal: that keeps them.
+        arm: whose they are.
+    """
+
+    def __init__(self, journal: Journal, arm: str) -> None:
+        self._journal = journal
+        self._arm = arm
+        self._calls = 0
+
+    def next_call(self) -> str:
+        """A name for the call that begins."""
+        self._calls += 1
+        return str(self._calls)
+
+    def find(self, call: str, place: int) -> KeptBatch | None:
+        """The batch of a call that began with the row of that place in the order."""
+        return self._journal.find(KeptBatch, "batch", self._arm, call, str(place))
+
+    def keep(self, call: str, place: int, results: Sequence[Any], size: BatchSize) -> None:
+        """Keep the results of a batch: token ids, or arrays."""
+        kept = tuple(KeptArray.of(one) if isinstance(one, np.ndarray) else tuple(one) for one in results)
+        entry = KeptBatch(results=kept, most=size.most, available_bytes=size.available_bytes)
+        self._journal.keep(entry, "batch", self._arm, call, str(place))
+
+
 @dataclass
 class BatchSize:
-    """How many rows go through at once.
+    """How many rows go through at once, and which went through already.
 
     Attributes:
         most: rows; lowered for good when memory runs out.
         available_bytes: for a batch; None where the number of rows was asked for and memory is not looked at.
         used: rows of the largest batch that went through.
+        kept: where batches are kept, whose results then are token ids or arrays; None: nowhere.
     """
 
     most: int
     available_bytes: int | None
     used: int = 0
+    kept: KeptBatches | None = None
 
     def rows(self, row_bytes: int) -> int:
         """The rows that go through at once when each takes so much memory."""
@@ -93,10 +136,21 @@ def run_in_batches(
 
     Raises:
         EnvironmentProblemError: memory does not suffice for one row.
+        BadInputError: a kept batch is none of these rows'.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     done = 0
+    call = size.kept.next_call() if size.kept is not None else ""
     while done < len(order):
+        before = size.kept.find(call, done) if size.kept is not None else None
+        if before is not None:
+            if not 0 < len(before.results) <= len(order) - done:
+                raise BadInputError("what the run measured so far does not fit its data: start the audit anew")
+            size.most, size.available_bytes = before.most, before.available_bytes
+            size.used = max(size.used, len(before.results))
+            yield from zip(order[done : done + len(before.results)], map(_restored, before.results), strict=True)
+            done += len(before.results)
+            continue
         batch = order[done : done + size.rows(row_bytes(lengths[order[done]]))]
         results = _run_unless_out_of_memory(batch, run)
         if results is None:
@@ -107,9 +161,15 @@ def run_in_batches(
                 )
             size.most = len(batch) // 2
             continue
+        if size.kept is not None:
+            size.kept.keep(call, done, results, size)
         size.used = max(size.used, len(batch))
         yield from zip(batch, results, strict=True)
         done += len(batch)
+
+
+def _restored(result: KeptArray | tuple[int, ...]) -> Any:
+    return result.array() if isinstance(result, KeptArray) else list(result)
 
 
 def _run_unless_out_of_memory(batch: Sequence[int], run: Callable[[Sequence[int]], Sequence[T]]) -> Sequence[T] | None:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.forgetting.asked import LARGEST_WINDOW, AskedModel, refuse_unknown_tokens
-from quail_audit.forgetting.batches import run_in_batches, token_bytes
+from quail_audit.forgetting.batches import KeptBatches, run_in_batches, token_bytes
 from quail_audit.forgetting.quiet import quiet_transformers
 
 F32 = npt.NDArray[np.float32]
@@ -27,9 +27,14 @@ class TransformersClassifier(AskedModel):
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int | None = None,
+        kept: KeptBatches | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, window=window_of(model, tokenizer), batch_size=batch_size)
+        super().__init__(model, tokenizer, window=window_of(model, tokenizer), batch_size=batch_size, kept=kept)
         self._answered: dict[str, F32] = {}
 
     def label_log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, F32]]:
@@ -57,14 +62,13 @@ class TransformersClassifier(AskedModel):
             with torch.inference_mode():
                 model: Any = self.model
                 logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-            found = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
-            return list(self.finite(found, "labels"))
+            return list(torch.log_softmax(logits.float(), dim=-1).cpu().numpy())
 
         token = token_bytes(self.model)
         for place, found in run_in_batches([len(ids) for ids in encoded], lambda n: n * token, self.size, run):
-            self._answered[unread[place]] = found
+            self._answered[unread[place]] = answered = self.finite(found, "labels")
             for index in places[unread[place]]:
-                yield index, found
+                yield index, answered
 
 
 def ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> list[int]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from quail_audit.events import Event, MetricScored, Noted, SampleScored, Score
 from quail_audit.forgetting.arms import LoadedArm
+from quail_audit.forgetting.batches import KeptBatches
 from quail_audit.forgetting.classifier import TransformersClassifier
 from quail_audit.forgetting.interface import ForgettingData
 from quail_audit.forgetting.language_model import TransformersModel
@@ -42,6 +43,7 @@ def evaluate_arm(
     *,
     batch_size: int | None,
     seed: int,
+    kept: KeptBatches | None = None,
 ) -> Generator[Event, None, ArmScores]:
     """Score an arm.
 
@@ -52,6 +54,7 @@ def evaluate_arm(
         metrics: names, all of them in data.samples; measured in the registry's order.
         batch_size: None: found by the memory there is.
         seed: of the bootstrap.
+        kept: where the results of batches are kept, and found again; None: nowhere.
 
     Yields:
         SampleScored as batches finish, MetricScored for each metric, and Noted for what the reader should know.
@@ -63,7 +66,7 @@ def evaluate_arm(
         EnvironmentProblemError: out of memory with one sample at a time.
     """
     kind = TransformersClassifier if data.labels else TransformersModel
-    model = kind(loaded.model, loaded.tokenizer, batch_size=batch_size)
+    model = kind(loaded.model, loaded.tokenizer, batch_size=batch_size, kept=kept)
     chosen = [metric for metric in known_metrics() if metric.name in metrics]
     total, done = sum(data.samples[metric.name] for metric in chosen), 0
     means: dict[str, Score] = {}

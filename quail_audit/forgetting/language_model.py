@@ -12,6 +12,7 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.forgetting.asked import LARGEST_WINDOW, AskedModel, refuse_unknown_tokens
+from quail_audit.forgetting.batches import KeptBatches
 from quail_audit.forgetting.generation import generate
 from quail_audit.forgetting.log_probabilities import log_probabilities
 from quail_audit.forgetting.quiet import quiet_transformers
@@ -23,13 +24,18 @@ class TransformersModel(AskedModel):
     Args:
         model: as in AskedModel.
         tokenizer: need not have a padding token.
-        batch_size: as in AskedModel.
+        batch_size, kept: as in AskedModel.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int | None = None,
+        kept: KeptBatches | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, window=_window(model, tokenizer), batch_size=batch_size)
+        super().__init__(model, tokenizer, window=_window(model, tokenizer), batch_size=batch_size, kept=kept)
         self.end_ids = _end_ids(model, tokenizer)
         self._read: dict[str, npt.NDArray[np.float32]] = {}
 

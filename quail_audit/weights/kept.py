@@ -1,0 +1,71 @@
+"""A layer's figures as a stopped audit kept them: its events, and of its sums what a scheme's summary needs.
+
+Not here: the file they are kept in (journal.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from quail_audit.errors import BadInputError
+from quail_audit.events import LayerMeasured
+from quail_audit.model import Model
+from quail_audit.weights.overlap import PairSums
+from quail_audit.weights.stored import StoredSums
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quail_audit.journal import Journal
+
+S = TypeVar("S", PairSums, StoredSums)
+
+
+class KeptLayer(Model):
+    """One layer under every scheme that was measured at once."""
+
+    measured: tuple[LayerMeasured, ...]
+    sums: tuple[dict[str, int | float], ...]  # of each, those that are one number
+
+
+def keep_layer(journal: Journal, measured: Mapping[str, LayerMeasured], sums: Mapping[str, S], *key: str) -> None:
+    """Keep a layer. One whose sums are not finite is not kept: it is measured again, which costs one layer.
+
+    Args:
+        journal: that keeps it.
+        measured: scheme -> its event.
+        sums: scheme -> its sums.
+        key: the entry's.
+    """
+    if all(each.finite for each in sums.values()):
+        entry = KeptLayer(
+            measured=tuple(measured.values()), sums=tuple(_single_numbers(sums[scheme]) for scheme in measured)
+        )
+        journal.keep(entry, "layer", *key)
+
+
+def kept_layer(journal: Journal, kind: type[S], *key: str) -> list[tuple[LayerMeasured, S]] | None:
+    """A layer as it was kept: each scheme's event, and sums without the counts; None: it was not.
+
+    Raises:
+        BadInputError: what was kept are no such sums.
+    """
+    entry = journal.find(KeptLayer, "layer", *key)
+    if entry is None:
+        return None
+    try:
+        return [(each, _restored(kind, sums)) for each, sums in zip(entry.measured, entry.sums, strict=True)]
+    except (TypeError, ValueError) as error:
+        raise BadInputError(
+            f"what the run measured so far cannot be read: {error}", mend="Start the audit anew"
+        ) from error
+
+
+def _restored(kind: type[S], sums: Mapping[str, Any]) -> S:
+    return kind(**sums)
+
+
+def _single_numbers(sums: PairSums | StoredSums) -> dict[str, Any]:
+    values = {each.name: getattr(sums, each.name) for each in dataclasses.fields(sums)}
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
