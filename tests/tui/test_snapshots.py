@@ -26,8 +26,9 @@ from quail_audit.tui.screens.confirm import ConfirmScreen
 from quail_audit.tui.screens.training import TrainingScreen
 from quail_audit.tui.widgets.runs_table import RunsTable
 
-SIZES = [(80, 24), (120, 40), (200, 60)]
-THEMES = ["quail-dark", "quail-light"]
+# The default run draws every screen at every size once, and in both themes; the slow one draws the rest as well.
+DRAWN = [((80, 24), "quail-dark"), ((120, 40), "quail-light"), ((200, 60), "quail-dark")]
+DRAWN_SLOWLY = [((80, 24), "quail-light"), ((120, 40), "quail-dark"), ((200, 60), "quail-light")]
 NOON_S = 1_767_268_800.0  # 1 January 2026, 12:00 UTC
 
 Draw = Callable[[Pilot[Any]], Awaitable[None]]
@@ -151,8 +152,16 @@ SCREENS: dict[str, Draw] = {
 }
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def looks() -> list[Any]:
+    slowly = {look: [pytest.mark.slow] for look in DRAWN_SLOWLY}
+    every = sorted(DRAWN + DRAWN_SLOWLY)
+    return [
+        pytest.param(size, theme, id=f"{size[0]}x{size[1]}-{theme}", marks=slowly.get((size, theme), ()))
+        for size, theme in every
+    ]
+
+
+@pytest.mark.parametrize(("size", "theme"), looks())
 @pytest.mark.parametrize("screen", SCREENS)
 def test_screen(screen: str, size: tuple[int, int], theme: str, snap_compare: Any) -> None:
     async def draw(pilot: Pilot[Any]) -> None:
