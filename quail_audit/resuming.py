@@ -7,7 +7,7 @@ the recorded one stands. Not here: the run's folder (runs.py), and what is not m
 from collections.abc import Generator, Iterator
 
 from quail_audit.errors import BadInputError
-from quail_audit.events import ArmFinished, Event, RunStarted, SampleScored, to_line
+from quail_audit.events import ArmFinished, Event, FilesAwaited, FilesFound, RunStarted, SampleScored, to_line
 
 
 class Recorded:
@@ -19,34 +19,43 @@ class Recorded:
 
     def __init__(self, events: Iterator[Event]) -> None:
         self._events = events
+        self._next = next(events, None)
         self.at_s = 0.0  # of the last one passed on
         self.is_over = False  # whether an event was said that was not recorded
 
     def until(self, event: Event) -> Iterator[Event]:
         """What was recorded up to an event that is said again, that one included; all that is left if it was not.
 
-        Samples of an arm that was done are not scored again, so they are passed on where something else is said.
+        What need not be said again is passed on as it stands: samples of an arm that was done, which are not scored
+        again, and how far the hashing of files was, which is another matter each time.
 
         Raises:
             BadInputError: another event was recorded in its place.
         """
-        for known in self.rest():
+        while self._next is not None:
+            known = self._next
             same = _without_times(known) == _without_times(event)
-            if not same and (not isinstance(known, SampleScored) or isinstance(event, SampleScored)):
+            if not same and isinstance(event, FilesAwaited):
+                return
+            if not same and (not isinstance(known, SampleScored | FilesAwaited) or isinstance(event, SampleScored)):
                 raise BadInputError(
                     f"the audit does not go on as it began: {_difference(known, event)}",
                     mend="Checkpoints, data, policy, Quail or the machine changed since: start the audit anew",
                 )
-            yield known
+            yield self._passed_on(known)
             if same:
                 return
         self.is_over = True
 
     def rest(self) -> Generator[Event, None, None]:
         """What is left."""
-        for known in self._events:
-            self.at_s = max(self.at_s, known.at_s)
-            yield known
+        while self._next is not None:
+            yield self._passed_on(self._next)
+
+    def _passed_on(self, known: Event) -> Event:
+        self.at_s = max(self.at_s, known.at_s)
+        self._next = next(self._events, None)
+        return known
 
 
 def _without_times(event: Event) -> str:
@@ -61,6 +70,10 @@ def _without_times(event: Event) -> str:
 def _difference(known: Event, event: Event) -> str:
     if type(known) is not type(event):
         return f"{known.type} was recorded where it now says {event.type}"
+    if isinstance(known, FilesFound) and isinstance(event, FilesFound):
+        before_it = set(known.files)
+        other = next((found for found in event.files if found not in before_it), None)
+        return "a file is gone" if other is None else f"{other.path} of the {other.role} was written to since"
     before, now = known.model_dump(), event.model_dump()
     if isinstance(known, RunStarted) and isinstance(event, RunStarted):
         before, now = before | known.environment, now | event.environment

@@ -24,7 +24,7 @@ from quail_audit.audit import audit
 from quail_audit.checkpoints.checkpoint import Checkpoint
 from quail_audit.checkpoints.pair import Pair
 from quail_audit.errors import BadInputError, EnvironmentProblemError
-from quail_audit.events import AuditRequest, Event, SampleScored, from_line, to_line
+from quail_audit.events import AuditRequest, Event, FilesAwaited, SampleScored, from_line, to_line
 from quail_audit.forgetting import batches
 from quail_audit.journal import open_journal
 from quail_audit.report import Report
@@ -50,7 +50,9 @@ def untimed(value: Any) -> Any:
 
 
 def lines_of(folder: Path) -> list[Any]:
-    return [untimed(from_line(line).model_dump(mode="json")) for line in (folder / EVENTS).read_text().splitlines()]
+    """Its events but for times, and for how far the hashing of files was when all else was done."""
+    events = map(from_line, (folder / EVENTS).read_text().splitlines())
+    return [untimed(event.model_dump(mode="json")) for event in events if not isinstance(event, FilesAwaited)]
 
 
 def report_in(folder: Path) -> Any:
@@ -189,7 +191,7 @@ def test_a_backends_checkpoints_are_made_again_only_where_they_are_needed(
     whole = Finished(request(world, schemes=(SCHEME,), calibration=str(texts), max_samples=1), tmp_path / "whole")
     names = [line["type"] for line in lines_of(whole.folder)]
     arms = [index for index, name in enumerate(names) if name == "arm_started"]
-    for after in (names.index("layer_quantized") + 2, names.index("layer_measured") + 2, arms[3] + 1):
+    for after in (names.index("layer_measured") + 2, arms[3] + 1):
         goes_on(whole, whole.killed(after, tmp_path / f"{after}"))
     monkeypatch.setattr("quail_audit.calibrated._quantize", None)
     goes_on(whole, whole.killed(names.index("recovery_measured") + 1, tmp_path / "done"))
@@ -213,8 +215,11 @@ def test_what_changed_since_is_refused_and_nothing_is_lost(finished: Finished, w
         list(islice(events, 40))
     before = lines_of(tmp_path / "run")[:-1]
     shutil.copytree(tmp_path / "data", tmp_path / "kept")
-    (tmp_path / "data" / "verbmem" / "forget.json").write_text('[{"prompt": "a b", "gt": " c"}]')
-    with pytest.raises(BadInputError, match="does not go on as it began: data_read says another samples"):
+    texts = tmp_path / "data" / "verbmem" / "forget.json"
+    texts.write_text(texts.read_text().replace(" ", "  ", 1))
+    with pytest.raises(
+        BadInputError, match=r"go on as it began: verbmem/forget\.json of the data was written to since"
+    ):
         cli.resume_and_show(tmp_path / "run", quiet=True)
     assert lines_of(tmp_path / "run")[:-1] == before
     shutil.rmtree(tmp_path / "data")
