@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quail_audit.attributed import brought_back
 from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
 from quail_audit.matrix import Format, format_of
@@ -134,6 +135,10 @@ class LiveRun(Followed):
             return None
         (event,) = read_events(self.folder, [offset])
         return event.detail if isinstance(event, LayerMeasured) else None
+
+    def brought_back(self, scheme: str) -> dict[str, float]:
+        """Layer -> the share of the memory that rounding it alone brings back. Read from the run's folder."""
+        return {layer: unit.share for layer, unit in brought_back(self.folder, scheme).items()}
 
     def arms(self, scheme: str) -> tuple[str, ...]:
         """The arms that a reader compares at a scheme: original, unlearned, each in full and rounded, the reference."""

@@ -14,7 +14,7 @@ from quail_audit.tui.app import QuailApp
 
 pytestmark = pytest.mark.slow
 
-MODES = ("overlap", "survival", "update/bucket", "risk")
+MODES = ("overlap", "survival", "update/bucket", "brings back", "risk")
 PRESSES = 200
 
 

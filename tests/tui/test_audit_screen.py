@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from app_tests import app_on, screen_text, settled, until
-from made_runs import FORMATS, ROLES, events, write_run
+from made_runs import FORMATS, ROLES, events, write_attribution, write_run
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -101,11 +101,11 @@ async def test_m_shows_every_figure_and_is_remembered(run: Path) -> None:
     async with app_on(run) as pilot:
         heat_map = audit_screen(pilot).query_one(HeatMap)
         seen = []
-        for _ in range(4):
+        for _ in range(5):
             seen.append(heat_map.mode)
             await pilot.press("m")
             await pilot.pause()
-        assert seen == ["risk", "overlap", "survival", "update/bucket"]
+        assert seen == ["risk", "overlap", "survival", "update/bucket", "brings back"]
         await pilot.press("m")
         await pilot.pause()
         assert ".840" in screen_text(pilot)
@@ -113,6 +113,22 @@ async def test_m_shows_every_figure_and_is_remembered(run: Path) -> None:
         app = pilot.app
         assert isinstance(app, QuailApp)
         assert app.settings.heat_map == "overlap"
+
+
+async def test_an_attribution_is_shown_once_there_is_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "attributed")
+    async with app_on(run) as pilot:
+        heat_map = audit_screen(pilot).query_one(HeatMap)
+        await pilot.press("m", "m", "m", "m")
+        await settled(pilot)
+        assert heat_map.mode == "brings back"
+        assert "none yet: quail attribute" in screen_text(pilot)
+        write_attribution(run, {"model.layers.0.self_attn.q_proj": 0.22})
+        await pilot.press("question_mark", "escape")  # another screen and back
+        await settled(pilot)
+        shown = screen_text(pilot)
+        assert "22%" in shown
+        assert "none yet" not in shown
 
 
 async def test_x_and_a_click_on_the_header_change_the_scheme(run: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from app_tests import settled, until
 from made_answers import ANSWERS
-from made_runs import FORMATS, events, write_run
+from made_runs import FORMATS, ROLES, events, write_attribution, write_run
 from made_training import REQUESTED, install_commands, repaired, training_events, write_training
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -98,6 +98,18 @@ async def draw_formats(pilot: Pilot[Any]) -> None:
     await opened(pilot, "f", "down")
 
 
+async def draw_attributed(pilot: Pilot[Any]) -> None:
+    app = pilot.app
+    assert isinstance(app, QuailApp)
+    app.pop_screen()
+    run = write_run(Path("attributed"), events(blocks=32, samples=4))
+    places = [(block, place) for block in (0, 1, 2, 5) for place in range(2, 7)]
+    shares = {f"model.layers.{b}.{ROLES[place]}": 0.4 / (1 + b) - 0.02 * place**2 / (1 + b) for b, place in places}
+    write_attribution(run, shares)
+    app.open_run(run)
+    await opened(pilot, "1", "m", "m", "m", "m")
+
+
 async def draw_compare(pilot: Pilot[Any]) -> None:
     app = pilot.app
     assert isinstance(app, QuailApp)
@@ -140,6 +152,7 @@ SCREENS: dict[str, Draw] = {
     "audit": keys("1", "m", "m"),
     "audit-stopped": draw_live,
     "audit-formats": draw_formats,
+    "audit-attributed": draw_attributed,
     "layer": keys("3", "o", "enter"),
     "samples": keys("s"),
     "remediate": keys("r"),

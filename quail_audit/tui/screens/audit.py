@@ -88,6 +88,7 @@ class AuditScreen(QuailScreen[None]):
         layers = self.run.layers(self.scheme)
         heat_map = self.query_one(HeatMap)
         heat_map.show(layers)
+        heat_map.show_brought_back(self.run.brought_back(self.scheme))
         heat_map.styles.width = min(heat_map.natural_width, self.size.width) if not self._is_narrow else None
         self.query_one(LayerTable).show(layers)
         self.query_one(ForgettingPanel).show(self.run, self.scheme)
@@ -114,6 +115,9 @@ class AuditScreen(QuailScreen[None]):
     @property
     def _is_narrow(self) -> bool:
         return self.has_class("-narrow")
+
+    def on_screen_resume(self) -> None:
+        self._seen = -1  # an attribution may have come
 
     def on_resize(self) -> None:
         self._seen = -1  # what fits has changed

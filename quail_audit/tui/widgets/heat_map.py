@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -19,7 +19,7 @@ from quail_audit import wording
 from quail_audit.events import LayerStatistics
 from quail_audit.report import STATES_BY_RISK, badness
 from quail_audit.tui import layer_views, palette
-from quail_audit.tui.layer_views import MODES, VIEWS, Mode
+from quail_audit.tui.layer_views import BROUGHT_BACK, MODES, VIEWS, Mode
 
 LABEL_COLUMNS = 5
 WIDEST_CELL = 6
@@ -69,6 +69,7 @@ class HeatMap(ScrollView, can_focus=True):
         self._columns: list[str] = []
         self._cursor = (0, 0)
         self._seen = 0
+        self._brought_back: Mapping[str, float] = {}
         self.border_title = "Blocks × roles"
 
     def show(self, layers: Sequence[LayerStatistics]) -> None:
@@ -84,6 +85,12 @@ class HeatMap(ScrollView, can_focus=True):
             self._seen = len(layers)
             self._resize()
             self.refresh()
+
+    def show_brought_back(self, shares: Mapping[str, float]) -> None:
+        """Show what an attribution found: layer -> share of the fall that rounding it alone brings back."""
+        if shares != self._brought_back:
+            self._brought_back = shares
+            self.watch_mode()
 
     def clear(self) -> None:
         """Forget every layer: another scheme is looked at."""
@@ -110,7 +117,8 @@ class HeatMap(ScrollView, can_focus=True):
     def watch_mode(self) -> None:
         view = VIEWS[self.mode]
         self.border_title = f"Blocks × roles ── {self.mode}"
-        self.border_subtitle = "m: another figure"
+        lacks = self.mode == BROUGHT_BACK and not self._brought_back
+        self.border_subtitle = "none yet: quail attribute" if lacks else "m: another figure"
         self.tooltip = view.explained
         self.refresh()
 
@@ -201,11 +209,14 @@ class HeatMap(ScrollView, can_focus=True):
         if self.mode == "risk" or layer.state is None:
             return f"{mark * (width - 1)} ", palette.of_state(self.app, layer.state)
         view = VIEWS[self.mode]
-        value = view.value(layer)
+        value = view.value(layer) if self.mode != BROUGHT_BACK else self._brought_back.get(layer.name)
+        if value is None and self.mode == BROUGHT_BACK:
+            return NOT_MEASURED, palette.muted(self.app)
         if value is None:  # nothing changed
             return mark * (width - 1), palette.of_state(self.app, layer.state)
         risk = min(1.0, max(0.0, view.risk(value)))
-        text = layer_views.cell(value) if width >= NUMBERED_CELL else str(round(risk * 9))
+        number = f"{100 * value:.0f}%" if self.mode == BROUGHT_BACK else layer_views.cell(value)
+        text = number if width >= NUMBERED_CELL else str(round(risk * 9))
         return text, palette.heat(self.app, risk)
 
     def action_move(self, rows: int, columns: int) -> None:
