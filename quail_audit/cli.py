@@ -526,8 +526,11 @@ def _write_report(
 ) -> None:
     from quail_audit.curing import CureReport
     from quail_audit.report import Report
+    from quail_audit.seal import sealed
     from quail_audit.training import TrainingReport
 
+    if isinstance(report, Report) and (folder is not None or format == "json"):
+        report = sealed(report)  # that of a file alone keeps its own, until it is written anew
     if format == "json":
         stream.write(report.model_dump_json(indent=2) + "\n")
     elif format == "text":

@@ -168,6 +168,7 @@ class PolicyUsed(Model):
 
 
 FileRole = Literal["original", "unlearned", "retrain", "data", "calibration", "policy", "baseline"]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # in hexadecimal
 
 
 class FoundFile(Model):
@@ -185,7 +186,7 @@ class FileHash(Model):
     role: FileRole
     path: str  # as in FoundFile
     bytes: int
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 class AuditRequest(Model):

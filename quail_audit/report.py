@@ -41,6 +41,7 @@ from quail_audit.events import (
     SchemeFailed,
     SchemeSummary,
     Score,
+    Sha256,
     State,
     Verdict,
     VerdictReached,
@@ -122,6 +123,7 @@ class Report(Model):
     policy: PolicyUsed | None = None  # null, and no rules: written by Quail before 0.2
     rules: tuple[RuleOutcome, ...] = ()
     files: tuple[FileHash, ...] = ()  # what was read; empty of a run that was stopped before all was hashed
+    digest: Sha256 | None = None  # of all the rest; see seal.py
 
 
 @dataclass

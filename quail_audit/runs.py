@@ -48,6 +48,7 @@ from quail_audit.line_files import append_line, cannot_write, drop_unfinished_li
 from quail_audit.report import Report, RunState
 from quail_audit.report_file import read_report_file
 from quail_audit.resuming import Recorded
+from quail_audit.seal import sealed
 from quail_audit.training import TrainingState
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
@@ -241,7 +242,12 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
         finally:
             if state.started is not None:
                 with suppress(QuailError):  # the disk is full: the events are there, and a report is a fold of them
-                    write_whole(folder / REPORT, state.report().model_dump_json(indent=2) + "\n")
+                    write_whole(folder / REPORT, _written(state) + "\n")
+
+
+def _written(state: AnyState) -> str:
+    report = state.report()
+    return (sealed(report) if isinstance(report, Report) else report).model_dump_json(indent=2)
 
 
 def _failure(error: BaseException) -> RunFailed:
@@ -533,4 +539,4 @@ def read_report(folder: Path) -> Report:
         state.apply(event)
     if state.started is None:
         raise BadInputError("the run has not started", where=str(folder))
-    return state.report()
+    return sealed(state.report())

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State, UnitMeasured
 from quail_audit.matrix import Format, Standing, safe_to_ship
-from quail_audit.report import STATES_BY_RISK, Awaiting, Failure, Quantizing
+from quail_audit.report import STATES_BY_RISK, Awaiting, Failure, Quantizing, Report
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -199,6 +199,17 @@ def quantizing(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
     left = found.remaining_s(at_s)
     remaining = f", ~{duration(left)} left" if left is not None else ""
     return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
+
+
+def integrity(report: Report) -> list[str]:
+    """What a report says of itself and of the files that it is about."""
+    lines = []
+    if report.files:
+        number = f"{len(report.files)} files" if len(report.files) > 1 else "1 file"
+        lines.append(f"{number} read, {byte_size(sum(each.bytes for each in report.files))}; hashes are in report.json")
+    if report.digest is not None:
+        lines.append(f"digest of this report: {report.digest}")
+    return lines
 
 
 def hashing(found: Awaiting) -> str:

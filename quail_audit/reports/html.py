@@ -314,7 +314,26 @@ def _environment(report: Report) -> Iterator[str]:
     facts["judged by"] = policy_title(report)
     facts["samples"] = ", ".join(f"{metric} {number}" for metric, number in report.samples.items()) or "none"
     facts |= report.environment
+    if report.digest is not None:
+        facts["digest of this report"] = report.digest
     yield '<h2>Where it ran</h2>\n<dl class="facts">\n'
     yield from (f"<dt>{text(name)}</dt><dd>{text(value)}</dd>\n" for name, value in facts.items())
-    yield "</dl>\n<h2>To repeat it</h2>\n"
+    yield "</dl>\n"
+    yield from _files(report)
+    yield "<h2>To repeat it</h2>\n"
     yield f"<pre><code>{text(shlex.join(['quail', *audit_arguments(report.request)]))}</code></pre>\n"
+
+
+def _files(report: Report) -> Iterator[str]:
+    """What was read, each with its hash."""
+    if not report.files:
+        return
+    size = wording.byte_size(sum(each.bytes for each in report.files))
+    yield f"<details><summary>Files read: {len(report.files)}, {size}, each with its SHA-256</summary>\n"
+    rows = (
+        f'<th scope="row"><code>{text(each.path)}</code></th><td>{text(each.role)}</td>'
+        f'<td class="number">{each.bytes:,}</td><td><code>{text(each.sha256)}</code></td>'
+        for each in report.files
+    )
+    yield from _table("Files read", (("file", ""), ("of", ""), ("bytes", "number"), ("SHA-256", "")), rows)
+    yield "</details>\n"

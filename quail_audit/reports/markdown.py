@@ -153,6 +153,6 @@ def _table(headings: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -
 def _footnotes(report: Report) -> Iterator[str]:
     for metric, why in report.skipped.items():
         yield f"- not measured: {plain(wording.metric_title(metric))} ({plain(why)})"
-    yield from (f"- {plain(note)}" for note in report.notes)
+    yield from (f"- {plain(note)}" for note in (*report.notes, *wording.integrity(report)))
     yield f"\nRun {code(report.run_id)} of Quail {plain(report.quail_version)}; to repeat it:"
     yield f"\n{code(shlex.join(['quail', *audit_arguments(report.request)]))}"

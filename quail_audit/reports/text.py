@@ -186,4 +186,5 @@ def _footnotes(report: Report) -> list[str]:
     reasons = {arm.reason for arm in report.arms.values() if arm.reason}
     lines.extend(f"rounded arms: {reason}" for reason in sorted(reasons))
     lines.extend(report.notes)
+    lines.extend(wording.integrity(report))
     return lines
