@@ -5,7 +5,7 @@ Not here: what is in the files (checkpoints/, forgetting/data.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -57,6 +57,13 @@ def description_files(folder: Path) -> tuple[str, ...]:
             if path.name.isprintable() and any(fnmatch(path.name, kind) for kind in DESCRIPTIONS) and path.is_file()
         )
     )
+
+
+def weights_read_first(folder: Path, read: Collection[str]) -> tuple[str, ...]:
+    """Weight files of a folder that would be read before all others: a single one, where shards were read."""
+    kind = "adapter_model" if "adapter_config.json" in read else "model"
+    name = f"{kind}.safetensors"
+    return (name,) if (folder / name).is_file() else ()
 
 
 def data_files(folder: Path) -> tuple[str, ...]:

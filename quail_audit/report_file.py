@@ -50,13 +50,7 @@ def read_report_file(path: Path) -> Report:
     Raises:
         BadInputError: it cannot be read, is no report, or that of a newer schema version.
     """
-    try:
-        with path.open("rb") as file:
-            document = file.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise BadInputError(f"cannot read the report: {error.strerror or error}", where=str(path)) from error
-    if len(document) > LARGEST_BYTES:
-        raise BadInputError(f"larger than any report: over {LARGEST_BYTES} bytes", where=str(path))
+    document = _bytes_of(path)
     version = _version(document, path)
     if version > SCHEMA_VERSION:
         raise BadInputError(
@@ -70,6 +64,44 @@ def read_report_file(path: Path) -> Report:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise BadInputError(f"not a report of quail audit: {place}: {first['msg']}", where=str(path)) from error
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A report's JSON as it stands, with what a newer Quail may have added: what its digest is of.
+
+    Raises:
+        BadInputError: it cannot be read, is no JSON object, says a key twice, or has a number that JSON has not.
+    """
+    try:
+        found = json.loads(_bytes_of(path), object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
+    if not isinstance(found, dict):
+        raise BadInputError("not a report of quail audit", where=str(path), mend="Name a report.json")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that stands twice, readers take different ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            document = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"cannot read the report: {error.strerror or error}", where=str(path)) from error
+    if len(document) > LARGEST_BYTES:
+        raise BadInputError(f"larger than any report: over {LARGEST_BYTES} bytes", where=str(path))
+    return document
 
 
 def _version(document: bytes, path: Path) -> int:

@@ -18,7 +18,8 @@ from quail_audit.audited_files import checkpoint_files, given_files
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, FilesFound, FilesHashed, LayerMeasured
-from quail_audit.report import RunState
+from quail_audit.runs import new_run, read_report, record
+from quail_audit.verifying import verify
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -35,15 +36,14 @@ def weights_only(world: Path) -> AuditRequest:
     return request(world, data=None)
 
 
-def test_an_audit_hashes_every_file_that_it_read(world: Path, tmp_path: Path) -> None:
+def test_an_audit_hashes_every_file_that_it_read_and_is_verified_by_them(world: Path, tmp_path: Path) -> None:
     policy = tmp_path / "strict.toml"
     policy.write_text("[limits]\nmax_recovery_percent = 5.0\n")
     asked = request(world, retrain=str(world / "blank"), policy=str(policy), metrics=("nll_forget",), max_samples=1)
-    state = RunState()
-    for event in audit(asked, "run"):
-        state.apply(event)
+    with new_run(tmp_path / "run", asked) as run:
+        list(record(audit(asked, "run"), run))
     found: dict[str, dict[str, str]] = {}
-    for each in state.report().files:
+    for each in read_report(run).files:
         found.setdefault(each.role, {})[each.path] = each.sha256
     assert found == {
         "data": contents(world / "data"),
@@ -53,6 +53,9 @@ def test_an_audit_hashes_every_file_that_it_read(world: Path, tmp_path: Path) ->
         "retrain": contents(world / "blank"),
     }
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(found["original"])
+    verified = verify(run, {}, public_key=None)
+    assert verified.outcome == "unchanged", verified
+    assert sum(check.part == "file" for check in verified.checks) == sum(map(len, found.values()))
 
 
 def test_they_are_hashed_without_data_too_and_before_the_verdict(weights_only: AuditRequest) -> None:

@@ -97,7 +97,8 @@ def endless(tmp_path: Path) -> Path:
     return file
 
 
-def test_leaving_stops_it_in_the_middle_of_a_file(endless: Path) -> None:
+def test_leaving_stops_it_in_the_middle_of_a_file(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quail_audit.hashing.SECONDS_BETWEEN_EVENTS", 0.1)
     before = set(threading.enumerate())
     with Hashing() as hashing:
         hashing.start([find_file("original", endless, "endless")])

@@ -24,6 +24,7 @@ _TORCH_BINS = ("pytorch_model.bin", "adapter_model.bin", "pytorch_model-*-of-*.b
 _NEVER = ("*/*", "consolidated*")  # other layouts of the same weights
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -74,6 +75,19 @@ def fetch(hub_id: HubId) -> Fetched:
                 ignore_patterns=list(_NEVER),
             )
     return Fetched(folder, folder.name)
+
+
+def in_cache(hub_id: HubId, commit: str) -> Path | None:
+    """Where a commit of a repository lies in the cache; None where it does not. Fetches nothing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if not _COMMIT.fullmatch(commit):  # which would be looked up as a branch, by its path
+        return None
+    try:
+        return Path(snapshot_download(hub_id.repository, revision=commit, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""What became of a run, for a terminal: every file beside what is known of it, and what that comes to."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from quail_audit.untrusted import printable
+from quail_audit.verifying import Check, Outcome, Standing, Verification
+
+OUTCOME_MARKS: Mapping[Outcome, str] = {
+    "unchanged": "✓ UNCHANGED",
+    "changed": "✗ CHANGED",
+    "not all checked": "? NOT ALL CHECKED",
+}
+OUTCOME_STYLES: Mapping[Outcome, str] = {
+    "unchanged": "bold green",
+    "changed": "bold red",
+    "not all checked": "bold yellow",
+}
+_MARKS: Mapping[Standing, tuple[str, str]] = {
+    "unchanged": ("✓", "green"),
+    "changed": ("✗", "bold red"),
+    "missing": ("✗", "bold red"),
+    "added": ("✗", "bold red"),
+    "not checked": ("?", "yellow"),
+}
+
+
+def show(found: Verification, console: Console) -> None:
+    """Print it: the outcome first, then what was looked at, then how much of it stands how."""
+    pair = printable(f"{found.original} → {found.unlearned}")
+    console.print(Text.assemble((" Quail ", "bold"), pair, (f"   run {printable(found.run_id)}", "dim")))
+    console.print(Text(f" {OUTCOME_MARKS[found.outcome]}", style=OUTCOME_STYLES[found.outcome]))
+    console.print()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for each in found.checks:
+        mark, style = _MARKS[each.standing]
+        table.add_row(
+            Text(f"{mark} {each.standing}", style=style),
+            Text(each.role or each.part),
+            Text(printable(each.name)),
+            Text(printable(each.message), style="dim"),
+        )
+    console.print(Padding(table, (0, 0, 0, 1)))
+    console.print(Padding(Text(_counted(found.checks), style="dim"), (1, 0, 0, 1)))
+
+
+def _counted(checks: tuple[Check, ...]) -> str:
+    standings = [check.standing for check in checks]
+    return " · ".join(f"{standings.count(each)} {each}" for each in _MARKS if each in standings)

@@ -1,0 +1,199 @@
+"""Signatures of a run: by an Ed25519 key, in a file of their own beside the report.
+
+What is signed is a statement of three lines: what it is, the report's digest, and the SHA-256 of the run's events,
+which hold the samples. The first line keeps a signature from being taken for one of anything else. Keys are read, used
+and dropped: none is stored or shown. Not here: whether the run is still what it says (verifying.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.events import Sha256
+from quail_audit.line_files import write_whole
+from quail_audit.model import Model
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+DOMAIN = "quail-audit run, version 1"
+NO_EVENTS = "none"  # of a report that stands alone
+LARGEST_BYTES = 1 << 16  # of a key, and of a signature's file
+SHOWN_DIGITS = 16  # of a key's fingerprint, in the name of a signature's file
+_EXPECTED = "Expected an Ed25519 key, as openssl genpkey -algorithm ed25519 or ssh-keygen -t ed25519 makes it"
+
+
+class Signature(Model):
+    """A signature's file."""
+
+    statement: str
+    key: Sha256  # the fingerprint: of the public key as DER
+    signature: str  # of the statement's bytes, base64
+
+
+def statement_of(digest: str, events_sha256: str | None) -> str:
+    """What is signed.
+
+    Args:
+        digest: of the report.
+        events_sha256: of the run's events.jsonl; None: the report stands alone.
+    """
+    events = NO_EVENTS if events_sha256 is None else f"sha256:{events_sha256}"
+    return f"{DOMAIN}\nreport sha256:{digest}\nevents {events}\n"
+
+
+def signature_file(report: Path, fingerprint: str) -> Path:
+    """Where the signature of a report by a key lies."""
+    return report.with_name(f"{report.stem}.{fingerprint[:SHOWN_DIGITS]}.sig.json")
+
+
+def signature_files(report: Path) -> list[Path]:
+    """The signatures that lie beside a report, by their names."""
+    return sorted(report.parent.glob(f"{_literal(report.stem)}.{'[0-9a-f]' * SHOWN_DIGITS}.sig.json"))
+
+
+def _literal(text: str) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in text)
+
+
+def write_signature(report: Path, statement: str, key: Ed25519PrivateKey) -> Path:
+    """Sign, and write the signature beside the report.
+
+    Raises:
+        EnvironmentProblemError: it cannot be written.
+    """
+    fingerprint = fingerprint_of(key.public_key())
+    signed = Signature(
+        statement=statement, key=fingerprint, signature=base64.b64encode(key.sign(statement.encode())).decode()
+    )
+    path = signature_file(report, fingerprint)
+    write_whole(path, signed.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def read_signature(path: Path) -> Signature:
+    """A signature's file.
+
+    Raises:
+        BadInputError: it cannot be read, or is none.
+    """
+    try:
+        return Signature.model_validate_json(_read(path, "the signature"))
+    except ValidationError as error:
+        raise BadInputError("is no signature of quail sign", where=str(path)) from error
+
+
+def is_by(signature: Signature, key: Ed25519PublicKey) -> bool:
+    """Whether the key's owner signed the statement."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(base64.b64decode(signature.signature, validate=True), signature.statement.encode())
+    except (InvalidSignature, binascii.Error, UnicodeEncodeError):
+        return False
+    return True
+
+
+def fingerprint_of(key: Ed25519PublicKey) -> str:
+    """SHA-256 of a public key as DER: openssl pkey -pubin -in KEY -outform DER | sha256sum."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def read_private_key(path: Path, ask: Callable[[], str | None]) -> Ed25519PrivateKey:
+    """A key to sign with: PEM, as openssl or ssh-keygen writes it.
+
+    Args:
+        path: of the key.
+        ask: asks for the passphrase of one that is encrypted; None: nobody is there to be asked.
+
+    Raises:
+        EnvironmentProblemError: the library is not installed.
+        BadInputError: the file cannot be read, or is no such key; or the passphrase is wrong.
+    """
+    _require_library()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+
+    written = _read(path, "the key")
+    load = load_ssh_private_key if b"BEGIN OPENSSH PRIVATE KEY" in written else load_pem_private_key
+    try:
+        try:
+            key = load(written, None)
+        except TypeError:  # how the library says that it is encrypted
+            passphrase = ask()
+            if passphrase is None:
+                raise BadInputError(
+                    "the key is encrypted, and there is no terminal to ask for its passphrase on",
+                    where=str(path),
+                    mend="Sign where there is one, or with a key that is not encrypted",
+                ) from None
+            key = load(written, passphrase.encode())
+    except (ValueError, UnsupportedAlgorithm, UnicodeEncodeError) as error:
+        # from None of it: what the library says may hold parts of the key
+        raise BadInputError(
+            "is no private key, its passphrase is another, or it is encrypted in a way that is not known here",
+            where=str(path),
+            mend=_EXPECTED,
+        ) from (None if isinstance(error, ValueError) else error)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BadInputError("is a private key of another kind", where=str(path), mend=_EXPECTED)
+    return key
+
+
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """A key to verify with: PEM, as openssl pkey -pubout writes it, or a line of ssh-keygen's .pub.
+
+    Raises:
+        EnvironmentProblemError: the library is not installed.
+        BadInputError: the file cannot be read, or is no such key.
+    """
+    _require_library()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
+
+    written = _read(path, "the key")
+    if b"PRIVATE KEY" in written:
+        raise BadInputError(
+            "is a private key; it is not needed to verify, and should not be given away",
+            where=str(path),
+            mend="Name the public key: openssl pkey -in KEY -pubout writes it",
+        )
+    try:
+        key = load_ssh_public_key(written) if written.startswith(b"ssh-") else load_pem_public_key(written)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise BadInputError("is no public key", where=str(path), mend=_EXPECTED) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise BadInputError("is a public key of another kind", where=str(path), mend=_EXPECTED)
+    return key
+
+
+def _require_library() -> None:
+    try:
+        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentProblemError(
+            "signatures need the package cryptography", mend="pip install 'quail-audit[sign]'"
+        ) from error
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            written = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"cannot read {what}: {error.strerror or error}", where=str(path)) from error
+    if len(written) > LARGEST_BYTES:
+        raise BadInputError(f"is larger than {what} can be", where=str(path))
+    return written

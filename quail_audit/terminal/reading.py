@@ -1,0 +1,47 @@
+"""Progress of reading files, with the time that is left: a bar where a person looks, plain lines elsewhere."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from quail_audit import wording
+
+SECONDS_BETWEEN_LINES = 5.0
+
+Progress = Callable[[int, int], None]  # bytes read, of how many
+
+
+@contextmanager
+def shown_reading(stream: TextIO | None, what: str) -> Iterator[Progress]:
+    """What to call with the bytes that were read, and of how many; nothing is shown without a stream."""
+    if stream is None:
+        yield lambda done, total: None
+    elif stream.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn(f" {what}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with Bars(*columns, console=Console(file=stream), transient=True) as bars:
+            task = bars.add_task("", total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+    else:
+        yield _lines(stream, what)
+
+
+def _lines(stream: TextIO, what: str) -> Progress:
+    started_s = said_s = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said_s
+        now_s = time.monotonic()
+        if now_s - said_s < SECONDS_BETWEEN_LINES:
+            return
+        said_s = now_s
+        left = wording.duration((now_s - started_s) / done * (total - done))
+        stream.write(f"{what}: {wording.byte_size(done)} of {wording.byte_size(total)}, ~{left} left\n")
+        stream.flush()
+
+    return progress
