@@ -117,7 +117,9 @@ async def take_run(run: Path, repair: Path) -> None:
         save(app, "samples")
         await press(pilot, "escape", "r")
         save(app, "remediate")
-        await press(pilot, "escape", "question_mark")
+        await press(pilot, "r")
+        save(app, "retrain")
+        await press(pilot, "escape", "escape", "question_mark")
         save(app, "help")
         await press(pilot, "escape")
 

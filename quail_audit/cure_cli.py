@@ -123,6 +123,7 @@ def prescribe(
     An erased update can be carried, a drowned one carried with calibration or trained again, a few layers spared; what
     was not forgotten in full precision is mended by none of these.
     """
+    from quail_audit.attributed import units_measured
     from quail_audit.cli import new_console
     from quail_audit.cures.prescribe import prescribe as advice_on
     from quail_audit.reports.advice_text import show
@@ -134,7 +135,7 @@ def prescribe(
         raise UsageError(
             f"the audit did not measure {chosen}", where="--scheme", mend=f"It measured {', '.join(report.schemes)}"
         )
-    advice = advice_on(report, str(run), chosen, can_carry=_can_carry(chosen))
+    advice = advice_on(report, str(run), chosen, is_attributed=bool(units_measured(run, chosen)))
     show(advice, new_console(sys.stdout))
     return _apply(advice.prescriptions[0], report, quiet=quiet) if apply and advice.prescriptions else 0
 
@@ -143,17 +144,6 @@ prescribe.epilog = (  # type: ignore[attr-defined]
     "Examples:\n\n  quail prescribe .quail/runs/20260101-120000-ab12\n\n"
     "  quail prescribe .quail/runs/20260101-120000-ab12 --apply"
 )
-
-
-def _can_carry(scheme: str) -> bool:
-    """Whether quail carry knows the scheme's grid."""
-    from quail_audit.schemes import rtn
-    from quail_audit.schemes.affine import AffineScheme
-    from quail_audit.schemes.bitsandbytes import FourBit
-    from quail_audit.schemes.registry import known_schemes
-
-    own = any(known.name == scheme and isinstance(known, FourBit | AffineScheme) for known in known_schemes())
-    return own or rtn.scheme_of(scheme) is not None
 
 
 def _scheme_to_judge(report: Report) -> str:

@@ -6,6 +6,7 @@ Why a state calls for a cure: docs/cures.md. Not here: the cures, and how prescr
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ Cure = Literal["calibrated carry", "carry", "retraining", "recipe"]
 # Seconds a weight of the layers that are treated, on 2 cores; a 135 M model's calibration on 48 short texts took 30 s.
 CARRY_S_A_WEIGHT, CALIBRATED_S_A_WEIGHT = 5e-8, 3e-7
 START_S = 10.0  # to import, open and write
+
+# Schemes whose grid quail carry knows, by name, so that a face can tell without what rounds them.
+_CARRIABLE = re.compile(r"(nf4|fp4)(-dq)?|int8|rtn-int.*|gguf-q.*")
 
 # VerbMem of the forget and of the retain set, of 100, as docs/results.md has them: the demo and SmolLM2-135M at nf4.
 MEASURED: dict[Cure, str] = {
@@ -75,14 +79,19 @@ class Advice:
     prescriptions: tuple[Prescription, ...] = ()
 
 
-def prescribe(report: Report, run: str, scheme: str, *, can_carry: bool) -> Advice:
+def can_carry(scheme: str) -> bool:
+    """Whether quail carry knows a scheme's grid."""
+    return _CARRIABLE.fullmatch(scheme) is not None
+
+
+def prescribe(report: Report, run: str, scheme: str, *, is_attributed: bool = False) -> Advice:
     """The cures that fit an audit under one of its schemes.
 
     Args:
         report: of the audit.
         run: its folder, for the commands.
         scheme: one of report.schemes.
-        can_carry: whether quail carry knows the scheme's grid.
+        is_attributed: whether quail attribute has been run on the audit under this scheme.
     """
     found = report.schemes[scheme]
     outcomes = {recovery.outcome for recovery in found.recovery.values()}
@@ -104,9 +113,9 @@ def prescribe(report: Report, run: str, scheme: str, *, can_carry: bool) -> Advi
     erased = [layer for layer in at_risk if layer.state == "erased"]
     drowned = [layer for layer in at_risk if layer.state == "drowned"]
     cures = [
-        *(_carries(report, run, scheme, erased, drowned) if can_carry else ()),
+        *(_carries(report, run, scheme, erased, drowned) if can_carry(scheme) else ()),
         *_retraining(report, run, scheme, at_risk),
-        *_recipe(report, run, scheme),
+        *_recipe(report, run, scheme, is_attributed),
     ]
     return Advice(scheme, _finding(scheme, found, erased, drowned), tuple(cures))
 
@@ -115,7 +124,8 @@ def _finding(
     scheme: str, found: SchemeReport, erased: Sequence[LayerStatistics], drowned: Sequence[LayerStatistics]
 ) -> str:
     changed = sum(layer.state not in ("untouched", None) for layer in found.layers)
-    worst = max((r.percent for r in found.recovery.values() if r.percent is not None), default=None)
+    deciding = [recovery for recovery in found.recovery.values() if recovery.outcome != "reported only"]
+    worst = max((recovery.percent for recovery in deciding if recovery.percent is not None), default=None)
     back = "" if worst is None else f"{worst:.0f} % of the memory comes back at {scheme}; "
     return (
         f"{back}of the {changed} layers that changed, rounding erases the update in {len(erased)} and drowns it in "
@@ -186,18 +196,19 @@ def _retraining(report: Report, run: str, scheme: str, at_risk: Sequence[LayerSt
     ]
 
 
-def _recipe(report: Report, run: str, scheme: str) -> list[Prescription]:
+def _recipe(report: Report, run: str, scheme: str, is_attributed: bool) -> list[Prescription]:
     if report.request.data is None:
         return []
+    attribution, recipe = (("quail", name, run, "--scheme", scheme) for name in ("attribute", "recipe"))
     return [
         Prescription(
             "recipe",
-            "leaves the weights alone: worth it where a few layers bring most of the memory back, which the first "
-            "command tells",
+            "leaves the weights alone: worth it where a few layers bring most of the memory back, which "
+            + ("quail attribute has told" if is_attributed else "the first command tells"),
             None,
             0,
             MEASURED["recipe"],
-            (("quail", "attribute", run, "--scheme", scheme), ("quail", "recipe", run, "--scheme", scheme)),
+            (recipe,) if is_attributed else (attribution, recipe),
         )
     ]
 

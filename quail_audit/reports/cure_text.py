@@ -7,7 +7,7 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.curing import CureReport
-from quail_audit.events import CarryRequest, LayerCarried, RecipePoint, UnitKind, UnitMeasured
+from quail_audit.events import AttributionPlanned, CarryRequest, LayerCarried, RecipePoint, UnitKind, UnitMeasured
 from quail_audit.untrusted import printable
 
 MOST_UNITS = 10  # of a kind, in the terminal; the report has all
@@ -51,6 +51,46 @@ def show(report: CureReport, console: Console) -> None:
         console.print(Text(f" result: {printable(saved.folder)}"))
     for note in report.notes:
         console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, 1)))
+
+
+# One line for what each event says: for faces that show a cure as it goes.
+
+
+def fall_line(found: AttributionPlanned) -> str:
+    """What there is to attribute."""
+    return (
+        f"forget NLL {found.nll_full:.2f} in full precision, {found.nll_rounded:.2f} at {found.scheme}, "
+        f"over {found.samples} texts"
+    )
+
+
+def unit_line(found: UnitMeasured) -> str:
+    """What one unit has to do with it."""
+    does = "brings back" if found.mode == "alone" else "spared takes away"
+    return (
+        f"{found.kind} {found.unit} {does} {100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] "
+        f"of the fall"
+    )
+
+
+def point_line(point: RecipePoint) -> str:
+    """What a recipe costs and what still comes back."""
+    return (
+        f"{len(point.kept)} layers in {point.bits} bits: {wording.byte_size(point.size_bytes)}, "
+        f"{point.recovery_percent:.0f} % [{point.low:.0f}, {point.high:.0f}] comes back"
+    )
+
+
+def carried_line(layer: LayerCarried) -> str:
+    """What became of one layer."""
+    mended = f", {layer.mended_blocks} of {layer.blocks} blocks mended" if layer.mended_blocks else ""
+    error = (
+        "" if layer.output_error is None else f", output error {100 * layer.output_error:.0f} % of nearest rounding's"
+    )
+    return (
+        f"{layer.layer}: survival {wording.ratio(layer.survival_before)} → {wording.ratio(layer.survival)}, "
+        f"{100 * layer.moved:.1f} % of the codes moved{error}{mended}"
+    )
 
 
 def _carried_lines(carried: tuple[LayerCarried, ...], scheme: str) -> list[str]:

@@ -7,15 +7,8 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.curing import CureState
-from quail_audit.events import (
-    AttributeRequest,
-    AttributionPlanned,
-    CureRequest,
-    LayerCarried,
-    RecipePoint,
-    RecipeRequest,
-    UnitMeasured,
-)
+from quail_audit.events import AttributeRequest, CureRequest, RecipeRequest
+from quail_audit.reports.cure_text import carried_line, fall_line, point_line, unit_line
 from quail_audit.untrusted import printable
 
 BAR_COLUMNS = 40
@@ -52,43 +45,6 @@ def headline(request: CureRequest) -> str:
     if isinstance(request, AttributeRequest | RecipeRequest):
         return f"{request.cure}, {request.scheme}: {request.run}"
     return f"{request.cure}, {request.way}, {request.scheme}: {request.unlearned} → {request.out}"
-
-
-def fall_line(found: AttributionPlanned) -> str:
-    """What there is to attribute."""
-    return (
-        f"forget NLL {found.nll_full:.2f} in full precision, {found.nll_rounded:.2f} at {found.scheme}, "
-        f"over {found.samples} texts"
-    )
-
-
-def unit_line(found: UnitMeasured) -> str:
-    """What one unit has to do with it."""
-    does = "brings back" if found.mode == "alone" else "spared takes away"
-    return (
-        f"{found.kind} {found.unit} {does} {100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] "
-        f"of the fall"
-    )
-
-
-def point_line(point: RecipePoint) -> str:
-    """What a recipe costs and what still comes back."""
-    return (
-        f"{len(point.kept)} layers in {point.bits} bits: {wording.byte_size(point.size_bytes)}, "
-        f"{point.recovery_percent:.0f} % [{point.low:.0f}, {point.high:.0f}] comes back"
-    )
-
-
-def carried_line(layer: LayerCarried) -> str:
-    """What became of one layer."""
-    mended = f", {layer.mended_blocks} of {layer.blocks} blocks mended" if layer.mended_blocks else ""
-    error = (
-        "" if layer.output_error is None else f", output error {100 * layer.output_error:.0f} % of nearest rounding's"
-    )
-    return (
-        f"{layer.layer}: survival {wording.ratio(layer.survival_before)} → {wording.ratio(layer.survival)}, "
-        f"{100 * layer.moved:.1f} % of the codes moved{error}{mended}"
-    )
 
 
 def _progress(what: str, done: int, total: int) -> RenderableType:

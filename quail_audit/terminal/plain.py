@@ -32,6 +32,7 @@ from quail_audit.events import (
     WeightsMeasured,
 )
 from quail_audit.report import Awaiting
+from quail_audit.reports import cure_text
 from quail_audit.runs import AnyState
 from quail_audit.terminal import curing
 from quail_audit.untrusted import printable
@@ -129,13 +130,13 @@ def _line(event: Event) -> str | None:
         case CarryPlanned():
             return f"{len(event.layers)} layers, {wording.count(event.weights)} weights"
         case RecipePoint():
-            return curing.point_line(event)
+            return cure_text.point_line(event)
         case RecipeChosen():
-            return f"chosen: {curing.point_line(event.point)}"
+            return f"chosen: {cure_text.point_line(event.point)}"
         case AttributionPlanned():
-            return curing.fall_line(event)
+            return cure_text.fall_line(event)
         case UnitMeasured():
-            return curing.unit_line(event)
+            return cure_text.unit_line(event)
         case LayerCarried():
-            return f"{event.index} of {event.total}: {curing.carried_line(event)}"
+            return f"{event.index} of {event.total}: {cure_text.carried_line(event)}"
     return None

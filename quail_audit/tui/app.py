@@ -16,11 +16,13 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from quail_audit.attributed import CURES_FOLDER
 from quail_audit.command_lines import audit_arguments, train_arguments
 from quail_audit.events import AuditRequest, TrainRequest
 from quail_audit.runs import RUNS_FOLDER, new_run_id, read_request
 from quail_audit.tui.child import Child
 from quail_audit.tui.leash import GRACE_S
+from quail_audit.tui.live_cure import LiveCure
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.live_training import LiveTraining
 from quail_audit.tui.screens.interface import QuailScreen
@@ -60,6 +62,7 @@ class QuailApp(App[None]):
         self._first_run = run
         self.live_runs: dict[Path, LiveRun] = {}
         self.trainings: dict[Path, LiveTraining] = {}
+        self.cures: dict[Path, LiveCure] = {}
         self.log_lines: list[str] = []  # what happened in this app, for the log view
         self.settings, problem = load_settings()
         self._problems = [problem] if problem else []
@@ -138,6 +141,15 @@ class QuailApp(App[None]):
         self.trainings[folder] = training
         return training
 
+    def treat(self, command: Sequence[str], audited: Path) -> LiveCure:
+        """Run a cure of an audit in a process of its own; what is measured of the audit itself goes into its folder."""
+        _, name, *_ = command
+        within = audited / CURES_FOLDER if name in ("attribute", "recipe") else RUNS_FOLDER
+        folder = (within / f"{new_run_id()}-{name}").absolute()
+        cure = LiveCure(folder, tuple(command), self._start([*command[1:], "--run-dir", str(folder)]))
+        self.cures[folder] = cure
+        return cure
+
     def _start(self, arguments: list[str]) -> Child:
         child = Child([*arguments, "--quiet"])
         self.log_lines.append(f"{time.strftime('%H:%M:%S')}  quail {shlex.join(child.arguments)}")
@@ -172,12 +184,12 @@ class QuailApp(App[None]):
 
     @property
     def followed(self) -> list[Followed]:
-        """Everything whose events are taken in: audits and trainings."""
-        return [*self.live_runs.values(), *self.trainings.values()]
+        """Everything whose events are taken in: audits, trainings and cures."""
+        return [*self.live_runs.values(), *self.trainings.values(), *self.cures.values()]
 
     @property
     def running(self) -> list[Followed]:
-        """Audits and trainings whose process this app started and that are not over."""
+        """Audits, trainings and cures whose process this app started and that are not over."""
         return [run for run in self.followed if run.is_running_here]
 
     def _take(self) -> None:
@@ -241,6 +253,8 @@ def _quit_question(running: Sequence[Followed]) -> str:
     """What quitting would end, and what is lost by it."""
     trains = any(isinstance(run, LiveTraining) for run in running)
     measures = any(isinstance(run, LiveRun) for run in running)
+    if any(isinstance(run, LiveCure) for run in running) and not trains:
+        return "A cure is still running. Stop it and quit? A checkpoint that it has not finished is lost."
     if not trains:
         return "An audit is still running. Stop it and quit? What it has measured is kept."
     what = "A training and an audit are" if measures else "A training is"

@@ -45,6 +45,13 @@ TRAINING = Kind(
     again="start it again",
     memory="try a smaller batch size or fewer layers",
 )
+CURE = Kind(
+    result="a result",
+    process="the process that worked on it",
+    kept="what was found is kept",
+    again="start it again",
+    memory="choose fewer layers, or give a smaller --batch-size",
+)
 
 
 def why_it_stopped(run: Followed, kind: Kind = AUDIT) -> tuple[str, str]:

@@ -1,6 +1,7 @@
-"""What the app follows: an audit or a training, by the events that its process writes. Shows nothing.
+"""What the app follows: an audit, a training or a cure, by the events that its process writes. Shows nothing.
 
-What the events come to is live_run.py's and live_training.py's; here they are only taken in, a little at a time.
+What the events come to is told by live_run.py, live_training.py and live_cure.py; here they are only taken in, a little
+at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from quail_audit.tui.child import Child
 from quail_audit.tui.feed import Feed
 
 if TYPE_CHECKING:
+    from quail_audit.curing import CureState
     from quail_audit.report import RunState
     from quail_audit.training import TrainingState
 
@@ -31,7 +33,7 @@ class Followed(ABC):
         changes: events taken in; a face that has seen this many is up to date.
     """
 
-    state: RunState | TrainingState
+    state: RunState | TrainingState | CureState
 
     def __init__(self, folder: Path, child: Child | None = None) -> None:
         self.folder = folder

@@ -9,11 +9,13 @@ from runs_for_tests import REQUEST, layer
 from typer.testing import CliRunner
 
 from quail_audit import cure_cli
-from quail_audit.cures.prescribe import prescribe
+from quail_audit.cures.prescribe import can_carry, prescribe
 from quail_audit.errors import UsageError
 from quail_audit.events import AuditRequest, LayerStatistics, Recovery
 from quail_audit.report import Report, SchemeReport
 from quail_audit.runs import list_runs
+from quail_audit.schemes import rtn
+from quail_audit.schemes.registry import known_schemes
 from quail_train.carry_cli import carry
 from quail_train.train_cli import train
 
@@ -42,8 +44,8 @@ def report(
     )  # fmt: skip
 
 
-def cures(found: Report, **changes: Any) -> list[str]:
-    return [cure.cure for cure in prescribe(found, "runs/1", "nf4", **({"can_carry": True} | changes)).prescriptions]
+def cures(found: Report) -> list[str]:
+    return [cure.cure for cure in prescribe(found, "runs/1", "nf4").prescriptions]
 
 
 def test_an_erased_update_is_carried() -> None:
@@ -51,7 +53,7 @@ def test_an_erased_update_is_carried() -> None:
 
 
 def test_a_drowned_update_needs_calibration_or_training() -> None:
-    advice = prescribe(report(RECOVERED, DROWNED), "runs/1", "nf4", can_carry=True)
+    advice = prescribe(report(RECOVERED, DROWNED), "runs/1", "nf4")
     assert [cure.cure for cure in advice.prescriptions] == ["calibrated carry", "retraining", "recipe"]
     (command,) = advice.prescriptions[0].commands
     assert command[command.index("--layers") + 1] == "at-risk"
@@ -69,20 +71,38 @@ def test_without_retain_texts_nothing_is_calibrated_or_trained() -> None:
 
 
 def test_a_scheme_whose_grid_is_not_known_is_not_carried_onto() -> None:
-    assert cures(report(RECOVERED, ERASED), can_carry=False) == ["retraining", "recipe"]
+    found = report(RECOVERED, ERASED)
+    found = found.model_copy(update={"schemes": {"mxfp4": found.schemes["nf4"]}})
+    assert [cure.cure for cure in prescribe(found, "runs/1", "mxfp4").prescriptions] == ["retraining", "recipe"]
+
+
+def test_the_grids_that_carry_knows_are_told_by_name() -> None:
+    from quail_audit.schemes.affine import AffineScheme
+    from quail_audit.schemes.bitsandbytes import FourBit
+
+    for scheme in (*known_schemes(), *filter(None, map(rtn.scheme_of, ("rtn-int2-g64-asym", "rtn-int8-channel")))):
+        assert can_carry(scheme.name) == isinstance(scheme, FourBit | AffineScheme), scheme.name
+    assert not can_carry("gptq-int4-g128")
+
+
+def test_what_was_attributed_is_not_attributed_again() -> None:
+    found = report(RECOVERED, ERASED)
+    for is_attributed, names in ((False, ["attribute", "recipe"]), (True, ["recipe"])):
+        recipe = prescribe(found, "runs/1", "nf4", is_attributed=is_attributed).prescriptions[-1]
+        assert [command[1] for command in recipe.commands] == names
 
 
 def test_what_was_not_forgotten_is_mended_by_none_of_these() -> None:
-    advice = prescribe(report(Recovery(outcome="not forgotten"), ERASED), "runs/1", "nf4", can_carry=True)
+    advice = prescribe(report(Recovery(outcome="not forgotten"), ERASED), "runs/1", "nf4")
     assert advice.prescriptions == ()
     assert "not forgotten to begin with" in advice.finding
 
 
 def test_nothing_came_back_or_nobody_can_tell() -> None:
-    advice = prescribe(report(HELD, ERASED), "runs/1", "nf4", can_carry=True)
+    advice = prescribe(report(HELD, ERASED), "runs/1", "nf4")
     assert advice.prescriptions == ()
     assert "nothing to repair" in advice.finding
-    undecided = prescribe(report(Recovery(outcome="undecided", percent=9.0)), "runs/1", "nf4", can_carry=True)
+    undecided = prescribe(report(Recovery(outcome="undecided", percent=9.0)), "runs/1", "nf4")
     assert "more samples" in undecided.finding
 
 
@@ -92,7 +112,7 @@ def test_every_option_of_a_command_is_one_of_that_command(name: str) -> None:
     app = typer.Typer()
     app.command(name)(functions[name])
     options = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
-    prescriptions = prescribe(report(RECOVERED, ERASED, DROWNED), "runs/1", "nf4", can_carry=True).prescriptions
+    prescriptions = prescribe(report(RECOVERED, ERASED, DROWNED), "runs/1", "nf4").prescriptions
     commands = [command for cure in prescriptions for command in cure.commands if command[1] == name]
     assert commands
     for command in commands:

@@ -60,7 +60,7 @@ async def test_help_explains_the_panel_in_hand_every_key_and_every_term(run: Pat
                 assert line in text
             for term in TERMS:
                 assert term in text
-            for what in ("Read what every arm answered", "Retrain the layers at risk", "Stop the audit", "Quit"):
+            for what in ("Read what every arm answered", "What would repair this checkpoint", "Stop the audit", "Quit"):
                 assert what in text
             await pilot.press("escape")
             assert isinstance(pilot.app.screen, AuditScreen)

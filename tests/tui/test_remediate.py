@@ -1,329 +1,182 @@
-"""Remediate and training, driven by keys: the command they make, a training that goes well, is stopped, or dies."""
+"""Remediate and the screen of a cure, driven by keys: what is prescribed, and a cure that goes well, or does not."""
 
-import time
-from collections.abc import Callable
+import shlex
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from made_runs import events as audit_events
-from made_runs import write_run
-from made_training import install_commands, write_training
+from app_tests import app_on, screen_text, settled, until
+from made_runs import events, write_attribution, write_run
+from made_training import install_commands
 from textual.pilot import Pilot
-from textual.widgets import Input, Select, Static
+from textual.widgets import Static
 
-from quail_audit.events import AuditRequest
+from quail_audit.cures.prescribe import prescribe
+from quail_audit.runs import read_report
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.live_training import LiveTraining
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen
+from quail_audit.tui.screens.cure import CureScreen
 from quail_audit.tui.screens.remediate import RemediateScreen
-from quail_audit.tui.screens.training import TrainingScreen, bar
-from quail_audit.tui.widgets.layer_picker import LayerPicker
+from quail_audit.tui.screens.retrain import RetrainScreen
+from quail_audit.tui.widgets.heat_map import HeatMap
 
-LIMIT_S = 60.0
+COMMANDS = {"train": "made_commands:train", "made_audit": "made_commands:made_audit"}
+CURES = {"carry": "made_cures:carry", "attribute": "made_cures:attribute"}
+
+pytestmark = pytest.mark.asyncio
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QuailApp:
-    """On a run of eight blocks, with a `train` that writes events and an audit that finds the result repaired."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An audit that failed, in the working folder, with stand-ins for every command that a cure runs."""
     monkeypatch.chdir(tmp_path)
-    commands = {"train": "made_commands:train", "made_audit": "made_commands:made_audit"}
-    install_commands(tmp_path / "plug-in", monkeypatch, **commands)
+    install_commands(tmp_path / "plug-in", monkeypatch, **COMMANDS, **CURES)
     monkeypatch.setattr(
         "quail_audit.tui.app.audit_arguments", lambda request, run_dir: ["made-audit", "--run-dir", str(run_dir)]
     )
-    (tmp_path / "muse-news").mkdir()
-    return QuailApp(write_run(tmp_path / "run", audit_events(blocks=8, schemes=("nf4", "fp4"))))
-
-
-async def until(pilot: Pilot[Any], holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline_s, pilot.app.screen
-        await pilot.pause(0.02)
+    return write_run(tmp_path / "run", events(blocks=8, samples=4))
 
 
 async def remediate(pilot: Pilot[Any]) -> RemediateScreen:
-    app = pilot.app
-    assert isinstance(app, QuailApp)
-    await until(pilot, lambda: bool(app.live_runs) and next(iter(app.live_runs.values())).is_over)
-    await pilot.pause(0.2)
     await pilot.press("r")
-    await until(pilot, lambda: isinstance(app.screen, RemediateScreen))
-    await pilot.pause(0.2)
-    assert isinstance(app.screen, RemediateScreen)
-    return app.screen
-
-
-async def start(pilot: Pilot[Any]) -> tuple[TrainingScreen, LiveTraining]:
-    await remediate(pilot)
-    await pilot.press("ctrl+r")
-    await until(pilot, lambda: isinstance(pilot.app.screen, TrainingScreen))
-    screen = pilot.app.screen
-    assert isinstance(screen, TrainingScreen)
-    return screen, screen.training
-
-
-def command(screen: RemediateScreen) -> str:
-    return str(screen.query_one("#command-text", Static).content)
+    await settled(pilot)
+    assert isinstance(pilot.app.screen, RemediateScreen)
+    return pilot.app.screen
 
 
 def said(screen: Any, name: str) -> str:
     return str(screen.query_one(name, Static).content)
 
 
-@pytest.mark.asyncio
-async def test_the_layers_at_risk_are_chosen_and_the_command_says_so(app: QuailApp, tmp_path: Path) -> None:
-    async with app.run_test(size=(120, 40)) as pilot:
+async def test_every_cure_is_shown_as_the_command_prescribes_it(run: Path) -> None:
+    advice = prescribe(read_report(run), "run", "nf4")
+    assert len(advice.prescriptions) == 4
+    async with app_on(run) as pilot:
         screen = await remediate(pilot)
-        picker = screen.query_one(LayerPicker)
-        assert picker.chosen == picker.at_risk != frozenset()
-        shown = command(screen)
-        assert shown.startswith("quail train models/llama-news-7b models/llama-news-7b-unlearned --data muse-news")
-        assert "--out llama-news-7b-unlearned-repaired --layers at-risk --report run" in shown
+        assert advice.finding in said(screen, "#finding")
+        for number, found in enumerate(advice.prescriptions, start=1):
+            assert f"{number}. {found.cure}" in screen_text(pilot)
+            shown = said(screen, "#cure-text")
+            for part in (found.why, found.measured, *found.shown):
+                assert part in shown
+            await pilot.press("c")
+            assert pilot.app.clipboard == "\n".join(map(shlex.join, found.commands))
+            await pilot.press("j")
+            await settled(pilot)
+        await pilot.press("k", "k", "enter")  # the list is a ring: from the first to the last but one
+        await settled(pilot)
+        assert isinstance(pilot.app.screen, RetrainScreen), "a retraining is made ready first"
+        await pilot.press("escape", "escape")
+        assert pilot.app.screen is not screen
 
 
-@pytest.mark.asyncio
-async def test_layers_are_taken_and_left_by_keys(app: QuailApp) -> None:
-    async with app.run_test(size=(120, 40)) as pilot:
+@pytest.mark.slow
+async def test_where_nothing_came_back_there_is_nothing_to_start(tmp_path: Path) -> None:
+    async with app_on(write_run(tmp_path / "held", events(samples=4, outcome="pass"))) as pilot:
         screen = await remediate(pilot)
-        picker = screen.query_one(LayerPicker)
-        await pilot.press("N")
-        assert not picker.chosen
-        assert "no layer is chosen" in str(screen.query_one("#command").border_title)
-        await pilot.press("g", "space")
-        assert picker.chosen == {"model.layers.0.self_attn.q_proj"}
-        assert "--layers name:model.layers.0.self_attn.q_proj" in command(screen)
-        await pilot.press("b")
-        assert "--layers block:0" in command(screen)
-        await pilot.press("b", "R")
-        assert command(screen).endswith("--layers role:q_proj")
-        await pilot.press("A")
-        assert "--layers" not in command(screen)  # all is the default
-        assert len(picker.chosen) == 56
-        await pilot.press("a")
-        assert picker.chosen == picker.at_risk
-        await pilot.press("enter")
-        assert picker.chosen == picker.at_risk ^ {"model.layers.0.self_attn.q_proj"}
+        assert "nothing to repair" in said(screen, "#finding")
+        await pilot.press("ctrl+r", "w", "c")
+        assert pilot.app.screen is screen
+        assert not pilot.app.cures  # type: ignore[attr-defined]
 
 
-@pytest.mark.asyncio
-async def test_a_click_takes_a_layer(app: QuailApp) -> None:
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen = await remediate(pilot)
-        await pilot.press("N")
-        await pilot.click("#layers", offset=(8, 2))
-        await pilot.pause()
-        assert screen.query_one(LayerPicker).chosen == {"model.layers.0.self_attn.q_proj"}
-
-
-@pytest.mark.asyncio
-async def test_settings_go_into_the_command_and_what_is_wrong_is_said(app: QuailApp) -> None:
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen = await remediate(pilot)
-        screen.query_one("#epochs", Input).focus()
-        await pilot.press(*"2.5")
-        await pilot.pause()
-        assert "--epochs 2.5" in command(screen)
-        await pilot.press("x")
-        await pilot.pause()
-        assert "Epochs must be a number above 0" in said(screen, "#explained")
-        assert "not ready" in str(screen.query_one("#command").border_title)
+async def test_a_carry_is_followed_and_its_result_audited_and_compared(run: Path) -> None:
+    async with app_on(run) as pilot:
+        app = pilot.app
+        assert isinstance(app, QuailApp)
+        await remediate(pilot)
         await pilot.press("ctrl+r")
-        await pilot.pause()
-        assert isinstance(app.screen, RemediateScreen)
-        await pilot.press("escape")
-        assert screen.query_one(LayerPicker).has_focus
-
-
-@pytest.mark.asyncio
-async def test_an_objective_with_settings_of_its_own_says_so_and_what_is_typed_is_written(app: QuailApp) -> None:
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen = await remediate(pilot)
-        screen.query_one("#objective", Select).value = "repair"
-        await pilot.pause()
-        assert screen.query_one("#hinge_weight", Input).placeholder == "repair's own"
-        assert "--objective repair" in command(screen)
-        screen.query_one("#hinge_weight", Input).value = "1"
-        await pilot.pause()
-        assert "--hinge-weight 1" in command(screen)
-
-
-@pytest.mark.asyncio
-async def test_another_scheme_has_other_layers_at_risk(app: QuailApp) -> None:
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen = await remediate(pilot)
-        screen.query_one("#scheme", Select).value = "fp4"
-        await pilot.pause()
-        assert "--scheme fp4" in command(screen)
-        assert "--layers at-risk" in command(screen)
-
-
-@pytest.mark.asyncio
-async def test_keys_copy_watch_focus_and_go_back(app: QuailApp) -> None:
-    async with app.run_test(size=(80, 24)) as pilot:
-        screen = await remediate(pilot)
-        await pilot.press("c")
-        assert app.clipboard == command(screen)
-        await pilot.press("w")  # there is no training yet
-        assert app.screen is screen
-        await pilot.press("2")
-        assert screen.query_one("#objective").has_focus
-        await pilot.press("escape", "1")
-        assert screen.query_one(LayerPicker).has_focus
-        await pilot.press("escape")
-        assert app.screen is not screen
-
-
-@pytest.mark.asyncio
-async def test_without_a_train_command_the_screen_says_so_and_shows_the_command(
-    app: QuailApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_commands(tmp_path / "no-plug-in", monkeypatch)
-    async with app.run_test(size=(80, 24)) as pilot:
-        screen = await remediate(pilot)
-        assert "not installed" in said(screen, "#explained")
-        assert "quail train" in command(screen)
-        await pilot.press("ctrl+r")
-        await pilot.pause()
-        assert app.screen is screen
-        assert not app.trainings
-
-
-@pytest.mark.asyncio
-async def test_a_training_is_followed_and_its_result_audited_and_compared(app: QuailApp) -> None:
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen, training = await start(pilot)
-        assert list(app.trainings.values()) == [training]
-        await until(pilot, lambda: training.stage == "finished")
-        await until(pilot, lambda: "FINISHED" in said(screen, "#standing"))
+        screen = app.screen
+        assert isinstance(screen, CureScreen)
+        assert screen.cure.command == prescribe(read_report(run), "run", "nf4").prescriptions[0].commands[0]
+        await until(pilot, lambda: screen.cure.stage == "finished")
+        await settled(pilot)
+        assert "output error 49 % of nearest rounding's" in said(screen, "#lines")
         assert "Press a to audit it" in said(screen, "#standing")
-        assert "hinge satisfied" in said(screen, "#plots")
-        assert "repaired" in said(screen, "#facts-text")
+        await pilot.press("c")
+        assert app.clipboard == shlex.join(screen.cure.command)
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, CompareScreen))
-        compare = app.screen
-        assert isinstance(compare, CompareScreen)
-        assert compare.after is not None
-        after = compare.after
-        await until(pilot, lambda: after.is_over)
-        await until(pilot, lambda: "PASS" in said(compare, "#after"))
-        assert "FAIL" in said(compare, "#before")
-        await pilot.press("escape", "a")  # the same audit, not another one
-        assert isinstance(app.screen, CompareScreen)
-        assert app.screen.after is after
-
-
-@pytest.mark.asyncio
-async def test_stopping_asks_then_says_what_was_saved(app: QuailApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MADE_TRAINING", "endless")
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen, training = await start(pilot)
-        await until(pilot, lambda: len(training.state.steps) > 3)
-        await pilot.press("ctrl+x")
-        assert isinstance(app.screen, ConfirmScreen)
-        await pilot.press("n")
-        assert training.is_running_here
-        await pilot.press("ctrl+x", "y")
-        await until(pilot, lambda: training.stage == "stopped" and not training.is_running_here)
-        await until(pilot, lambda: "STOPPED" in said(screen, "#standing"))
-        shown = said(screen, "#standing")
-        assert "interrupted, exit code 130" in shown
-        assert "saved: llama-news-7b-unlearned-repaired/checkpoint-" in shown
-        await pilot.press("a")  # there is nothing to audit
-        assert app.screen is screen
-
-
-@pytest.mark.asyncio
-async def test_quitting_asks_and_leaves_no_process(app: QuailApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MADE_TRAINING", "endless")
-    async with app.run_test(size=(120, 40)) as pilot:
-        _, training = await start(pilot)
-        await until(pilot, lambda: bool(training.state.steps))
-        await pilot.press("q")
-        assert isinstance(app.screen, ConfirmScreen)
-        assert "A training is still running" in app.screen._question
-        await pilot.press("y")
-    assert training.child is not None
-    assert training.child.exit_code is not None
-
-
-@pytest.mark.parametrize(
-    ("goes", "message"),
-    [
-        ("diverges", "the forget term became NaN at step 5"),
-        ("raises", "ZeroDivisionError: by hand"),
-    ],
-)
-@pytest.mark.asyncio
-async def test_a_failure_is_shown_with_what_can_be_done(
-    app: QuailApp, monkeypatch: pytest.MonkeyPatch, goes: str, message: str
-) -> None:
-    monkeypatch.setenv("MADE_TRAINING", goes)
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen, training = await start(pilot)
-        await until(pilot, lambda: training.stage == "stopped")
-        await until(pilot, lambda: "STOPPED" in said(screen, "#standing"))
-        assert message in said(screen, "#standing")
-        assert "exit code 4" in said(screen, "#standing")
-        assert training.state.steps  # what was done stays on screen
-        await pilot.press("escape")
-        assert "training stopped" in said(app.screen, "#header")
+        await pilot.press("escape", "escape")
+        await settled(pilot)
+        assert "carry finished: w opens it" in screen_text(pilot)
         await pilot.press("w")
-        assert isinstance(app.screen, TrainingScreen)
+        assert isinstance(app.screen, CureScreen)
 
 
-@pytest.mark.asyncio
-async def test_a_killed_training_says_by_what_and_what_to_try(app: QuailApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MADE_TRAINING", "endless")
-    async with app.run_test(size=(120, 40)) as pilot:
-        screen, training = await start(pilot)
-        await until(pilot, lambda: bool(training.state.steps))
-        assert training.child is not None
-        (command,) = psutil.Process(training.child._process.pid).children()
-        command.kill()
-        await until(pilot, lambda: training.stage == "stopped")
-        await until(pilot, lambda: "STOPPED" in said(screen, "#standing"))
-        shown = said(screen, "#standing")
-        assert "the process that trained ended: killed by SIGKILL (signal 9)" in shown
-        assert "smaller batch size" in shown
-
-
-@pytest.mark.asyncio
-async def test_keys_of_the_training_screen(app: QuailApp) -> None:
-    async with app.run_test(size=(80, 24)) as pilot:
-        screen, training = await start(pilot)
-        await until(pilot, lambda: training.stage == "finished")
-        await pilot.press("c")
-        assert app.clipboard.startswith("quail train models/llama-news-7b ")
-        await pilot.press("2")
-        assert screen.query_one("#facts").has_focus
-        await pilot.press("1")
-        assert screen.query_one("#plots").has_focus
-        await until(pilot, lambda: not training.is_running_here)
-        await pilot.press("ctrl+x")  # it is over
-        assert app.screen is screen
+@pytest.mark.slow
+async def test_an_attribution_goes_into_the_audits_folder_and_its_heat_map(run: Path) -> None:
+    async with app_on(run) as pilot:
+        app = pilot.app
+        screen = await remediate(pilot)
+        await pilot.press("j", "j", "j")
+        await settled(pilot)
+        assert "quail attribute run" in said(screen, "#cure-text")
+        await pilot.press("ctrl+r")
+        cure = app.screen
+        assert isinstance(cure, CureScreen)
+        await until(pilot, lambda: cure.cure.stage == "finished")
+        await settled(pilot)
+        assert "layer model.layers.0.self_attn.q_proj brings back 22 %" in said(cure, "#lines")
+        assert cure.cure.folder.parent == run / "cures"
+        await pilot.press("a")  # it made nothing that could be audited
+        assert app.screen is cure
         await pilot.press("escape")
-        assert isinstance(app.screen, RemediateScreen)
+        await settled(pilot)
+        assert "quail attribute run" not in said(screen, "#cure-text"), "it has told"
+        assert "quail recipe run" in said(screen, "#cure-text")
+        await pilot.press("escape", "m", "m", "m", "m")
+        await settled(pilot)
+        assert "22%" in screen_text(pilot)
+        assert app.screen.query_one(HeatMap).mode == "brings back"
 
 
-def test_the_bar_fills_by_eighths() -> None:
-    assert bar(0.0) == "·" * 24
-    assert bar(1.0) == "█" * 24
-    assert bar(1 / 48) == "▌".ljust(24, "·")
+@pytest.mark.slow
+async def test_a_cure_that_fails_says_why_and_what_mends_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MADE_CURE", "fails")
+    async with app_on(run) as pilot:
+        await remediate(pilot)
+        await pilot.press("ctrl+r")
+        screen = pilot.app.screen
+        assert isinstance(screen, CureScreen)
+        await until(pilot, lambda: screen.cure.stage == "stopped")
+        await settled(pilot)
+        shown = said(screen, "#standing")
+        assert "environment, exit code 4: carried: the disk is full" in shown
+        assert "Free some space" in shown
 
 
-@pytest.mark.asyncio
-async def test_a_trainings_folder_opens_as_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after quail watch RUN --tui; without the audit it began with, its result is audited on its own."""
-    asked: list[AuditRequest] = []
-    monkeypatch.setattr(QuailApp, "start_audit", lambda self, request: asked.append(request))
-    app = QuailApp(write_training(tmp_path / "training"))
-    async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, TrainingScreen) and app.screen.training.stage == "finished")
-        await pilot.press("a")
-        await until(pilot, lambda: bool(asked))
-        assert (asked[0].original, asked[0].unlearned) == ("models/llama-news-7b", "repaired")
-        assert (asked[0].data, asked[0].schemes) == ("muse-news", ("nf4",))
+@pytest.mark.slow
+async def test_a_cure_is_stopped_by_a_key_and_by_quitting_after_a_question(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MADE_CURE", "endless")
+    async with app_on(run) as pilot:
+        await remediate(pilot)
+        await pilot.press("ctrl+r")
+        screen = pilot.app.screen
+        assert isinstance(screen, CureScreen)
+        await until(pilot, lambda: bool(screen.cure.state.carried))
+        await pilot.press("escape", "ctrl+r")  # what goes on is not started twice
+        assert isinstance(pilot.app.screen, CureScreen)
+        assert pilot.app.screen.cure is screen.cure
+        await pilot.press("q")
+        assert isinstance(pilot.app.screen, ConfirmScreen)
+        assert "A cure is still running" in pilot.app.screen._question
+        await pilot.press("n", "ctrl+x")
+        await until(pilot, lambda: screen.cure.stage == "stopped")
+        await settled(pilot)
+        assert "interrupted, exit code 130" in said(pilot.app.screen, "#standing")
+
+
+@pytest.mark.slow
+async def test_what_is_not_installed_is_not_started(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_commands(tmp_path / "without", monkeypatch, **COMMANDS)
+    write_attribution(run, {"model.layers.0.self_attn.q_proj": 0.2})
+    async with app_on(run) as pilot:
+        screen = await remediate(pilot)
+        await pilot.press("ctrl+r")
+        await settled(pilot)
+        assert pilot.app.screen is screen
+        assert "quail carry is not installed here" in screen_text(pilot)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from app_tests import settled, until
 from made_answers import ANSWERS
+from made_cures import CARRY, write_carry
 from made_runs import FORMATS, ROLES, events, write_attribution, write_run
 from made_training import REQUESTED, install_commands, repaired, training_events, write_training
 from textual.pilot import Pilot
@@ -23,6 +24,7 @@ from quail_audit.tui.screens import start
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen
+from quail_audit.tui.screens.cure import CureScreen
 from quail_audit.tui.screens.training import TrainingScreen
 from quail_audit.tui.widgets.runs_table import RunsTable
 
@@ -119,6 +121,18 @@ async def draw_compare(pilot: Pilot[Any]) -> None:
     await settled(pilot)
 
 
+async def draw_cure(pilot: Pilot[Any]) -> None:
+    from quail_audit.tui.live_cure import LiveCure
+
+    app = pilot.app
+    assert isinstance(app, QuailApp)
+    folder = write_carry(Path(".quail/runs/carry")).absolute()
+    cure = app.cures[folder] = LiveCure(folder, CARRY)
+    await until(pilot, lambda: cure.is_over)
+    app.push_screen(CureScreen(cure, app.live_run(Path(".quail/runs/failed"))))
+    await settled(pilot)
+
+
 async def draw_training(pilot: Pilot[Any]) -> None:
     from quail_audit.tui.live_training import LiveTraining
 
@@ -156,6 +170,8 @@ SCREENS: dict[str, Draw] = {
     "layer": keys("3", "o", "enter"),
     "samples": keys("s"),
     "remediate": keys("r"),
+    "cure": draw_cure,
+    "retrain": keys("r", "r"),
     "training": draw_training,
     "compare": draw_compare,
     "help": keys("question_mark"),
@@ -163,6 +179,9 @@ SCREENS: dict[str, Draw] = {
     "export": keys("e"),
     "question": draw_question,
 }
+
+
+SLOW_SCREENS = {"audit-attributed", "cure"}  # much like others that the default run draws
 
 
 def looks() -> list[Any]:
@@ -174,8 +193,12 @@ def looks() -> list[Any]:
     ]
 
 
+def screens() -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW_SCREENS else ()) for name in SCREENS]
+
+
 @pytest.mark.parametrize(("size", "theme"), looks())
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("screen", screens())
 def test_screen(screen: str, size: tuple[int, int], theme: str, snap_compare: Any) -> None:
     async def draw(pilot: Pilot[Any]) -> None:
         await opened(pilot)

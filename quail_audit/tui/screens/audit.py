@@ -30,7 +30,7 @@ class AuditScreen(QuailScreen[None]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "samples", "Samples", tooltip="Read what every arm answered"),
-        Binding("r", "remediate", "Remediate", tooltip="Retrain the layers at risk"),
+        Binding("r", "remediate", "Remediate", tooltip="What would repair this checkpoint, and start it"),
         Binding("c", "compare", "Compare", tooltip="Hold this run against another"),
         Binding("m", "next_mode", "Map", tooltip="Show another figure in the heat map", show=False),
         Binding("slash", "filter", "Filter", tooltip="Keep only some layers in the table", show=False),

@@ -1,270 +1,184 @@
-"""Remediate: which layers to retrain and how, the exact command, and its start. The training has its own screen."""
+"""Remediate: each cure that fits the audit, in plain words, with its cost and its exact command; a key starts one."""
 
 from __future__ import annotations
 
 import shlex
-from importlib.metadata import entry_points
 from typing import ClassVar
 
-from pydantic import ValidationError
 from rich.text import Text
-from textual import events, on
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Footer, Static
+from textual.containers import Container, VerticalScroll
+from textual.widgets import Footer, OptionList, Static
+from textual.widgets.option_list import Option
 
 from quail_audit import wording
-from quail_audit.command_lines import train_arguments
-from quail_audit.events import TrainRequest
+from quail_audit.attributed import units_measured
+from quail_audit.cures.prescribe import Advice, Prescription, prescribe
 from quail_audit.tui import palette
-from quail_audit.tui.layer_specs import AT_RISK, layer_specs
+from quail_audit.tui.live_cure import LiveCure
 from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.live_training import LiveTraining
 from quail_audit.tui.screens.interface import QuailScreen
-from quail_audit.tui.training_settings import SETTINGS, Chosen, suggested_output
-from quail_audit.tui.widgets.heat_map import HeatMap
-from quail_audit.tui.widgets.layer_picker import LayerPicker
+from quail_audit.tui.screens.retrain import RetrainScreen, is_installed
 from quail_audit.tui.widgets.run_header import pair_in
-from quail_audit.tui.widgets.training_form import TrainingForm
 from quail_audit.untrusted import printable
-
-COMMANDS_GROUP = "quail.commands"
-NOT_INSTALLED = "quail train is not installed here: c copies the command, to run where it is"
 
 
 class RemediateScreen(QuailScreen[None]):
-    """Retraining of the layers at risk, made ready.
+    """What would repair an audited checkpoint.
 
     Args:
-        run: the audit that says which they are.
+        run: the audit.
         scheme: one of its schemes, which the reader looks at.
     """
 
     HELP = (
-        "Retrain the layers whose forgetting rounding takes back. The layers at risk are chosen already; the settings "
-        "are the paper's unless you change them; the command below is exactly what Ctrl+R runs."
+        "What would repair this checkpoint, the best first: which states each cure fits, what it costs, what it has "
+        "been measured to do, and the exact command. An erased update can be carried without training; a drowned one "
+        "needs calibration or training; a few layers can be spared; what was not forgotten has to be unlearned again."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r", "start", "Start", tooltip="Start the training", priority=True, key_display="^r"),
-        Binding("c", "copy", "Copy", tooltip="Copy the command"),
-        Binding("w", "watch", "Watch", tooltip="Back to the training that was started here", show=False),
-        Binding("1", "focus_on('layers')", "Layers", show=False),
-        Binding("2", "focus_on('objective')", "Settings", tooltip="Go to the settings"),
-        Binding("escape", "back", "Back", show=False),
+        Binding("ctrl+r", "start", "Start", tooltip="Start the cure under the cursor", priority=True, key_display="^r"),
+        Binding("r", "retrain", "Retrain", tooltip="Choose layers and settings of a retraining"),
+        Binding("c", "copy", "Copy", tooltip="Copy the commands of the cure under the cursor"),
+        Binding("w", "watch", "Watch", tooltip="Back to the cure that was started here", show=False),
+        Binding("j", "move(1)", "Down", show=False),
+        Binding("k", "move(-1)", "Up", show=False),
+        Binding("escape", "back", "Back"),
     ]
 
     def __init__(self, run: LiveRun, scheme: str) -> None:
         super().__init__()
         self.run = run
         self._scheme = scheme
-        self._training: LiveTraining | None = None
-        self._chosen = Chosen()
-        self._command = ""
-        self._layers_seen = 0
+        self._advice = Advice(scheme, "")
+        self._seen = -1
+        self._cure: LiveCure | None = None
 
     def compose(self) -> ComposeResult:
-        request = self.run.request
-        first = {"scheme": self._scheme}
-        if request is not None:
-            first |= {"data": request.data or "", "out": suggested_output(request.unlearned)}
-            first |= {"device": request.device} if request.device != "auto" else {}
         yield Static(id="header")
-        with Horizontal(id="plan"):
-            yield LayerPicker(id="layers")
-            yield TrainingForm(first, self.run.schemes, id="settings")
-        yield Static(id="explained", markup=False)
-        with VerticalScroll(id="command", classes="panel", can_focus=False):
-            yield Static(id="command-text", markup=False)
+        yield Static(id="finding", markup=False)
+        with Container(id="remedies"):
+            yield OptionList(id="cures", classes="panel", markup=False)
+            with VerticalScroll(id="cure", classes="panel"):
+                yield Static(id="cure-text", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        self.query_one("#command").border_title = "Command"
-        picker = self.query_one(LayerPicker)
-        picker.focus()
+        self.query_one("#cures").border_title = "Cures, the best first"
+        self.query_one("#cures").focus()
         self.show_changes()
-        picker.choose(picker.at_risk)
-        picker.point_at(next((layer.name for layer in self.run.layers(self._scheme) if layer.at_risk), ""))
+
+    def on_screen_resume(self) -> None:
+        self._seen = -1  # an attribution may have come
 
     def show_changes(self) -> None:
         """See QuailScreen."""
-        layers = self.run.layers(self._scheme)
-        if len(layers) != self._layers_seen:
-            picker = self.query_one(LayerPicker)
-            follows = picker.chosen == picker.at_risk
-            self._layers_seen = len(layers)
-            picker.show(layers)
-            if follows:
-                picker.choose(picker.at_risk)
+        if self.run.changes != self._seen:
+            self._seen = self.run.changes
+            self._show_advice()
         self._show_header()
 
     def show_theme(self) -> None:
         """See QuailScreen."""
-        self.query_one(LayerPicker).refresh()
-        self._explain()
-        self._show_header()
+        self._seen = -1
+        self.show_changes()
+
+    @property
+    def _chosen(self) -> Prescription | None:
+        at = self.query_one(OptionList).highlighted
+        found = self._advice.prescriptions
+        return found[at] if at is not None and at < len(found) else None
+
+    def _show_advice(self) -> None:
+        is_attributed = bool(units_measured(self.run.folder, self._scheme))
+        report, folder = self.run.state.report(), self.run.folder_from_here
+        self._advice = prescribe(report, folder, self._scheme, is_attributed=is_attributed)
+        self.query_one("#finding", Static).update(Text(printable(self._advice.finding)))
+        cures = self.query_one(OptionList)
+        at = cures.highlighted or 0
+        cures.clear_options()
+        for number, found in enumerate(self._advice.prescriptions, start=1):
+            line = Text.assemble((f"{number}. {found.cure}", "bold"), (f"  {_cost(found)}", palette.muted(self.app)))
+            cures.add_option(Option(line))
+        if not self._advice.prescriptions:
+            cures.add_option(Option(Text("no cure fits; r retrains all the same"), disabled=True))
+        else:
+            cures.highlighted = min(at, len(self._advice.prescriptions) - 1)
+        self._show_cure()
+
+    @on(OptionList.OptionHighlighted)
+    def _show_cure(self) -> None:
+        panel, chosen = self.query_one("#cure"), self._chosen
+        text = Text()
+        panel.border_title = "" if chosen is None else chosen.cure.capitalize()
+        panel.border_subtitle = "" if chosen is None else "Ctrl+R starts it, c copies it"
+        if chosen is not None:
+            muted = palette.muted(self.app)
+            parts = (("fits", chosen.why), ("costs", _cost(chosen)), ("measured", chosen.measured))
+            for name, said in parts:
+                text.append(f"{name}: ", style=muted).append(f"{printable(said)}\n")
+            for number, command in enumerate(chosen.shown):
+                text.append("\nthen:\n" if number else "\n", style=muted)
+                text.append(printable(command), style="bold")
+        self.query_one("#cure-text", Static).update(text)
 
     def _show_header(self) -> None:
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(" Quail ", style=palette.style(self.app, "accent", bold=True))
         text.append(" Remediate  ", style="bold")
-        right = self._standing()
+        right = Text(f"at {printable(self._scheme)}", style=palette.muted(self.app))
+        if self._cure is not None:
+            right = Text(f"{self._cure.name} {self._cure.stage}: w opens it", style=palette.style(self.app, "accent"))
         text.append(pair_in(self.size.width - text.cell_len - right.cell_len - 3, self.run))
         text.append(" " * max(2, self.size.width - text.cell_len - right.cell_len - 1))
         self.query_one("#header", Static).update(text.append_text(right))
 
-    def _standing(self) -> Text:
-        if self._training is not None:
-            is_over = self._training.stage in ("finished", "stopped")
-            said = f"training {self._training.stage}: w opens it"
-            return Text(said if is_over else f"● {said}", style=palette.style(self.app, "accent"))
-        if not train_is_installed():
-            return Text("train not installed", style=palette.style(self.app, "warning", bold=True))
-        return Text(f"at {printable(self._scheme)}", style=palette.muted(self.app))
-
-    # What is chosen
-
-    @on(LayerPicker.Changed)
-    @on(TrainingForm.Changed)
-    def _plan_changed(self) -> None:
-        form = self.query_one(TrainingForm)
-        self._chosen = form.read()
-        scheme = str(self._chosen.values.get("scheme", self._scheme))
-        if scheme != self._scheme:
-            self._look_at(scheme)
-        self._show_command()
-        self._explain()
-
-    def _look_at(self, scheme: str) -> None:
-        """Another scheme has other layers at risk; a choice of the reader's own stays."""
-        picker = self.query_one(LayerPicker)
-        follows, chosen = picker.chosen == picker.at_risk, picker.chosen
-        self._scheme = scheme
-        picker.clear()
-        picker.show(self.run.layers(scheme))
-        picker.choose(picker.at_risk if follows else chosen)
-
-    def _request(self) -> TrainRequest | None:
-        """What would be trained; None while something is missing or wrong."""
-        audited, picker = self.run.request, self.query_one(LayerPicker)
-        if audited is None or self._chosen.problems or not picker.chosen:
-            return None
-        return self._build()
-
-    def _build(self) -> TrainRequest | None:
-        audited, picker = self.run.request, self.query_one(LayerPicker)
-        if audited is None:
-            return None
-        specs = layer_specs(self.run.layers(self._scheme), picker.chosen, picker.at_risk)
-        values: dict[str, object] = {"data": "", "out": "", **self._chosen.values}
-        values |= {"text_column": audited.text_column, "label_column": audited.label_column}
-        values |= {"original": audited.original, "unlearned": audited.unlearned, "layers": specs}
-        if AT_RISK in specs:
-            values["report"] = self.run.folder_from_here
-        try:
-            return TrainRequest.model_validate(values)
-        except ValidationError:  # a value that TrainRequest has no place for
-            return None
-
-    def _show_command(self) -> None:
-        request = self._build()
-        shown = Text()
-        if request is not None:
-            self._command = shlex.join(["quail", *train_arguments(request, given=self._given)])
-            shown.append(printable(self._command))
-        self.query_one("#command-text", Static).update(shown)
-        problem = self._why_not()
-        panel = self.query_one("#command")
-        panel.border_title = "Command" if not problem else f"Command ── not ready: {problem}"
-        panel.border_subtitle = "Ctrl+R runs it, c copies it" if not problem else "c copies it"
-        panel.set_class(bool(problem), "-wrong")
-
-    @property
-    def _given(self) -> frozenset[str]:
-        return frozenset(self._chosen.values) - {"objective", "scheme"}
-
-    def _why_not(self) -> str:
-        """The first thing that keeps the training from starting, in words."""
-        if not self.query_one(LayerPicker).chosen:
-            return "no layer is chosen"
-        for name in self._chosen.problems:
-            return self.query_one(TrainingForm).explained(name, self._chosen)[0]
-        return ""
-
-    # What is said of the thing in hand
-
-    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        self._explain()
-
-    @on(HeatMap.Highlighted)
-    def _explain(self) -> None:
-        """One line on the focused field, or on the layer under the cursor."""
-        text = Text(no_wrap=False, overflow="ellipsis")
-        picker, focused = self.query_one(LayerPicker), self.focused
-        name = (focused.id if focused is not None else None) or ""
-        if not train_is_installed():
-            text.append(f" {NOT_INSTALLED}\n", style=palette.style(self.app, "warning"))
-        if name in {setting.name for setting in SETTINGS}:
-            problem, said = self.query_one(TrainingForm).explained(name, self._chosen)
-            if problem:
-                text.append(f" ✗ {problem}\n", style=palette.style(self.app, "error", bold=True))
-            text.append(f" {said}", style=palette.muted(self.app))
-        elif picker.current is not None:
-            text.append_text(self._layer_in_words(picker))
-        self.query_one("#explained", Static).update(text)
-
-    def _layer_in_words(self, picker: LayerPicker) -> Text:
-        layer = picker.current
-        assert layer is not None  # noqa: S101 - the caller asked
-        state = wording.state(layer)
-        text = Text(" ")
-        text.append(printable(layer.name), style="bold")
-        text.append(f"  {wording.count(layer.weights)} weights, survival {wording.ratio(layer.survival)}  ")
-        text.append(state, style=palette.of_state(self.app, layer.state))
-        if layer.state is not None:
-            text.append(f": {wording.STATE_MEANINGS[layer.state]}", style=palette.muted(self.app))
-        return text
-
     # Actions
 
+    @on(OptionList.OptionSelected)
     def action_start(self) -> None:
-        if self._training is not None and self._training.is_running_here:
+        """A retraining is made ready first; every other cure needs nothing more to be chosen."""
+        chosen = self._chosen
+        if self._cure is not None and self._cure.is_running_here:
             self.action_watch()
-            return
-        problem = self._why_not()
-        request = self._request()
-        if not train_is_installed():
-            self.quail.say(NOT_INSTALLED, severity="warning")
-        elif request is None:
-            self.quail.say(f"Not started: {problem or 'the settings do not go together'}", severity="warning")
+        elif chosen is None:
+            self.quail.say("There is no cure to start")
+        elif chosen.cure == "retraining":
+            self.action_retrain()
+        elif not is_installed(chosen.commands[0][1]):
+            self.quail.say(
+                f"quail {chosen.commands[0][1]} is not installed here: c copies the command, to run where it is"
+            )
         else:
-            self._training = self.quail.train(request, given=self._given)
+            self._cure = self.quail.treat(chosen.commands[0], self.run.folder)
             self.action_watch()
 
     def action_watch(self) -> None:
-        from quail_audit.tui.screens.training import TrainingScreen
+        from quail_audit.tui.screens.cure import CureScreen
 
-        if self._training is None:
-            self.quail.say("No training was started here yet; Ctrl+R starts it")
+        if self._cure is None:
+            self.quail.say("No cure was started here yet; Ctrl+R starts one")
         else:
-            self.app.push_screen(TrainingScreen(self._training, self.run))
+            self.app.push_screen(CureScreen(self._cure, self.run))
+
+    def action_retrain(self) -> None:
+        self.app.push_screen(RetrainScreen(self.run, self._scheme))
 
     def action_copy(self) -> None:
-        self.app.copy_to_clipboard(self._command)
-        self.quail.say("The command is copied")
+        if (chosen := self._chosen) is not None:
+            self.app.copy_to_clipboard("\n".join(map(shlex.join, chosen.commands)))
+            self.quail.say("The command is copied")
 
-    def action_focus_on(self, what: str) -> None:
-        self.query_one(f"#{what}").focus()
-
-    def action_back(self) -> None:
-        """From the settings to the layers, from there to the screen below."""
-        picker = self.query_one(LayerPicker)
-        if picker.has_focus:
-            self.app.pop_screen()
+    def action_move(self, lines: int) -> None:
+        cures = self.query_one(OptionList)
+        if lines > 0:
+            cures.action_cursor_down()
         else:
-            picker.focus()
+            cures.action_cursor_up()
 
 
-def train_is_installed() -> bool:
-    """Whether there is a `quail train` to run. Looks at what packages declare, loads none of them."""
-    return bool(entry_points(group=COMMANDS_GROUP, name="train"))
+def _cost(found: Prescription) -> str:
+    time = "time hangs on the data" if found.seconds is None else f"about {wording.duration(found.seconds)}"
+    return f"{time}, writes {wording.byte_size(found.size_bytes) if found.size_bytes else 'no weights'}"

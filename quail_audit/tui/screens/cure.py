@@ -1,0 +1,167 @@
+"""The screen of a cure: what it finds as it goes, how it ended, and from there to the audit of its result."""
+
+from __future__ import annotations
+
+import shlex
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Footer, Static
+
+from quail_audit import wording
+from quail_audit.reports.cure_text import carried_line, fall_line, point_line, recipe_in_words, unit_line
+from quail_audit.tui import palette
+from quail_audit.tui.endings import CURE, why_it_stopped
+from quail_audit.tui.live_cure import LiveCure
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.untrusted import printable
+
+MOST_LINES = 400  # of what was found, the latest; the run's folder has all
+
+
+class CureScreen(QuailScreen[None]):
+    """A carry, an attribution or a recipe.
+
+    Args:
+        cure: that is followed.
+        before: the audit it is a cure of.
+    """
+
+    HELP = (
+        "A cure as it goes, layer by layer. When a carry is done, a audits its result and shows before and after side "
+        "by side; when an attribution is done, the heat map of the audit shows it, and the recipe can be started."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "audit", "Audit the result", tooltip="Measure the result, and show before and after"),
+        Binding("ctrl+x", "stop", "Stop", tooltip="Stop; what was found is kept", key_display="^x"),
+        Binding("c", "copy", "Copy command", tooltip="Copy the command that repeats this cure"),
+        Binding("escape", "back", "Back"),
+    ]
+
+    def __init__(self, cure: LiveCure, before: LiveRun) -> None:
+        super().__init__()
+        self.cure = cure
+        self._before = before
+        self._after: LiveRun | None = None
+        self._seen = -1
+        self._could_do: tuple[bool, bool] | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="header")
+        with VerticalScroll(id="found-so-far", classes="panel"):
+            yield Static(id="lines", markup=False)
+        yield Static(id="standing", markup=False)
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        panel = self.query_one("#found-so-far", VerticalScroll)
+        panel.border_title = printable(shlex.join(self.cure.command))
+        panel.focus()
+        panel.anchor()  # the latest line stays in sight until the reader scrolls
+        self.show_changes()
+
+    def show_changes(self) -> None:
+        """See QuailScreen."""
+        if self.cure.changes != self._seen:
+            self._seen = self.cure.changes
+            self.query_one("#lines", Static).update(Text("\n".join(map(printable, self._lines()[-MOST_LINES:]))))
+        self.query_one("#header", Static).update(self._header())
+        self.query_one("#standing", Static).update(self._standing())
+        can_do = self.cure.is_running_here, self.cure.result is not None
+        if can_do != self._could_do:
+            self._could_do = can_do
+            self.refresh_bindings()
+
+    def show_theme(self) -> None:
+        """See QuailScreen."""
+        self._seen = -1
+        self.show_changes()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The audit of the result is offered once there is one, stopping while there is something to stop."""
+        if action == "audit":
+            return self.cure.result is not None
+        return self.cure.is_running_here if action == "stop" else True
+
+    # What is drawn
+
+    def _lines(self) -> list[str]:
+        state = self.cure.state
+        lines = [fall_line(state.attributed)] if state.attributed is not None else []
+        lines += [unit_line(unit) for unit in state.units]
+        lines += [point_line(point) for point in state.points]
+        lines += [carried_line(layer) for layer in state.carried]
+        return [*lines, *state.notes]
+
+    def _header(self) -> Text:
+        state, stage = self.cure.state, self.cure.stage
+        is_over = stage in ("finished", "stopped")
+        facts = [f"{state.carried[-1].index} / {state.carried[-1].total}"] if state.carried else []
+        facts.append(wording.duration(state.at_s + (0.0 if is_over else self.cure.idle_s)))
+        memory = self.cure.child.memory_bytes if self.cure.child is not None and not is_over else None
+        facts += [wording.byte_size(memory)] if memory else []
+        badge = {
+            "finished": Text("✓ FINISHED", style=palette.style(self.app, "verdict-pass", bold=True)),
+            "stopped": Text("■ STOPPED", style=palette.style(self.app, "error", bold=True)),
+        }.get(stage, Text(f"● {stage}", style=palette.style(self.app, "accent")))
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(" Quail ", style=palette.style(self.app, "accent", bold=True))
+        text.append(f" {self.cure.name.capitalize()}  ", style="bold")
+        text.append("  ".join(facts), style=palette.muted(self.app))
+        text.append(" " * max(2, self.size.width - text.cell_len - badge.cell_len - 1))
+        return text.append_text(badge)
+
+    def _standing(self) -> Text:
+        stage = self.cure.stage
+        if stage == "stopped":
+            message, mend = why_it_stopped(self.cure, CURE)
+            text = Text.assemble(
+                (" ■ STOPPED", palette.style(self.app, "error", bold=True)), f"  {printable(message)}\n"
+            )
+            return text.append(f"   {printable(mend)}", style=palette.muted(self.app))
+        if stage != "finished":
+            said = " opening the checkpoints" if not self._lines() else " at work"
+            return Text(said, style=palette.muted(self.app))
+        text = Text.assemble((" ✓ FINISHED", palette.style(self.app, "verdict-pass", bold=True)))
+        offer = palette.style(self.app, "accent", bold=True)
+        state, result = self.cure.state, self.cure.result
+        if result is not None:
+            text.append(f"  the result is in {printable(result.folder)}\n")
+            again = "see before and after again" if self._after is not None else "audit it, and see before and after"
+            return text.append(f"   Press a to {again}", style=offer)
+        if state.chosen is not None:
+            text.append(f"  {recipe_in_words(state.chosen.point)}\n")
+            return text.append(f"   its configurations are in {printable(state.chosen.folder)}")
+        if state.units:
+            text.append("  m on the audit's heat map shows what each layer brings back\n")
+            return text.append(
+                "   Press Escape, then Ctrl+R on the recipe, to choose which layers to spare", style=offer
+            )
+        return text
+
+    # Actions
+
+    def action_stop(self) -> None:
+        if self.cure.child is not None:
+            self.cure.child.interrupt()
+            self.quail.say("Stopping; what was found is kept")
+
+    def action_audit(self) -> None:
+        """Measure the result as the run before was measured, and show both."""
+        from quail_audit.tui.screens.compare import CompareScreen
+
+        result, request = self.cure.result, self._before.request
+        if result is None or request is None:
+            self.quail.say("There is no result to audit yet")
+            return
+        if self._after is None:
+            self._after = self.quail.measure(request.model_copy(update={"unlearned": result.folder}))
+        self.app.push_screen(CompareScreen(self._before, self._after))
+
+    def action_copy(self) -> None:
+        self.app.copy_to_clipboard(shlex.join(self.cure.command))
+        self.quail.say("The command is copied")
