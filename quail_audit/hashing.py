@@ -1,7 +1,7 @@
-"""SHA-256 of files, taken in a thread of its own while the same files are measured.
+"""SHA-256 of files, taken in threads of their own while the same files are measured.
 
-Weights are mapped from their files, so what the thread has read the measuring finds in the page cache, and the other
-way round. The thread gives way to whatever else wants the processor, holds one piece of a file, and stops when asked.
+Weights are mapped from their files, so what a thread has read the measuring finds in the page cache, and the other way
+round. The threads give way to whatever else wants the processor, hold one piece of a file each, and stop when asked.
 Not here: which files there are (audited_files.py), and comparing with hashes known before (verifying.py).
 """
 
@@ -20,11 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from quail_audit.environment import usable_cores
 from quail_audit.errors import BadInputError
 from quail_audit.events import FileHash, FileRole, FilesAwaited, FoundFile
 
 PIECE_BYTES = 1 << 20
 NICENESS = 10  # measuring goes first
+MOST_THREADS = 4  # more than that read faster than most disks
 SECONDS_BETWEEN_EVENTS = 1.0
 
 
@@ -88,7 +90,7 @@ def hash_file(file: Path, goes_on: Callable[[int], bool], *, most_bytes: int | N
 class Hashing:
     """The hashes of an audit's files: started when they are known, waited for when all else is done.
 
-    Leaving the context stops the thread.
+    Leaving the context stops the threads.
     """
 
     def __init__(self) -> None:
@@ -96,9 +98,11 @@ class Hashing:
         self._hashes: dict[Place, str] = {}
         self._done_bytes = 0
         self._error: Exception | None = None
+        self._lock = threading.Lock()  # of everything above, and of which file is next
         self._stopped = threading.Event()
         self._done = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._at_work = 0
 
     def __enter__(self) -> Self:
         return self
@@ -107,14 +111,20 @@ class Hashing:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def start(self, places: Sequence[Place]) -> None:
         """Begin, without waiting."""
         self._places = tuple(places)
-        self._thread = threading.Thread(target=self._work, name="hashing", daemon=True)
-        self._thread.start()
+        turns = _by_turns(self._places)
+        self._at_work = max(1, min(usable_cores(), MOST_THREADS, len(self._places)))
+        self._threads = [
+            threading.Thread(target=self._work, args=(turns,), name=f"hashing {number}", daemon=True)
+            for number in range(self._at_work)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def wait(self) -> Generator[FilesAwaited, None, tuple[FileHash, ...]]:
         """The hashes, in the order of the places; on the way, how far they are.
@@ -145,28 +155,43 @@ class Hashing:
         if self._error is not None:
             raise self._error
 
-    def _work(self) -> None:
+    def _work(self, turns: Iterator[Place]) -> None:
         if sys.platform == "linux":  # elsewhere it would be the whole process
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
-            for place in _by_turns(self._places):
-                was = _now(place)
-                found = hash_file(place.file, self._goes_on, most_bytes=place.found.bytes)
-                if self._stopped.is_set():
-                    return
-                if found is None or not was == place.found == _now(place):
-                    raise _changed(place.file)
-                self._hashes[place] = found
-        except OSError as error:
-            self._error = _unreadable(place.file, error)
+            while not self._stopped.is_set() and (place := self._next(turns)) is not None:
+                self._hash(place)
         except Exception as error:  # raised again where the hashes are waited for
-            self._error = error
+            with self._lock:
+                self._error = self._error or error
+            self._stopped.set()
         finally:
-            self._done.set()
+            with self._lock:
+                self._at_work -= 1
+                if self._at_work == 0:
+                    self._done.set()
+
+    def _next(self, turns: Iterator[Place]) -> Place | None:
+        with self._lock:
+            return next(turns, None)
+
+    def _hash(self, place: Place) -> None:
+        try:
+            was = _now(place)
+            found = hash_file(place.file, self._goes_on, most_bytes=place.found.bytes)
+        except OSError as error:
+            raise _unreadable(place.file, error) from error
+        if self._stopped.is_set():
+            return
+        if found is None or not was == place.found == _now(place):
+            raise _changed(place.file)
+        with self._lock:
+            self._hashes[place] = found
 
     def _goes_on(self, count: int) -> bool:
-        self._done_bytes += count
+        with self._lock:
+            self._done_bytes += count
         return not self._stopped.is_set()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,19 @@ def test_the_canonical_form_is_as_it_is_described(document: object) -> None:
 def test_writing_a_document_in_another_way_does_not_change_its_form(document: object) -> None:
     for written in (json.dumps(document, indent=3), json.dumps(document, ensure_ascii=False)):
         assert canonical(json.loads(written)) == canonical(document)
+
+
+def test_the_page_computes_the_same_digest(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "integrity.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(run_folder)
+    for said in ("True\n", "False\n"):
+        exec(code)  # noqa: S102 - our own page
+        assert capsys.readouterr().out == said
+        path = Path(REPORT)
+        path.write_text(path.read_text().replace("a note on the run", "ä nöte on the run"))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,21 @@ def test_openssl_finds_the_signature_good_and_its_key_signs_alike(run: Path, tmp
     assert b"Verified Successfully" in said
     assert openssl("pkeyutl", "-sign", "-inkey", key, *files) == (tmp_path / "signature").read_bytes()
     assert standing(run, public_key) == ("unchanged", "signed by this key")
+
+
+@needs_openssl
+@pytest.mark.parametrize("forged", [False, True])
+def test_the_commands_of_the_page_check_a_signature_without_quail(run: Path, key: Path, forged: bool) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "integrity.md").read_text()
+    (commands,) = [
+        block for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "pkeyutl" in block
+    ]
+    path = sign(run, key, nobody)
+    shutil.copy(public(key), run / "release.pub.pem")
+    if forged:
+        edit(path, statement=json.loads(path.read_text())["statement"].replace("version 1", "version 2"))
+    done = subprocess.run(["sh", "-c", commands], cwd=run, capture_output=True, text=True)
+    assert ("Verified Successfully" in done.stdout) is not forged
 
 
 @needs_ssh
