@@ -8,7 +8,7 @@ import pytest
 from made_runs import FORMATS, events, write_run
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from quail_audit.events import Event, LayerMeasured, Noted, SampleScored
+from quail_audit.events import Event, FileHash, FilesHashed, LayerMeasured, Noted, SampleScored
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs import read_report
 
@@ -34,6 +34,12 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+def hashed(*paths: str) -> FilesHashed:
+    return FilesHashed(
+        files=tuple(FileHash(role="data", path=path, bytes=1_234_567, sha256="0f" * 32) for path in paths)
+    )
+
+
 def page_of(run: Iterator[Event], folder: Path) -> str:
     written = write_run(folder, run)
     return "".join(WRITERS["html"](read_report(written), written))
@@ -41,8 +47,8 @@ def page_of(run: Iterator[Event], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = events(blocks=4, schemes=FORMATS[:3], samples=4, outcome="mixed")
-    return page_of(made, tmp_path_factory.mktemp("html") / "run")
+    *made, verdict, end = events(blocks=4, schemes=FORMATS[:3], samples=4, outcome="mixed")
+    return page_of(iter([*made, hashed("verbmem/forget.json"), verdict, end]), tmp_path_factory.mktemp("html") / "run")
 
 
 def opened(browser: Browser, html: str, folder: Path, **settings: object) -> tuple[Page, list[str]]:
@@ -80,6 +86,7 @@ def test_hostile_texts_run_nothing_and_ask_for_nothing(browser: Browser, tmp_pat
                 yield event.model_copy(update={"layer": renamed})
             elif event.type == "verdict_reached":
                 yield from (Noted(message=attack) for attack in ATTACKS)
+                yield hashed(*ATTACKS)
                 yield event
             else:
                 yield event
@@ -122,6 +129,6 @@ def test_a_heading_sorts_its_table_by_keyboard_and_back(browser: Browser, report
 
 def test_on_paper_every_part_is_open(browser: Browser, report: str, tmp_path: Path) -> None:
     page, _ = opened(browser, report, tmp_path)
-    assert page.locator("details:not([open])").count() == 2
+    assert page.locator("details:not([open])").count() == 3
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
