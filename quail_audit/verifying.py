@@ -85,13 +85,13 @@ class Run:
     Attributes:
         report: what it found.
         file: the report's; it may not be there.
-        document: what is in that file; None where it is not there.
+        digest: what its digest has to be, by all else in that file; None where the file is not there.
         folder: of the run; None: the report stands alone.
     """
 
     report: Report
     file: Path
-    document: Mapping[str, object] | None
+    digest: str | None
     folder: Path | None
 
 
@@ -102,12 +102,20 @@ def open_run(path: Path) -> Run:
         BadInputError: neither a report nor events can be read there.
     """
     if not path.is_dir():
-        return Run(read_report_file(path), path, read_document(path), None)
+        return Run(read_report_file(path), path, _digest_in(path), None)
     file = path / REPORT
     if file.is_file():
-        return Run(read_report_file(file), file, read_document(file), path)
+        return Run(read_report_file(file), file, _digest_in(file), path)
     require_run(path)
     return Run(read_report(path), file, None, path)
+
+
+def _digest_in(path: Path) -> str:
+    document = read_document(path)
+    try:
+        return digest_of(document)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
 
 
 def verify(
@@ -168,7 +176,7 @@ def sign(path: Path, key: Path, ask: Callable[[], str | None]) -> Path:
             raise BadInputError(
                 message, where=str(path.parent / check.name if run.folder is None else path / check.name)
             )
-    statement = statement_of(digest_of(run.document or {}), _events_hash(run))
+    statement = statement_of(run.digest or "", _events_hash(run))
     return write_signature(run.file, statement, read_private_key(key, ask))
 
 
@@ -182,15 +190,13 @@ def _check_digest(run: Run) -> Check:
     def found(standing: Standing, message: str = "") -> Check:
         return Check(part="report", name=run.file.name, standing=standing, message=message)
 
-    if run.document is None:
+    if run.digest is None:
         return found("missing", "the run was stopped before its report was written, or the file was taken away")
     if run.report.digest is None:
         return found("not checked", "it has no digest: a Quail before 0.2 wrote it, or the digest was taken out")
-    try:
-        digest = digest_of(run.document)
-    except (ValueError, RecursionError) as error:
-        return found("changed", str(error))
-    return found("unchanged") if digest == run.report.digest else found("changed", "it is not what its digest is of")
+    if run.digest != run.report.digest:
+        return found("changed", "it is not what its digest is of")
+    return found("unchanged")
 
 
 def _check_events(run: Run, folder: Path) -> Check:
@@ -209,7 +215,7 @@ def _check_events(run: Run, folder: Path) -> Check:
             return found("changed", "something was written after the end of the run")
     except QuailError as error:
         return found("changed", str(error))
-    if run.document is not None and state.report() != run.report.model_copy(update={"digest": None}):
+    if run.digest is not None and state.report() != run.report.model_copy(update={"digest": None}):
         return found("changed", "the report is not what they come to")
     return found("unchanged")
 
@@ -393,7 +399,7 @@ def _check_signature(run: Run, path: Path, key: Ed25519PublicKey) -> Check:
     if signature.key != fingerprint_of(key) or not is_by(signature, key):
         return _signature(path, "changed", "it is not by this key, or was altered")
     signed = signature.statement.splitlines()
-    now = statement_of(digest_of(run.document or {}), _events_hash(run)).splitlines()
+    now = statement_of(run.digest or "", _events_hash(run)).splitlines()
     if len(signed) != len(now) or signed[0] != now[0]:
         return _signature(path, "changed", "this key signed something else")
     if signed[1] != now[1]:

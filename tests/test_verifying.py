@@ -164,10 +164,20 @@ def test_a_report_that_was_only_written_in_another_way_is_unchanged(audited: Aud
     assert audited.standings() == {}
 
 
-def test_a_key_that_stands_twice_is_refused(audited: Audited) -> None:
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('"notes": []', "a key stands twice"),
+        ('"new": NaN', "NaN is no number of JSON"),
+        ('"new": 1e999', "no JSON"),
+        ('"new": ' + "[" * 100_000 + "]" * 100_000, "no JSON"),
+    ],
+    ids=["twice", "NaN", "infinite", "deep"],
+)
+def test_what_readers_could_take_for_different_reports_is_refused(more: str, message: str, audited: Audited) -> None:
     path = audited.run / REPORT
-    path.write_text('{"notes": [], ' + path.read_text().lstrip()[1:])
-    with pytest.raises(BadInputError, match="a key stands twice"):
+    path.write_text("{" + more + ", " + path.read_text().lstrip()[1:])
+    with pytest.raises(BadInputError, match=message):
         audited.verified()
 
 
