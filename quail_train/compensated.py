@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quail_train.held_grid import HeldGrid, Written, written
+from quail_train.carry_kernels import HIGH, LOW
+from quail_train.held_grid import HeldGrid, Written, of_blocks, written
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,15 +33,23 @@ def compensated(grid: HeldGrid, hessian: torch.Tensor) -> Written:
     Returns:
         The matrix on its grid. Where compensation does not lower the output error, that is the nearest rounding.
     """
-    nearest = Written(grid.scheme.dequantize(grid.nearest), moved=0, blocks=len(grid.blocks), mended_blocks=0)
     if not hessian.any():
-        return nearest
+        return _nearest(grid)
     values, chosen = _rounded(grid, _inverse_factor(hessian))
     found = written(grid, values.numpy(), chosen)
-    errors = [output_error(side.weight, grid.weight, hessian) for side in (found, nearest)]
+    nearest = grid.scheme.dequantize(grid.nearest)
+    errors = [output_error(side, grid.weight, hessian) for side in (found.weight, nearest)]
     if errors[0] > errors[1]:
-        return replace(nearest, output_error=1.0)
+        return replace(_nearest(grid), output_error=1.0)
     return replace(found, output_error=errors[0] / errors[1] if errors[1] > 0 else 1.0)
+
+
+def _nearest(grid: HeldGrid) -> Written:
+    """The nearest rounding, but for what sets a scale: where that lies on no level, a rounded one would set another."""
+    own, nearest = grid.weight.float(), grid.scheme.dequantize(grid.nearest).float()
+    low, high = (of_blocks(torch.from_numpy(grid.blocks[:, end]), own.shape, grid.block_size) for end in (LOW, HIGH))
+    values = torch.where((low < own) & (own < high), nearest.clamp(low, high), own)
+    return written(grid, values.numpy(), np.full(own.shape, -1, np.int16))
 
 
 def output_error(rounded: torch.Tensor, weight: torch.Tensor, hessian: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ here. Not here: which level a weight gets (carry.py).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Carriable = FourBit | AffineScheme  # schemes whose levels are known, and what sets a block's scale
 
 F32 = npt.NDArray[np.float32]
+LAST_PLACE = 2.0**-7  # of a bfloat16
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,14 +162,22 @@ def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
     levels = torch.from_numpy(chosen)
     codes = torch.where(levels < 0, nearest, torch.from_numpy(grid.codes)[levels.clamp(min=0).long()])
     weight = torch.from_numpy(values).to(grid.weight.dtype)
+    # as the scheme itself dequantizes them: some multiply in the weights' own type, so that the last bit is another
+    exact = grid.scheme.dequantize(replace(grid.nearest, codes=codes)).to(grid.weight.dtype)
+    low, high = (of_blocks(torch.from_numpy(grid.blocks[:, end]), weight.shape, grid.block_size) for end in (3, 4))
+    is_exact = (levels >= 0) & (low < exact) & (exact < high) & torch.isclose(weight, exact, rtol=LAST_PLACE, atol=0.0)
+    weight = torch.where(is_exact, exact, weight)
     wrong = _wrong_blocks(grid, weight, codes)
     mended_blocks = int(wrong.sum())
     for instead in (grid.scheme.dequantize(grid.nearest), grid.weight):
         if not wrong.any():
             break
         mended = of_blocks(wrong, weight.shape, grid.block_size)
-        weight, codes = torch.where(mended, instead, weight), torch.where(mended, nearest, codes)
-        wrong = _wrong_blocks(grid, weight, codes)
+        changed = torch.where(mended, instead, weight), torch.where(mended, nearest, codes)
+        still_wrong = _wrong_blocks(grid, *changed)
+        if (still_wrong & ~wrong).any():  # scales that are rounded together have moved with this one
+            continue
+        (weight, codes), wrong = changed, still_wrong
     return Written(
         weight=weight,
         moved=int((codes != nearest).sum()),
