@@ -73,7 +73,8 @@ docs: $(INSTALLED)
 	$(BIN)/python -m mkdocs build --strict -f docs/book/mkdocs.yml
 
 # GPTQModel and auto-gptq need other versions of torch and transformers than the rest, and than each other.
-BACKEND_TESTS := tests/schemes/test_real_backends.py tests/checkpoints/test_transformers_rules.py
+BACKEND_TESTS := tests/schemes/test_real_backends.py tests/checkpoints/test_transformers_rules.py \
+	tests/quail_train/test_compensated_against_gptqmodel.py
 TEST_TOOLS := pytest pytest-timeout hypothesis pytest-asyncio
 
 .venv-gptqmodel/.installed: pyproject.toml constraints-gptqmodel.txt
