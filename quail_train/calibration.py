@@ -7,7 +7,9 @@ layers are given their inputs and rounded, and the texts go on through the round
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +96,8 @@ def round_block_by_block(
             of_block = {model.get_submodule(layer.name): layer for layer in layers if layer.name.startswith(prefix)}
             if not of_block and not any(_number(layer, name_of_blocks) > number for layer in layers):
                 return
-            for modules in _by_input(block, states, of_block):
-                hessian = _hessian(block, states, modules[0], of_block[modules[0]].shape[1])
+            for modules, calls in _by_input(block, states, of_block):
+                hessian = _hessian(block, states, modules[0], calls, of_block[modules[0]].shape[1])
                 for module in modules:
                     weight = rounding(of_block[module], hessian)
                     _weight_of(module).copy_(weight.T if of_block[module].transposed else weight)
@@ -121,7 +123,7 @@ class _State:
 
 
 class _Arrived(Exception):  # noqa: N818 - no error: the forward pass has come as far as it has to
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: _State | None = None) -> None:
         super().__init__()
         self.state = state
 
@@ -188,14 +190,20 @@ def _before_the_blocks(model: nn.Module, first: nn.Module, ids: torch.Tensor) ->
     try:
         model(input_ids=ids)
     except _Arrived as arrived:
-        return arrived.state
+        if arrived.state is not None:
+            return arrived.state
     finally:
         hook.remove()
     raise BadInputError("the model does not run its blocks one after another", where=type(model).__name__)
 
 
-def _by_input(block: nn.Module, states: Sequence[_State], modules: dict[nn.Module, Layer]) -> list[list[nn.Module]]:
-    """The modules in the order they are called, those of one input together: q, k and v of a Llama."""
+def _by_input(
+    block: nn.Module, states: Sequence[_State], modules: dict[nn.Module, Layer]
+) -> list[tuple[list[nn.Module], int]]:
+    """The modules in the order they are called, those of one input together: q, k and v of a Llama.
+
+    With each, how often its first is called in a forward pass.
+    """
     called: list[tuple[torch.Tensor, nn.Module]] = []
     hooks = [
         module.register_forward_pre_hook(lambda m, arguments: called.append((arguments[0], m))) for module in modules
@@ -206,21 +214,31 @@ def _by_input(block: nn.Module, states: Sequence[_State], modules: dict[nn.Modul
     order = [list(alike) for _, alike in groupby(called, key=lambda call: id(call[0]))]
     groups = [list(dict.fromkeys(module for _, module in calls)) for calls in order]
     never = [module for module in modules if not any(module in group for group in groups)]
-    return [*groups, *([module] for module in never)]  # an expert that no token went to has nothing to calibrate on
+    # an expert that no token went to has nothing to calibrate on, or what another batch gives it
+    every = [*groups, *([module] for module in never)]
+    times = Counter(module for _, module in called)
+    return [(group, max(1, times[group[0]])) for group in every]
 
 
-def _hessian(block: nn.Module, states: Sequence[_State], module: nn.Module, columns: int) -> torch.Tensor:
-    """The sum of x x' over the module's inputs x [columns]."""
+def _hessian(block: nn.Module, states: Sequence[_State], module: nn.Module, calls: int, columns: int) -> torch.Tensor:
+    """The sum of x x' over the module's inputs x [columns]; the block runs no further than the last of its calls."""
     total = torch.zeros(columns, columns)
+    left = 0
 
     def add(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
         inputs = arguments[0].reshape(-1, columns).float()
         total.addmm_(inputs.T, inputs)
+        left -= 1
+        if left == 0:
+            raise _Arrived
 
     hook = module.register_forward_pre_hook(add)
     try:
         for state in states:
-            block(*state.arguments, **state.keywords)
+            left = calls
+            with suppress(_Arrived):
+                block(*state.arguments, **state.keywords)
     finally:
         hook.remove()
     return total
