@@ -581,16 +581,12 @@ def watch(
     was measured, and exits with 4. With --tui it opens the app on the run and exits with 0; leaving the app leaves the
     run alone.
     """
-    from quail_audit.events import AuditRequest, TrainRequest
     from quail_audit.report import RunState
-    from quail_audit.runs import read_request, replay, require_run
+    from quail_audit.runs import replay, require_run
     from quail_audit.training import TrainingState
 
     if tui:
         require_run(run)
-        asked = read_request(run)
-        if asked is not None and not isinstance(asked, AuditRequest | TrainRequest):
-            raise UsageError("the app shows audits and trainings", where="--tui", mend="Leave --tui out")
         return _open_app(run)
 
     streamed = sys.stdout if format == "jsonl" else None

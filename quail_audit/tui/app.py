@@ -18,7 +18,7 @@ from textual.screen import Screen
 
 from quail_audit.attributed import CURES_FOLDER
 from quail_audit.command_lines import audit_arguments, train_arguments
-from quail_audit.events import AuditRequest, TrainRequest
+from quail_audit.events import AttributeRequest, AuditRequest, CarryRequest, CureRequest, RecipeRequest, TrainRequest
 from quail_audit.runs import RUNS_FOLDER, new_run_id, read_request
 from quail_audit.tui.child import Child
 from quail_audit.tui.leash import GRACE_S
@@ -146,7 +146,7 @@ class QuailApp(App[None]):
         _, name, *_ = command
         within = audited / CURES_FOLDER if name in ("attribute", "recipe") else RUNS_FOLDER
         folder = (within / f"{new_run_id()}-{name}").absolute()
-        cure = LiveCure(folder, tuple(command), self._start([*command[1:], "--run-dir", str(folder)]))
+        cure = LiveCure(folder, name, tuple(command), self._start([*command[1:], "--run-dir", str(folder)]))
         self.cures[folder] = cure
         return cure
 
@@ -156,14 +156,26 @@ class QuailApp(App[None]):
         return child
 
     def open_run(self, folder: Path) -> None:
-        """Show an audit or a training: one that goes on, here or elsewhere, or one that is over."""
+        """Show an audit, a training or a cure: one that goes on, here or elsewhere, or one that is over."""
         request = read_request(folder)
+        if isinstance(request, CarryRequest | AttributeRequest | RecipeRequest):
+            self._open_cure(folder.absolute(), request)
+            return
         if isinstance(request, TrainRequest):
             self._open_training(folder.absolute(), request)
             return
         from quail_audit.tui.screens.audit import AuditScreen
 
         self.push_screen(AuditScreen(self.live_run(folder)))
+
+    def _open_cure(self, folder: Path, request: CureRequest) -> None:
+        from quail_audit.tui.screens.cure import CureScreen
+
+        if folder not in self.cures:
+            self.cures[folder] = LiveCure(folder, request.cure)
+        audited = request.report if isinstance(request, CarryRequest) else request.run
+        is_there = audited is not None and isinstance(read_request(Path(audited)), AuditRequest)
+        self.push_screen(CureScreen(self.cures[folder], self.live_run(Path(audited)) if audited and is_there else None))
 
     def _open_training(self, folder: Path, request: TrainRequest) -> None:
         from quail_audit.tui.screens.training import TrainingScreen

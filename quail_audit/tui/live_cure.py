@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from quail_audit.curing import CureState
-from quail_audit.events import CheckpointSaved, RunFinished
+from quail_audit.events import CheckpointSaved, CureRequest, RunFinished
 from quail_audit.runs import Placed
 from quail_audit.tui.child import Child
 from quail_audit.tui.followed import Followed
@@ -19,22 +19,31 @@ class LiveCure(Followed):
 
     Args:
         folder: the run's.
-        command: as it is typed, without where the run goes.
-        child: the process that works on it.
+        name: carry, attribute or recipe.
+        command: as it is typed, without where the run goes; empty where its first event is to tell.
+        child: the process that works on it, where the app started it.
     """
 
-    def __init__(self, folder: Path, command: tuple[str, ...], child: Child | None = None) -> None:
+    def __init__(self, folder: Path, name: str, command: tuple[str, ...] = (), child: Child | None = None) -> None:
         self.state: CureState = CureState()
-        self.command = command
+        self.name = name
+        self._command = command
         super().__init__(folder, child)
 
     def _apply(self, placed: Placed) -> None:
         self.state.apply(placed.event)
 
     @property
-    def name(self) -> str:
-        """carry, attribute or recipe."""
-        return self.command[1]
+    def command(self) -> tuple[str, ...]:
+        """As it is typed, as far as that is known."""
+        if self._command or self.state.started is None:
+            return self._command or ("quail", self.name)
+        return self.state.started.command
+
+    @property
+    def request(self) -> CureRequest | None:
+        """What was asked for; None until the first event has come."""
+        return None if self.state.started is None else self.state.started.request
 
     @property
     def stage(self) -> Stage:

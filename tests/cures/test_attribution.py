@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from quail_audit import cli
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.cure_cli import attribute as attribute_command
 from quail_audit.cure_cli import read_budget, worst_scheme
@@ -137,8 +135,6 @@ def test_the_command(erased_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert sum(isinstance(event, UnitMeasured) for event in replay(run)) == 5
     with pytest.raises(BadInputError, match="the run of quail attribute"):
         read_report(run)
-    refused = CliRunner().invoke(cli.app, ["watch", str(run), "--tui"])
-    assert refused.exit_code == 2
 
 
 def test_budgets() -> None:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from app_tests import app_on, screen_text, settled, until
+from made_cures import write_carry
 from made_runs import events, write_attribution, write_run
 from made_training import install_commands
 from textual.pilot import Pilot
 from textual.widgets import Static
 
 from quail_audit.cures.prescribe import prescribe
+from quail_audit.events import AuditRequest
 from quail_audit.runs import read_report
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.compare import CompareScreen
@@ -180,3 +182,29 @@ async def test_what_is_not_installed_is_not_started(run: Path, tmp_path: Path, m
         await settled(pilot)
         assert pilot.app.screen is screen
         assert "quail carry is not installed here" in screen_text(pilot)
+
+
+@pytest.mark.slow
+async def test_a_cures_folder_opens_as_a_cure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after quail watch RUN --tui; of a carry without its audit the result is audited by its weights alone."""
+    asked: list[AuditRequest] = []
+    monkeypatch.setattr(QuailApp, "start_audit", lambda self, request: asked.append(request))
+    attribution = write_attribution(run, {"model.layers.0.self_attn.q_proj": 0.2})
+    for folder, of_an_audit in ((write_carry(run.parent / "carry"), False), (attribution, True)):
+        app = QuailApp(folder)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda app=app: isinstance(app.screen, CureScreen) and app.screen.cure.is_over)
+            await settled(pilot)
+            screen = app.screen
+            assert isinstance(screen, CureScreen)
+            assert (screen._before is not None) == of_an_audit
+            assert "FINISHED" in screen_text(pilot)
+            assert "quail carry" in screen_text(pilot) or of_an_audit
+            await pilot.press("a")
+            await settled(pilot)
+    (request,) = asked
+    assert (request.unlearned, request.data, request.schemes) == (
+        "models/llama-news-7b-unlearned-carried",
+        None,
+        ("nf4",),
+    )

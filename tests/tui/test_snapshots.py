@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from app_tests import settled, until
 from made_answers import ANSWERS
-from made_cures import CARRY, write_carry
+from made_cures import write_carry
 from made_runs import FORMATS, ROLES, events, write_attribution, write_run
 from made_training import REQUESTED, install_commands, repaired, training_events, write_training
 from textual.pilot import Pilot
@@ -127,7 +127,7 @@ async def draw_cure(pilot: Pilot[Any]) -> None:
     app = pilot.app
     assert isinstance(app, QuailApp)
     folder = write_carry(Path(".quail/runs/carry")).absolute()
-    cure = app.cures[folder] = LiveCure(folder, CARRY)
+    cure = app.cures[folder] = LiveCure(folder, "carry")
     await until(pilot, lambda: cure.is_over)
     app.push_screen(CureScreen(cure, app.live_run(Path(".quail/runs/failed"))))
     await settled(pilot)

@@ -12,6 +12,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Footer, Static
 
 from quail_audit import wording
+from quail_audit.events import AuditRequest, CarryRequest
 from quail_audit.reports.cure_text import carried_line, fall_line, point_line, recipe_in_words, unit_line
 from quail_audit.tui import palette
 from quail_audit.tui.endings import CURE, why_it_stopped
@@ -28,7 +29,7 @@ class CureScreen(QuailScreen[None]):
 
     Args:
         cure: that is followed.
-        before: the audit it is a cure of.
+        before: the audit it is a cure of; None where that is not at hand.
     """
 
     HELP = (
@@ -42,7 +43,7 @@ class CureScreen(QuailScreen[None]):
         Binding("escape", "back", "Back"),
     ]
 
-    def __init__(self, cure: LiveCure, before: LiveRun) -> None:
+    def __init__(self, cure: LiveCure, before: LiveRun | None) -> None:
         super().__init__()
         self.cure = cure
         self._before = before
@@ -59,7 +60,6 @@ class CureScreen(QuailScreen[None]):
 
     def on_mount(self) -> None:
         panel = self.query_one("#found-so-far", VerticalScroll)
-        panel.border_title = printable(shlex.join(self.cure.command))
         panel.focus()
         panel.anchor()  # the latest line stays in sight until the reader scrolls
         self.show_changes()
@@ -68,6 +68,7 @@ class CureScreen(QuailScreen[None]):
         """See QuailScreen."""
         if self.cure.changes != self._seen:
             self._seen = self.cure.changes
+            self.query_one("#found-so-far").border_title = printable(shlex.join(self.cure.command))
             self.query_one("#lines", Static).update(Text("\n".join(map(printable, self._lines()[-MOST_LINES:]))))
         self.query_one("#header", Static).update(self._header())
         self.query_one("#standing", Static).update(self._standing())
@@ -151,12 +152,18 @@ class CureScreen(QuailScreen[None]):
             self.quail.say("Stopping; what was found is kept")
 
     def action_audit(self) -> None:
-        """Measure the result as the run before was measured, and show both."""
+        """Measure the result as the run before was measured, and show both; without one, by its weights alone."""
         from quail_audit.tui.screens.compare import CompareScreen
 
-        result, request = self.cure.result, self._before.request
-        if result is None or request is None:
+        result, asked = self.cure.result, self.cure.request
+        request = self._before.request if self._before is not None else None
+        if result is None or not isinstance(asked, CarryRequest):
             self.quail.say("There is no result to audit yet")
+            return
+        if self._before is None or request is None:
+            self.quail.start_audit(
+                AuditRequest(original=asked.original, unlearned=result.folder, schemes=(asked.scheme,))
+            )
             return
         if self._after is None:
             self._after = self.quail.measure(request.model_copy(update={"unlearned": result.folder}))
