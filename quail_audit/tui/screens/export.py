@@ -18,6 +18,7 @@ from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 from quail_audit.errors import QuailError
 from quail_audit.events import to_line
 from quail_audit.runs import replay
+from quail_audit.seal import sealed
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.untrusted import printable
 
@@ -125,7 +126,7 @@ class ExportScreen(ModalScreen[None]):
             return (self._picture,)
         if kind == "jsonl":
             return (to_line(event) + "\n" for event in replay(self._run.folder))
-        report = self._run.state.report()
+        report = sealed(self._run.state.report())
         if kind == "json":
             return (report.model_dump_json(indent=2) + "\n",)
         if kind == "text":
