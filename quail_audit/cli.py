@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, TextIO
@@ -396,6 +396,7 @@ def audit_and_show(
     with (
         _results(output) as results,
         new_run(run_dir or RUNS_FOLDER / run_id, request) as folder,
+        _says_how_to_go_on(folder),
         open_journal(folder / JOURNAL) as journal,
         closing(record(events_of(request, run_id, baseline=baseline, journal=journal), folder)) as events,
     ):
@@ -424,6 +425,7 @@ def resume_and_show(
                 return _show_audit(events, run, results, format, quiet=True)
         first, request = stopped.started, stopped.request
         with (
+            _says_how_to_go_on(run),
             open_journal(run / JOURNAL) as journal,
             closing(
                 events_of(
@@ -437,6 +439,22 @@ def resume_and_show(
             closing(record(said, run, stopped.recorded)) as events,
         ):
             return _show_audit(events, run, results, format, quiet=quiet)
+
+
+@contextmanager
+def _says_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Name the command that goes on with an audit, where it ends before its end and something was measured."""
+    import shlex
+
+    from quail_audit.runs import JOURNAL
+
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if (folder / JOURNAL).stat().st_size:
+                typer.echo(f"to go on from here: quail audit --resume {shlex.quote(_plain(str(folder)))}", err=True)
+        raise
 
 
 def _baseline(request: AuditRequest) -> Report | None:

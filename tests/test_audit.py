@@ -375,6 +375,7 @@ def test_ctrl_c_is_130_and_leaves_the_folder_readable(world: Path, tmp_path: Pat
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+    assert f"to go on from here: quail audit --resume {tmp_path / 'run'}" in errors
     report = read_report(tmp_path / "run")
     assert report.exit_code == 130
     assert len(report.schemes["nf4"].layers) == 14
@@ -396,6 +397,8 @@ def test_sigkill_loses_nothing_that_was_measured(world: Path, tmp_path: Path) ->
     assert done.returncode == 4
     assert "carried" in done.stdout
     assert "was killed" in done.stderr
+    done = quail("audit", "--resume", tmp_path / "run", "--format", "json")
+    assert Report.model_validate_json(done.stdout).exit_code == done.returncode == 0
 
 
 def test_a_full_disk_is_exit_4(world: Path, tmp_path: Path) -> None:
