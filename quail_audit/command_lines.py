@@ -23,6 +23,11 @@ def audit_arguments(request: AuditRequest, *, run_dir: Path | None = None) -> li
     return ["audit", request.original, request.unlearned, *_options(request, run_dir)]
 
 
+def resume_arguments(folder: Path) -> list[str]:
+    """Of `quail`, to go on with the audit of this folder."""
+    return ["audit", "--resume", str(folder)]
+
+
 def train_arguments(request: TrainRequest, *, run_dir: Path | None = None, given: Collection[str] = ()) -> list[str]:
     """Of `quail`, to run this training, its events into this folder.
 

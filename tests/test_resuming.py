@@ -140,6 +140,7 @@ def test_a_killed_audit_goes_on_wherever_it_was(finished: Finished, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_killed_audit_goes_on_from_every_event(finished: Finished, tmp_path: Path) -> None:
     for after in range(len(finished.sizes)):
         goes_on(finished, finished.killed(after, tmp_path / f"{after}"))
@@ -285,6 +286,7 @@ def test_the_difference_is_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_fifty_kills(world: Path, tmp_path: Path) -> None:
     """The process itself, killed at random moments from its start on; then it goes on, perhaps to be killed again."""
     command = [*QUAIL, "audit", world / "original", world / "blank", "--data", world / "data", "--device", "cpu"]

@@ -17,9 +17,10 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from quail_audit.attributed import CURES_FOLDER
-from quail_audit.command_lines import audit_arguments, train_arguments
+from quail_audit.command_lines import audit_arguments, resume_arguments, train_arguments
+from quail_audit.errors import QuailError
 from quail_audit.events import AttributeRequest, AuditRequest, CarryRequest, CureRequest, RecipeRequest, TrainRequest
-from quail_audit.runs import RUNS_FOLDER, new_run_id, read_request
+from quail_audit.runs import RUNS_FOLDER, new_run_id, read_request, stopped_run
 from quail_audit.tui.child import Child
 from quail_audit.tui.leash import GRACE_S
 from quail_audit.tui.live_cure import LiveCure
@@ -132,6 +133,20 @@ class QuailApp(App[None]):
         run = LiveRun(folder, self._start(audit_arguments(request, run_dir=folder)))
         self.live_runs[folder] = run
         return self.live_run(folder)
+
+    def go_on(self, folder: Path) -> None:
+        """Go on with an audit that was stopped, in a process of its own, and show it from its beginning."""
+        path = folder.absolute()
+        try:
+            with stopped_run(path):  # takes away how it ended, so that whoever follows waits for what comes
+                pass
+        except QuailError as error:
+            self.say(str(error), severity="error")
+            return
+        self.live_runs.pop(path).close()
+        self.live_runs[path] = LiveRun(path, self._start(resume_arguments(path)))
+        self.pop_screen()
+        self.open_run(path)
 
     def train(self, request: TrainRequest, *, given: Collection[str] = ()) -> LiveTraining:
         """Train in a process of its own; given: see train_arguments."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quail_audit.errors import EXIT_ENVIRONMENT
 from quail_audit.events import RunFailed
 from quail_audit.tui.child import how_it_ended
 from quail_audit.tui.followed import Followed
@@ -35,7 +34,7 @@ AUDIT = Kind(
     result="a verdict",
     process="the process that measured",
     kept="what was measured is shown and kept",
-    again=f"run the audit again for a verdict (exit code {EXIT_ENVIRONMENT})",
+    again="Ctrl+G goes on from there",
     memory="try a smaller --batch-size or --dtype bfloat16",
 )
 TRAINING = Kind(
@@ -59,7 +58,7 @@ def why_it_stopped(run: Followed, kind: Kind = AUDIT) -> tuple[str, str]:
     end = run.state.end
     if isinstance(end, RunFailed):
         place = f"{end.where}: " if end.where else ""
-        mend = end.mend or f"{_capital(kind.kept)}, in the run's folder"
+        mend = end.mend or f"{_capital(kind.kept)}, in the run's folder; {kind.again}"
         return f"{end.kind}, exit code {end.exit_code}: {place}{end.message}", mend
     if run.problem is not None:
         return run.problem, "What was read before is shown"

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from quail_audit.errors import QuailError
-from quail_audit.runs import EVENTS, POLL_INTERVAL_S, Placed, replay_placed
+from quail_audit.runs import EVENTS, POLL_INTERVAL_S, Placed, Writer, replay_placed
 
 EVENTS_WAITING = 20_000
 EVENTS_BETWEEN_CLOCKS = 16
@@ -26,7 +26,7 @@ class Feed:
 
     Args:
         folder: the run's.
-        is_awaited: whether a run that has not begun may still begin: its process lives.
+        is_awaited: whether a run that has not begun, or not begun again, may still do so: its process lives.
     """
 
     def __init__(self, folder: Path, is_awaited: Callable[[], bool] = lambda: False) -> None:
@@ -60,7 +60,8 @@ class Feed:
 
     def _read(self) -> None:
         try:
-            while self._is_awaited() and not (self.folder / EVENTS).is_file():
+            writer = Writer(self.folder)
+            while self._is_awaited() and not ((self.folder / EVENTS).is_file() and writer.is_alive()):
                 if self._stopped.wait(POLL_INTERVAL_S):
                     return
             with closing(replay_placed(self.folder, follow=True, wait=self._stopped.wait)) as events:

@@ -1,5 +1,7 @@
 """The audit screen: what it shows, and every key."""
 
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ from made_runs import FORMATS, ROLES, events, write_attribution, write_run
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from quail_audit.events import RunFailed, SampleScored
+from quail_audit.audit import audit
+from quail_audit.events import AuditRequest, RunFailed, SampleScored
+from quail_audit.runs import new_run, read_report, record, replay
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel
@@ -415,3 +419,26 @@ async def test_one_scheme_has_no_matrix(tmp_path: Path) -> None:
         await settled(pilot)
         assert not audit_screen(pilot).query_one(FormatTable).display
         assert "Formats" not in screen_text(pilot)
+
+
+async def test_ctrl_g_goes_on_with_an_audit_that_was_stopped(world: Path, tmp_path: Path) -> None:
+    asked = AuditRequest(original=str(world / "original"), unlearned=str(world / "blank"), device="cpu")
+    folder = tmp_path / "run"
+    with new_run(folder, asked), closing(record(audit(asked, "run"), folder)) as events:
+        stopped = list(islice(events, 9))
+    async with app_on(folder) as pilot:
+        app = pilot.app
+        assert isinstance(app, QuailApp)
+        assert "Ctrl+G goes on from there" in screen_text(pilot)
+        await pilot.press("ctrl+g")
+        run = app.live_runs[folder]
+        await until(pilot, lambda: run.is_over and not run.is_running_here)
+        await settled(pilot)
+        assert isinstance(app.screen, AuditScreen)
+        assert app.screen.run is run
+        assert run.state.verdict is not None, app.log_lines
+        assert [type(screen) for screen in app.screen_stack].count(AuditScreen) == 1
+        await pilot.press("ctrl+g")
+        assert "This audit came to its end" in app.log_lines[-1]
+    assert read_report(folder).exit_code == 0
+    assert [event.type for event in replay(folder)][:9] == [event.type for event in stopped]

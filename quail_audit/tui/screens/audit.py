@@ -11,6 +11,7 @@ from textual.containers import Horizontal
 from textual.reactive import reactive
 from textual.widgets import Footer, Input, Tab, Tabs
 
+from quail_audit.events import RunFinished
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel
@@ -37,6 +38,7 @@ class AuditScreen(QuailScreen[None]):
         Binding("x", "next_scheme", "Scheme", tooltip="Look at the next quantization scheme", show=False),
         Binding("e", "export", "Export", tooltip="Write the report or a screenshot to a file"),
         Binding("ctrl+x", "stop", "Stop", tooltip="Stop the audit; what was measured is kept", show=False),
+        Binding("ctrl+g", "go_on", "Go on", tooltip="Go on with an audit that was stopped", show=False),
         Binding("1", "panel('map')", "Heat map", show=False),
         Binding("2", "panel('forgetting')", "Forgetting", show=False),
         Binding("3", "panel('layers')", "Layers", show=False),
@@ -245,6 +247,14 @@ class AuditScreen(QuailScreen[None]):
         from quail_audit.tui.screens.export import ExportScreen
 
         self.app.push_screen(ExportScreen(self.run, self.app.export_screenshot(title="Quail")))
+
+    def action_go_on(self) -> None:
+        if not self.run.is_over or self.run.is_running_here:
+            self.quail.say("This audit goes on")
+        elif isinstance(self.run.state.end, RunFinished):
+            self.quail.say("This audit came to its end")
+        else:
+            self.quail.go_on(self.run.folder)
 
     def action_stop(self) -> None:
         if self.run.child is None:
