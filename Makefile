@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= quail-demo
 
-.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser test-backends screenshots gallery docs clean
+.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser test-backends fuzz screenshots gallery docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quail needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -53,6 +53,10 @@ test-cuda: $(INSTALLED)
 # Needs tmux.
 test-terminal: $(INSTALLED)
 	$(BIN)/pytest -m terminal
+
+# Ten thousand hostile files for every reader.
+fuzz: $(INSTALLED)
+	$(BIN)/pytest -m fuzz -s
 
 # Needs Chromium on this machine, of the package chromium on Debian, and npm to get axe-core.
 test-browser: $(INSTALLED)

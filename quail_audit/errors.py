@@ -6,6 +6,8 @@ Not here: how an error is shown (the faces do that) and the verdict's own exit c
 
 from typing import ClassVar
 
+from quail_audit.untrusted import printable
+
 EXIT_PASS = 0
 EXIT_FAIL = 1
 EXIT_USAGE = 2
@@ -16,7 +18,7 @@ EXIT_INTERRUPTED = 130
 
 
 class QuailError(Exception):
-    """Something the user can mend.
+    """Something the user can mend. Whatever of a file is in what it says, nothing of it acts on a screen.
 
     Args:
         message: what is wrong, in one sentence.
@@ -29,9 +31,9 @@ class QuailError(Exception):
 
     def __init__(self, message: str, *, where: str = "", mend: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.where = where
-        self.mend = mend
+        self.message = printable(message)
+        self.where = printable(where)
+        self.mend = printable(mend)
 
     def __str__(self) -> str:
         return ". ".join(

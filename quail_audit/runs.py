@@ -463,12 +463,15 @@ class RunSummary:
         folder: of the run.
         request: what was asked for.
         exit_code: None while it goes on, and of a run that was killed.
+        has_verdict: whether it came to its end. Its exit code is then the verdict's, or that of a scheme that could not
+            be measured.
         written_s: when its events were last written, in seconds since the epoch.
     """
 
     folder: Path
     request: AuditRequest
     exit_code: int | None
+    has_verdict: bool
     written_s: float
 
 
@@ -498,7 +501,7 @@ def summarize_run(folder: Path) -> RunSummary | None:
     except BadInputError:  # cut off in the middle of a line
         end = None
     code = end.exit_code if isinstance(end, RunFinished | RunFailed) else None
-    return RunSummary(folder, request, code, (folder / EVENTS).stat().st_mtime)
+    return RunSummary(folder, request, code, isinstance(end, RunFinished), (folder / EVENTS).stat().st_mtime)
 
 
 def state_for(event: Event, state: AnyState) -> AnyState:

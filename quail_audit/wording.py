@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
+from quail_audit.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
 from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State, UnitMeasured
 from quail_audit.matrix import Format, Standing, safe_to_ship
 from quail_audit.report import STATES_BY_RISK, Awaiting, Failure, Quantizing, Report
@@ -37,6 +39,22 @@ STANDING_STYLES: Mapping[Standing, str] = {
     "not measured": "bold yellow",
     "unknown": "dim",
 }
+
+Unjudged = Literal["stopped", "refused", "failed"]  # a run without a verdict
+
+
+def unjudged(exit_code: int | None) -> Unjudged:
+    """Why a run that ended has no verdict: it was stopped (None: killed), refused what it was given, or failed."""
+    if exit_code in (None, EXIT_INTERRUPTED):
+        return "stopped"
+    return "refused" if exit_code in (EXIT_USAGE, EXIT_BAD_INPUT) else "failed"
+
+
+def unjudged_mark(exit_code: int | None) -> str:
+    """The same as it stands in a verdict's place: "■ STOPPED", "! REFUSED (3)", "! FAILED (4)"."""
+    word = unjudged(exit_code).upper()
+    return f"■ {word}" if word == "STOPPED" else f"! {word} ({exit_code})"
+
 
 NOT_FINITE, NOT_COMPARABLE = "not finite", "not comparable"  # layers without a state
 

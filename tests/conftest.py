@@ -26,6 +26,7 @@ LEFT_OUT = {
     "cuda": "needs an NVIDIA GPU; run: make test-cuda",
     "terminal": "needs tmux; run: make test-terminal",
     "backend": "needs GPTQModel or auto-gptq; run: make test-backends",
+    "fuzz": "takes hours; run: make fuzz",
     "browser": "needs Chromium; run: make test-browser",
 }
 

@@ -113,7 +113,8 @@ def _names(report: Report) -> str:
 
 def _header(report: Report, found: Sequence[Format]) -> Iterator[str]:
     outcome = report.verdict.outcome if report.verdict is not None else "unknown"
-    word = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else "■ STOPPED"
+    unjudged = wording.unjudged_mark(report.exit_code)
+    word = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else unjudged
     yield f'<header>\n<h1><span class="brand">Quail</span>{text(_names(report))}</h1>\n'
     yield f'<section class="verdict {outcome}" aria-label="Verdict">\n<div class="word">{word}</div>\n'
     if report.failure is not None:

@@ -65,12 +65,12 @@ def plain(text: str) -> str:
 
 def _main(report: Report) -> Iterator[str]:
     pair = f"{code(report.request.original)} → {code(report.request.unlearned)}"
-    mark = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else "■ STOPPED"
+    mark = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else wording.unjudged_mark(report.exit_code)
     yield f"## Quail: {mark}"
     yield f"\n{pair}\n"
     found = formats(report)
     if report.failure is not None:
-        yield f"Stopped: {plain(wording.said(report.failure))}\n"
+        yield f"No verdict: {plain(wording.said(report.failure))}\n"
     if report.verdict is not None:
         is_alone = len(found) == 1
         yield from (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from quail_audit import wording
 from quail_audit.runs import RUNS_FOLDER, RunSummary, Writer, list_runs, summarize_run
 from quail_audit.tui.widgets.runs_table import RecentRun, Standing
 from quail_audit.verdict import EXIT_CODE_OF
@@ -34,13 +35,15 @@ class RecentRuns:
             if path not in found and (summary := summarize_run(path)) is not None:
                 found[path] = summary
         runs = [
-            RecentRun(folder, summary.request, self._standing(folder, summary.exit_code), summary.written_s)
+            RecentRun(folder, summary.request, self._standing(folder, summary), summary.exit_code, summary.written_s)
             for folder, summary in found.items()
         ]
         return sorted(runs, key=lambda run: run.written_s, reverse=True)[:MOST_RUNS]
 
-    def _standing(self, folder: Path, exit_code: int | None) -> Standing:
-        if exit_code is not None:
-            return _STANDINGS.get(exit_code, "stopped")
+    def _standing(self, folder: Path, summary: RunSummary) -> Standing:
+        if summary.exit_code is not None:
+            if summary.has_verdict:
+                return _STANDINGS.get(summary.exit_code, "not measured")
+            return wording.unjudged(summary.exit_code)
         writer = self._writers.setdefault(folder, Writer(folder))
         return "running" if writer.is_alive() else "stopped"

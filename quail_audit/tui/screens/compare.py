@@ -157,7 +157,8 @@ class CompareScreen(QuailScreen[None]):
             return text.append(printable("; ".join(reason.message for reason in state.verdict.reasons)))
         if state.end is not None or run.is_over:
             message, _ = why_it_stopped(run)
-            text = Text.assemble(("■ STOPPED", palette.style(self.app, "error", bold=True)), (name, "bold"))
+            mark = wording.unjudged_mark(state.end.exit_code if state.end is not None else None)
+            text = Text.assemble((mark, palette.style(self.app, "error", bold=True)), (name, "bold"))
             return text.append(printable(message))
         left = state.remaining_s
         remaining = f", ~{wording.duration(left)} left" if left is not None else ""

@@ -20,9 +20,8 @@ from textual.widgets.option_list import Option
 from quail_audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, QuailError
 from quail_audit.events import LayerMeasured, Outcome, PairOpened
 from quail_audit.runs import RUNS_FOLDER, RunSummary, list_runs, replay, summarize_run
-from quail_audit.tui.child import how_it_ended
 from quail_audit.untrusted import printable
-from quail_audit.wording import OUTCOME_MARKS, duration
+from quail_audit.wording import STANDING_MARKS, duration, unjudged_mark
 
 MOST_RUNS = 50
 _OUTCOMES: dict[int, Outcome] = {EXIT_PASS: "pass", EXIT_FAIL: "fail", EXIT_INCONCLUSIVE: "inconclusive"}
@@ -139,14 +138,16 @@ def first_layers(folder: Path) -> tuple[object, ...]:
 def _line(candidate: Candidate, now_s: float) -> Text:
     summary = candidate.summary
     text = Text(no_wrap=True, overflow="ellipsis")
-    text.append(f"{_outcome(summary.exit_code):<15}")
+    text.append(f"{_outcome(summary):<15}")
     text.append(f"{duration(max(0.0, now_s - summary.written_s)):>9} ago  ")
     text.append("same layers   " if candidate.is_alike else "other layers  ")
     return text.append(f"{printable(summary.request.unlearned)}  {', '.join(summary.request.schemes)}")
 
 
-def _outcome(exit_code: int | None) -> str:
-    if exit_code is None:
+def _outcome(summary: RunSummary) -> str:
+    if summary.exit_code is None:
         return "● unfinished"
-    outcome = _OUTCOMES.get(exit_code)
-    return f"■ {how_it_ended(exit_code)}" if outcome is None else OUTCOME_MARKS[outcome]
+    if not summary.has_verdict:
+        return unjudged_mark(summary.exit_code)
+    outcome = _OUTCOMES.get(summary.exit_code)
+    return STANDING_MARKS["not measured" if outcome is None else outcome]

@@ -56,7 +56,8 @@ class RunHeader(Static):
             outcome = state.verdict.outcome
             return Text(wording.OUTCOME_MARKS[outcome], style=palette.of_outcome(self.app, outcome))
         if state.end is not None or run.is_over:
-            return Text("■ STOPPED", style=palette.style(self.app, "error", bold=True))
+            exit_code = state.end.exit_code if state.end is not None else None
+            return Text(wording.unjudged_mark(exit_code), style=palette.style(self.app, "error", bold=True))
         return Text("● measuring", style=palette.style(self.app, "accent"))
 
     def on_click(self) -> None:

@@ -19,9 +19,7 @@ from quail_audit.events import AuditRequest, Outcome
 from quail_audit.tui import palette
 from quail_audit.untrusted import printable
 
-Standing = Outcome | Literal["running", "stopped"]
-_NO_OUTCOME_MARKS: dict[Standing, str] = {"running": "● running", "stopped": "■ stopped"}
-MARKS: dict[Standing, str] = _NO_OUTCOME_MARKS | dict(wording.OUTCOME_MARKS)
+Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]
 WHEN_COLUMNS, SCHEMES_COLUMNS, STANDING_COLUMNS = 12, 11, 14
 LEAST_PAIR_COLUMNS = 16
 PADDING = 1  # of a cell, on either side
@@ -35,12 +33,14 @@ class RecentRun:
         folder: of the run, absolute.
         request: what was asked for.
         standing: how it ended, or that it has not.
+        exit_code: None where it has not, or was killed.
         written_s: when it last wrote an event, in seconds since the epoch.
     """
 
     folder: Path
     request: AuditRequest
     standing: Standing
+    exit_code: int | None
     written_s: float
 
 
@@ -49,7 +49,8 @@ class RunsTable(DataTable[Text]):
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "✓ the forgotten stayed forgotten, ✗ it came back, ? the interval spans the limit.",
-        "● it is being measured, here or on another machine; ■ it ended without a verdict.",
+        "● it is being measured, here or on another machine; ■ it was stopped.",
+        "! it could not be measured; the number is its exit code: 3 for its input, 4 for this machine.",
         "Enter opens a run: a finished one as it was, a running one live.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -127,18 +128,28 @@ class RunsTable(DataTable[Text]):
             Text(when(run.written_s, now_s), style=muted),
             Text(pair(run.request, pair_columns), no_wrap=True),
             Text(schemes(run.request, SCHEMES_COLUMNS), style=muted, no_wrap=True),
-            Text(MARKS[run.standing], style=self._style(run.standing)),
+            Text(mark(run), style=self._style(run.standing)),
         )
 
     def _style(self, standing: Standing) -> Style:
-        if standing in ("pass", "fail", "inconclusive"):
-            return palette.of_outcome(self.app, standing)
+        if standing in ("pass", "fail", "inconclusive", "not measured"):
+            return palette.of_format(self.app, standing)
         return palette.style(self.app, "accent" if standing == "running" else "muted", bold=standing == "running")
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
         if event.row_key.value is not None:
             self.post_message(RunsTable.Opened(Path(event.row_key.value)))
+
+
+def mark(run: RecentRun) -> str:
+    """How a run ended in a word or two."""
+    match run.standing:
+        case "running":
+            return "● running"
+        case "stopped" | "refused" | "failed":
+            return wording.unjudged_mark(run.exit_code).lower()
+    return wording.STANDING_MARKS[run.standing]
 
 
 def when(written_s: float, now_s: float) -> str:

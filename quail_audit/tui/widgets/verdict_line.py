@@ -54,7 +54,8 @@ class VerdictLine(Static):
 
     def _failure(self, run: LiveRun) -> Text:
         message, mend = why_it_stopped(run)
-        text = Text.assemble((" ■ STOPPED", palette.style(self.app, "error", bold=True)), f"  {printable(message)}")
+        mark = wording.unjudged_mark(run.state.end.exit_code if run.state.end is not None else None)
+        text = Text.assemble((f" {mark}", palette.style(self.app, "error", bold=True)), f"  {printable(message)}")
         text.append(f"\n   {printable(mend)}", style=palette.muted(self.app))
         return text
 
