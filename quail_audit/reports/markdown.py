@@ -65,7 +65,11 @@ def plain(text: str) -> str:
 
 def _main(report: Report) -> Iterator[str]:
     pair = f"{code(report.request.original)} → {code(report.request.unlearned)}"
-    mark = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else wording.unjudged_mark(report.exit_code)
+    mark = (
+        wording.OUTCOME_MARKS[report.verdict.outcome]
+        if report.verdict is not None
+        else wording.unjudged_mark(report.exit_code)
+    )
     yield f"## Quail: {mark}"
     yield f"\n{pair}\n"
     found = formats(report)

@@ -273,7 +273,7 @@ async def test_a_run_that_failed_says_why_and_what_to_do_and_keeps_what_was_meas
     )
     async with app_on(write_run(tmp_path / "run", iter(made))) as pilot:
         text = screen_text(pilot)
-        assert "■ STOPPED" in text
+        assert "! FAILED (4)" in text
         assert "exit code 4: out of memory" in text
         assert "Try --batch-size 1" in text
         assert audit_screen(pilot).query_one(LayerTable).row_count == 6

@@ -15,7 +15,7 @@ from made_runs import events, write_run
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Select, Static
 
-from quail_audit.events import AuditRequest, CheckpointFacts
+from quail_audit.events import AuditRequest, CheckpointFacts, RunFailed
 from quail_audit.questions import (
     CheckpointFound,
     DataFound,
@@ -36,7 +36,7 @@ from quail_audit.tui.screens.found import FoundScreen
 from quail_audit.tui.screens.start import StartScreen
 from quail_audit.tui.settings import Settings, load_settings, save_settings
 from quail_audit.tui.widgets.choice import Choice
-from quail_audit.tui.widgets.runs_table import RunsTable, pair, schemes, when
+from quail_audit.tui.widgets.runs_table import RunsTable, mark, pair, schemes, when
 
 Test = Pilot[None]
 
@@ -626,3 +626,16 @@ def test_a_run_whose_writer_died_is_stopped(here: Path) -> None:
     (here / RUNS_FOLDER / "junk" / EVENTS).write_text("not json")
     (run,) = RecentRuns().look([here / "none"])
     assert run.standing == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "standing", "said"),
+    [(2, "refused", "! refused (2)"), (3, "refused", "! refused (3)"), (4, "failed", "! failed (4)"),
+     (130, "stopped", "■ stopped")],
+)  # fmt: skip
+def test_a_run_that_ended_without_a_verdict_says_how(here: Path, exit_code: int, standing: str, said: str) -> None:
+    run_events = [*list(events(blocks=1, samples=1))[:5]]
+    end = RunFailed(finished="x", kind="bad input", message="no weights", exit_code=exit_code)
+    write_run(here / RUNS_FOLDER / "ended", iter([*run_events, end]))
+    (run,) = RecentRuns().look([])
+    assert (run.standing, mark(run)) == (standing, said)

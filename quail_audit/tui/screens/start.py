@@ -395,7 +395,9 @@ class StartScreen(QuailScreen[None]):
             self._is_looking = False
         going_on = sum(run.standing == "running" for run in runs)
         self._look_again_s = time.monotonic() + (LOOK_AGAIN_S if going_on or self.quail.running else LOOK_AGAIN_QUIET_S)
-        table = self.query_one(RunsTable)
+        table = next(iter(self.query(RunsTable)), None)
+        if table is None:  # the app was left meanwhile
+            return
         table.display = bool(runs)
         table.show(runs, time.time())
         empty = self.query_one("#no-runs", Static)
