@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -130,6 +130,8 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
         if (folder / EVENTS).exists():
             drop_unfinished_line(folder / EVENTS)
             ended = _drop_failure(folder / EVENTS)
+            if ended is not None and not (folder / REPORT).exists():  # it was the last write, and failed
+                write_whole(folder / REPORT, _written(_fold(folder)) + "\n")
         else:
             (folder / EVENTS).touch()
         with closing(replay(folder)) as found:
@@ -138,6 +140,13 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
                 raise BadInputError("the run does not begin as an audit does", where=str(folder / EVENTS))
             recorded = Recorded(found if first is None else chain((first,), found))
             yield StoppedRun(folder, request, first, recorded, ended)
+
+
+def _fold(folder: Path) -> RunState:
+    state = RunState()
+    for event in replay(folder):
+        state.apply(event)
+    return state
 
 
 def _drop_failure(path: Path) -> RunFinished | None:
@@ -199,8 +208,12 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
         events: of the run, from its first.
         folder: the run's, held as its only writer.
         recorded: of a run that goes on, what it said before: that is passed on as it stands, and not written again.
+
+    Raises:
+        EnvironmentProblemError: something cannot be written, as on a full disk. What was written before stands.
     """
     state: AnyState = RunState()
+    is_whole = False
     before = Recorded(iter(())) if recorded is None else recorded
     started_s = time.monotonic()
     with open_to_append(folder / EVENTS, new=recorded is None) as descriptor:
@@ -231,6 +244,7 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
                     yield write(event)
                 if interruption.was_asked():  # and the exception was swallowed on its way
                     raise KeyboardInterrupt
+            is_whole = True
         except GeneratorExit:  # whoever was reading stopped: Ctrl-C, or a closed pipe
             write_end(_failure(InterruptedRunError("stopped before the end")))
             raise
@@ -241,7 +255,7 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
             raise
         finally:
             if state.started is not None:
-                with suppress(QuailError):  # the disk is full: the events are there, and a report is a fold of them
+                with nullcontext() if is_whole else suppress(QuailError):  # the error on its way has said so
                     write_whole(folder / REPORT, _written(state) + "\n")
 
 
