@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from quail_audit.errors import QuailError
-from quail_audit.runs import EVENTS, POLL_INTERVAL_S, Placed, Writer, replay_placed
+from quail_audit.runs import EVENTS, POLL_INTERVAL_S, Placed, Writer, replay_placed, summarize_run
 
 EVENTS_WAITING = 20_000
 EVENTS_BETWEEN_CLOCKS = 16
@@ -61,7 +61,7 @@ class Feed:
     def _read(self) -> None:
         try:
             writer = Writer(self.folder)
-            while self._is_awaited() and not ((self.folder / EVENTS).is_file() and writer.is_alive()):
+            while self._is_awaited() and not self._has_begun(writer):
                 if self._stopped.wait(POLL_INTERVAL_S):
                     return
             with closing(replay_placed(self.folder, follow=True, wait=self._stopped.wait)) as events:
@@ -73,3 +73,12 @@ class Feed:
                         return
         except QuailError as error:
             self.problem = error
+
+    def _has_begun(self, writer: Writer) -> bool:
+        """Whether there is something to follow: of an audit that goes on, not only what it said before."""
+        if not (self.folder / EVENTS).is_file():
+            return False
+        if writer.is_alive():
+            return True
+        summary = summarize_run(self.folder)
+        return summary is None or summary.exit_code is not None
