@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from quail_audit import interruption
 from quail_audit.clock import utc_now
-from quail_audit.curing import CureState
+from quail_audit.curing import CureReport, CureState
 from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.events import (
     AttributeRequest,
@@ -49,7 +49,7 @@ from quail_audit.report import Report, RunState
 from quail_audit.report_file import read_report_file
 from quail_audit.resuming import Recorded
 from quail_audit.seal import sealed
-from quail_audit.training import TrainingState
+from quail_audit.training import TrainingReport, TrainingState
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
 
@@ -131,7 +131,7 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
             drop_unfinished_line(folder / EVENTS)
             ended = _drop_failure(folder / EVENTS)
             if ended is not None and not (folder / REPORT).exists():  # it was the last write, and failed
-                write_whole(folder / REPORT, _written(_fold(folder)) + "\n")
+                write_whole(folder / REPORT, _written(read_report(folder)))
         else:
             (folder / EVENTS).touch()
         with closing(replay(folder)) as found:
@@ -140,13 +140,6 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
                 raise BadInputError("the run does not begin as an audit does", where=str(folder / EVENTS))
             recorded = Recorded(found if first is None else chain((first,), found))
             yield StoppedRun(folder, request, first, recorded, ended)
-
-
-def _fold(folder: Path) -> RunState:
-    state = RunState()
-    for event in replay(folder):
-        state.apply(event)
-    return state
 
 
 def _drop_failure(path: Path) -> RunFinished | None:
@@ -213,7 +206,6 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
         EnvironmentProblemError: something cannot be written, as on a full disk. What was written before stands.
     """
     state: AnyState = RunState()
-    is_whole = False
     before = Recorded(iter(())) if recorded is None else recorded
     started_s = time.monotonic()
     with open_to_append(folder / EVENTS, new=recorded is None) as descriptor:
@@ -230,11 +222,17 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
             append_line(descriptor, to_line(stamped), folder / EVENTS)
             return fold(stamped)
 
+        def write_report() -> None:
+            if state.started is not None:
+                write_whole(folder / REPORT, _written(state.report()))
+
         def write_end(failed: RunFailed) -> None:
             for known in before.rest():
                 fold(known)
             with suppress(QuailError):  # the disk is full: the error on its way says so
                 write(failed)
+            with suppress(QuailError):  # the events are there, and a report is a fold of them
+                write_report()
 
         try:
             for event in events:
@@ -244,7 +242,6 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
                     yield write(event)
                 if interruption.was_asked():  # and the exception was swallowed on its way
                     raise KeyboardInterrupt
-            is_whole = True
         except GeneratorExit:  # whoever was reading stopped: Ctrl-C, or a closed pipe
             write_end(_failure(InterruptedRunError("stopped before the end")))
             raise
@@ -253,15 +250,11 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
             write_end(failed)
             yield failed
             raise
-        finally:
-            if state.started is not None:
-                with nullcontext() if is_whole else suppress(QuailError):  # the error on its way has said so
-                    write_whole(folder / REPORT, _written(state) + "\n")
+        write_report()
 
 
-def _written(state: AnyState) -> str:
-    report = state.report()
-    return (sealed(report) if isinstance(report, Report) else report).model_dump_json(indent=2)
+def _written(report: Report | TrainingReport | CureReport) -> str:
+    return (sealed(report) if isinstance(report, Report) else report).model_dump_json(indent=2) + "\n"
 
 
 def _failure(error: BaseException) -> RunFailed:
