@@ -348,8 +348,7 @@ def _measure_weights(
         rounding = [scheme for scheme in attempts.data_free if not scheme.why_not(*layer.shape)]
         original, unlearned = (weight.to(device) for weight in pair.read(layer))
         matrices = MatrixPair(original, unlearned, rounding, threads=usable_cores())
-        found: dict[str, PairSums] = {}
-        said: dict[str, LayerMeasured] = {}
+        found: list[tuple[LayerMeasured, PairSums]] = []
         for scheme in rounding:
             try:
                 sums = matrices.sums_under(scheme)
@@ -367,11 +366,11 @@ def _measure_weights(
                 layer=measured,
                 detail=layer_detail(sums),
             )
-            found[scheme.name], said[scheme.name] = sums, event
+            found.append((event, sums))
             yield event
         del original, unlearned, matrices  # before the next is read, so that never two layers are in memory
-        if len(said) == len(rounding):  # one at which a scheme failed is measured again, and the scheme tried again
-            keep_layer(journal, said, found, layer.name)
+        if len(found) == len(rounding):  # one at which a scheme failed is measured again, and the scheme tried again
+            keep_layer(journal, found, layer.name)
     for scheme in attempts.data_free:
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
     measured_once = {layer.name: layer for scheme in attempts.data_free for layer in layers[scheme.name]}
@@ -419,13 +418,15 @@ def _measure_calibrated(
         own = [arm for arm in arms if arm.rpartition("/")[2] == scheme.name]
         try:
             before = kept_quantized(journal, scheme, pair)
-            if before is not None and all(journal.find(KeptArm, "arm", arm) is not None for arm in own):
-                layers[scheme.name] = yield from before
+            if before is not None and all(journal.holds("arm", arm) for arm in own):
+                yield from before.events
+                left = frozenset(before.left)
+                layers[scheme.name] = yield from measure_quantized(scheme, pair, left, None, policy, journal)
                 continue
             scheme.backend(device)  # before any text is read
             rows = calibration_rows(pair, request)
             made = yield from quantize_pair(scheme, pair, rows, request, device, scratch, journal)
-            layers[scheme.name] = yield from measure_quantized(scheme, pair, made, policy, journal)
+            layers[scheme.name] = yield from measure_quantized(scheme, pair, made.left, made, policy, journal)
             quantized[scheme.name] = made
         except Exception as error:  # a backend may fail in any way
             yield from attempts.give_up(scheme.name, error)

@@ -65,28 +65,6 @@ class QuantizedPair:
         return _rounded(self.original, layer), _rounded(self.unlearned, layer)
 
 
-class _OfScheme:
-    """The layers of a scheme as they are measured; those that its backend left have no say in the summary."""
-
-    def __init__(self, left: frozenset[str]) -> None:
-        from quail_audit.weights.overlap import PairSums
-
-        self.layers: list[LayerStatistics] = []
-        self._left = left
-        self._total = PairSums()
-
-    def add(self, layer: LayerStatistics, sums: PairSums) -> None:
-        self.layers.append(layer)
-        if layer.name not in self._left:
-            self._total += sums
-
-    def summary(self, scheme: str) -> WeightsMeasured:
-        from quail_audit.weights.overlap import summarize
-
-        rounded = [layer for layer in self.layers if layer.name not in self._left]
-        return WeightsMeasured(scheme=scheme, summary=summarize(self._total, rounded))
-
-
 def calibration_rows(pair: Pair, request: AuditRequest) -> Rows:
     """The samples of this audit, cut once for both checkpoints.
 
@@ -154,35 +132,13 @@ def quantize_pair(
     return QuantizedPair(original, unlearned, left)
 
 
-def kept_quantized(
-    journal: Journal, scheme: CalibratedScheme, pair: Pair
-) -> Generator[Event, None, list[LayerStatistics]] | None:
-    """What quantize_pair and measure_quantized said and found before; None where a part of it was not kept."""
-    from quail_audit.weights.kept import kept_layer
-    from quail_audit.weights.overlap import PairSums
+def kept_quantized(journal: Journal, scheme: CalibratedScheme, pair: Pair) -> KeptQuantized | None:
+    """What was said while both checkpoints were quantized, where every layer was measured too; None where not."""
+    from quail_audit.weights.kept import is_kept
 
-    entry = journal.find(KeptQuantized, "quantized", scheme.name)
-    if entry is None:
+    if not all(is_kept(journal, scheme.name, layer.name) for layer in pair.layers):
         return None
-    if any(kept_layer(journal, PairSums, scheme.name, layer.name) is None for layer in pair.layers):
-        return None
-    return _again(scheme, entry, journal, pair)
-
-
-def _again(
-    scheme: CalibratedScheme, entry: KeptQuantized, journal: Journal, pair: Pair
-) -> Generator[Event, None, list[LayerStatistics]]:
-    from quail_audit.weights.kept import kept_layer
-    from quail_audit.weights.overlap import PairSums
-
-    yield from entry.events
-    measured = _OfScheme(frozenset(entry.left))
-    for layer in pair.layers:
-        for event, sums in kept_layer(journal, PairSums, scheme.name, layer.name) or ():
-            measured.add(event.layer, sums)
-            yield event
-    yield measured.summary(scheme.name)
-    return measured.layers
+    return journal.find(KeptQuantized, "quantized", scheme.name)
 
 
 def _quantize(
@@ -242,40 +198,63 @@ def _rounded(made: Checkpoint, layer: Layer) -> Rounded:
 
 
 def measure_quantized(
-    scheme: CalibratedScheme, pair: Pair, made: QuantizedPair, policy: Policy, journal: Journal
+    scheme: CalibratedScheme,
+    pair: Pair,
+    left: frozenset[str],
+    made: QuantizedPair | None,
+    policy: Policy,
+    journal: Journal,
 ) -> Generator[Event, None, list[LayerStatistics]]:
     """Hold each layer's update against what is left of it in the backend's checkpoints, one layer at a time.
 
     A layer that the backend left is measured as what it is: its update survives whole. It has no codes, so it is no
     part of the summary. One that the journal holds is not read again.
+
+    Args:
+        scheme: the backend's.
+        pair: both in full precision.
+        left: layers that the backend left in full precision.
+        made: what it wrote; None where the journal holds every layer.
+        policy: for the layers' states.
+        journal: what was measured before, and where it is kept.
     """
     from quail_audit.weights.kept import keep_layer, kept_layer
-    from quail_audit.weights.overlap import PairSums, layer_detail, layer_statistics
+    from quail_audit.weights.overlap import PairSums, summarize
 
-    found = _OfScheme(made.left)
+    total = PairSums()
+    layers: list[LayerStatistics] = []
     for index, layer in enumerate(pair.layers, start=1):
-        before = kept_layer(journal, PairSums, scheme.name, layer.name)
-        if before is not None:
-            for event, sums in before:
-                found.add(event.layer, sums)
-                yield event
-            continue
-        original, unlearned = pair.read(layer)
-        sums = _sums(scheme, layer, original, unlearned, made)
-        limits = policy.limits.of_layer(scheme.name, layer.name)
-        measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
-        detail = layer_detail(sums)
-        if layer.name in made.left:
-            state = "untouched" if measured.survival is None else "carried"
-            measured = measured.model_copy(update={"overlap": None, "state": state, "at_risk": False})
-            detail = None
-        del original, unlearned  # before the next is read, so that never two layers are in memory
-        event = LayerMeasured(scheme=scheme.name, index=index, total=len(pair.layers), layer=measured, detail=detail)
-        found.add(measured, sums)
-        yield event
-        keep_layer(journal, {scheme.name: event}, {scheme.name: sums}, scheme.name, layer.name)
-    yield found.summary(scheme.name)
-    return found.layers
+        found = kept_layer(journal, PairSums, scheme.name, layer.name)
+        if found is None:
+            assert made is not None  # noqa: S101 - see above
+            found = [_measured(scheme, pair, layer, index, made, policy)]
+        for event, sums in found:
+            layers.append(event.layer)
+            if layer.name not in left:
+                total += sums
+            yield event
+        keep_layer(journal, found, scheme.name, layer.name)
+    rounded = [measured for measured in layers if measured.name not in left]
+    yield WeightsMeasured(scheme=scheme.name, summary=summarize(total, rounded))
+    return layers
+
+
+def _measured(
+    scheme: CalibratedScheme, pair: Pair, layer: Layer, index: int, made: QuantizedPair, policy: Policy
+) -> tuple[LayerMeasured, PairSums]:
+    from quail_audit.weights.overlap import layer_detail, layer_statistics
+
+    original, unlearned = pair.read(layer)  # gone when this returns, so that never two layers are in memory
+    sums = _sums(scheme, layer, original, unlearned, made)
+    limits = policy.limits.of_layer(scheme.name, layer.name)
+    measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+    detail = layer_detail(sums)
+    if layer.name in made.left:
+        state = "untouched" if measured.survival is None else "carried"
+        measured = measured.model_copy(update={"overlap": None, "state": state, "at_risk": False})
+        detail = None
+    event = LayerMeasured(scheme=scheme.name, index=index, total=len(pair.layers), layer=measured, detail=detail)
+    return event, sums
 
 
 def _sums(

@@ -82,6 +82,10 @@ class Journal:
         self._descriptor = descriptor
         self._places = {} if places is None else places
 
+    def holds(self, *key: str) -> bool:
+        """Whether something was kept under a key."""
+        return key in self._places
+
     def find(self, model: type[M], *key: str) -> M | None:
         """What was kept under a key; None: nothing.
 
@@ -104,7 +108,7 @@ class Journal:
         Raises:
             EnvironmentProblemError: it cannot be written.
         """
-        if self._path is None or key in self._places:
+        if self._path is None or self.holds(*key):
             return
         place = os.fstat(self._descriptor).st_size
         append_line(self._descriptor, json.dumps({"key": key, "entry": entry.model_dump(mode="json")}), self._path)

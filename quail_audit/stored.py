@@ -161,23 +161,20 @@ def measure_stored(
     pair, total = stored.pair, StoredSums()
     layers: list[LayerStatistics] = []
     for index, layer in enumerate(pair.layers, start=1):
-        before = kept_layer(journal, StoredSums, layer.name)
-        if before is not None:
-            for event, sums in before:
-                total += sums
-                layers.append(event.layer)
-                yield event
-            continue
-        original, unlearned, comparable = _sides(pair, Matrix(layer.name, layer.transposed))
-        sums = stored_sums(original, unlearned, comparable=comparable)
-        del original, unlearned  # before the next is read, so that never two layers are in memory
-        total += sums
-        limits = policy.limits.of_layer(stored.name, layer.name)
-        measured = stored_layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
-        layers.append(measured)
-        event = LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)
-        yield event
-        keep_layer(journal, {stored.name: event}, {stored.name: sums}, layer.name)
+        found = kept_layer(journal, StoredSums, layer.name)
+        if found is None:
+            original, unlearned, comparable = _sides(pair, Matrix(layer.name, layer.transposed))
+            own = stored_sums(original, unlearned, comparable=comparable)
+            del original, unlearned  # before the next is read, so that never two layers are in memory
+            limits = policy.limits.of_layer(stored.name, layer.name)
+            measured = stored_layer_statistics(own, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+            event = LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)
+            found = [(event, own)]
+        for event, sums in found:
+            total += sums
+            layers.append(event.layer)
+            yield event
+        keep_layer(journal, found, layer.name)
     yield WeightsMeasured(scheme=stored.name, summary=summarize_stored(total, layers))
     return layers
 

@@ -15,7 +15,7 @@ from quail_audit.weights.overlap import PairSums
 from quail_audit.weights.stored import StoredSums
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from quail_audit.journal import Journal
 
@@ -29,20 +29,24 @@ class KeptLayer(Model):
     sums: tuple[dict[str, int | float], ...]  # of each, those that are one number
 
 
-def keep_layer(journal: Journal, measured: Mapping[str, LayerMeasured], sums: Mapping[str, S], *key: str) -> None:
+def keep_layer(journal: Journal, found: Sequence[tuple[LayerMeasured, S]], *key: str) -> None:
     """Keep a layer. One whose sums are not finite is not kept: it is measured again, which costs one layer.
 
     Args:
         journal: that keeps it.
-        measured: scheme -> its event.
-        sums: scheme -> its sums.
+        found: each scheme's event and sums.
         key: the entry's.
     """
-    if all(each.finite for each in sums.values()):
+    if all(sums.finite for _, sums in found):
         entry = KeptLayer(
-            measured=tuple(measured.values()), sums=tuple(_single_numbers(sums[scheme]) for scheme in measured)
+            measured=tuple(event for event, _ in found), sums=tuple(_single_numbers(sums) for _, sums in found)
         )
         journal.keep(entry, "layer", *key)
+
+
+def is_kept(journal: Journal, *key: str) -> bool:
+    """Whether a layer was kept."""
+    return journal.holds("layer", *key)
 
 
 def kept_layer(journal: Journal, kind: type[S], *key: str) -> list[tuple[LayerMeasured, S]] | None:
