@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from quail_audit.events import CheckpointSaved, RunFinished
 from quail_audit.runs import Placed
 from quail_audit.tui.child import Child
 from quail_audit.tui.feed import Feed
@@ -84,3 +85,25 @@ class Followed(ABC):
         self._feed.close()
         if self.child is not None:
             self.child.close()
+
+
+class Making(Followed):
+    """A run that makes something, rather than measures it: a training or a cure."""
+
+    state: TrainingState | CureState
+
+    def _apply(self, placed: Placed) -> None:
+        self.state.apply(placed.event)
+
+    @property
+    def ending(self) -> Literal["finished", "stopped"] | None:
+        """How it ended; None: it has not. "finished" only where the process itself said that all went well."""
+        end = self.state.end
+        if isinstance(end, RunFinished) and end.exit_code == 0:
+            return "finished"
+        return "stopped" if end is not None or self.is_over else None
+
+    @property
+    def result(self) -> CheckpointSaved | None:
+        """The checkpoint it was run for; None while there is none, or where it makes none."""
+        return next((saved for saved in reversed(self.state.saved) if saved.final), None)

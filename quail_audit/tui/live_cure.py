@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from quail_audit.curing import CureState
-from quail_audit.events import CheckpointSaved, CureRequest, RunFinished
-from quail_audit.runs import Placed
+from quail_audit.events import CureRequest
 from quail_audit.tui.child import Child
-from quail_audit.tui.followed import Followed
+from quail_audit.tui.followed import Making
 
 Stage = Literal["starting", "running", "finished", "stopped"]
 
 
-class LiveCure(Followed):
+class LiveCure(Making):
     """A carry, an attribution or a recipe that is followed.
 
     Args:
@@ -30,9 +29,6 @@ class LiveCure(Followed):
         self._command = command
         super().__init__(folder, child)
 
-    def _apply(self, placed: Placed) -> None:
-        self.state.apply(placed.event)
-
     @property
     def command(self) -> tuple[str, ...]:
         """As it is typed, as far as that is known."""
@@ -47,15 +43,5 @@ class LiveCure(Followed):
 
     @property
     def stage(self) -> Stage:
-        """How it stands. "finished" only where the process itself said that all went well."""
-        end = self.state.end
-        if isinstance(end, RunFinished) and end.exit_code == 0:
-            return "finished"
-        if end is not None or self.is_over:
-            return "stopped"
-        return "running" if self.state.started is not None else "starting"
-
-    @property
-    def result(self) -> CheckpointSaved | None:
-        """The checkpoint it made; None while there is none, or where it makes none."""
-        return next((saved for saved in self.state.saved if saved.final), None)
+        """How it stands."""
+        return self.ending or ("running" if self.state.started is not None else "starting")

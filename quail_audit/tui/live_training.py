@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from quail_audit.events import CheckpointSaved, RunFinished, TrainRequest
-from quail_audit.runs import Placed
+from quail_audit.events import TrainRequest
 from quail_audit.training import TrainingState
 from quail_audit.tui.child import Child
-from quail_audit.tui.followed import Followed
+from quail_audit.tui.followed import Making
 
 Stage = Literal["starting", "training", "stopping", "finished", "stopped"]
 
 
-class LiveTraining(Followed):
+class LiveTraining(Making):
     """A training that is followed.
 
     Args:
@@ -29,9 +28,6 @@ class LiveTraining(Followed):
         self.stop_asked = False
         super().__init__(folder, child)
 
-    def _apply(self, placed: Placed) -> None:
-        self.state.apply(placed.event)
-
     def stop(self) -> None:
         """Ask it to end after this step with a checkpoint; asked again, it ends at once."""
         if self.child is not None:
@@ -40,17 +36,9 @@ class LiveTraining(Followed):
 
     @property
     def stage(self) -> Stage:
-        """How it stands. "finished" only where the process itself said that all went well."""
-        end = self.state.end
-        if isinstance(end, RunFinished) and end.exit_code == 0:
-            return "finished"
-        if end is not None or self.is_over:
-            return "stopped"
+        """How it stands."""
+        if self.ending is not None:
+            return self.ending
         if self.stop_asked:
             return "stopping"
         return "training" if self.state.steps else "starting"
-
-    @property
-    def result(self) -> CheckpointSaved | None:
-        """The checkpoint it was run for; None while there is none."""
-        return next((saved for saved in reversed(self.state.saved) if saved.final), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -12,19 +13,19 @@ from textual.containers import VerticalScroll
 from textual.widgets import Footer, Static
 
 from quail_audit import wording
-from quail_audit.events import AuditRequest, CarryRequest
+from quail_audit.events import AuditRequest, CarryRequest, CheckpointSaved
 from quail_audit.reports.cure_text import carried_line, fall_line, point_line, recipe_in_words, unit_line
 from quail_audit.tui import palette
 from quail_audit.tui.endings import CURE, why_it_stopped
 from quail_audit.tui.live_cure import LiveCure
 from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.screens.making import MakingScreen
 from quail_audit.untrusted import printable
 
 MOST_LINES = 400  # of what was found, the latest; the run's folder has all
 
 
-class CureScreen(QuailScreen[None]):
+class CureScreen(MakingScreen):
     """A carry, an attribution or a recipe.
 
     Args:
@@ -44,12 +45,8 @@ class CureScreen(QuailScreen[None]):
     ]
 
     def __init__(self, cure: LiveCure, before: LiveRun | None) -> None:
-        super().__init__()
+        super().__init__(cure, before)
         self.cure = cure
-        self._before = before
-        self._after: LiveRun | None = None
-        self._seen = -1
-        self._could_do: tuple[bool, bool] | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="header")
@@ -72,21 +69,7 @@ class CureScreen(QuailScreen[None]):
             self.query_one("#lines", Static).update(Text("\n".join(map(printable, self._lines()[-MOST_LINES:]))))
         self.query_one("#header", Static).update(self._header())
         self.query_one("#standing", Static).update(self._standing())
-        can_do = self.cure.is_running_here, self.cure.result is not None
-        if can_do != self._could_do:
-            self._could_do = can_do
-            self.refresh_bindings()
-
-    def show_theme(self) -> None:
-        """See QuailScreen."""
-        self._seen = -1
-        self.show_changes()
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The audit of the result is offered once there is one, stopping while there is something to stop."""
-        if action == "audit":
-            return self.cure.result is not None
-        return self.cure.is_running_here if action == "stop" else True
+        self._show_bindings()
 
     # What is drawn
 
@@ -105,10 +88,7 @@ class CureScreen(QuailScreen[None]):
         facts.append(wording.duration(state.at_s + (0.0 if is_over else self.cure.idle_s)))
         memory = self.cure.child.memory_bytes if self.cure.child is not None and not is_over else None
         facts += [wording.byte_size(memory)] if memory else []
-        badge = {
-            "finished": Text("✓ FINISHED", style=palette.style(self.app, "verdict-pass", bold=True)),
-            "stopped": Text("■ STOPPED", style=palette.style(self.app, "error", bold=True)),
-        }.get(stage, Text(f"● {stage}", style=palette.style(self.app, "accent")))
+        badge = self._badge(stage)
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(" Quail ", style=palette.style(self.app, "accent", bold=True))
         text.append(f" {self.cure.name.capitalize()}  ", style="bold")
@@ -132,8 +112,7 @@ class CureScreen(QuailScreen[None]):
         state, result = self.cure.state, self.cure.result
         if result is not None:
             text.append(f"  the result is in {printable(result.folder)}\n")
-            again = "see before and after again" if self._after is not None else "audit it, and see before and after"
-            return text.append(f"   Press a to {again}", style=offer)
+            return text.append_text(self._offered())
         if state.chosen is not None:
             text.append(f"  {recipe_in_words(state.chosen.point)}\n")
             return text.append(f"   its configurations are in {printable(state.chosen.folder)}")
@@ -151,24 +130,11 @@ class CureScreen(QuailScreen[None]):
             self.cure.child.interrupt()
             self.quail.say("Stopping; what was found is kept")
 
-    def action_audit(self) -> None:
-        """Measure the result as the run before was measured, and show both; without one, by its weights alone."""
-        from quail_audit.tui.screens.compare import CompareScreen
+    def _alone(self, result: CheckpointSaved) -> AuditRequest:
+        """By its weights."""
+        asked = self.cure.request
+        assert isinstance(asked, CarryRequest)  # noqa: S101 - no other cure makes a checkpoint
+        return AuditRequest(original=asked.original, unlearned=result.folder, schemes=(asked.scheme,))
 
-        result, asked = self.cure.result, self.cure.request
-        request = self._before.request if self._before is not None else None
-        if result is None or not isinstance(asked, CarryRequest):
-            self.quail.say("There is no result to audit yet")
-            return
-        if self._before is None or request is None:
-            self.quail.start_audit(
-                AuditRequest(original=asked.original, unlearned=result.folder, schemes=(asked.scheme,))
-            )
-            return
-        if self._after is None:
-            self._after = self.quail.measure(request.model_copy(update={"unlearned": result.folder}))
-        self.app.push_screen(CompareScreen(self._before, self._after))
-
-    def action_copy(self) -> None:
-        self.app.copy_to_clipboard(shlex.join(self.cure.command))
-        self.quail.say("The command is copied")
+    def _command(self) -> Sequence[str]:
+        return self.cure.command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,12 +13,12 @@ from textual.widgets import Footer, Static
 
 from quail_audit import wording
 from quail_audit.errors import EXIT_INTERRUPTED
-from quail_audit.events import AuditRequest, RunFailed, TrainEval
+from quail_audit.events import AuditRequest, CheckpointSaved, RunFailed, TrainEval
 from quail_audit.tui import palette
 from quail_audit.tui.endings import TRAINING, why_it_stopped
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.live_training import LiveTraining
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.screens.making import MakingScreen
 from quail_audit.tui.widgets.training_plots import TrainingPlots, figure
 from quail_audit.untrusted import printable
 
@@ -27,7 +27,7 @@ FACT_COLUMNS = 17
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-class TrainingScreen(QuailScreen[None]):
+class TrainingScreen(MakingScreen):
     """One training.
 
     Args:
@@ -49,12 +49,8 @@ class TrainingScreen(QuailScreen[None]):
     ]
 
     def __init__(self, training: LiveTraining, before: LiveRun | None) -> None:
-        super().__init__()
+        super().__init__(training, before)
         self.training = training
-        self._before = before
-        self._after: LiveRun | None = None
-        self._seen = -1
-        self._could_do: tuple[bool, bool] | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="header")
@@ -84,23 +80,7 @@ class TrainingScreen(QuailScreen[None]):
             self.query_one("#facts-text", Static).update(self._facts())
         self.query_one("#header", Static).update(self._header(self.training.idle_s))
         self.query_one("#standing", Static).update(self._standing())
-        can_do = self.training.is_running_here, self.training.result is not None
-        if can_do != self._could_do:  # the footer is made anew, which must not be seen
-            self._could_do = can_do
-            self.refresh_bindings()
-
-    def show_theme(self) -> None:
-        """See QuailScreen."""
-        self._seen = -1
-        self.show_changes()
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The audit of the result is offered once there is one, stopping while there is something to stop."""
-        if action == "audit":
-            return self.training.result is not None
-        if action == "stop":
-            return self.training.is_running_here
-        return True
+        self._show_bindings()
 
     # What is drawn
 
@@ -116,11 +96,7 @@ class TrainingScreen(QuailScreen[None]):
         memory = self.training.child.memory_bytes if self.training.child is not None and not is_over else None
         if memory:
             facts.append(wording.byte_size(memory))
-        badge = {
-            "finished": Text("✓ FINISHED", style=palette.style(self.app, "verdict-pass", bold=True)),
-            "stopped": Text("■ STOPPED", style=palette.style(self.app, "error", bold=True)),
-            "stopping": Text("◌ stopping", style=palette.style(self.app, "warning")),
-        }.get(stage, Text(f"● {stage}", style=palette.style(self.app, "accent")))
+        badge = self._badge(stage)
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(" Quail ", style=accent).append(" Training  ", style="bold")
         shown = "  ".join(facts)
@@ -206,8 +182,7 @@ class TrainingScreen(QuailScreen[None]):
         if result is None:
             return text.append("  it says of no checkpoint that it was saved")
         text.append(f"  the result is in {printable(result.folder)}\n")
-        offer = "see before and after again" if self._after is not None else "audit it, and see before and after"
-        return text.append(f"   Press a to {offer}", style=palette.style(self.app, "accent", bold=True))
+        return text.append_text(self._offered())
 
     def _stopped(self) -> Text:
         message, mend = why_it_stopped(self.training, TRAINING)
@@ -239,29 +214,14 @@ class TrainingScreen(QuailScreen[None]):
             self.training.stop()
             self.show_changes()
 
-    def action_audit(self) -> None:
-        """Measure the result as the run before was measured, and show both; without one, on the training's own data."""
-        from quail_audit.tui.screens.compare import CompareScreen
+    def _alone(self, result: CheckpointSaved) -> AuditRequest:
+        """On the training's own data."""
+        asked = self.training.request
+        return AuditRequest(original=asked.original, unlearned=result.folder, data=asked.data, schemes=(asked.scheme,))
 
-        result, asked = self.training.result, self.training.request
-        if result is None:
-            self.quail.say("There is no result to audit yet")
-            return
-        request = self._before.request if self._before is not None else None
-        if self._before is None or request is None:
-            self.quail.start_audit(
-                AuditRequest(original=asked.original, unlearned=result.folder, data=asked.data, schemes=(asked.scheme,))
-            )
-            return
-        if self._after is None:
-            self._after = self.quail.measure(request.model_copy(update={"unlearned": result.folder}))
-        self.app.push_screen(CompareScreen(self._before, self._after))
-
-    def action_copy(self) -> None:
+    def _command(self) -> Sequence[str]:
         started, child = self.training.state.started, self.training.child
-        command = started.command if started is not None else ("quail", *(child.arguments if child else ()))
-        self.app.copy_to_clipboard(shlex.join(command))
-        self.quail.say("The command is copied")
+        return started.command if started is not None else ("quail", *(child.arguments if child else ()))
 
     def action_focus_on(self, what: str) -> None:
         self.query_one(f"#{what}").focus()
