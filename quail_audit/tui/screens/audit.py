@@ -52,6 +52,7 @@ class AuditScreen(QuailScreen[None]):
         super().__init__()
         self.run = run
         self._seen = -1
+        self._brought_back: dict[str, float] | None = None  # of the scheme; None: not read from the run's folder yet
 
     def compose(self) -> ComposeResult:
         yield RunHeader(id="header")
@@ -90,7 +91,9 @@ class AuditScreen(QuailScreen[None]):
         layers = self.run.layers(self.scheme)
         heat_map = self.query_one(HeatMap)
         heat_map.show(layers)
-        heat_map.show_brought_back(self.run.brought_back(self.scheme))
+        if self._brought_back is None:
+            self._brought_back = self.run.brought_back(self.scheme)
+        heat_map.show_brought_back(self._brought_back)
         heat_map.styles.width = min(heat_map.natural_width, self.size.width) if not self._is_narrow else None
         self.query_one(LayerTable).show(layers)
         self.query_one(ForgettingPanel).show(self.run, self.scheme)
@@ -119,7 +122,8 @@ class AuditScreen(QuailScreen[None]):
         return self.has_class("-narrow")
 
     def on_screen_resume(self) -> None:
-        self._seen = -1  # an attribution may have come
+        self._seen = -1
+        self._brought_back = None  # an attribution may have come
 
     def on_resize(self) -> None:
         self._seen = -1  # what fits has changed
@@ -129,6 +133,7 @@ class AuditScreen(QuailScreen[None]):
         self.query_one(HeatMap).clear()
         self.query_one(LayerTable).clear_layers()
         self._seen = -1
+        self._brought_back = None
 
     @on(HeatMap.Highlighted)
     def _map_moved(self, event: HeatMap.Highlighted) -> None:
