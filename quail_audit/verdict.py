@@ -12,6 +12,7 @@ from quail_audit.policy import LAYERS_AT_RISK, RECOVERY, Limits, Policy
 from quail_audit.rules import Check, Measured, check, expired, required, rules_at, rules_without_schemes, unused, waived
 
 EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
+OUTCOME_OF: Mapping[int, Outcome] = {code: outcome for outcome, code in EXIT_CODE_OF.items()}
 
 _Judged = list[tuple[Outcome, Reason]]
 

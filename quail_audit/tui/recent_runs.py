@@ -8,10 +8,9 @@ from pathlib import Path
 from quail_audit import wording
 from quail_audit.runs import RUNS_FOLDER, RunSummary, Writer, list_runs, summarize_run
 from quail_audit.tui.widgets.runs_table import RecentRun, Standing
-from quail_audit.verdict import EXIT_CODE_OF
+from quail_audit.verdict import OUTCOME_OF
 
 MOST_RUNS = 50
-_STANDINGS: dict[int, Standing] = {code: outcome for outcome, code in EXIT_CODE_OF.items()}
 
 
 class RecentRuns:
@@ -43,7 +42,7 @@ class RecentRuns:
     def _standing(self, folder: Path, summary: RunSummary) -> Standing:
         if summary.exit_code is not None:
             if summary.has_verdict:
-                return _STANDINGS.get(summary.exit_code, "not measured")
+                return OUTCOME_OF.get(summary.exit_code, "not measured")
             return wording.unjudged(summary.exit_code)
         writer = self._writers.setdefault(folder, Writer(folder))
         return "running" if writer.is_alive() else "stopped"

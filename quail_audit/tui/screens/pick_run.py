@@ -17,14 +17,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, OptionList
 from textual.widgets.option_list import Option
 
-from quail_audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, QuailError
-from quail_audit.events import LayerMeasured, Outcome, PairOpened
+from quail_audit.errors import QuailError
+from quail_audit.events import LayerMeasured, PairOpened
 from quail_audit.runs import RUNS_FOLDER, RunSummary, list_runs, replay, summarize_run
 from quail_audit.untrusted import printable
+from quail_audit.verdict import OUTCOME_OF
 from quail_audit.wording import STANDING_MARKS, duration, unjudged_mark
 
 MOST_RUNS = 50
-_OUTCOMES: dict[int, Outcome] = {EXIT_PASS: "pass", EXIT_FAIL: "fail", EXIT_INCONCLUSIVE: "inconclusive"}
 
 
 @dataclass(frozen=True)
@@ -149,5 +149,4 @@ def _outcome(summary: RunSummary) -> str:
         return "● unfinished"
     if not summary.has_verdict:
         return unjudged_mark(summary.exit_code)
-    outcome = _OUTCOMES.get(summary.exit_code)
-    return STANDING_MARKS["not measured" if outcome is None else outcome]
+    return STANDING_MARKS[OUTCOME_OF.get(summary.exit_code, "not measured")]
