@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from quail_audit.errors import BadInputError
 from quail_audit.model import Model as Model  # whoever reads events needs it
+from quail_audit.model import first_problem
 from quail_audit.policy import Policy, Waiver
 
 State = Literal["untouched", "carried", "drowned", "erased"]
@@ -692,9 +693,8 @@ def from_line(line: str) -> Event:
     try:
         return _adapter.validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place, problem = first_problem(error)
         raise BadInputError(
-            f"not an event of a Quail run: {first['msg']}" + (f" at {place}" if place else ""),
+            f"not an event of a Quail run: {problem}" + (f" at {place}" if place else ""),
             mend="The file was cut off, edited, or written by another version of Quail",
         ) from error

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from quail_audit.errors import BadInputError
 from quail_audit.line_files import append_line, drop_unfinished_line, open_to_append
-from quail_audit.model import Model
+from quail_audit.model import Model, first_problem
 
 if TYPE_CHECKING:
     from typing import Any
@@ -157,8 +157,8 @@ def _places(path: Path) -> Generator[tuple[tuple[str, ...], int], None, None]:
 
 def _first_of(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        place, problem = first_problem(error)
+        return f"{place}: {problem}"
     return str(error) or type(error).__name__
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from quail_audit.errors import BadInputError
+from quail_audit.model import first_problem
 from quail_audit.report import SCHEMA_VERSION, Report
 
 LARGEST_BYTES = 256 * 2**20  # a report of ten thousand layers at twenty schemes has a third of this
@@ -61,9 +62,8 @@ def read_report_file(path: Path) -> Report:
     try:
         return Report.model_validate_json(document, extra="ignore")
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"not a report of quail audit: {place}: {first['msg']}", where=str(path)) from error
+        place, problem = first_problem(error)
+        raise BadInputError(f"not a report of quail audit: {place}: {problem}", where=str(path)) from error
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated
 from platformdirs import user_config_path
 from pydantic import AfterValidator, Field, ValidationError
 
-from quail_audit.events import Model
+from quail_audit.model import Model, first_problem
 from quail_audit.tui.layer_views import Mode
 from quail_audit.tui.themes import DEFAULT_THEME
 from quail_audit.untrusted import printable
@@ -106,9 +106,8 @@ def load_settings() -> tuple[Settings, str | None]:
     try:
         return Settings.model_validate_json(data), None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        return Settings(), _problem(path, f"{field}: {first['msg']}" if field else first["msg"])
+        place, problem = first_problem(error)
+        return Settings(), _problem(path, f"{place}: {problem}" if place else problem)
 
 
 def save_settings(settings: Settings) -> str | None:
