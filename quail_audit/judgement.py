@@ -9,12 +9,14 @@ import datetime
 from dataclasses import replace
 
 from quail_audit.baseline import against_baseline
+from quail_audit.clock import utc_of
 from quail_audit.comparison import caveats, compare
 from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.events import LayerStatistics, Recovery, SchemeFailed
 from quail_audit.limits import outcome_of_recovery, state_of_update
 from quail_audit.policy import Limits, Policy
 from quail_audit.report import FULL, Report, SchemeReport, arm_at
+from quail_audit.untrusted import printable
 from quail_audit.verdict import Checks, Judgement, checks_of, judgement_of
 
 
@@ -80,8 +82,15 @@ def unmeasured(report: Report) -> tuple[SchemeFailed, ...]:
 
 
 def day_of(report: Report) -> datetime.date:
-    """The day on which an audit started, which is what its own verdict takes for today."""
-    return datetime.datetime.fromisoformat(report.started).date()
+    """The day on which an audit started, which is what its own verdict takes for today.
+
+    Raises:
+        BadInputError: the report says no such day.
+    """
+    started = utc_of(report.started)
+    if started is None:
+        raise BadInputError(f"no day on which the audit started: {printable(report.started, limit=40)}")
+    return started.date()
 
 
 def with_limits(layer: LayerStatistics, limits: Limits) -> LayerStatistics:

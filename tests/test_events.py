@@ -84,6 +84,13 @@ def test_the_error_names_the_field() -> None:
         from_line(broken)
 
 
+def test_the_error_is_no_longer_than_a_person_reads() -> None:
+    for line in ('{"type": "noted", "message": "a", "' + "k" * 5000 + '": 1}', '{"type": "' + "t" * 5000 + '"}'):
+        with pytest.raises(BadInputError) as caught:
+            from_line(line)
+        assert len(str(caught.value)) < 2000
+
+
 def test_unknown_fields_and_non_finite_figures_are_refused() -> None:
     with pytest.raises(ValidationError):
         Score(mean=float("nan"), low=0, high=1, samples=1)

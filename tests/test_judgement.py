@@ -113,6 +113,11 @@ def test_a_report_is_judged_anew_by_another_policy(ran: Path) -> None:
         judge_report(report, Policy.model_validate({"limits": {"informative_points": 1.0}}), day_of(report))
 
 
+def test_a_report_without_a_day_is_no_traceback(ran: Path) -> None:
+    with pytest.raises(BadInputError, match="no day on which the audit started: -1-01-01"):
+        day_of(read_report(ran).model_copy(update={"started": "-1-01-01T12:00:00+00:00"}))
+
+
 def test_the_commands_say_it(ran: Path, tmp_path: Path) -> None:
     done = quail("policy", "check", str(ran))
     assert done.exit_code == 1, done.stderr

@@ -14,12 +14,12 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
 from quail_audit import wording
+from quail_audit.clock import utc_of
 from quail_audit.command_lines import audit_arguments
 from quail_audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.events import Reason
@@ -156,6 +156,5 @@ def _message(text: str) -> str:
 
 def _utc(moment: str | None) -> str | None:
     """ISO 8601 with an offset as SARIF writes it; None where it is unknown."""
-    if not moment:
-        return None
-    return datetime.fromisoformat(moment).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    found = utc_of(moment) if moment else None
+    return None if found is None else found.isoformat(timespec="milliseconds").replace("+00:00", "Z")

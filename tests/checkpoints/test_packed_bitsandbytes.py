@@ -201,3 +201,17 @@ def test_levels_that_bitsandbytes_would_not_compute_with_are_bad_input(four_bits
     source = spoilt(four_bits, tmp_path, f"{DOWN}.weight.quant_map", torch.linspace(-1, 1, 16))
     with pytest.raises(BadInputError, match="other levels than those of nf4"):
         open_checkpoint(source).packed[f"{DOWN}.weight"].unpack()
+
+
+def test_blocks_that_say_they_are_larger_than_the_matrix_take_no_more_memory(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    saved(tmp_path, llama_config(), torch.float32, **settings)
+    file, name = tmp_path / "packed" / "model.safetensors", f"{DOWN}.weight.quant_state.bitsandbytes__nf4"
+    before = open_checkpoint(str(tmp_path / "packed")).packed[f"{DOWN}.weight"].unpack()
+    tensors = load_file(file)
+    state = json.loads(bytes(tensors[name].tolist()))
+    assert tensors[f"{DOWN}.weight.nested_absmax"].numel() == 1
+    tensors[name] = torch.tensor(list(json.dumps(state | {"nested_blocksize": 2**39}).encode()), dtype=torch.uint8)
+    save_file(tensors, file, metadata={"format": "pt"})
+    after = open_checkpoint(str(tmp_path / "packed")).packed[f"{DOWN}.weight"].unpack()
+    assert after.values.equal(before.values)

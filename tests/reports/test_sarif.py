@@ -117,6 +117,12 @@ def test_a_run_that_stopped_is_no_success_and_says_why() -> None:
     assert len(invocation["toolExecutionNotifications"]) == 1
 
 
+@pytest.mark.parametrize("moment", ["-1-01-01T12:00:00+00:00", "0001-01-01T00:00:00+14:00", "noon"])
+def test_a_moment_that_is_none_is_left_out(moment: str) -> None:
+    invocation = checked(report_of(*events()).model_copy(update={"started": moment, "finished": moment}))["invocations"]
+    assert not {"startTimeUtc", "endTimeUtc"} & invocation[0].keys()
+
+
 def test_a_code_nobody_knows_yet_is_as_bad_as_the_verdict() -> None:
     new = Reason(code="brand_new", message="m")
     assert checked(with_reasons(new))["results"][0]["level"] == "error"

@@ -151,6 +151,11 @@ def _read_state(name: str, kind: str, files: WeightFiles) -> _State:
     return state
 
 
+def _of_each(of_blocks: torch.Tensor, block_size: int, count: int) -> torch.Tensor:
+    """What each of so many values has of its block. A block may say that it is larger than all of them."""
+    return of_blocks.repeat_interleave(min(block_size, count))[:count]
+
+
 def _unpack_4(weight: str, state: _State, files: WeightFiles) -> Rounded:
     import torch
 
@@ -161,9 +166,9 @@ def _unpack_4(weight: str, state: _State, files: WeightFiles) -> Rounded:
     codes = torch.stack((packed >> 4, packed & 0xF), dim=1).reshape(-1)[: rows * columns]
     scales = files.read(f"{weight}.absmax")
     if state.nested_block_size is not None:
-        second = files.read(f"{weight}.nested_absmax").repeat_interleave(state.nested_block_size)[: scales.numel()]
+        second = _of_each(files.read(f"{weight}.nested_absmax"), state.nested_block_size, scales.numel())
         scales = files.read(f"{weight}.nested_quant_map")[scales.int()] * second + state.nested_offset
-    scale = scales.repeat_interleave(state.block_size)[: codes.numel()]
+    scale = _of_each(scales, state.block_size, codes.numel())
     index = codes.int()
     values = (levels[index] * scale).to(torch.float32)
     return Rounded(
