@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
+from quail_audit.bounded_files import read_bounded
 from quail_audit.errors import BadInputError
 from quail_audit.model import first_problem
 from quail_audit.report import SCHEMA_VERSION, Report
@@ -51,7 +52,7 @@ def read_report_file(path: Path) -> Report:
     Raises:
         BadInputError: it cannot be read, is no report, or that of a newer schema version.
     """
-    document = _bytes_of(path)
+    document = read_bounded(path, "the report", most_bytes=LARGEST_BYTES)
     version = _version(document, path)
     if version > SCHEMA_VERSION:
         raise BadInputError(
@@ -73,7 +74,11 @@ def read_document(path: Path) -> dict[str, Any]:
         BadInputError: it cannot be read, is no JSON object, says a key twice, or has a number that JSON has not.
     """
     try:
-        found = json.loads(_bytes_of(path), object_pairs_hook=_once, parse_constant=_no_number)
+        found = json.loads(
+            read_bounded(path, "the report", most_bytes=LARGEST_BYTES),
+            object_pairs_hook=_once,
+            parse_constant=_no_number,
+        )
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
     if not isinstance(found, dict):
@@ -91,17 +96,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            document = file.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise BadInputError(f"cannot read the report: {error.strerror or error}", where=str(path)) from error
-    if len(document) > LARGEST_BYTES:
-        raise BadInputError(f"larger than any report: over {LARGEST_BYTES} bytes", where=str(path))
-    return document
 
 
 def _version(document: bytes, path: Path) -> int:

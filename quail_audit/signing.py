@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from quail_audit.bounded_files import read_bounded
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.events import Sha256
 from quail_audit.line_files import write_whole
@@ -86,7 +87,7 @@ def read_signature(path: Path) -> Signature:
         BadInputError: it cannot be read, or is none.
     """
     try:
-        return Signature.model_validate_json(_read(path, "the signature"))
+        return Signature.model_validate_json(read_bounded(path, "the signature", most_bytes=LARGEST_BYTES))
     except ValidationError as error:
         raise BadInputError("is no signature of quail sign", where=str(path)) from error
 
@@ -125,7 +126,7 @@ def read_private_key(path: Path, ask: Callable[[], str | None]) -> Ed25519Privat
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
-    written = _read(path, "the key")
+    written = read_bounded(path, "the key", most_bytes=LARGEST_BYTES)
     load = load_ssh_private_key if b"BEGIN OPENSSH PRIVATE KEY" in written else load_pem_private_key
     try:
         try:
@@ -163,7 +164,7 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
 
-    written = _read(path, "the key")
+    written = read_bounded(path, "the key", most_bytes=LARGEST_BYTES)
     if b"PRIVATE KEY" in written:
         raise BadInputError(
             "is a private key; it is not needed to verify, and should not be given away",
@@ -186,14 +187,3 @@ def _require_library() -> None:
         raise EnvironmentProblemError(
             "signatures need the package cryptography", mend="pip install 'quail-audit[sign]'"
         ) from error
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            written = file.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise BadInputError(f"cannot read {what}: {error.strerror or error}", where=str(path)) from error
-    if len(written) > LARGEST_BYTES:
-        raise BadInputError(f"is larger than {what} can be", where=str(path))
-    return written
