@@ -443,13 +443,18 @@ def resume_and_show(
 
 @contextmanager
 def _says_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Name the command that goes on with an audit, where it ends before its end and something was measured."""
+    """Name the command that goes on with an audit, where it ends before its end and something was measured.
+
+    Not where its input is at fault: the same input would end it again.
+    """
     import shlex
 
     from quail_audit.runs import JOURNAL
 
     try:
         yield
+    except BadInputError:
+        raise
     except BaseException:
         with suppress(OSError):
             if (folder / JOURNAL).stat().st_size:

@@ -209,7 +209,9 @@ def test_of_a_finished_audit_the_result_is_shown_again(finished: Finished, tmp_p
     assert not work
 
 
-def test_what_changed_since_is_refused_and_nothing_is_lost(finished: Finished, world: Path, tmp_path: Path) -> None:
+def test_what_changed_since_is_refused_and_nothing_is_lost(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("original", "blank", "data"):
         shutil.copytree(world / name, tmp_path / name)
     own = request(tmp_path, schemes=("nf4",), max_samples=3)
@@ -223,6 +225,7 @@ def test_what_changed_since_is_refused_and_nothing_is_lost(finished: Finished, w
         BadInputError, match=r"go on as it began: verbmem/forget\.json of the data was written to since"
     ):
         cli.resume_and_show(tmp_path / "run", quiet=True)
+    assert "to go on" not in capsys.readouterr().err
     assert lines_of(tmp_path / "run")[:-1] == before
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "kept").rename(tmp_path / "data")
