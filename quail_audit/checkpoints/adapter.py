@@ -65,6 +65,7 @@ class Adapter:
         import torch
         from peft import PeftModel, set_peft_model_state_dict
 
+        self._refuse_unheard_ranks()
         config = replace(
             self.config,
             target_modules=[path],
@@ -95,6 +96,21 @@ class Adapter:
                 mend="Merge it where it was trained (merge_and_unload) and audit the merged checkpoint",
             ) from error
         return merged
+
+    def _refuse_unheard_ranks(self) -> None:
+        """PEFT makes factors of the rank that the configuration says before it looks at those that are stored.
+
+        Raises:
+            BadInputError: no stored factor has a side as long as a rank.
+        """
+        longest = max((side for info in self.files.tensors.values() for side in info.shape), default=0)
+        for rank in (self.config.r, *(self.config.rank_pattern or {}).values()):
+            if isinstance(rank, int) and rank > longest:
+                raise BadInputError(
+                    f"says a rank of {rank}; no factor that is stored has more than {longest}",
+                    where=str(self.folder / "adapter_config.json"),
+                    mend="Copy or download the adapter again",
+                )
 
 
 def open_adapter(

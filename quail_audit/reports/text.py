@@ -92,7 +92,7 @@ def _matrix(report: Report, found: Sequence[Format]) -> RenderableType:
 
 def _heading(report: Report) -> Text:
     pair = f"{report.request.original} → {report.request.unlearned}"
-    return Text.assemble((" Quail ", "bold"), printable(pair), (f"   run {report.run_id}", "dim"))
+    return Text.assemble((" Quail ", "bold"), printable(pair), (f"   run {printable(report.run_id)}", "dim"))
 
 
 def _failure(report: Report) -> RenderableType:

@@ -60,6 +60,12 @@ def test_a_failed_run_says_why_and_shows_what_there_is() -> None:
     assert "down_proj" in text
 
 
+def test_a_runs_name_acts_on_no_terminal() -> None:
+    first, *rest = events()
+    text = shown(first.model_copy(update={"run_id": "a\u2028\x1b[2Jb"}), *rest)
+    assert "run a\\u2028\\x1b[2Jb" in text
+
+
 def test_eighty_columns_tell_the_main_story() -> None:
     lines = shown(*events(), width=80).splitlines()
     assert all(len(line.rstrip()) <= 80 for line in lines)
