@@ -5,6 +5,7 @@ not its business: the faces pass such text as plain text objects, never as marku
 """
 
 import unicodedata
+from typing import Any
 
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # control, format, surrogate, private, separators
 
@@ -19,6 +20,15 @@ def printable(text: str, *, limit: int | None = None) -> str:
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     return "".join(character if _is_plain(character) else _escape(character) for character in text)
+
+
+def printable_everywhere(document: Any) -> Any:
+    """A JSON document whose every string, keys included, is printable."""
+    if isinstance(document, dict):
+        return {printable(key): printable_everywhere(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [printable_everywhere(value) for value in document]
+    return printable(document) if isinstance(document, str) else document
 
 
 def _is_plain(character: str) -> bool:

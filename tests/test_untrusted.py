@@ -3,7 +3,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.untrusted import printable
+from quail_audit.untrusted import printable, printable_everywhere
 
 
 def test_escape_codes_become_visible() -> None:
@@ -33,3 +33,8 @@ def test_the_limit_holds_for_plain_text(text: str, limit: int) -> None:
     shown = printable(plain, limit=limit)
     assert len(shown) <= limit
     assert shown == plain or shown.endswith("…")
+
+
+def test_a_document_is_printable_in_keys_and_values() -> None:
+    document = {"a\x1b": ["b\n", 1, None, {"c": "\u202e"}], "d": 0.5, "e": True}
+    assert printable_everywhere(document) == {"a\\x1b": ["b⏎", 1, None, {"c": "\\u202e"}], "d": 0.5, "e": True}

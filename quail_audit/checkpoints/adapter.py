@@ -104,7 +104,8 @@ class Adapter:
             BadInputError: no stored factor has a side as long as a rank.
         """
         longest = max((side for info in self.files.tensors.values() for side in info.shape), default=0)
-        for rank in (self.config.r, *(self.config.rank_pattern or {}).values()):
+        pattern = self.config.rank_pattern  # a configuration may hold anything
+        for rank in (self.config.r, *(pattern.values() if isinstance(pattern, dict) else ())):
             if isinstance(rank, int) and rank > longest:
                 raise BadInputError(
                     f"says a rank of {rank}; no factor that is stored has more than {longest}",

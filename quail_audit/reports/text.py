@@ -14,7 +14,7 @@ from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.reports.rule_rows import policy_title, shown_rules
 from quail_audit.reports.rules_text import rules_table
-from quail_audit.untrusted import printable
+from quail_audit.untrusted import printable, printable_everywhere
 
 WORST_LAYERS_SHOWN = 10
 WIDE_COLUMNS = 112  # from here on intervals of every arm and all figures of a layer fit on a line
@@ -24,7 +24,14 @@ _FEW_COLUMNS = ("overlap", "survival", "noise")
 
 
 def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack] | None = None) -> None:
-    """Print the report; attributed: scheme -> layer -> what rounding it alone brings back."""
+    """Print the report, with nothing of it that acts on a terminal.
+
+    Args:
+        report: what was measured.
+        console: to print to.
+        attributed: scheme -> layer -> what rounding it alone brings back.
+    """
+    report = Report.model_validate(printable_everywhere(report.model_dump(mode="json")))
     console.print(_heading(report))
     found = formats(report)
     if report.verdict is not None:
@@ -36,7 +43,7 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
         console.print()
         console.print(_matrix(report, found))
     if rules := shown_rules(report):
-        title = Text(printable(f" Rules: {policy_title(report)}"), style="bold")
+        title = Text(f" Rules: {policy_title(report)}", style="bold")
         console.print(Group(Text(), title, Padding(rules_table(rules), (0, 0, 0, 1))))
     shown = {each.scheme: report.schemes[each.scheme] for each in found}
     if len(shown) > SCHEMES_IN_FULL:
@@ -54,7 +61,7 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
         others = f"the other {len(found) - len(shown)} formats' figures are in report.json"
         console.print(Padding(Text(others, style="dim"), (0, 0, 0, 1)))
     for line in _footnotes(report):
-        console.print(Padding(Text(printable(line), style="dim"), (0, 0, 0, 1)))
+        console.print(Padding(Text(line, style="dim"), (0, 0, 0, 1)))
 
 
 def verdict(reached: Verdict, *, is_matrix_shown: bool = False) -> RenderableType:
@@ -73,7 +80,7 @@ def _matrix(report: Report, found: Sequence[Format]) -> RenderableType:
         table.add_column(column, justify="right", no_wrap=True)
     for each in found:
         table.add_row(
-            printable(each.scheme),
+            Text(each.scheme),
             Text(wording.STANDING_MARKS[each.standing], style=wording.STANDING_STYLES[each.standing]),
             wording.worst_recovery(each),
             wording.at_risk(each),
@@ -85,23 +92,23 @@ def _matrix(report: Report, found: Sequence[Format]) -> RenderableType:
     parts.append(Padding(table, (0, 0, 0, 1)))
     for each in found:
         if each.failure is not None:
-            why = Text(printable(f"{each.scheme}: {wording.said(each.failure)}"))
+            why = Text(f"{each.scheme}: {wording.said(each.failure)}")
             parts.append(Padding(why, (0, 0, 0, 3)))
     return Group(*parts)
 
 
 def _heading(report: Report) -> Text:
     pair = f"{report.request.original} → {report.request.unlearned}"
-    return Text.assemble((" Quail ", "bold"), printable(pair), (f"   run {printable(report.run_id)}", "dim"))
+    return Text.assemble((" Quail ", "bold"), pair, (f"   run {report.run_id}", "dim"))
 
 
 def _failure(report: Report) -> RenderableType:
     assert report.failure is not None  # noqa: S101 - the caller asked
     failure = report.failure
     place = f"{failure.where}: " if failure.where else ""
-    lines = [Text(f" stopped ({failure.kind}): {printable(place + failure.message)}", style="bold red")]
+    lines = [Text(f" stopped ({failure.kind}): {place}{failure.message}", style="bold red")]
     if failure.mend:
-        lines.append(Text(f"   {printable(failure.mend)}"))
+        lines.append(Text(f"   {failure.mend}"))
     lines.append(Text("   What was measured before is below and in the run's folder.", style="dim"))
     return Group(*lines)
 
@@ -113,7 +120,7 @@ def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool)
     arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
     table.add_column("\nmetric", no_wrap=True)
     for arm in arms:
-        table.add_column(arm.replace("/", "\n"), justify="right", no_wrap=True)
+        table.add_column(Text(arm.replace("/", "\n")), justify="right", no_wrap=True)
     table.add_column("\nrecovery [95 %]", no_wrap=True)
     figure = wording.with_interval if wide else wording.mean_only
     recovery = wording.recovery if wide else wording.recovery_figures
@@ -146,7 +153,7 @@ def _layers(scheme: str, measured: SchemeReport, wide: bool, brought: BroughtBac
             "update/bucket": wording.ratio(layer.update_to_bucket),
             "brings back": wording.part_of_fall((brought or {}).get(layer.name), with_interval=wide),
         }
-        table.add_row(_name(layer, wide), *(figures[column] for column in columns), _state(layer))
+        table.add_row(Text(_name(layer, wide)), *(figures[column] for column in columns), _state(layer))
     parts: list[RenderableType] = [Text(f" {_layers_title(scheme, measured)}", style="bold"), table]
     hidden = len(measured.layers) - WORST_LAYERS_SHOWN
     if hidden > 0:
@@ -156,7 +163,7 @@ def _layers(scheme: str, measured: SchemeReport, wide: bool, brought: BroughtBac
 
 def _name(layer: LayerStatistics, wide: bool) -> str:
     """The end of a long name tells layers apart, so that is what a narrow screen shows."""
-    name = printable(layer.name)
+    name = layer.name
     return name if wide or len(name) <= NAME_COLUMNS else f"…{name[1 - NAME_COLUMNS :]}"
 
 
