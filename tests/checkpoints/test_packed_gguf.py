@@ -211,6 +211,14 @@ def test_more_layers_than_tensors_are_bad_input(tmp_path: Path) -> None:
         open_checkpoint(corrupted(path, at, struct.pack("<I", 2_000_000_000)))
 
 
+def test_metadata_that_say_no_depth_are_bad_input(tmp_path: Path) -> None:
+    """transformers would take Llama's own 32 layers."""
+    path = written(tmp_path / "m.gguf", "q8_0")
+    at = path.read_bytes().index(b"llama.block_count")
+    with pytest.raises(BadInputError, match="32 layers are more than its"):
+        open_checkpoint(corrupted(path, at, b"llama.block_kount"))
+
+
 def test_a_file_that_shrinks_is_bad_input(tmp_path: Path) -> None:
     path = written(tmp_path / "m.gguf", "q8_0")
     checkpoint = open_checkpoint(str(path))

@@ -137,6 +137,9 @@ class GgufTensors:
         return np.array(array if processed.name is None else processed.weights, order="C")
 
 
+LEAST_TENSORS_PER_LAYER = 2  # attention and what follows it
+
+
 def open_gguf(path: Path) -> tuple[dict[str, Any], PackedFiles]:
     """The configuration of the model in a GGUF file, as its config.json would have it, and its weights.
 
@@ -232,6 +235,10 @@ def _as_transformers_reads(
             model = model_without_weights(config, infos, str(path))
             if model is None:
                 raise ValueError(f"it has no language model {architecture!r}")
+            # of metadata that say no depth, transformers takes a whole model's: names for it would take it seconds
+            depth = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 0
+            if depth * LEAST_TENSORS_PER_LAYER > len(stored):
+                raise ValueError(f"{depth} layers are more than its {len(stored)} tensors are enough for")
             processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)  # type: ignore[no-untyped-call]
             return config, processor, get_gguf_hf_weights_map(model, processor)
     except BadInputError:
