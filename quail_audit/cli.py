@@ -252,8 +252,8 @@ def audit(
         str | None,
         typer.Option(
             help="What the release has to meet, in TOML. Default: quail.toml, or [tool.quail] of pyproject.toml, in "
-            "the working folder.",
-            metavar="FILE",
+            "the working folder. none: the default limits, whatever lies there.",
+            metavar="FILE|none",
         ),
     ] = None,
     limit: Annotated[
@@ -296,7 +296,7 @@ def audit(
     from pydantic import ValidationError
 
     from quail_audit.events import AuditRequest
-    from quail_audit.policy_file import find_policy
+    from quail_audit.policy_file import policy_asked_for
     from quail_audit.schemes.registry import expand
 
     if resume is not None:
@@ -325,7 +325,7 @@ def audit(
             device=device,
             dtype=dtype,
             seed=seed,
-            policy=policy if policy is not None else find_policy(Path()),
+            policy=policy_asked_for(policy, Path()),
             limits=_limits(limit or ()),
             baseline=baseline,
             calibration=calibration,
@@ -851,8 +851,9 @@ def policy_check(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="Judge the run by this policy, today. Default: by the one it was judged by, on its own day.",
-            metavar="FILE",
+            help="Judge the run by this policy, today; none: by the default limits. Default: by the one it was judged "
+            "by, on its own day.",
+            metavar="FILE|none",
         ),
     ] = None,
 ) -> int:
@@ -862,7 +863,7 @@ def policy_check(
     """
     from quail_audit.judgement import day_of, judge_report, unmeasured
     from quail_audit.policy import Policy
-    from quail_audit.policy_file import read_policy
+    from quail_audit.policy_file import policy_asked_for, read_policy
     from quail_audit.reports import rules_text
     from quail_audit.runs import read_report
     from quail_audit.verdict import exit_code
@@ -871,7 +872,7 @@ def policy_check(
     if found.verdict is None:
         raise BadInputError("the run has no verdict: it was stopped before its end", where=str(run))
     recorded = found.policy.effective if found.policy is not None else Policy()
-    used = recorded if policy is None else read_policy(policy)
+    used = recorded if policy is None else read_policy(policy_asked_for(policy, Path()))
     today = day_of(found) if policy is None else datetime.datetime.now(datetime.UTC).date()
     judged = judge_report(found, used, today)
     rules_text.show(judged, new_console(sys.stdout))

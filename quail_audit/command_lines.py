@@ -1,12 +1,14 @@
 """Requests as the command lines that repeat them: what the app starts, shows, and lets a reader copy.
 
-Options that have their default are left out. Not here: the parsing, which is the commands' own.
+Options that have their default are left out; but of an audit the policy is always said, as the default is whatever lies
+in the working folder. Not here: the parsing, which is the commands' own.
 """
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from quail_audit.events import AuditRequest, Model, TrainRequest
+from quail_audit.policy_file import NO_FILE
 
 _REPEATED: Mapping[str, str] = {  # field -> the option that is given once for each value
     "schemes": "--scheme",
@@ -20,7 +22,10 @@ _RENAMED: Mapping[str, str] = {"margin_logits": "--margin"}
 
 def audit_arguments(request: AuditRequest, *, run_dir: Path | None = None) -> list[str]:
     """Of `quail`, to run this audit into this folder."""
-    return ["audit", request.original, request.unlearned, *_options(request, run_dir)]
+    policy = request.policy
+    said = NO_FILE if policy is None else f"./{policy}" if policy == NO_FILE else policy
+    named = request.model_copy(update={"policy": said})
+    return ["audit", request.original, request.unlearned, *_options(named, run_dir)]
 
 
 def resume_arguments(folder: Path) -> list[str]:

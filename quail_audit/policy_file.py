@@ -17,6 +17,7 @@ from quail_audit.untrusted import printable
 
 NAME = "quail.toml"
 PYPROJECT = "pyproject.toml"
+NO_FILE = "none"  # in the place of a file's name: the defaults; a file that is called so is ./none
 LARGEST_PYPROJECT_BYTES = 1 << 20  # of which most is about other tools
 
 _TABLES: Mapping[str, type[BaseModel]] = {
@@ -79,6 +80,21 @@ def find_policy(folder: Path) -> str | None:
         return NAME
     pyproject = folder / PYPROJECT
     return PYPROJECT if pyproject.is_file() and _table_of(pyproject) is not None else None
+
+
+def policy_asked_for(named: str | None, folder: Path) -> str | None:
+    """The file that an audit is judged by; None: the defaults.
+
+    Args:
+        named: of --policy: a file, or NO_FILE; None where nothing was said, and then it is the folder's own.
+        folder: the working folder.
+
+    Raises:
+        BadInputError: see find_policy.
+    """
+    if named is None:
+        return find_policy(folder)
+    return None if named == NO_FILE else named
 
 
 def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> Policy:

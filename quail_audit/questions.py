@@ -37,10 +37,10 @@ class AboutData(Model):
 
 
 class AboutPolicy(Model):
-    """Which limits does this file set?"""
+    """What does this file ask of a release? Without a file: the defaults."""
 
     kind: Literal["policy"] = "policy"
-    file: str
+    file: str | None
 
 
 class AboutSchemes(Model):

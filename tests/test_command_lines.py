@@ -61,7 +61,26 @@ def test_the_command_reads_back_as_the_same_request(request: AuditRequest) -> No
 
 
 def test_what_has_its_default_is_left_out() -> None:
-    assert audit_arguments(AuditRequest(original="a", unlearned="b")) == ["audit", "a", "b"]
+    """But for the policy, whose default is whatever lies in the working folder."""
+    assert audit_arguments(AuditRequest(original="a", unlearned="b")) == ["audit", "a", "b", "--policy", "none"]
+
+
+@pytest.mark.parametrize("file", ["quail.toml", "pyproject.toml"])
+@pytest.mark.parametrize("policy", [None, "quail.toml", "other.toml", "./none"])
+def test_the_command_means_the_same_policy_where_the_folder_has_its_own(
+    file: str, policy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).write_text("[tool.quail.limits]\n" if file == "pyproject.toml" else "[limits]\n")
+    monkeypatch.chdir(tmp_path)
+    request = AuditRequest(original="a", unlearned="b", policy=policy)
+    assert parsed(audit_arguments(request), monkeypatch)[0] == request
+    assert parsed(["audit", "a", "b"], monkeypatch)[0].policy == file
+
+
+def test_a_file_that_is_called_none_is_read_and_not_taken_for_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a request that nobody typed can name it so."""
+    found, _ = parsed(audit_arguments(AuditRequest(original="a", unlearned="b", policy="none")), monkeypatch)
+    assert found.policy == "./none"
 
 
 def test_a_training_is_written_with_the_options_of_the_design() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest
+from quail_audit.policy_file import NO_FILE, PYPROJECT, find_policy
 from quail_audit.questions import Answer, CheckpointFound, DataFound, NotYetKnown, PairFound, Problem, SchemesFound
 from quail_audit.tui.settings import Settings
 from quail_audit.untrusted import printable
@@ -19,7 +21,7 @@ TITLES: Mapping[str, str] = {
     "unlearned": "Unlearned",
     "retrain": "Reference",
     "data": "Data",
-    "policy": "Limits",
+    "policy": "Policy",
 }
 Found = Mapping[str, Answer | None]  # topic -> what was found; None while it is looked at; no key: nothing to look at
 
@@ -45,27 +47,37 @@ class Choices:
             unlearned=usable(self.unlearned),
             retrain=usable(self.retrain) or None,
             data=usable(self.data) or None,
-            policy=usable(self.policy) or None,
+            policy=named_policy(self.policy),
             schemes=self.schemes,
             device=self.device,
         )
 
     def to_remember(self) -> dict[str, object]:
-        """For Settings.changed. Paths become absolute, so that they hold wherever the app is opened next."""
+        """For Settings.changed. Paths become absolute, so that they hold wherever the app is opened next.
+
+        The working folder's own policy is not kept: in another folder nobody would have chosen it.
+        """
+        policy, own = named_policy(self.policy) or "", policy_here()
+        kept = replace(self, policy="" if own and Path(policy) == Path(own) else policy)
         return {
-            **{topic: _absolute(usable(getattr(self, topic))) for topic in TITLES},
+            **{topic: _absolute(usable(getattr(kept, topic))) for topic in TITLES},
             "schemes": self.schemes,
             "device": self.device,
         }
 
 
 def choices_to_begin_with(settings: Settings) -> Choices:
-    """Those of last time; where there were none, those of the first demo that has been built here."""
+    """Those of last time; where there were none, those of the first demo that has been built here.
+
+    The policy is the working folder's own, as `quail audit` reads it; the one of last time only where it has none.
+    A policy belongs to what is released from a folder: one that was remembered from elsewhere could loosen its limits.
+    """
     remembered = Choices(
         **{topic: _from_here(getattr(settings, topic)) for topic in TITLES},
         schemes=settings.schemes,
         device=settings.device,
     )
+    remembered = replace(remembered, policy=policy_here() or remembered.policy)
     if remembered.original or remembered.unlearned:
         return remembered
     built = [
@@ -80,6 +92,23 @@ def choices_to_begin_with(settings: Settings) -> Choices:
         retrain=str(built[0] / "retrain") if (built[0] / "retrain").is_dir() else "",
         data=str(built[0] / "data") if (built[0] / "data").is_dir() else "",
     )
+
+
+def policy_here() -> str:
+    """The working folder's own policy, by its name there; empty where it has none.
+
+    A pyproject.toml that cannot be read is named all the same, so that what is wrong with it is seen.
+    """
+    try:
+        return find_policy(Path()) or ""
+    except BadInputError:
+        return PYPROJECT
+
+
+def named_policy(typed: str) -> str | None:
+    """The policy file of what was typed; None: the defaults."""
+    file = usable(typed)
+    return file if file not in ("", NO_FILE) else None
 
 
 def usable(text: str) -> str:

@@ -48,7 +48,7 @@ class Settings(Model):
     data: Remembered = ""
     schemes: Annotated[tuple[Remembered, ...], Field(max_length=32)] = ("nf4",)
     device: Remembered = "auto"
-    policy: Remembered = ""  # the file with the limits; empty: the defaults
+    policy: Remembered = ""  # the file, where it was not the working folder's own; choices.py says which counts
     theme: Annotated[Remembered, Field(min_length=1, max_length=40)] = DEFAULT_THEME
     heat_map: Mode = "risk"
     recent_runs: Annotated[tuple[RunFolder, ...], Field(max_length=MOST_RECENT_RUNS)] = ()  # newest first

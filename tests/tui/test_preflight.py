@@ -12,6 +12,7 @@ import pytest
 from stand_in_hub import Repository, StandIn, folder_files, running
 from tiny_models import llama_config, save
 
+from quail_audit.policy import Limits
 from quail_audit.preflight import answer
 from quail_audit.questions import (
     AboutCheckpoint,
@@ -202,6 +203,7 @@ def test_a_policy_says_its_limits(tmp_path: Path) -> None:
     found = answer(AboutPolicy(file=str(path)))
     assert isinstance(found, PolicyFound)
     assert found.limits.max_recovery_percent == 25.0
+    assert answer(AboutPolicy(file=None)) == PolicyFound(limits=Limits())
     path.write_text("[limits]\nmax_recovery = 25\n")
     assert isinstance(answer(AboutPolicy(file=str(path))), Problem)
 

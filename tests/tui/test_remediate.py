@@ -189,6 +189,7 @@ async def test_a_cures_folder_opens_as_a_cure(run: Path, monkeypatch: pytest.Mon
     """As after quail watch RUN --tui; of a carry without its audit the result is audited by its weights alone."""
     asked: list[AuditRequest] = []
     monkeypatch.setattr(QuailApp, "start_audit", lambda self, request: asked.append(request))
+    (run.parent / "quail.toml").touch()
     attribution = write_attribution(run, {"model.layers.0.self_attn.q_proj": 0.2})
     for folder, of_an_audit in ((write_carry(run.parent / "carry"), False), (attribution, True)):
         app = QuailApp(folder)
@@ -203,8 +204,5 @@ async def test_a_cures_folder_opens_as_a_cure(run: Path, monkeypatch: pytest.Mon
             await pilot.press("a")
             await settled(pilot)
     (request,) = asked
-    assert (request.unlearned, request.data, request.schemes) == (
-        "models/llama-news-7b-unlearned-carried",
-        None,
-        ("nf4",),
-    )
+    assert (request.unlearned, request.data) == ("models/llama-news-7b-unlearned-carried", None)
+    assert (request.schemes, request.policy) == (("nf4",), "quail.toml")

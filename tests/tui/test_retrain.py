@@ -323,10 +323,11 @@ async def test_a_trainings_folder_opens_as_a_training(tmp_path: Path, monkeypatc
     """As after quail watch RUN --tui; without the audit it began with, its result is audited on its own."""
     asked: list[AuditRequest] = []
     monkeypatch.setattr(QuailApp, "start_audit", lambda self, request: asked.append(request))
+    Path("quail.toml").touch()
     app = QuailApp(write_training(tmp_path / "training"))
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: isinstance(app.screen, TrainingScreen) and app.screen.training.stage == "finished")
         await pilot.press("a")
         await until(pilot, lambda: bool(asked))
         assert (asked[0].original, asked[0].unlearned) == ("models/llama-news-7b", "repaired")
-        assert (asked[0].data, asked[0].schemes) == ("muse-news", ("nf4",))
+        assert (asked[0].data, asked[0].schemes, asked[0].policy) == ("muse-news", ("nf4",), "quail.toml")

@@ -122,7 +122,7 @@ async def test_an_empty_form_says_what_to_do() -> None:
         assert "→ choose the original" in shown(pilot, "#readiness")
         assert pilot.app.screen.query_one("#start-button", Button).disabled
         await until(pilot, lambda: "quail demo" in shown(pilot, "#no-runs"))
-        assert shown(pilot, "#command").strip() == "$ quail audit ORIGINAL UNLEARNED"
+        assert shown(pilot, "#command").strip() == "$ quail audit ORIGINAL UNLEARNED --policy none"
 
 
 @pytest.mark.asyncio
@@ -389,7 +389,7 @@ async def test_ctrl_y_copies_the_command() -> None:
     async with opened_app() as pilot:
         await fill(pilot, original="a", unlearned="b c")
         await pilot.press("ctrl+y")
-        assert pilot.app.clipboard == "quail audit a 'b c'"
+        assert pilot.app.clipboard == "quail audit a 'b c' --policy none"
 
 
 @pytest.mark.asyncio
@@ -490,6 +490,52 @@ async def test_the_last_choices_are_filled_in(here: Path, started: list[AuditReq
         await pilot.press("ctrl+r")
         assert started[0].original == "models"
         await until(pilot, lambda: load_settings()[0].original == str(here / "models"))
+
+
+@pytest.mark.asyncio
+async def test_the_folders_own_policy_is_filled_in_before_a_remembered_one(
+    here: Path, started: list[AuditRequest]
+) -> None:
+    (here / "quail.toml").write_text("[limits]\n")
+    save_settings(Settings().changed(original="a", unlearned="b", policy=str(here.parent / "loose.toml")))
+    async with opened_app() as pilot:
+        await until(pilot, lambda: "recovery ≤ 10 %" in below(pilot, "policy"))
+        assert "--policy quail.toml" in shown(pilot, "#command")
+        await pilot.press("ctrl+r")
+        # not kept: another folder's audits are not judged by it unasked
+        await until(pilot, lambda: load_settings()[0].policy == "")
+        for typed in ("", "none"):
+            await fill(pilot, policy=typed)
+            assert "--policy none" in shown(pilot, "#command")
+            await pilot.press("ctrl+r")
+        await fill(pilot, policy="other.toml")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: load_settings()[0].policy == "other.toml")
+    assert [request.policy for request in started] == ["quail.toml", None, None, "other.toml"]
+
+
+@pytest.mark.asyncio
+async def test_the_process_that_measures_is_told_the_policy(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "quail.toml").write_text("[limits]\n")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(QuailApp, "_start", lambda self, arguments: asked.append(arguments))
+    async with opened_app() as pilot:
+        for policy in ("quail.toml", "none"):
+            await fill(pilot, original="a", unlearned="b", policy=policy)
+            await pilot.press("ctrl+r")
+            await pilot.press("escape")
+    assert [arguments[arguments.index("--policy") + 1] for arguments in asked] == ["quail.toml", "none"]
+
+
+def test_the_policy_to_begin_with_is_the_one_that_the_command_would_read(here: Path) -> None:
+    remembered = Settings().changed(policy=str(here / "limits.toml"))
+    assert choices_to_begin_with(remembered).policy == "limits.toml"
+    (here / "pyproject.toml").write_text("[tool.quail.limits]\n")
+    assert choices_to_begin_with(remembered).policy == "pyproject.toml"
+    (here / "pyproject.toml").write_text("[tool.quail.limits")  # the command stops at it, and the app says so
+    assert choices_to_begin_with(remembered).policy == "pyproject.toml"
+    (here / "quail.toml").touch()
+    assert choices_to_begin_with(remembered).policy == "quail.toml"
 
 
 @pytest.mark.asyncio

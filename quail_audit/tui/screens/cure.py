@@ -16,6 +16,7 @@ from quail_audit import wording
 from quail_audit.events import AuditRequest, CarryRequest, CheckpointSaved
 from quail_audit.reports.cure_text import carried_line, fall_line, point_line, recipe_in_words, unit_line
 from quail_audit.tui import palette
+from quail_audit.tui.choices import policy_here
 from quail_audit.tui.endings import CURE, why_it_stopped
 from quail_audit.tui.live_cure import LiveCure
 from quail_audit.tui.live_run import LiveRun
@@ -134,7 +135,9 @@ class CureScreen(MakingScreen):
         """By its weights."""
         asked = self.cure.request
         assert isinstance(asked, CarryRequest)  # noqa: S101 - no other cure makes a checkpoint
-        return AuditRequest(original=asked.original, unlearned=result.folder, schemes=(asked.scheme,))
+        return AuditRequest(
+            original=asked.original, unlearned=result.folder, schemes=(asked.scheme,), policy=policy_here() or None
+        )
 
     def _command(self) -> Sequence[str]:
         return self.cure.command

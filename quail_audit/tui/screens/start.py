@@ -43,6 +43,7 @@ from quail_audit.tui.choices import (
     choices_to_begin_with,
     is_text,
     is_whole,
+    named_policy,
     not_text,
     readiness,
     usable,
@@ -66,7 +67,7 @@ PLACEHOLDERS = {
     "unlearned": "the model after it, or a LoRA adapter on the original",
     "retrain": "optional: a model that never saw the forget set",
     "data": "optional: a folder in MUSE layout; without it, weights only",
-    "policy": "optional: a TOML file with the limits of the verdict",
+    "policy": "optional: a TOML file with limits, rules and waivers; without it, the default limits",
 }
 NO_RUNS = (
     "No audit has been run here yet.\n\n"
@@ -248,7 +249,7 @@ class StartScreen(QuailScreen[None]):
 
     def _question(self, topic: str, value: str) -> Question:
         if topic == "policy":
-            return AboutPolicy(file=value)
+            return AboutPolicy(file=named_policy(value))
         base = usable(self._value("original")) if topic != "original" else ""
         if topic == "data":
             return AboutData(folder=value, checkpoint=base if is_text(base) and base else None)

@@ -15,6 +15,7 @@ from quail_audit import wording
 from quail_audit.errors import EXIT_INTERRUPTED
 from quail_audit.events import AuditRequest, CheckpointSaved, RunFailed, TrainEval
 from quail_audit.tui import palette
+from quail_audit.tui.choices import policy_here
 from quail_audit.tui.endings import TRAINING, why_it_stopped
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.live_training import LiveTraining
@@ -217,7 +218,13 @@ class TrainingScreen(MakingScreen):
     def _alone(self, result: CheckpointSaved) -> AuditRequest:
         """On the training's own data."""
         asked = self.training.request
-        return AuditRequest(original=asked.original, unlearned=result.folder, data=asked.data, schemes=(asked.scheme,))
+        return AuditRequest(
+            original=asked.original,
+            unlearned=result.folder,
+            data=asked.data,
+            schemes=(asked.scheme,),
+            policy=policy_here() or None,
+        )
 
     def _command(self) -> Sequence[str]:
         started, child = self.training.state.started, self.training.child
