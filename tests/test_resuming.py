@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from runs_for_tests import events as made_up_events
-from test_audit import request
+from test_audit import request, started
 from test_calibrated_audit import SCHEME, stand_in, texts
 from test_cli import QUAIL, quail
 
@@ -29,7 +29,7 @@ from quail_audit.forgetting import batches
 from quail_audit.journal import open_journal
 from quail_audit.report import Report
 from quail_audit.resuming import Recorded
-from quail_audit.runs import EVENTS, JOURNAL, REPORT, new_run, read_report, record, stopped_run
+from quail_audit.runs import EVENTS, JOURNAL, REPORT, new_run, read_report, read_request, record, stopped_run
 
 __all__ = ["stand_in", "texts"]  # fixtures
 
@@ -240,6 +240,30 @@ def test_a_run_that_goes_on_elsewhere_is_refused(finished: Finished, tmp_path: P
         stopped_run(folder),
     ):
         pass
+
+
+def test_a_second_audit_into_a_folder_is_refused_and_the_first_ends_as_alone(world: Path, tmp_path: Path) -> None:
+    """Processes of their own; the first is held still meanwhile, so that it has surely not ended."""
+    folder = tmp_path / "run"
+    with started(world, folder) as first:
+        first.send_signal(signal.SIGSTOP)
+        before = (folder / EVENTS).read_bytes()
+        for command in ([world / "original", world / "blank", "--run-dir", folder], ["--resume", folder]):
+            second = quail("audit", *command)
+            assert second.returncode == 4, second.stderr
+            assert "another run is writing to this folder" in second.stderr
+            assert second.stdout == ""
+        assert (folder / EVENTS).read_bytes() == before
+        first.send_signal(signal.SIGCONT)
+        _, errors = first.communicate(timeout=120)
+    assert first.returncode == 0, errors
+    own = read_request(folder)
+    assert isinstance(own, AuditRequest)
+    assert own.batch_size == 1, "as started() asks, not as the second did"
+    list(begin(own, tmp_path / "alone"))
+    assert report_in(folder) == report_in(tmp_path / "alone")
+    assert lines_of(folder) == lines_of(tmp_path / "alone")
+    assert {path.name for path in folder.iterdir()} == {"request.json", EVENTS, REPORT}
 
 
 def test_the_command_says_what_does_not_go_together(tmp_path: Path) -> None:
