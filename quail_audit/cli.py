@@ -23,7 +23,10 @@ import quail_audit
 from quail_audit import interruption
 from quail_audit.errors import (
     EXIT_ENVIRONMENT,
+    EXIT_FAIL,
+    EXIT_INCONCLUSIVE,
     EXIT_INTERRUPTED,
+    EXIT_PASS,
     EXIT_USAGE,
     BadInputError,
     EnvironmentProblemError,
@@ -72,7 +75,10 @@ def main() -> NoReturn:
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     _add_plugged_in_commands()
-    app()
+    try:
+        app()
+    except OSError as error:  # of what is shown without a command, as --help: a command's become exit codes
+        sys.exit(_ends_with(_unwritten(error)))
     raise AssertionError("typer exits by itself")
 
 
@@ -114,46 +120,78 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from quail_audit.whole_files import no_room
+
         signal.signal(signal.SIGTERM, interruption.interrupt)  # so that a stopped run leaves its folder readable
         try:
             code = command(*args, **kwargs)
+        except typer.Exit as end:
+            code = end.exit_code
         except KeyboardInterrupt:
             code = _interrupted()
-        except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = EXIT_INTERRUPTED
-        except typer.Exit:
-            raise
         except QuailError as error:
-            _explain(error)
-            code = error.exit_code
+            code = _explained(error)
+        except BrokenPipeError as error:
+            code = _unwritten(error)
         except Exception as error:
-            if interruption.was_asked():
-                raise typer.Exit(_interrupted()) from error
-            if os.environ.get(DEBUG_VARIABLE):
+            if (full := no_room(error)) is not None:
+                code = _explained(full)
+            elif interruption.was_asked():
+                code = _interrupted()
+            elif os.environ.get(DEBUG_VARIABLE):
                 raise
-            typer.echo(f"error: a defect of Quail: {type(error).__name__}: {_plain(str(error))}", err=True)
-            typer.echo("  Run again with a traceback: quail --debug …", err=True)
-            code = EXIT_ENVIRONMENT
-        raise typer.Exit(code)
+            else:
+                _say(f"error: a defect of Quail: {type(error).__name__}: {_plain(str(error))}")
+                _say("  Run again with a traceback: quail --debug …")
+                code = EXIT_ENVIRONMENT
+        raise typer.Exit(_ends_with(code))
 
     return run
 
 
+def _ends_with(code: int) -> int:
+    """The exit code once all that was said is written; another where a result cannot be.
+
+    What cannot be written is dropped: Python would try once more at its end, and exit with a code of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and code in (EXIT_PASS, EXIT_FAIL, EXIT_INCONCLUSIVE):
+                code = _unwritten(error)
+    return code
+
+
+def _unwritten(error: OSError) -> int:
+    """What it comes to that a result cannot be written: nobody reads it any more, or there is no room for it."""
+    from quail_audit.whole_files import cannot_write
+
+    return EXIT_INTERRUPTED if isinstance(error, BrokenPipeError) else _explained(cannot_write("", error))
+
+
 def _interrupted() -> int:
-    typer.echo("interrupted; what was measured is kept", err=True)
+    _say("interrupted; what was measured is kept")
     return EXIT_INTERRUPTED
 
 
-def _explain(error: QuailError) -> None:
+def _explained(error: QuailError) -> int:
     if os.environ.get(DEBUG_VARIABLE):
         import traceback
 
         traceback.print_exception(error)
     place = f"{_plain(error.where)}: " if error.where else ""
-    typer.echo(f"error: {place}{_plain(error.message)}", err=True)
+    _say(f"error: {place}{_plain(error.message)}")
     if error.mend:
-        typer.echo(f"  {_plain(error.mend)}", err=True)
+        _say(f"  {_plain(error.mend)}")
+    return error.exit_code
+
+
+def _say(line: str) -> None:
+    """On stderr, where that can be written: the exit code says the rest."""
+    with suppress(OSError):
+        typer.echo(line, err=True)
 
 
 def _plain(text: str) -> str:
@@ -447,8 +485,6 @@ def _says_how_to_go_on(folder: Path) -> Iterator[None]:
 
     Not where its input is at fault: the same input would end it again.
     """
-    import shlex
-
     from quail_audit.runs import JOURNAL
 
     try:
@@ -458,8 +494,15 @@ def _says_how_to_go_on(folder: Path) -> Iterator[None]:
     except BaseException:
         with suppress(OSError):
             if (folder / JOURNAL).stat().st_size:
-                typer.echo(f"to go on from here: quail audit --resume {shlex.quote(_plain(str(folder)))}", err=True)
+                _say(f"to go on from here: quail audit --resume {_quoted(folder)}")
         raise
+
+
+def _quoted(folder: Path) -> str:
+    """A folder as a shell reads it, and as no terminal acts on it."""
+    import shlex
+
+    return shlex.quote(_plain(str(folder)))
 
 
 def _baseline(request: AuditRequest) -> Report | None:
@@ -484,7 +527,11 @@ def _show_audit(
     assert state.end is not None  # noqa: S101 - a run without an end raises
     (folder / JOURNAL).unlink(missing_ok=True)  # of no use to a run that is finished
     report = state.report()
-    _write_report(report, results, format, folder)
+    try:
+        _write_report(report, results, format, folder)
+    except (EnvironmentProblemError, OSError):
+        _say(f"the audit is done, and only its result could not be written: quail report {_quoted(folder)}")
+        raise
     if format == "text" and report.verdict is not None:
         typer.echo(f" run folder: {folder}", err=True)
     return state.end.exit_code
@@ -527,18 +574,14 @@ def _face(stream: TextIO) -> LiveView | PlainProgress:
 
 @contextmanager
 def _results(output: Path | None) -> Iterator[TextIO]:
-    """Where results go: stdout, or a file made at once, so that a bad name costs no measuring."""
+    """Where results go: stdout, or a file that takes its place when it is whole."""
+    from quail_audit.whole_files import whole_file
+
     if output is None:
         yield sys.stdout
-        return
-    try:
-        file = output.open("w", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise EnvironmentProblemError(
-            f"cannot write: {error.strerror or error}", where=str(output), mend="Name another --output"
-        ) from error
-    with file:
-        yield file
+    else:
+        with whole_file(output) as file:
+            yield file
 
 
 def _write_report(

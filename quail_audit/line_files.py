@@ -1,15 +1,14 @@
-"""Files that grow by one line at a time, each whole or not at all, and files that are written whole or not at all.
+"""Files that grow by one line at a time, each whole or not at all.
 
 Not here: what the lines say (events.py, journal.py), and whose files they are (runs.py).
 """
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.whole_files import cannot_write, writable
 
 BYTES_PER_STEP = 1 << 16
 
@@ -27,7 +26,7 @@ def open_to_append(path: Path, *, new: bool) -> Iterator[int]:
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0), 0o644)
-    except OSError as error:
+    except OSError as error:  # of a file that is there already, too
         raise cannot_write(path, error) from error
     try:
         yield descriptor
@@ -60,42 +59,14 @@ def drop_unfinished_line(path: Path) -> None:
     Raises:
         EnvironmentProblemError: the file cannot be written.
     """
-    try:
-        with path.open("r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            start = end
-            while start > 0:
-                start = max(0, start - BYTES_PER_STEP)
-                file.seek(start)
-                place = file.read(min(BYTES_PER_STEP, end - start)).rfind(b"\n")
-                if place >= 0:
-                    file.truncate(start + place + 1)
-                    return
-            file.truncate(0)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it or none.
-
-    Raises:
-        EnvironmentProblemError: it cannot be written; what stood there before still does.
-    """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-        unfinished.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> EnvironmentProblemError:
-    """What an error says of a file of a run."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentProblemError(
-            "the disk is full", where=str(path), mend="Free some space, or name a folder on another disk with --run-dir"
-        )
-    return EnvironmentProblemError(f"cannot write: {error.strerror or error}", where=str(path))
+    with writable(path), path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = end
+        while start > 0:
+            start = max(0, start - BYTES_PER_STEP)
+            file.seek(start)
+            place = file.read(min(BYTES_PER_STEP, end - start)).rfind(b"\n")
+            if place >= 0:
+                file.truncate(start + place + 1)
+                return
+        file.truncate(0)

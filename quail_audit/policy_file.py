@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageError
+from quail_audit.errors import BadInputError, UsageError
 from quail_audit.policy import LIMITS, Limits, OtherLimits, Policy, Required, Rule, Waiver
 from quail_audit.toml_files import read_toml, refuse_unknown
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import new_file
 
 NAME = "quail.toml"
 PYPROJECT = "pyproject.toml"
@@ -120,13 +121,10 @@ def write_template(path: Path) -> None:
         EnvironmentProblemError: it cannot be written.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with new_file(path) as file:
             file.write(TEMPLATE)
     except FileExistsError as error:
         raise BadInputError("is there already, and is left as it is", where=str(path), mend="Name another") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise EnvironmentProblemError(f"cannot write the policy: {reason}", where=str(path)) from error
 
 
 def _read(path: Path) -> Policy:

@@ -44,12 +44,13 @@ from quail_audit.events import (
     to_line,
 )
 from quail_audit.file_names import EVENTS as EVENTS  # whoever reads runs needs it
-from quail_audit.line_files import append_line, cannot_write, drop_unfinished_line, open_to_append, write_whole
+from quail_audit.line_files import append_line, drop_unfinished_line, open_to_append
 from quail_audit.report import Report, RunState
 from quail_audit.report_file import read_report_file
 from quail_audit.resuming import Recorded
 from quail_audit.seal import sealed
 from quail_audit.training import TrainingReport, TrainingState
+from quail_audit.whole_files import cannot_write, no_room, writable, write_whole
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
 
@@ -126,6 +127,8 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
             mend="Name the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
         )
     with _held(folder, make=False):
+        for left in folder.glob(".*.unfinished"):  # by a writer that was killed
+            left.unlink()
         ended = None
         if (folder / EVENTS).exists():
             drop_unfinished_line(folder / EVENTS)
@@ -144,21 +147,18 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
 
 def _drop_failure(path: Path) -> RunFinished | None:
     """Take away the event that says how a run failed; where it says that it was finished, return that."""
-    try:
-        with path.open("r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - BYTES_PER_END))
-            lines = file.read().splitlines(keepends=True)
-            end = None
-            if not lines:
-                return None
-            with suppress(BadInputError):  # only the end of a long line, which says no end; else replay() refuses it
-                end = from_line(lines[-1].decode("utf-8", errors="replace"))
-            if isinstance(end, RunFailed):
-                file.truncate(size - len(lines[-1]))
-            return end if isinstance(end, RunFinished) else None
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with writable(path), path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - BYTES_PER_END))
+        lines = file.read().splitlines(keepends=True)
+        end = None
+        if not lines:
+            return None
+        with suppress(BadInputError):  # only the end of a long line, which says no end; else replay() refuses it
+            end = from_line(lines[-1].decode("utf-8", errors="replace"))
+        if isinstance(end, RunFailed):
+            file.truncate(size - len(lines[-1]))
+        return end if isinstance(end, RunFinished) else None
 
 
 @contextmanager
@@ -178,11 +178,7 @@ def _held(folder: Path, *, make: bool) -> Iterator[None]:
             "another run is writing to this folder", where=str(folder), mend="Wait for it, or name another --run-dir"
         ) from None
     except OSError as error:
-        raise EnvironmentProblemError(
-            f"cannot write the run's folder: {error.strerror or error}",
-            where=str(folder),
-            mend="Name a writable folder with --run-dir",
-        ) from error
+        raise cannot_write(folder, error, option="--run-dir") from error
     try:
         with _heartbeat(folder):
             yield
@@ -260,6 +256,7 @@ def _written(report: Report | TrainingReport | CureReport) -> str:
 def _failure(error: BaseException) -> RunFailed:
     if isinstance(error, KeyboardInterrupt) or interruption.was_asked():
         error = InterruptedRunError("interrupted")
+    error = no_room(error) or error
     if isinstance(error, QuailError):
         return RunFailed(
             finished=utc_now(),

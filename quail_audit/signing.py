@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from quail_audit.bounded_files import read_bounded
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.events import Sha256
-from quail_audit.line_files import write_whole
 from quail_audit.model import Model
+from quail_audit.whole_files import write_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

@@ -11,6 +11,7 @@ import quail_audit
 from quail_audit import wording
 from quail_audit.events import TrainEval, TrainingPlanned, TrainRequest
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import write_whole
 
 NAME = "README.md"
 
@@ -34,9 +35,7 @@ def write_card(
         steps: made.
         evals: scores of the checkpoint it began as and of this one, where they were audited.
     """
-    (folder / NAME).write_text(
-        card(request, planned, command, steps=steps, evals=evals), encoding="utf-8", errors="backslashreplace"
-    )
+    write_whole(folder / NAME, card(request, planned, command, steps=steps, evals=evals))
 
 
 def card(

@@ -10,6 +10,7 @@ import quail_audit
 from quail_audit import wording
 from quail_audit.events import CarryRequest, CarryWay, LayerCarried
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import write_whole
 from quail_train.card import NAME, code
 
 WAYS: dict[CarryWay, str] = {
@@ -23,7 +24,7 @@ def write_card(
     folder: Path, request: CarryRequest, carried: tuple[LayerCarried, ...], command: tuple[str, ...]
 ) -> None:
     """Write the card into the checkpoint's folder."""
-    (folder / NAME).write_text(card(request, carried, command), encoding="utf-8", errors="backslashreplace")
+    write_whole(folder / NAME, card(request, carried, command))
 
 
 def card(request: CarryRequest, carried: tuple[LayerCarried, ...], command: tuple[str, ...]) -> str:

@@ -283,9 +283,9 @@ def _waiting_room(folder: Path) -> Iterator[Path]:
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
-    from quail_train.output import writable
+    from quail_train.output import checkpoint_writable
 
-    with writable(folder):
+    with checkpoint_writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".carried-", dir=folder) as room:
             yield Path(room)

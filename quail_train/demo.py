@@ -6,7 +6,6 @@ Not here: how it is built (demo_language.py, demo_classification.py) and how the
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ import quail_audit
 from quail_audit.environment import package_version
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.forgetting.interface import Task
+from quail_audit.whole_files import cannot_write
 from quail_train.demo_building import DATA, DemoProgress, write
 from quail_train.demo_recipe import RECIPE, ClassifierRecipe, Recipe
 
@@ -160,9 +160,4 @@ def _writable(folder: Path) -> Iterator[None]:
             "another process is building a demo here", where=str(folder), mend="Wait for it, or name another folder"
         ) from None
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EnvironmentProblemError(
-            "the disk is full" if full else f"cannot write the demo: {error.strerror or error}",
-            where=str(folder),
-            mend="Free some space, or name a folder on another disk" if full else "Name a writable folder",
-        ) from error
+        raise cannot_write(folder, error) from error

@@ -15,8 +15,6 @@ from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from quail_audit.errors import EnvironmentProblemError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -122,18 +120,12 @@ def _side_by_side(*works: Generator[DemoProgress, None, None]) -> Iterator[DemoP
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    from safetensors import SafetensorError
-
     from quail_audit.forgetting.quiet import quiet_transformers
+    from quail_train.output import checkpoint_writable
 
-    try:
-        with quiet_transformers():
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    except SafetensorError as error:
-        raise EnvironmentProblemError(
-            f"cannot write the weights: {error}", where=str(folder), mend="Free some space, or name another folder"
-        ) from error
+    with checkpoint_writable(folder), quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def write(path: Path, text: str) -> None:

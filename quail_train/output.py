@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from quail_audit.errors import EnvironmentProblemError, UsageError
+from quail_audit.errors import UsageError
+from quail_audit.whole_files import writable
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ def finished_together(folder: Path) -> Iterator[Path]:
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
-    with writable(folder):
+    with checkpoint_writable(folder):
         unfinished = folder / _UNFINISHED
         unfinished.mkdir(parents=True, exist_ok=True)
         try:
@@ -199,29 +200,17 @@ def _bytes_of(source: Checkpoint, tensor: str) -> int:
 
 
 @contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Explain what keeps files from being written here.
+def checkpoint_writable(folder: Path) -> Iterator[None]:
+    """Explain what keeps a checkpoint's files from being written here.
 
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
     from safetensors import SafetensorError
 
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    except SafetensorError as error:  # it hides the operating system's error in its text
-        full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
-        raise cannot_write(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
-
-
-def cannot_write(folder: Path, error: OSError) -> EnvironmentProblemError:
-    """The operating system's refusal to write here."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentProblemError(
-            "the disk is full", where=str(folder), mend="Free some space, or name a folder on another disk with --out"
-        )
-    return EnvironmentProblemError(
-        f"cannot write the checkpoint: {error.strerror or error}", where=str(folder), mend="Name a writable folder"
-    )
+    with writable(folder):
+        try:
+            yield
+        except SafetensorError as error:  # it hides the operating system's error in its text
+            full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error

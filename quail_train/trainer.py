@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from quail_audit.errors import EXIT_FAIL, QuailError
 from quail_audit.events import CheckpointSaved, Event, HingeForm, Precision, TrainStep
+from quail_audit.whole_files import cannot_write
 from quail_train.asking import logits_of
 from quail_train.effective import RoundedForward, effective_weight
 from quail_train.hinge import hinge
@@ -34,7 +35,6 @@ from quail_train.objectives import (
     simnpo,
 )
 from quail_train.original import Original
-from quail_train.output import cannot_write
 from quail_train.presets import ForgetTerm, RetainTerm
 
 TermName = Literal["forget", "retain", "hinge", "l1"]

@@ -3,7 +3,6 @@
 import errno
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_audit import request
@@ -13,6 +12,7 @@ from quail_audit import cli
 from quail_audit.errors import EnvironmentProblemError
 from quail_audit.events import AuditRequest, from_line
 from quail_audit.runs import EVENTS, JOURNAL, REPORT, REQUEST
+from quail_audit.whole_files import _Writing, writable
 
 
 class Disk:
@@ -21,7 +21,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: float = 0.0
         self.writes = 0
-        write, write_text = os.write, Path.write_text
+        write, write_text = os.write, _Writing.write
 
         def writing(descriptor: int, data: bytes) -> int:
             if self._is_full():
@@ -29,13 +29,14 @@ class Disk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return write(descriptor, data)
 
-        def writing_text(path: Path, *arguments: Any, **named: Any) -> int:
-            if path.name != "writer.id" and self._is_full():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return write_text(path, *arguments, **named)
+        def writing_text(file: _Writing, text: str) -> int:
+            with writable(file._place):
+                if self._is_full():
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write_text(file, text)
 
         monkeypatch.setattr("quail_audit.line_files.os.write", writing)
-        monkeypatch.setattr(Path, "write_text", writing_text)
+        monkeypatch.setattr(_Writing, "write", writing_text)
 
     def _is_full(self) -> bool:
         self.writes += 1

@@ -7,7 +7,6 @@ module's business. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as hug
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 from collections.abc import Iterator
@@ -18,12 +17,12 @@ from typing import NamedTuple
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.file_names import DESCRIPTIONS
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import is_full
 
 _SAFETENSORS = ("model.safetensors", "adapter_model.safetensors", "*-of-*.safetensors")
 _TORCH_BINS = ("pytorch_model.bin", "adapter_model.bin", "pytorch_model-*-of-*.bin")
 _NEVER = ("*/*", "consolidated*")  # other layouts of the same weights
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -138,7 +137,7 @@ def _errors_explained(hub_id: HubId) -> Iterator[None]:
             mend="Try again later; files that were complete are kept",
         ) from error
     except Exception as error:  # the network's errors belong to whichever HTTP client the library uses
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if is_full(error):
             raise EnvironmentProblemError(
                 "the disk is full",
                 where=constants.HF_HUB_CACHE,

@@ -28,6 +28,7 @@ from quail_audit.events import (
     RunFinished,
     UnitMeasured,
 )
+from quail_audit.whole_files import write_whole
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Layer
@@ -79,9 +80,9 @@ def recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder
         yield Noted(message=f"no point measured is at or below {request.max_recovery_percent:g} %")
     else:
         written = configurations(chosen, scheme.name, _modules_left(request.run))
-        (folder / NAME).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / NAME, json.dumps(written, indent=2) + "\n")
         yield RecipeChosen(point=chosen, folder=str(folder))
-    (folder / "recipe.svg").write_text(pareto_plot(points, chosen, request.max_recovery_percent), encoding="utf-8")
+    write_whole(folder / "recipe.svg", pareto_plot(points, chosen, request.max_recovery_percent))
     yield RunFinished(finished=utc_now(), exit_code=0)
 
 

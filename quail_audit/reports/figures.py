@@ -7,6 +7,7 @@ imported by the functions that need it.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from quail_audit.events import LayerStatistics, Score, State
 from quail_audit.policy import Limits
 from quail_audit.report import FULL, Report, SchemeReport, arms_in_order
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import writable, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +81,7 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
             "figures need matplotlib", where="--figures", mend="pip install 'quail-audit[figures]'"
         ) from error
     written: list[Path] = []
-    try:
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context():
             mpl.rcdefaults()  # whatever the user's own matplotlibrc says
@@ -89,12 +91,10 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
                 figure.set_layout_engine("none")
                 for ending, settings in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": PNG_DOTS_PER_INCH})):
                     path = folder / f"{_file_name(name)}.{ending}"
-                    figure.savefig(path, format=ending, facecolor="white", **settings)
+                    drawn = io.BytesIO()
+                    figure.savefig(drawn, format=ending, facecolor="white", **settings)
+                    write_whole(path, drawn.getvalue())
                     written.append(path)
-    except OSError as error:
-        raise EnvironmentProblemError(
-            f"cannot write figures: {error.strerror or error}", where=str(folder), mend="Name another --figures"
-        ) from error
     return written
 
 

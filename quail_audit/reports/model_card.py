@@ -7,16 +7,16 @@ wrote for the same data and formats are replaced. Names are Quail's own, quail_â
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from quail_audit import wording
-from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.errors import BadInputError
 from quail_audit.matrix import formats
 from quail_audit.report import FULL, Report, arm_at
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import write_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -39,17 +39,7 @@ def write_model_card(report: Report, path: Path) -> None:
         changed = with_results(text, report)
     except ValueError as error:
         raise BadInputError(str(error), where=str(path), mend="Mend the metadata between the two --- lines") from error
-    target = path.resolve()
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            file.write(changed)
-        if target.exists():
-            shutil.copymode(target, unfinished)
-        unfinished.replace(target)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise EnvironmentProblemError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+    write_whole(path, changed)
 
 
 def _read(path: Path) -> str:

@@ -5,18 +5,18 @@ Not here: the limits themselves (policy.py) and the themes (themes.py).
 """
 
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_config_path
 from pydantic import AfterValidator, Field, ValidationError
 
+from quail_audit.errors import QuailError
 from quail_audit.model import Model, first_problem
 from quail_audit.tui.layer_views import Mode
 from quail_audit.tui.themes import DEFAULT_THEME
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import writable, write_whole
 
 FILE = "settings.json"
 LARGEST_BYTES = 256 * 1024
@@ -117,24 +117,13 @@ def save_settings(settings: Settings) -> str | None:
         What went wrong, or None.
     """
     path = config_folder() / FILE
-    unfinished: Path | None = None
     try:
-        path = path.resolve()  # people link such files to a folder of their own; the link stays
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: two apps that write one temporary file at once would tear it.
-        descriptor, name = tempfile.mkstemp(prefix=f".{FILE}.", suffix=".unfinished", dir=path.parent)
-        unfinished = Path(name)
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(settings.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
-        return f"cannot save the settings in {printable(str(path))}: {_reason(error)}"
-    finally:
-        if unfinished is not None:
-            with suppress(OSError):  # there is none any more where all went well
-                unfinished.unlink()
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, settings.model_dump_json(indent=2) + "\n")
+    except (QuailError, ValueError) as error:  # ValueError: a null character in QUAIL_CONFIG_DIR
+        reason = error.message if isinstance(error, QuailError) else str(error)
+        return f"cannot save the settings in {printable(str(path))}: {reason}"
     return None
 
 

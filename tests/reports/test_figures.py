@@ -162,5 +162,5 @@ def test_without_matplotlib_the_message_says_what_to_install(tmp_path: Path, mon
 
 def test_a_folder_that_cannot_be_made_is_an_environment_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentProblemError, match="cannot write figures"):
+    with pytest.raises(EnvironmentProblemError, match="cannot write"):
         write_figures(report_of(*events()), tmp_path / "file")

@@ -152,7 +152,7 @@ def test_a_write_that_fails_keeps_the_former_settings_and_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(step, fail)
-        assert "No space left on device" in (save_settings(Settings()) or "")
+        assert "the disk is full" in (save_settings(Settings()) or "")
     assert load_settings() == (SOME, None)
     assert [path.name for path in folder.iterdir()] == [FILE]
 

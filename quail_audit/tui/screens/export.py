@@ -21,6 +21,7 @@ from quail_audit.runs import replay
 from quail_audit.seal import sealed
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.untrusted import printable
+from quail_audit.whole_files import new_file
 
 TEXT_COLUMNS = 120
 PICTURE = "svg"
@@ -114,12 +115,8 @@ class ExportScreen(ModalScreen[None]):
 
     def _write_file(self, path: Path, kind: str) -> None:
         """Write all of it, or leave no file."""
-        with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            try:
-                file.writelines(self._content(kind))
-            except BaseException:
-                path.unlink()
-                raise
+        with new_file(path) as file:
+            file.writelines(self._content(kind))
 
     def _content(self, kind: str) -> Iterable[str]:
         if kind == PICTURE:

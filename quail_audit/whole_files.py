@@ -1,0 +1,160 @@
+"""Files that are written whole or not at all, and what is said where something cannot be written.
+
+Not here: files that grow by lines (line_files.py), checkpoints (quail_train/output.py), and what is in a file.
+"""
+
+import errno
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from quail_audit.errors import EnvironmentProblemError, QuailError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (*_FULL, errno.EFBIG)
+
+
+class _Writing(io.TextIOWrapper):
+    """Text on its way into a file, whose errors name that file."""
+
+    def __init__(self, file: io.BufferedWriter, place: Path) -> None:
+        super().__init__(file, encoding="utf-8", errors="backslashreplace", newline="")
+        self._place = place
+
+    def write(self, text: str, /) -> int:
+        with writable(self._place):
+            return super().write(text)
+
+    def flush(self) -> None:
+        with writable(self._place):
+            super().flush()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[io.TextIOWrapper]:
+    """A file to write into, that takes its place when all of it is there, and is gone where that fails.
+
+    It is made at once, so that a bad name is found before there is anything to write. What is no ordinary file, as a
+    pipe or a terminal, is written as it is. A link stays, and so do a file's permissions.
+
+    Args:
+        path: of the file; what stands there is replaced.
+
+    Raises:
+        EnvironmentProblemError: it cannot be written, as on a full disk; what stood there before still does.
+    """
+    with _named(path), writable(path):
+        target = path.resolve()
+        is_other = target.exists() and not target.is_file()
+        if target.is_file() and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        # A name of its own: two that write one unfinished file at once would tear it.
+        own = target if is_other else target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
+        file = _Writing(own.open("wb" if is_other else "xb"), path)
+    try:
+        yield file
+        with writable(path):
+            file.flush()
+            if not is_other:
+                os.fsync(file.fileno())  # some file systems say only now that they are full
+            file.close()
+            if not is_other:
+                if target.exists():
+                    shutil.copymode(target, own)
+                own.replace(target)
+    finally:
+        with suppress(OSError, QuailError):
+            file.close()
+        if not is_other:
+            with suppress(OSError):  # there is none any more where all went well
+                own.unlink()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees all of it or none.
+
+    Raises:
+        EnvironmentProblemError: it cannot be written; what stood there before still does.
+    """
+    with whole_file(path) as file, writable(path):
+        if isinstance(content, bytes):
+            file.buffer.write(content)
+        else:
+            file.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[io.TextIOWrapper]:
+    """A file to write into that was not there before, and is not where writing it fails.
+
+    Raises:
+        FileExistsError: there is one.
+        EnvironmentProblemError: it cannot be written, as on a full disk.
+    """
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    with _named(path), writable(path):
+        file = _Writing(path.open("xb"), path)
+    try:
+        with file:
+            yield file
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+@contextmanager
+def writable(place: Path) -> Iterator[None]:
+    """Explain what keeps a file, or what is in a folder, from being written.
+
+    Raises:
+        EnvironmentProblemError: the disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads any more
+        raise
+    except OSError as error:
+        raise cannot_write(place, error) from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Explain a name that can be none: with a null character, or of a link that leads to itself."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise EnvironmentProblemError(f"cannot write: {error}", where=str(path), mend="Name another place") from error
+
+
+def cannot_write(place: Path | str, error: OSError, *, option: str = "") -> EnvironmentProblemError:
+    """What the operating system's refusal to write comes to.
+
+    Args:
+        place: the file or folder; empty where that is not known.
+        error: the refusal.
+        option: that names another place.
+    """
+    by = f" with {option}" if option else ""
+    if is_full(error):
+        message, mend = "the disk is full", f"Free some space there, or name a place on another disk{by}"
+    else:
+        message, mend = f"cannot write: {error.strerror or error}", f"Name a place that can be written{by}"
+    return EnvironmentProblemError(message, where=str(place), mend=mend)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that a disk is full, or somebody's share of it."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def no_room(error: BaseException) -> EnvironmentProblemError | None:
+    """What an error comes to that only writing ends with, wherever that was; None of any other."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return cannot_write(error.filename or "", error)
+    return None
