@@ -6,6 +6,7 @@ Imports nothing heavy at the top: a command imports what it needs.
 from __future__ import annotations
 
 import datetime
+import errno
 import functools
 import logging
 import os
@@ -74,6 +75,9 @@ def main() -> NoReturn:
     """The entry point of the `quail` command."""
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the command: nobody is to see it
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
     _add_plugged_in_commands()
     try:
         app()
@@ -625,7 +629,11 @@ def new_console(stream: TextIO) -> Console:
     """For results: as wide as the terminal, or TEXT_WIDTH elsewhere."""
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else TEXT_WIDTH)
+    class ResultConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # Rich would exit with 1, which means fail
+
+    return ResultConsole(file=stream, highlight=False, width=None if stream.isatty() else TEXT_WIDTH)
 
 
 @app.command(

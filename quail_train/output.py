@@ -168,7 +168,8 @@ def _write_shard(path: Path, source: Checkpoint, tensors: Sequence[str], trained
 def _write_bytes(file: BinaryIO, values: torch.Tensor) -> None:
     import torch
 
-    values.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
+    # Not numpy's tofile: on a full disk its error does not say that it is one.
+    file.write(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _shards(source: Checkpoint) -> dict[str, list[str]]:

@@ -164,6 +164,16 @@ def test_a_closed_pipe_is_no_crash(run_folder: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_result_that_nobody_reads_is_no_verdict(run_folder: Path, format: str) -> None:  # noqa: A002
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*QUAIL, "report", run_folder, "--format", format], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 130
+    assert done.stderr == b""
+
+
 def test_a_plain_locale_is_enough(run_folder: Path) -> None:
     done = quail("watch", run_folder, LANG="C", LC_ALL="C")
     assert done.returncode == 1
