@@ -47,6 +47,32 @@ _EVEN, _AWAY, _CUT = range(3)
 _ROUNDINGS = {"even": _EVEN, "away": _AWAY, "cut": _CUT}
 
 
+@njit(error_model="numpy", forceinline=True)
+def _steps(weight, inverse, start, zero, low, high, shift, how, from_float16, offsets, computing):
+    """A weight's code less the one that stands for zero: float32, a whole number.
+
+    The quotient is kept within its limits before it is rounded: they are whole, so it makes no difference.
+    """
+    w = in_dtype(weight, ROUND_TO_FLOAT16) if from_float16 else weight
+    quotient = in_dtype((w - start if offsets else w) * inverse, computing)
+    if how == _CUT:
+        return np.float32(np.int32(min(max(quotient + shift, low), high))) - zero
+    quotient = min(max(quotient, low - zero), high - zero)
+    if how == _EVEN:
+        return np.float32(np.float32(quotient + _MAGIC) - _MAGIC)
+    magnitude = abs(quotient)
+    whole = np.float32(np.int32(magnitude))
+    nearest = whole + np.float32(np.int32(np.float32(2.0) * (magnitude - whole)))
+    return -nearest if quotient < np.float32(0.0) else nearest
+
+
+@njit(error_model="numpy", forceinline=True)
+def _value(taken, scale, base, unit, offsets, dtype):
+    """What the deployed model computes with in place of a weight."""
+    scaled = taken * scale * unit
+    return in_dtype(scaled + base if offsets else scaled, dtype)
+
+
 @functools.cache
 def _pair_kernel(
     how: int,
@@ -60,37 +86,15 @@ def _pair_kernel(
 ) -> Any:
     """The loop for a way to round, pieces of so many weights that are so many blocks, and pair of types.
 
-    They become constants in it, which makes it faster. The range of codes does not: there are many schemes.
+    They become constants in it, which makes it faster. The range of codes does not: there are many schemes. It closes
+    over numbers alone: numba finds machine code that it kept by what a function closes over, and another function is
+    another one in each process.
     """
     computing_o = dtype_o if in_weights_dtype else ROUND_TO_FLOAT32
     computing_u = dtype_u if in_weights_dtype else ROUND_TO_FLOAT32
     few_changed = int(FEW_CHANGED * size)
     pieces_per_chunk = WEIGHTS_PER_CHUNK // size
     length = size // blocks
-
-    @njit(error_model="numpy")
-    def steps(weight, inverse, start, zero, low, high, shift, computing):
-        """A weight's code less the one that stands for zero: float32, a whole number.
-
-        The quotient is kept within its limits before it is rounded: they are whole, so it makes no difference.
-        """
-        w = in_dtype(weight, ROUND_TO_FLOAT16) if from_float16 else weight
-        quotient = in_dtype((w - start if offsets else w) * inverse, computing)
-        if how == _CUT:
-            return np.float32(np.int32(min(max(quotient + shift, low), high))) - zero
-        quotient = min(max(quotient, low - zero), high - zero)
-        if how == _EVEN:
-            return np.float32(np.float32(quotient + _MAGIC) - _MAGIC)
-        magnitude = abs(quotient)
-        whole = np.float32(np.int32(magnitude))
-        nearest = whole + np.float32(np.int32(np.float32(2.0) * (magnitude - whole)))
-        return -nearest if quotient < np.float32(0.0) else nearest
-
-    @njit(error_model="numpy")
-    def value(taken, scale, base, unit, dtype):
-        """What the deployed model computes with in place of a weight."""
-        scaled = taken * scale * unit
-        return in_dtype(scaled + base if offsets else scaled, dtype)
 
     @compiled(nogil=True)
     def kernel(original, unlearned, of_o, of_u, first_chunk, last_chunk, sums, updates, ratios, transitions, constants):
@@ -142,14 +146,34 @@ def _pair_kernel(
                             zero_o, zero_u = of_o[ZERO, block], of_u[ZERO, block]
                             o = np.int32(as_bits(original[piece, i])).view(np.float32)
                             u = np.int32(as_bits(unlearned[piece, i])).view(np.float32)
-                            steps_o = steps(
-                                o, of_o[INVERSE, block], of_o[START, block], zero_o, low, high, shift, computing_o
+                            steps_o = _steps(
+                                o,
+                                of_o[INVERSE, block],
+                                of_o[START, block],
+                                zero_o,
+                                low,
+                                high,
+                                shift,
+                                how,
+                                from_float16,
+                                offsets,
+                                computing_o,
                             )
-                            steps_u = steps(
-                                u, of_u[INVERSE, block], of_u[START, block], zero_u, low, high, shift, computing_u
+                            steps_u = _steps(
+                                u,
+                                of_u[INVERSE, block],
+                                of_u[START, block],
+                                zero_u,
+                                low,
+                                high,
+                                shift,
+                                how,
+                                from_float16,
+                                offsets,
+                                computing_u,
                             )
-                            rounded_o = value(steps_o, of_o[SCALE, block], of_o[BASE, block], unit, dtype_o)
-                            rounded_u = value(steps_u, of_u[SCALE, block], of_u[BASE, block], unit, dtype_u)
+                            rounded_o = _value(steps_o, of_o[SCALE, block], of_o[BASE, block], unit, offsets, dtype_o)
+                            rounded_u = _value(steps_u, of_u[SCALE, block], of_u[BASE, block], unit, offsets, dtype_u)
                             code_o, code_u = np.int32(steps_o + zero_o - low), np.int32(steps_u + zero_u - low)
                             r = np.float64(rounded_u) - np.float64(rounded_o)
                             d = np.float64(u) - np.float64(o)
@@ -180,10 +204,14 @@ def _pair_kernel(
                     for i in range(part * length, (part + 1) * length):
                         o = np.int32(as_bits(original[piece, i])).view(np.float32)
                         u = np.int32(as_bits(unlearned[piece, i])).view(np.float32)
-                        steps_o = steps(o, inverse_o, start_o, zero_o, low, high, shift, computing_o)
-                        steps_u = steps(u, inverse_u, start_u, zero_u, low, high, shift, computing_u)
-                        rounded_o = value(steps_o, scale_o, base_o, unit, dtype_o)
-                        rounded[i] = value(steps_u, scale_u, base_u, unit, dtype_u) - rounded_o
+                        steps_o = _steps(
+                            o, inverse_o, start_o, zero_o, low, high, shift, how, from_float16, offsets, computing_o
+                        )
+                        steps_u = _steps(
+                            u, inverse_u, start_u, zero_u, low, high, shift, how, from_float16, offsets, computing_u
+                        )
+                        rounded_o = _value(steps_o, scale_o, base_o, unit, offsets, dtype_o)
+                        rounded[i] = _value(steps_u, scale_u, base_u, unit, offsets, dtype_u) - rounded_o
                         code_o, code_u = np.int32(steps_o + to_code_o), np.int32(steps_u + to_code_u)
                         same = np.int32(same + np.int32(code_o == code_u))
                         d = u - o

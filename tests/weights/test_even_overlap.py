@@ -1,5 +1,6 @@
 """The loop over schemes with even levels, against the definitions in float64 and against tensor operations."""
 
+import inspect
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ from test_overlap import MEDIAN_ERROR, assert_equal_sums, pair
 from quail_audit.schemes.affine import AffineScheme
 from quail_audit.schemes.interface import Scheme
 from quail_audit.schemes.registry import known_schemes, scheme_named
-from quail_audit.weights import affine_kernels, overlap
+from quail_audit.weights import affine_kernels, kernels, overlap
 from quail_audit.weights.overlap import MatrixPair, layer_detail, layer_statistics, pair_sums, sums_by_tensor_operations
 
 # Compiling a loop takes seconds, for each scheme and pair of types: the default run has a scheme of each loop and each
@@ -127,6 +128,20 @@ def test_weights_that_are_no_numbers_are_counted(scheme: AffineScheme, bad: floa
     sums = pair_sums(original, unlearned, scheme)
     assert (sums.nonfinite_original, sums.nonfinite_unlearned) == (1, 2)
     assert layer_statistics(sums, name="x", block=None, role="x").state is None
+
+
+def test_a_loop_closes_over_nothing_that_is_another_in_the_next_process() -> None:
+    """Or what numba kept of it is never found again, and every audit compiles for seconds and leaves more files."""
+    loops = (
+        affine_kernels._pair_kernel(0, True, False, True, 128, 4, 0, 0),
+        kernels._pair_kernel((0.0,) * 15, tuple(map(float, range(16))), (1.0,) * 16, 64, 0, 0, True),
+    )
+    for loop in loops:
+        closed_over = inspect.getclosurevars(loop.py_func).nonlocals
+        assert closed_over
+        for name, value in closed_over.items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            assert all(isinstance(number, int | np.number) for number in numbers), name
 
 
 def test_rows_that_suit_no_loop_are_measured_too() -> None:

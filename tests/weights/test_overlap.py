@@ -550,5 +550,7 @@ def test_a_loop_loaded_from_disk_sums_as_the_one_just_compiled(tmp_path):
         ).stdout
 
     compiled = sums()
-    assert list(tmp_path.rglob("*.nbc"))
+    kept = sorted(tmp_path.rglob("*.nbc"))
+    assert {path.name.partition(".")[0] for path in kept} >= {"kernels", "affine_kernels"}
     assert sums() == compiled
+    assert sorted(tmp_path.rglob("*.nbc")) == kept, "the second process has compiled again"
