@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_cli import QUAIL, quail
+from test_cli import QUAIL, quail, quail_here
 from transformers import LlamaForCausalLM
 
 from quail_audit.audit import audit
@@ -242,8 +242,8 @@ def test_weights_that_are_no_numbers_are_named_and_counted(
         tensors["model.layers.1.mlp.up_proj.weight"][4, 0] = torch.inf
 
     spoil(unlearned, put_nan)
-    done = quail("audit", world / "original", unlearned, "--run-dir", tmp_path / "run")
-    assert done.returncode == 3
+    done = quail_here("audit", world / "original", unlearned, "--run-dir", tmp_path / "run")
+    assert done.exit_code == 3
     assert "3 weights are NaN or infinite, in 1 layers: model.layers.1.mlp.up_proj" in done.stderr
     assert str(unlearned) in done.stderr
     report = read_report(tmp_path / "run")
@@ -342,10 +342,10 @@ def test_the_command_streams_events(world: Path, tmp_path: Path) -> None:
 
 
 def test_output_goes_to_a_file(world: Path, tmp_path: Path) -> None:
-    done = quail(
+    done = quail_here(
         "audit", world / "original", world / "blank", "--run-dir", tmp_path / "run", "--output", tmp_path / "out.txt"
     )
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert done.stdout == ""
     assert "✓ PASS" in (tmp_path / "out.txt").read_text()
 
@@ -397,8 +397,8 @@ def test_sigkill_loses_nothing_that_was_measured(world: Path, tmp_path: Path) ->
     assert done.returncode == 4
     assert "carried" in done.stdout
     assert "was killed" in done.stderr
-    done = quail("audit", "--resume", tmp_path / "run", "--format", "json")
-    assert Report.model_validate_json(done.stdout).exit_code == done.returncode == 0
+    resumed = quail_here("audit", "--resume", tmp_path / "run", "--format", "json")
+    assert Report.model_validate_json(resumed.stdout).exit_code == resumed.exit_code == 0
 
 
 def test_a_full_disk_is_exit_4(world: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_judgement import quail
+from test_cli import quail_here as quail
 
 from quail_audit.events import RuleOutcome
 from quail_audit.report import Report

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from runs_for_tests import REQUEST, events
+from typer.testing import CliRunner, Result
 
+from quail_audit import cli
 from quail_audit.events import from_line
 from quail_audit.report import Report
 from quail_audit.runs import EVENTS, new_run, record
@@ -28,6 +30,11 @@ def quail(
         env=os.environ | {"COLUMNS": "100"} | environment,
         timeout=limit_s,
     )
+
+
+def quail_here(*arguments: str | Path) -> Result:
+    """The command in this process, where that makes no difference: a new one takes seconds to import torch."""
+    return CliRunner().invoke(cli.app, list(map(str, arguments)))
 
 
 @pytest.fixture
@@ -108,8 +115,10 @@ def test_a_missing_checkpoint_is_exit_3_and_no_traceback(tmp_path: Path) -> None
     assert done.stdout == ""
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    assert "Traceback" in quail("--debug", "audit", "./nothing", "./here", cwd=tmp_path).stderr
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "")  # so that what the option sets is taken back
+    assert "Traceback" in quail_here("--debug", "audit", "./nothing", "./here").stderr
 
 
 def test_an_output_that_cannot_be_written_costs_no_measuring(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runs_for_tests import REQUEST, events, layer
+from test_cli import quail_here as quail
 from test_docs import blocks, commands
-from typer.testing import CliRunner, Result
 
-from quail_audit import cli
 from quail_audit.audit import audit
 from quail_audit.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, PolicyRead, PolicyUsed, VerdictReached, from_line, to_line
@@ -47,11 +46,6 @@ reason = "a model that was never trained babbles"
 owner = "ana"
 expires = 2999-01-01
 """
-
-
-def quail(*arguments: str | Path) -> Result:
-    """The command in this process: a new one takes seconds to import torch."""
-    return CliRunner().invoke(cli.app, list(map(str, arguments)))
 
 
 @pytest.fixture(scope="module")
