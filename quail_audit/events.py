@@ -137,6 +137,9 @@ class Verdict(Model):
     reasons: tuple[Reason, ...]
 
 
+RuleStanding = Literal["passed", "failed", "waived", "known", "not judged"]  # known: no worse than in the baseline
+
+
 class RuleOutcome(Model):
     """One rule of the policy held against what was measured: the figure beside the limit, and what came of it.
 
@@ -153,7 +156,7 @@ class RuleOutcome(Model):
     high: float | None = None
     at_least: float | None = None
     at_most: float | None = None
-    standing: Literal["passed", "failed", "waived", "known", "not judged"]  # known: no worse than in the baseline
+    standing: RuleStanding
     decides: bool = True
     message: str
     layers: tuple[str, ...] = ()  # that do not meet it

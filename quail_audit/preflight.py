@@ -8,6 +8,7 @@ Not here: the audit (audit.py), which asks everything again itself.
 
 from __future__ import annotations
 
+import datetime
 import os
 import queue
 import threading
@@ -161,7 +162,7 @@ def _data(question: AboutData) -> Answer:
 def _policy(question: AboutPolicy) -> Answer:
     from quail_audit.policy_file import read_policy
 
-    return PolicyFound(limits=read_policy(question.file).limits)
+    return PolicyFound(policy=read_policy(question.file), day=datetime.datetime.now(datetime.UTC).date())
 
 
 def _schemes() -> Answer:

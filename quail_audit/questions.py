@@ -3,12 +3,13 @@
 Plain values that cross between two processes. Not here: how an answer is found (preflight.py) or shown (tui/).
 """
 
+import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
 from quail_audit.events import CheckpointFacts, Model
-from quail_audit.policy import Limits
+from quail_audit.policy import Policy
 
 
 class AboutCheckpoint(Model):
@@ -101,8 +102,11 @@ class DataFound(Model):
 
 
 class PolicyFound(Model):
+    """A policy that can be read, and the day on which it was, by UTC: what its waivers expire by."""
+
     kind: Literal["policy"] = "policy"
-    limits: Limits
+    policy: Policy
+    day: datetime.date
 
 
 class SchemeChoice(Model):

@@ -20,6 +20,14 @@ from quail_audit.questions import (
     Problem,
     SchemesFound,
 )
+from quail_audit.tui.policy_words import (
+    contents_in_a_line,
+    limits_in_a_line,
+    rows_of_limits,
+    rows_of_required,
+    rows_of_rules,
+    rows_of_waivers,
+)
 from quail_audit.untrusted import printable
 
 Tone = Literal["good", "bad", "open"]
@@ -62,12 +70,8 @@ def finding(answer: Answer | None) -> Finding:
         case DataFound():
             return Finding("good", " · ".join(_data_parts(answer)))
         case PolicyFound():
-            limits = answer.limits
-            return Finding(
-                "good",
-                f"recovery ≤ {limits.max_recovery_percent:g} % · overlap < {limits.overlap_at_risk:g} · "
-                f"survival ≥ {limits.survival_at_risk:g}",
-            )
+            said = contents_in_a_line(answer.policy, answer.day), limits_in_a_line(answer.policy.limits)
+            return Finding("good", " · ".join(part for part in said if part))
         case SchemesFound():
             return Finding("good", ", ".join(printable(scheme.name) for scheme in answer.schemes))
         case DevicesFound():
@@ -91,6 +95,14 @@ def details(answer: Answer | None) -> list[tuple[str, str]]:
                 for metric in metrics
             ]
             return [*((printable(what), printable(value)) for what, value in rows), *_notes(answer.notes)]
+        case PolicyFound():
+            policy = answer.policy
+            return [
+                *rows_of_limits(policy.limits),
+                *rows_of_required(policy),
+                *rows_of_rules(policy),
+                *((f"waiver: {rule}", said) for rule, said in rows_of_waivers(policy, answer.day)),
+            ]
         case _:
             found = finding(answer)
             return [("", f"{found.mark} {found.line}")]

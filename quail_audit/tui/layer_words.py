@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from quail_audit import wording
 from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics
+from quail_audit.policy import Limits
 
-OVERLAP_AT_RISK = 0.999  # the paper's line; a policy may have another, the layer's state then tells
-SURVIVAL_AT_RISK = 0.5
 LOUD_NOISE = 2.0
 HARDLY_TRAINED = 0.9  # and above, of weights that are the same
 HALF, WHOLE = RATIO_EDGES.index(0.5), RATIO_EDGES.index(1.0)
@@ -29,11 +28,16 @@ class Reading(NamedTuple):
     words: str
 
 
-def readings(layer: LayerStatistics) -> list[Reading]:
-    """Every statistic of a layer, the ones that decide its state first."""
+def readings(layer: LayerStatistics, limits: Limits) -> list[Reading]:
+    """Every statistic of a layer, the ones that decide its state first.
+
+    Args:
+        layer: its statistics.
+        limits: that hold for it.
+    """
     return [
-        Reading("overlap", wording.share(layer.overlap), _overlap(layer.overlap)),
-        Reading("survival", wording.ratio(layer.survival), _survival(layer.survival)),
+        Reading("overlap", wording.share(layer.overlap), _overlap(layer.overlap, limits.overlap_at_risk)),
+        Reading("survival", wording.ratio(layer.survival), _survival(layer.survival, limits.survival_at_risk)),
         Reading("noise", wording.ratio(layer.noise), _noise(layer.noise)),
         Reading("update/bucket", wording.ratio(layer.update_to_bucket), _update_to_bucket(layer.update_to_bucket)),
         Reading("identical", wording.share(layer.identical), _identical(layer.identical)),
@@ -44,18 +48,20 @@ def readings(layer: LayerStatistics) -> list[Reading]:
     ]
 
 
-def _overlap(value: float | None) -> str:
+def _overlap(value: float | None, limit: float) -> str:
     if value is None:
         return "not known: a weight is not a finite number"
     if value == 1.0:
         return "every code the same: one model as deployed"
-    return "the same code in both: " + ("nearly one model" if value >= OVERLAP_AT_RISK else "the codes differ")
+    return "the same code in both" + (
+        f": at risk, from {limit:g} on" if value >= limit else f"; at risk from {limit:g} on"
+    )
 
 
-def _survival(value: float | None) -> str:
+def _survival(value: float | None, limit: float) -> str:
     if value is None:
         return "nothing changed that could survive"
-    return "of the update is left" + (": rounding takes it away" if value < SURVIVAL_AT_RISK else " after rounding")
+    return "of the update is left" + (f": at risk, under {limit:g}" if value < limit else f"; at risk under {limit:g}")
 
 
 def _noise(value: float | None) -> str:

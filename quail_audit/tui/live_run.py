@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from quail_audit.attributed import brought_back
-from quail_audit.errors import BadInputError
+from quail_audit.errors import BadInputError, QuailError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
 from quail_audit.matrix import Format, format_of
 from quail_audit.policy import Limits
@@ -95,12 +95,12 @@ class LiveRun(Followed):
         return request if isinstance(request, AuditRequest) else None
 
     @property
-    def limit_percent(self) -> float:
-        """Of recovery, by the run's policy."""
+    def limits(self) -> Limits:
+        """Of the run's policy; its of_metric and of_layer say what holds where."""
         if self.state.policy is not None:
-            return self.state.policy.effective.limits.max_recovery_percent
+            return self.state.policy.effective.limits
         request = self.request
-        return _limit_percent(request.policy if request is not None else None)
+        return Limits() if request is None else _limits(request.policy, tuple(request.limits.items()))
 
     @property
     def schemes(self) -> tuple[str, ...]:
@@ -204,12 +204,12 @@ class LiveRun(Followed):
 
 
 @functools.lru_cache(maxsize=64)
-def _limit_percent(policy: str | None) -> float:
-    """The default where the policy's file is not here, as of a run from another machine."""
+def _limits(policy: str | None, given: tuple[tuple[str, float], ...]) -> Limits:
+    """Of a run that has not said them; the default where the policy's file is not here, as of one from elsewhere."""
     try:
-        return read_policy(policy).limits.max_recovery_percent
-    except BadInputError:
-        return Limits().max_recovery_percent
+        return read_policy(policy, dict(given)).limits
+    except QuailError:
+        return Limits()
 
 
 def _as_sample(event: Event, folder: Path) -> SampleScored:

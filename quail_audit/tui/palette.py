@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from quail_audit import matrix
     from quail_audit.comparison import Standing
-    from quail_audit.events import Outcome, State
+    from quail_audit.events import Outcome, RuleStanding, State
 
 
 def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:
@@ -39,6 +39,17 @@ def of_format(app: App[Any], standing: matrix.Standing) -> Style:
     if standing == "unknown":
         return muted(app)
     return of_outcome(app, "inconclusive" if standing == "not measured" else standing)
+
+
+def of_rule(app: App[Any], standing: RuleStanding) -> Style:
+    """For what came of a rule."""
+    colours: dict[RuleStanding, str] = {
+        "passed": "pass",
+        "failed": "fail",
+        "waived": "inconclusive",
+        "known": "inconclusive",
+    }
+    return style(app, f"verdict-{colours[standing]}", bold=True) if standing in colours else muted(app)
 
 
 def heat(app: App[Any], position: float) -> Style:

@@ -21,7 +21,7 @@ def answer(question):
         return {"kind": "problem", "message": "this data is for a classifier", "where": source, "mend": "Give texts"}
     if kind == "pair": return {"kind": kind, "layers": 28, "weights": 1000000}
     if kind == "data": return {"kind": kind, "samples": {"verbmem_forget": 24}, "skipped": {"privleak": "no texts"}}
-    if kind == "policy": return {"kind": kind, "limits": {}}
+    if kind == "policy": return {"kind": kind, "policy": {}, "day": "2026-01-01"}
     return {"kind": "checkpoint", "facts": facts(source), "layers": 28, "notes": ["a [b]note[/b]"]}
 for line in sys.stdin:
     print(json.dumps(answer(json.loads(line))), flush=True)

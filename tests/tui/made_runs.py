@@ -22,6 +22,8 @@ from quail_audit.events import (
     MetricScored,
     PairOpened,
     Planned,
+    PolicyRead,
+    PolicyUsed,
     Reason,
     Recovery,
     RecoveryMeasured,
@@ -38,6 +40,9 @@ from quail_audit.events import (
     WeightsMeasured,
     to_line,
 )
+from quail_audit.judgement import day_of, judge_report
+from quail_audit.policy import Policy
+from quail_audit.report import RunState
 from quail_audit.runs import EVENTS, REQUEST
 
 ROLES = (
@@ -304,6 +309,25 @@ def _recovery(metric: str, outcome: str) -> Recovery:
     if outcome == "pass":
         return Recovery(outcome="held", percent=2.0, low=0.0, high=6.0, floor=30.0, floor_arm="retrain/full")
     return Recovery(outcome="recovered", percent=97.0, low=91.0, high=103.0, floor=30.0, floor_arm="retrain/full")
+
+
+def judged_by(policy: Policy, made: Iterator[Event], source: str = "quail.toml") -> Iterator[Event]:
+    """The same audit by a policy: it is said first, and the verdict is by it."""
+    state = RunState()
+    for event in made:
+        told = event
+        if isinstance(event, RunStarted):
+            told = event.model_copy(update={"request": event.request.model_copy(update={"policy": source})})
+        elif isinstance(event, VerdictReached):
+            report = state.report()
+            found = judge_report(report, policy, day_of(report))
+            told = event.model_copy(update={"verdict": found.overall, "schemes": found.schemes, "rules": found.rules})
+        state.apply(told)
+        yield told
+        if isinstance(told, RunStarted):
+            read = PolicyRead(policy=PolicyUsed(source=source, effective=policy))
+            state.apply(read)
+            yield read
 
 
 def write_run(folder: Path, made: Iterator[Event] | None = None) -> Path:

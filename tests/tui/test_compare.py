@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from made_runs import events as audit_events
-from made_runs import write_run
+from made_runs import judged_by, write_run
 from made_training import repaired
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from quail_audit.events import VerdictReached
+from quail_audit.policy import Limits, OtherLimits, Policy
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.compare import CompareScreen
@@ -24,14 +25,17 @@ from quail_audit.tui.widgets.score_changes import ScoreChanges, signed
 LIMIT_S = 30.0
 
 
+POLICY = Policy(limits=Limits(where=(OtherLimits(metrics=("verbmem_forget",), max_recovery_percent=12.0),)))
+
+
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QuailApp:
     """On a run that failed; beside it its repaired one, and one of another model, which was written last."""
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / ".quail" / "runs"
     made = {
-        "before": audit_events(blocks=4, schemes=("nf4", "fp4")),
-        "repaired": repaired(audit_events(blocks=4, schemes=("nf4", "fp4"), outcome="pass")),
+        "before": judged_by(POLICY, audit_events(blocks=4, schemes=("nf4", "fp4"))),
+        "repaired": judged_by(POLICY, repaired(audit_events(blocks=4, schemes=("nf4", "fp4"), outcome="pass"))),
         "smaller": audit_events(blocks=2, schemes=("nf4",), retrain=False),
     }
     for age, (name, events) in enumerate(reversed(made.items())):
@@ -90,7 +94,8 @@ async def test_scores_say_better_worse_or_the_same_in_words(app: QuailApp) -> No
         assert "unlearned/nf4" in lines[verbmem + 1]
         assert "▲ better" in lines[verbmem + 1]
         assert "came back" in lines[verbmem + 2]
-        assert "▲ better  limit 10 %" in lines[verbmem + 2]
+        assert "▲ better  limit 12 %" in lines[verbmem + 2]
+        assert any("▲ better  limit 10 %" in line for line in lines)  # KnowMem's
         assert not any("original/full" in line for line in lines)
         await pilot.press("v")
         await pilot.pause()

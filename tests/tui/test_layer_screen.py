@@ -10,6 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static, Tabs
 
 from quail_audit.events import RATIO_EDGES, Event, LayerDetail, LayerMeasured, LayerStatistics, RunStarted, to_line
+from quail_audit.policy import Limits
 from quail_audit.runs import EVENTS
 from quail_audit.tui import layer_words
 from quail_audit.tui.app import QuailApp
@@ -109,9 +110,23 @@ def test_a_count_fits_four_characters(count: int, shown: str) -> None:
     assert short_count(int(count)) == shown
 
 
+def test_a_statistic_is_held_to_the_limit_of_its_layer() -> None:
+    layer = next(layer for layer in layers(8, "nf4") if layer.state == "carried")
+    for limits, overlap, survival in (
+        (Limits(), "the same code in both; at risk from 0.999 on", "of the update is left; at risk under 0.5"),
+        (
+            Limits(overlap_at_risk=0.5, survival_at_risk=1.0),
+            "the same code in both: at risk, from 0.5 on",
+            "of the update is left: at risk, under 1",
+        ),
+    ):
+        words = {reading.name: reading.words for reading in layer_words.readings(layer, limits)}
+        assert (words["overlap"], words["survival"]) == (overlap, survival)
+
+
 def test_every_statistic_has_words_that_fit_80_columns() -> None:
     for layer in layers(8, "nf4"):
-        for reading in layer_words.readings(layer):
+        for reading in layer_words.readings(layer, Limits()):
             assert reading.words
             assert len(reading.words) <= 49
     broken = {field: None for field in LayerStatistics.model_fields if field not in ("name", "role", "weights")}
@@ -120,7 +135,7 @@ def test_every_statistic_has_words_that_fit_80_columns() -> None:
         | {"name": "a", "role": "a", "weights": 9, "at_risk": False, "nonfinite_original": 3}
         | {"nonfinite_unlearned": 0}
     )
-    assert "3" in [reading.value for reading in layer_words.readings(layer)]
+    assert "3" in [reading.value for reading in layer_words.readings(layer, Limits())]
     assert layer_words.state_in_words(layer).startswith("not finite")
 
 

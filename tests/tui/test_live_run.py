@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import METRICS, detail, events, write_run
+from made_runs import METRICS, detail, events, judged_by, write_run
 
 from quail_audit.errors import BadInputError
 from quail_audit.events import LayerMeasured, SampleScored, to_line
 from quail_audit.forgetting.recovery import recovery
+from quail_audit.policy import Limits, OtherLimits, Policy
 from quail_audit.report import RunState
 from quail_audit.runs import EVENTS
 from quail_audit.tui import feed as feed_module
@@ -206,4 +207,19 @@ def test_the_limit_is_the_policys(tmp_path: Path) -> None:
         first, *others = events()
         request = first.request.model_copy(update={"policy": path})  # type: ignore[union-attr]
         made = iter([first.model_copy(update={"request": request}), *others])
-        assert followed(write_run(tmp_path / f"run of {policy}", made)).limit_percent == limit
+        assert followed(write_run(tmp_path / f"run of {policy}", made)).limits == Limits(max_recovery_percent=limit)
+
+
+def test_limits_of_the_command_line_count_before_the_policys(tmp_path: Path) -> None:
+    """Also where the run has not said yet what it is judged by."""
+    first, *others = events()
+    given = {"policy": None, "limits": {"max_recovery_percent": 3.0}}
+    request = first.request.model_copy(update=given)  # type: ignore[union-attr]
+    run = followed(write_run(tmp_path / "run", iter([first.model_copy(update={"request": request}), *others])))
+    assert run.limits == Limits(max_recovery_percent=3.0)
+
+
+def test_the_limits_are_those_that_the_run_says(tmp_path: Path) -> None:
+    limits = Limits(where=(OtherLimits(schemes=("nf4",), metrics=("knowmem_*",), max_recovery_percent=60.0),))
+    run = followed(write_run(tmp_path / "run", judged_by(Policy(limits=limits), events(), "not here.toml")))
+    assert run.limits == limits

@@ -12,7 +12,7 @@ import pytest
 from stand_in_hub import Repository, StandIn, folder_files, running
 from tiny_models import llama_config, save
 
-from quail_audit.policy import Limits
+from quail_audit.policy import Policy
 from quail_audit.preflight import answer
 from quail_audit.questions import (
     AboutCheckpoint,
@@ -202,8 +202,10 @@ def test_a_policy_says_its_limits(tmp_path: Path) -> None:
     path.write_text("[limits]\nmax_recovery_percent = 25\n")
     found = answer(AboutPolicy(file=str(path)))
     assert isinstance(found, PolicyFound)
-    assert found.limits.max_recovery_percent == 25.0
-    assert answer(AboutPolicy(file=None)) == PolicyFound(limits=Limits())
+    assert found.policy.limits.max_recovery_percent == 25.0
+    defaults = answer(AboutPolicy(file=None))
+    assert isinstance(defaults, PolicyFound)
+    assert defaults.policy == Policy()
     path.write_text("[limits]\nmax_recovery = 25\n")
     assert isinstance(answer(AboutPolicy(file=str(path))), Problem)
 

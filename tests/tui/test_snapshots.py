@@ -3,6 +3,7 @@
 `pytest tests/tui/test_snapshots.py --snapshot-update` accepts what is drawn now: look at the pictures before doing so.
 """
 
+import datetime
 import os
 import sys
 import time
@@ -14,11 +15,12 @@ import pytest
 from app_tests import settled, until
 from made_answers import ANSWERS
 from made_cures import write_carry
-from made_runs import FORMATS, ROLES, events, write_attribution, write_run
+from made_runs import FORMATS, ROLES, events, judged_by, write_attribution, write_run
 from made_training import REQUESTED, install_commands, repaired, training_events, write_training
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from quail_audit.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens import start
 from quail_audit.tui.screens.audit import AuditScreen
@@ -112,6 +114,27 @@ async def draw_attributed(pilot: Pilot[Any]) -> None:
     await opened(pilot, "1", "m", "m", "m", "m")
 
 
+async def draw_policy(pilot: Pilot[Any]) -> None:
+    app = pilot.app
+    assert isinstance(app, QuailApp)
+    app.pop_screen()
+    policy = Policy(
+        limits=Limits(where=(OtherLimits(schemes=("fp4",), max_recovery_percent=60.0),)),
+        required=Required(samples={"verbmem_forget": 100}),
+        rules=(
+            Rule(name="the MLPs carry their updates", figure="survival", layers=("*.mlp.*",), at_least=0.8),
+            Rule(name="utility", figure="score", metrics=("verbmem_retain",), at_least=40.0),
+        ),
+        waivers=(
+            Waiver(rule="the MLPs*", reason="kept in 16 bits", owner="release", expires=datetime.date(2026, 6, 30)),
+            Waiver(rule="utility", reason="was low once", owner="data", expires=datetime.date(2025, 12, 31)),
+        ),
+    )
+    made = judged_by(policy, events(blocks=8, schemes=("nf4", "fp4"), samples=4))
+    app.open_run(write_run(Path("judged"), made))
+    await opened(pilot, "p")
+
+
 async def draw_compare(pilot: Pilot[Any]) -> None:
     app = pilot.app
     assert isinstance(app, QuailApp)
@@ -167,6 +190,7 @@ SCREENS: dict[str, Draw] = {
     "audit-stopped": draw_live,
     "audit-formats": draw_formats,
     "audit-attributed": draw_attributed,
+    "policy": draw_policy,
     "layer": keys("3", "o", "enter"),
     "samples": keys("s"),
     "remediate": keys("r"),
@@ -181,7 +205,7 @@ SCREENS: dict[str, Draw] = {
 }
 
 
-SLOW_SCREENS = {"audit-attributed", "cure"}  # much like others that the default run draws
+SLOW_SCREENS = {"audit-attributed", "cure", "policy"}  # much like others that the default run draws
 
 
 def looks() -> list[Any]:

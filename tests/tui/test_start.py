@@ -514,17 +514,16 @@ async def test_the_folders_own_policy_is_filled_in_before_a_remembered_one(
     assert [request.policy for request in started] == ["quail.toml", None, None, "other.toml"]
 
 
-@pytest.mark.asyncio
-async def test_the_process_that_measures_is_told_the_policy(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_that_measures_is_told_the_policy(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "quail.toml").write_text("[limits]\n")
     asked: list[list[str]] = []
     monkeypatch.setattr(QuailApp, "_start", lambda self, arguments: asked.append(arguments))
-    async with opened_app() as pilot:
-        for policy in ("quail.toml", "none"):
-            await fill(pilot, original="a", unlearned="b", policy=policy)
-            await pilot.press("ctrl+r")
-            await pilot.press("escape")
-    assert [arguments[arguments.index("--policy") + 1] for arguments in asked] == ["quail.toml", "none"]
+    monkeypatch.setattr(QuailApp, "_keep", lambda self, settings: None)
+    for policy in ("quail.toml", "none", ""):
+        request = Choices(original="a", unlearned="b", policy=policy).request()
+        assert request is not None
+        QuailApp().measure(request)
+    assert [arguments[arguments.index("--policy") + 1] for arguments in asked] == ["quail.toml", "none", "none"]
 
 
 def test_the_policy_to_begin_with_is_the_one_that_the_command_would_read(here: Path) -> None:

@@ -43,6 +43,7 @@ class AuditScreen(QuailScreen[None]):
         Binding("2", "panel('forgetting')", "Forgetting", show=False),
         Binding("3", "panel('layers')", "Layers", show=False),
         Binding("f,4", "formats", "Formats", key_display="f", tooltip="A verdict for each format; again: back"),
+        Binding("p", "policy", "Policy", tooltip="What came of each rule of the policy, the figure beside the limit"),
         Binding("escape", "back", "Back", show=False),
     ]
 
@@ -247,6 +248,11 @@ class AuditScreen(QuailScreen[None]):
         from quail_audit.tui.screens.compare import CompareScreen
 
         self.app.push_screen(CompareScreen(self.run))
+
+    def action_policy(self) -> None:
+        from quail_audit.tui.screens.policy import PolicyScreen
+
+        self.app.push_screen(PolicyScreen(self.run))
 
     def action_export(self) -> None:
         from quail_audit.tui.screens.export import ExportScreen

@@ -116,9 +116,7 @@ class CompareScreen(QuailScreen[None]):
         if self.scheme not in schemes.both:
             self.scheme = schemes.both[0] if schemes.both else ""
         found = compare_scheme(self.before.state.report(), after.state.report(), self.scheme)
-        self.query_one(ScoreChanges).show(
-            found, self.before, after, every_arm=self._every_arm, limit_percent=after.limit_percent
-        )
+        self.query_one(ScoreChanges).show(found, self.before, after, every_arm=self._every_arm, scheme=self.scheme)
         self._show_layers(found, after)
         self._show_caveats(found, after)
         return True

@@ -30,6 +30,8 @@ TERMS: Mapping[str, str] = {
     "PrivLeak": "can it be told from its probabilities that it was trained on the texts? 0 is best",
     "NLL": "mean loss of a text's tokens in nats; low means well known",
     "recovery": "of what there was to forget, the part that comes back when the unlearned model is rounded",
+    "policy": "what a release has to meet: limits, rules, what must be measured, and waivers",
+    "waiver": "a known failure that the policy lets pass until a day, with a reason and an owner",
     "verdict": "fail: the whole interval of a recovery is above the limit; pass: none of it is; else inconclusive",
 }
 

@@ -115,7 +115,7 @@ class LayerScreen(QuailScreen[str]):
             codes.show(None, sentence)
             self._detail_of = None
             return
-        figures.show(layer, self.run.layers(self.scheme))
+        figures.show(layer, self.run.layers(self.scheme), self.run.limits.of_layer(self.scheme, layer.name))
         if self._detail_of != (self.scheme, self.layer_name):
             self._detail_of = (self.scheme, self.layer_name)
             detail, sentence = self._detail()

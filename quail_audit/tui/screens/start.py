@@ -67,7 +67,7 @@ PLACEHOLDERS = {
     "unlearned": "the model after it, or a LoRA adapter on the original",
     "retrain": "optional: a model that never saw the forget set",
     "data": "optional: a folder in MUSE layout; without it, weights only",
-    "policy": "optional: a TOML file with limits, rules and waivers; without it, the default limits",
+    "policy": "optional: a TOML file; without it, the default limits",
 }
 NO_RUNS = (
     "No audit has been run here yet.\n\n"

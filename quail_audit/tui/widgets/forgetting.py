@@ -140,15 +140,16 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
 
     def _gauge(self, run: LiveRun, scheme: str, metric: str, cells: int) -> Text:
         recovery = run.state.recoveries.get(scheme, {}).get(metric)
+        limit_percent = run.limits.of_metric(scheme, metric).max_recovery_percent
         if recovery is None:
             percent = run.running_recovery_percent(metric, scheme)
             if percent is None:
                 return Text("")
-            return self._bar(percent, run.limit_percent, f"~{percent:.0f} %", palette.muted(self.app), cells)
+            return self._bar(percent, limit_percent, f"~{percent:.0f} %", palette.muted(self.app), cells)
         if recovery.percent is None:
             return Text(recovery.outcome, style=palette.muted(self.app))
         label = f"{recovery.percent:.0f} % {self._mark(recovery)}"
-        return self._bar(recovery.percent, run.limit_percent, label, self._style(recovery), cells)
+        return self._bar(recovery.percent, limit_percent, label, self._style(recovery), cells)
 
     def _bar(self, percent: float, limit_percent: float, label: str, style: Style, cells: int) -> Text:
         limit, filled = gauge_cell(limit_percent, cells), gauge_cell(percent, cells)

@@ -15,6 +15,7 @@ from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.events import LayerStatistics
+from quail_audit.policy import Limits
 from quail_audit.tui import layer_views, palette
 from quail_audit.tui.layer_words import readings
 from quail_audit.untrusted import printable
@@ -47,14 +48,14 @@ class LayerFigures(VerticalScroll, can_focus=True):
         """Show a sentence in place of a layer."""
         self.query_one("#figures", Static).update(Text(sentence, style=palette.muted(self.app)))
 
-    def show(self, layer: LayerStatistics, layers: Sequence[LayerStatistics]) -> None:
-        """Show a layer among those measured."""
+    def show(self, layer: LayerStatistics, layers: Sequence[LayerStatistics], limits: Limits) -> None:
+        """Show a layer among those measured, by the limits that hold for it."""
         muted = palette.muted(self.app)
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
         table.add_column(ratio=1)
-        for reading in readings(layer):
+        for reading in readings(layer, limits):
             words = Text(reading.words, style=muted)
             table.add_row(reading.name, Text(reading.value, style=Style(bold=True)), words)
         column = layer_views.column_of(layer)

@@ -20,6 +20,7 @@ from quail_audit.comparison import (
     Standing,
 )
 from quail_audit.events import Recovery, Score
+from quail_audit.policy import Limits
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.untrusted import printable
@@ -49,10 +50,8 @@ class ScoreChanges(VerticalScroll, can_focus=True):
     def compose(self) -> ComposeResult:
         yield Static(id="score-changes")
 
-    def show(
-        self, found: SchemeComparison, before: LiveRun, after: LiveRun, *, every_arm: bool, limit_percent: float
-    ) -> None:
-        """Draw what is known now."""
+    def show(self, found: SchemeComparison, before: LiveRun, after: LiveRun, *, every_arm: bool, scheme: str) -> None:
+        """Draw what is known now of a scheme. Limits are those of the run after."""
         self._has_intervals = self.scrollable_content_region.width > WIDTH_WITH_INTERVALS
         self._columns = FIGURE_COLUMNS if self._has_intervals else NARROW_FIGURE_COLUMNS
         self.border_subtitle = "v: every arm" if not every_arm else "v: only what changes"
@@ -66,7 +65,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
                     text.append_text(self._score(title, change, before, after))
                     title = ""
             if metric in recoveries:
-                text.append_text(self._recovery(title, recoveries[metric], limit_percent))
+                text.append_text(self._recovery(title, recoveries[metric], after.limits.of_metric(scheme, metric)))
         if not known:
             text = Text("Neither run has scores: both were given no data.", style=palette.muted(self.app))
         self.query_one("#score-changes", Static).update(text)
@@ -118,12 +117,14 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         digits = 2 if change.metric.startswith("nll") else 1
         return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted(self.app))
 
-    def _recovery(self, title: str, change: RecoveryChange, limit_percent: float) -> Text:
+    def _recovery(self, title: str, change: RecoveryChange, limits: Limits) -> Text:
         before, after = change.before, change.after
         difference = ""
         if before is not None and after is not None and before.percent is not None and after.percent is not None:
             difference = f"{signed(after.percent - before.percent, 0)} %"
-        limit = "" if after is not None and after.outcome == "reported only" else f"limit {limit_percent:g} %"
+        limit = (
+            "" if after is not None and after.outcome == "reported only" else f"limit {limits.max_recovery_percent:g} %"
+        )
         return self._line(
             title, "came back", self._percent(before), self._percent(after), difference, change.standing, limit
         )

@@ -1,0 +1,112 @@
+"""A policy in words: its limits, what it requires, its rules and its waivers, each as a row. Judges and draws nothing.
+
+Every text comes out printable, as names, reasons and owners are whatever somebody wrote into a file.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Sequence
+
+from quail_audit.events import RuleOutcome
+from quail_audit.policy import EVERYTHING, Limits, OtherLimits, Policy, Waiver
+from quail_audit.rules import limits_in_words
+from quail_audit.untrusted import printable
+
+Row = tuple[str, str]  # what, and what is said of it
+LONGEST_NAME = 40  # of what is in a column of its own
+EVERYWHERE = "everywhere"
+
+
+def limits_in_a_line(limits: Limits | OtherLimits) -> str:
+    """Those that are set: recovery ≤ 10 % · overlap < 0.999 · survival ≥ 0.5."""
+    words = {
+        "recovery ≤ {:g} %": limits.max_recovery_percent,
+        "overlap < {:g}": limits.overlap_at_risk,
+        "survival ≥ {:g}": limits.survival_at_risk,
+    }
+    return " · ".join(said.format(value) for said, value in words.items() if value is not None)
+
+
+def contents_in_a_line(policy: Policy, day: datetime.date) -> str:
+    """What there is besides the limits: ! 1 of 2 waivers expired · 3 rules; empty where there is nothing."""
+    parts = [_waivers_counted(policy, day), _counted(len(policy.rules), "rule")]
+    required = policy.required
+    parts.append(_counted(len(required.schemes) + len(required.metrics) + len(required.samples), "requirement"))
+    parts.append(_counted(len(policy.limits.where), "exception"))
+    return " · ".join(part for part in parts if part)
+
+
+def rows_of_limits(limits: Limits) -> Iterator[Row]:
+    """The limits that hold everywhere, then what is different where."""
+    yield EVERYWHERE, _every_limit(limits)
+    for each in limits.where:
+        yield _about(each.schemes, each.metrics, each.layers), _every_limit(each)
+
+
+def rows_of_required(policy: Policy) -> Iterator[Row]:
+    """What has to be measured."""
+    for scheme in policy.required.schemes:
+        yield _name(scheme), "the scheme must be measured"
+    for metric in policy.required.metrics:
+        yield _name(metric), "the metric must be measured"
+    for metric, least in policy.required.samples.items():
+        yield _name(metric), f"at least {least} samples"
+
+
+def rows_of_rules(policy: Policy) -> Iterator[Row]:
+    """What is checked besides the standard checks."""
+    for rule in policy.rules:
+        about = _about(rule.schemes, rule.metrics, rule.layers)
+        yield _name(rule.name), f"{rule.figure} {limits_in_words(rule.at_least, rule.at_most)} · {about}"
+
+
+def rows_of_waivers(policy: Policy, day: datetime.date, rules: Sequence[RuleOutcome] | None = None) -> Iterator[Row]:
+    """What is let pass, until when, by whom and why.
+
+    Args:
+        policy: that has them.
+        day: that they are held against.
+        rules: what came of the policy's rules, where they have been judged: then it is said of a waiver if it was idle.
+    """
+    used = [waiver for rule in rules or () for waiver in rule.waivers]
+    for waiver in policy.waivers:
+        is_idle = rules is not None and waiver not in used
+        yield _name(waiver.rule), f"{_waiver(waiver, day)}{' · waived nothing' if is_idle else ''}"
+
+
+def _waiver(waiver: Waiver, day: datetime.date) -> str:
+    expired = waiver.has_expired(day)
+    until = f"✗ expired on {waiver.expires}, which fails the release" if expired else f"until {waiver.expires}"
+    about = _about(waiver.schemes, waiver.metrics, waiver.layers)
+    said = "" if about == EVERYWHERE else f" · {about}"
+    return f"{until}{said} · by {printable(waiver.owner)}: {printable(waiver.reason)}"
+
+
+def _waivers_counted(policy: Policy, day: datetime.date) -> str:
+    expired = sum(waiver.has_expired(day) for waiver in policy.waivers)
+    if not expired:
+        return _counted(len(policy.waivers), "waiver")
+    return f"! {expired} of {_counted(len(policy.waivers), 'waiver')} expired"
+
+
+def _every_limit(limits: Limits | OtherLimits) -> str:
+    points = limits.informative_points
+    parts = [limits_in_a_line(limits), "" if points is None else f"informative from {points:g} points on"]
+    return " · ".join(part for part in parts if part)
+
+
+def _about(schemes: Iterable[str], metrics: Iterable[str] | None, layers: Iterable[str] | None) -> str:
+    """verbmem_* at nf4, fp4: what patterns are about; of all that a thing can be about, that it is everywhere."""
+    schemes = tuple(schemes)
+    named = ", ".join(metrics or layers or ())
+    at = "" if schemes == EVERYTHING else f"at {', '.join(schemes)}"
+    return printable(" ".join(part for part in (named, at) if part)) or EVERYWHERE
+
+
+def _counted(count: int, what: str) -> str:
+    return "" if not count else f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _name(text: str) -> str:
+    return printable(text, limit=LONGEST_NAME)

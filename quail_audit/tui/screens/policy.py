@@ -1,0 +1,51 @@
+"""By what a run is judged, and what came of each rule: over the audit screen, which has the verdict alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.widgets.policy_view import PolicyView
+
+LOOK_EVERY_S = 0.25
+
+
+class PolicyScreen(ModalScreen[None]):
+    """Goes on following the run while it is open."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,p,q", "close", "Close")]
+
+    def __init__(self, run: LiveRun) -> None:
+        super().__init__()
+        self.run = run
+        self._seen: tuple[object, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        view = PolicyView(classes="panel")
+        view.border_title = "Policy"
+        view.border_subtitle = "Escape closes"
+        yield view
+
+    def on_mount(self) -> None:
+        self.query_one(PolicyView).focus()
+        self.call_after_refresh(self._look)  # how wide it is decides how it is drawn
+        self.set_interval(LOOK_EVERY_S, self._look)
+
+    def on_resize(self) -> None:
+        self._seen = ()
+        self.call_after_refresh(self._look)
+
+    def _look(self) -> None:
+        """Samples and layers change nothing here, and come by the thousand."""
+        state = self.run.state
+        seen = (state.started, state.policy, state.verdict, state.rules, self.run.is_over)
+        if seen != self._seen:
+            self._seen = seen
+            self.query_one(PolicyView).show(self.run)
+
+    def action_close(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,155 @@
+"""The policy of a run: what came of each rule, the figure beside the limit, and everything that the policy holds."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from quail_audit import wording
+from quail_audit.clock import utc_of
+from quail_audit.events import RuleOutcome
+from quail_audit.policy import Policy
+from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, policy_title, rule_row
+from quail_audit.tui import palette
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.policy_words import Row, rows_of_limits, rows_of_required, rows_of_rules, rows_of_waivers
+from quail_audit.untrusted import printable
+
+MOST_LAYERS = 8  # that are named of a rule; the layer table has them all
+NARROW_COLUMNS = 96  # below, a rule takes two lines and not a row
+
+
+class PolicyView(VerticalScroll, can_focus=True):
+    """Judged when the run is at its end; before that, what will be judged."""
+
+    HOW_TO_READ: ClassVar[tuple[str, ...]] = (
+        "Each rule: what it is about, the figure that was measured, the limit it is held against, what came of it.",
+        "Waived is a failure that the policy lets pass until a day; an expired waiver fails the release by itself.",
+        "Not judged is what could not be told: too few samples, or nothing that the rule is about.",
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", "Down", show=False),
+        Binding("k", "scroll_up", "Up", show=False),
+        Binding("g", "scroll_home", "Top", show=False),
+        Binding("G", "scroll_end", "End", show=False),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="policy-text")
+
+    def show(self, run: LiveRun) -> None:
+        """Draw what is known now."""
+        self.query_one("#policy-text", Static).update(Group(*self._parts(run)))
+
+    def _parts(self, run: LiveRun) -> Iterator[RenderableType]:
+        state = run.state
+        if state.started is None:
+            yield Text("The run has not begun: by what it is judged is said first of all.", palette.muted(self.app))
+            return
+        report = state.report()
+        yield Text("Judged by ", palette.muted(self.app)) + Text(printable(policy_title(report)), "bold")
+        yield self._outcome(run)
+        if state.rules:
+            yield from self._judged(state.rules)
+        if state.policy is not None:
+            yield from self._asked(state.policy.effective, utc_of(state.started.started), state.rules or None)
+
+    def _outcome(self, run: LiveRun) -> Text:
+        state, muted = run.state, palette.muted(self.app)
+        if state.verdict is None:
+            if run.is_over:
+                return Text("The run was stopped before its end, so its rules were not judged.", muted)
+            return Text("◌ The rules are judged when everything is measured.", palette.style(self.app, "accent"))
+        outcome = state.verdict.outcome
+        mark = Text(wording.OUTCOME_MARKS[outcome], palette.of_outcome(self.app, outcome))
+        if not state.rules:
+            said = "  This run says nothing of rules: it is older than they are. quail policy check judges it by them."
+            return mark + Text(said, muted)
+        counts = [(standing, sum(rule.standing == standing for rule in state.rules)) for standing in STANDING_MARKS]
+        said = " · ".join(f"{count} {STANDING_MARKS[standing][2:]}" for standing, count in counts if count)
+        return mark + Text(f"  {said}", muted)
+
+    def _judged(self, rules: Sequence[RuleOutcome]) -> Iterator[RenderableType]:
+        yield ""
+        if self.scrollable_content_region.width >= NARROW_COLUMNS:
+            yield self._table(rules)
+            yield self._heading("Why")
+            yield Padding(self._reasons(rules), (0, 0, 0, 2))
+        else:
+            for rule in rules:
+                yield self._rule(rule)
+
+    def _table(self, rules: Sequence[RuleOutcome]) -> Table:
+        muted = palette.muted(self.app)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style=muted)
+        for heading in HEADINGS:
+            table.add_column(heading, overflow="fold", no_wrap=heading == HEADINGS[-1])
+        for rule in rules:
+            *cells, outcome = rule_row(rule).cells
+            style = palette.of_rule(self.app, rule.standing)
+            table.add_row(*(Text(printable(cell)) for cell in cells), Text(outcome, style))
+        return table
+
+    def _reasons(self, rules: Sequence[RuleOutcome]) -> Table:
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for rule in rules:
+            mark = Text(STANDING_MARKS[rule.standing][0], palette.of_rule(self.app, rule.standing))
+            table.add_row(mark, self._why(rule, palette.style(self.app, "foreground")))
+        return table
+
+    def _rule(self, rule: RuleOutcome) -> RenderableType:
+        """Where a row has no room: the rule, the figure beside the limit, and why, below each other."""
+        row, muted = rule_row(rule), palette.muted(self.app)
+        heading = Text.assemble(
+            (f"{row.outcome}  ", palette.of_rule(self.app, rule.standing)),
+            (printable(row.rule), "bold"),
+            (f"  {printable(row.about)}", muted),
+        )
+        said: list[RenderableType] = [self._why(rule, muted)]
+        if (row.figure, row.limit) != (wording.UNKNOWN, wording.UNKNOWN):
+            said.insert(0, Text(f"{printable(row.figure)}, the limit: {printable(row.limit)}"))
+        return Group(heading, Padding(Group(*said), (0, 0, 1, 2)))
+
+    def _why(self, rule: RuleOutcome, style: Style) -> Text:
+        text = Text(printable(rule.message), style, overflow="fold")
+        if rule.layers:
+            named = ", ".join(printable(layer) for layer in rule.layers[:MOST_LAYERS])
+            more = len(rule.layers) - MOST_LAYERS
+            text.append(f"\n{named}{f', and {more} more' if more > 0 else ''}", palette.muted(self.app))
+        return text
+
+    def _asked(
+        self, policy: Policy, started: datetime.datetime | None, rules: Sequence[RuleOutcome] | None
+    ) -> Iterator[RenderableType]:
+        yield from self._rows("Limits", rows_of_limits(policy.limits))
+        yield from self._rows("Required", rows_of_required(policy))
+        if rules is None:
+            yield from self._rows("Rules besides", rows_of_rules(policy))
+        if started is not None:  # the day that waivers are held against
+            yield from self._rows("Waivers", rows_of_waivers(policy, started.date(), rules))
+
+    def _rows(self, title: str, rows: Iterable[Row]) -> Iterator[RenderableType]:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(overflow="fold", max_width=max(20, self.scrollable_content_region.width // 3))
+        table.add_column(overflow="fold")
+        for what, said in rows:
+            table.add_row(Text(what), Text(said, palette.muted(self.app)))
+        if table.row_count:
+            yield self._heading(title)
+            yield Padding(table, (0, 0, 0, 2))
+
+    def _heading(self, title: str) -> Text:
+        return Text(f"\n{title}", palette.style(self.app, "accent", bold=True))
