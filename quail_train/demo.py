@@ -20,8 +20,8 @@ import quail_audit
 from quail_audit.environment import package_version
 from quail_audit.errors import BadInputError, EnvironmentProblemError
 from quail_audit.forgetting.interface import Task
-from quail_audit.whole_files import cannot_write
-from quail_train.demo_building import DATA, DemoProgress, write
+from quail_audit.whole_files import cannot_write, write_whole
+from quail_train.demo_building import DATA, DemoProgress
 from quail_train.demo_recipe import RECIPE, ClassifierRecipe, Recipe
 
 CHECKPOINTS = ("original", "retrain", "unlearned")
@@ -146,9 +146,7 @@ def _read_stamp(folder: Path) -> _Stamp | None:
 
 
 def _write_stamp(folder: Path, stamp: _Stamp) -> None:
-    unfinished = folder / f"{STAMP}.unfinished"
-    write(unfinished, stamp.model_dump_json(indent=1) + "\n")
-    unfinished.replace(folder / STAMP)
+    write_whole(folder / STAMP, stamp.model_dump_json(indent=1) + "\n")
 
 
 @contextmanager

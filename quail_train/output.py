@@ -6,15 +6,16 @@ are written in the type they had. Not here: the model card (card.py).
 
 from __future__ import annotations
 
-import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from quail_audit.errors import UsageError
+from quail_audit.errors import QuailError, UsageError
 from quail_audit.whole_files import writable
 
 if TYPE_CHECKING:
@@ -207,11 +208,12 @@ def checkpoint_writable(folder: Path) -> Iterator[None]:
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
-    from safetensors import SafetensorError
-
     with writable(folder):
         try:
             yield
-        except SafetensorError as error:  # it hides the operating system's error in its text
-            full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        except Exception as error:
+            # safetensors and tokenizers say the operating system's error in their text, by an exception of their own.
+            found = None if isinstance(error, QuailError | OSError) else re.search(r"\(os error (\d+)\)", str(error))
+            if found is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

@@ -35,6 +35,7 @@ from quail_train.objectives import (
     simnpo,
 )
 from quail_train.original import Original
+from quail_train.output import checkpoint_writable
 from quail_train.presets import ForgetTerm, RetainTerm
 
 TermName = Literal["forget", "retain", "hinge", "l1"]
@@ -363,8 +364,9 @@ class UnlearningTrainer(Trainer):
         if state_dict is not None:
             return  # whoever shards the weights saves what it needs to go on
         moving = {name: p.detach().cpu().contiguous() for name, p in self._moving().items()}
-        save_file(moving, folder / MASTER_WEIGHTS, metadata={"format": "pt"})
-        (folder / REQUEST).write_text(self.request, encoding="utf-8")
+        with checkpoint_writable(folder):
+            save_file(moving, folder / MASTER_WEIGHTS, metadata={"format": "pt"})
+            (folder / REQUEST).write_text(self.request, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         from safetensors.torch import load_file

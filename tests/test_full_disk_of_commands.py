@@ -40,6 +40,7 @@ def fill_up(tmp_path: Path, before: Path, *command: object, step: int = 1) -> in
     script = [sys.executable, str(HERE / "filling_disks.py"), str(disk), str(before), str(step)]
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", *script, *map(str, command)],
+        env=os.environ | {"PYTHONPATH": str(HERE / "quail_train")},
         capture_output=True,
         text=True,
         check=False,
@@ -79,7 +80,7 @@ def test_a_report_and_a_card(tmp_path: Path, before: Path, run: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_figures(tmp_path: Path, before: Path, run: Path) -> None:
-    fill_up(tmp_path, before, "report", run, "--figures", "figures", step=2)
+    fill_up(tmp_path, before, "report", run, "--figures", "figures", step=16)
 
 
 @pytest.mark.slow
@@ -134,7 +135,7 @@ def test_a_training(tmp_path: Path, before: Path, erased_run: Path) -> None:
     fill_up(
         tmp_path, before, "train", pair / "original", pair / "unlearned", "--data", pair / "data", "--out", "out",
         "--objective", "ga", "--max-steps", 2, "--batch-size", 3, "--max-length", 96, "--device", "cpu",
-        "--run-dir", "run", "--overwrite", step=32,
+        "--run-dir", "run", "--overwrite", "--save-steps", 1, step=24,
     )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def test_an_attribution_and_a_recipe(tmp_path: Path, before: Path, erased_run: P
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_demo(tmp_path: Path, before: Path) -> None:
-    fill_up(tmp_path, before, "demo", "quail-demo", "--no-audit", step=256)
+    fill_up(tmp_path, before, "demo", "quail-demo", step=256)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
