@@ -510,9 +510,18 @@ def _quoted(folder: Path) -> str:
 
 
 def _baseline(request: AuditRequest) -> Report | None:
+    return _read_baseline(request.baseline) if request.baseline is not None else None
+
+
+def _read_baseline(run: str) -> Report:
     from quail_audit.runs import read_report
 
-    return read_report(Path(request.baseline)) if request.baseline is not None else None
+    try:
+        return read_report(Path(run))
+    except BadInputError as error:
+        raise BadInputError(
+            f"the baseline: {error.message}", where=error.where, mend="Name it with --baseline"
+        ) from error
 
 
 def _show_audit(
@@ -894,7 +903,8 @@ def policy_init(
     "check",
     epilog="Examples:\n\n"
     "  quail policy check .quail/runs/20260101-120000-ab12\n\n"
-    "  quail policy check .quail/runs/20260101-120000-ab12 --policy stricter.toml",
+    "  quail policy check .quail/runs/20260101-120000-ab12 --policy stricter.toml\n\n"
+    "  quail policy check .quail/runs/20260102-090000-cd34 --baseline .quail/runs/20260101-120000-ab12",
 )
 @reports_errors
 def policy_check(
@@ -905,6 +915,13 @@ def policy_check(
             help="Judge the run by this policy, today; none: by the default limits. Default: by the one it was judged "
             "by, on its own day.",
             metavar="FILE|none",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Fail it only on what got worse than in this earlier run. Default: the audit's own baseline, if any.",
+            metavar="RUN",
         ),
     ] = None,
 ) -> int:
@@ -925,7 +942,8 @@ def policy_check(
     recorded = found.policy.effective if found.policy is not None else Policy()
     used = recorded if policy is None else read_policy(policy_asked_for(policy, Path()))
     today = day_of(found) if policy is None else datetime.datetime.now(datetime.UTC).date()
-    judged = judge_report(found, used, today)
+    before = found.request.baseline if baseline is None else baseline
+    judged = judge_report(found, used, today, None if before is None else _read_baseline(before))
     rules_text.show(judged, new_console(sys.stdout))
     return exit_code(judged.overall, unmeasured(found))
 

@@ -82,7 +82,20 @@ def test_what_got_worse_fails_by_name_though_it_would_pass_alone(audits: Audits)
         assert (rule.value, rule.low, rule.high) == (now.mean, now.low, now.high)
         assert f"{rule.metric} at {arm} is {now.mean:.4g}" in rule.message
         assert f"and was {then.mean:.4g}" in rule.message
-    assert quail("policy", "check", audits.folder / "worse").exit_code == 0, "without its baseline"
+
+
+def test_a_policy_check_holds_a_run_against_the_same_baseline_or_another(audits: Audits, tmp_path: Path) -> None:
+    for name, code in (("before", 1), ("again", 0), ("worse", 1)):
+        done = quail("policy", "check", audits.folder / name)
+        assert (done.exit_code, read_report(audits.folder / name).exit_code) == (code, code), done.output
+    itself = quail("policy", "check", audits.folder / "before", "--baseline", audits.folder / "before")
+    assert itself.exit_code == 0
+    assert "nothing got worse than in the baseline" in itself.output
+    assert quail("policy", "check", audits.folder / "worse", "--baseline", audits.folder / "worse").exit_code == 0
+    gone = quail("policy", "check", audits.folder / "before", "--baseline", tmp_path)
+    assert gone.exit_code == 3
+    assert "the baseline: no run here" in gone.output
+    assert "--baseline" in gone.output
 
 
 def test_the_baselines_events_are_hashed_and_a_changed_one_is_named(audits: Audits, tmp_path: Path) -> None:
