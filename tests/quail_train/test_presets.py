@@ -40,7 +40,16 @@ def test_the_paper_s_objective() -> None:
     assert not paper.settings
 
 
-@pytest.mark.parametrize("name", [*PAPERS_NAMES, "ga_gdr_hinge_sure", "npo_klr_l1_lora", "hinge_gdr_l1_sure"])
+MIXED = ["ga_gdr_hinge_sure", "npo_klr_l1_lora", "hinge_gdr_l1_sure"]
+# Each forget term with each retain term, all of the terms of the paper at once, and what stands alone: by default.
+PLAIN = [name for name in PAPERS_NAMES if "l1" not in name and not name.endswith("_hinge")]
+WHOLE = [name for name in PAPERS_NAMES if name.endswith("_gdr_l1_hinge")]
+FURTHER = [name for name in PAPERS_NAMES if name not in (*PLAIN, *WHOLE)]
+
+
+@pytest.mark.parametrize(
+    "name", [*PLAIN, *WHOLE, *MIXED, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
+)
 def test_its_loss_falls(name: str, training_world: Path, tmp_path: Path) -> None:
     """The same samples in every step, so the loss of the last is comparable with that of the first."""
     request = request_in(
