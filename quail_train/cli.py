@@ -81,6 +81,7 @@ def demo(
     code is 0.
     """
     from quail_audit.cli import audit_and_show
+    from quail_audit.command_lines import audit_arguments
     from quail_audit.events import AuditRequest
     from quail_audit.runs import RUNS_FOLDER, new_run_id
     from quail_train.demo import build_demo
@@ -97,9 +98,8 @@ def demo(
         data=str(folder / "data"),
         schemes=("nf4", "fp4") if repair else ("nf4",),
     )
-    command = ["quail", "audit", request.original, request.unlearned, "--retrain", str(request.retrain)]
     if not quiet:
-        typer.echo(f"now: {shlex.join([*command, '--data', str(request.data)])}", err=True)
+        typer.echo(f"now: {shlex.join(['quail', *audit_arguments(request)])}", err=True)
     run = RUNS_FOLDER / new_run_id()
     code = audit_and_show(request, run_dir=run, quiet=quiet)
     _explain(code, task, repaired_next=repair)

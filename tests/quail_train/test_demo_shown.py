@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from quail_audit.command_lines import audit_arguments
 from quail_audit.events import AuditRequest
 from quail_train import cli
 from quail_train.demo_building import DemoProgress
@@ -86,7 +88,7 @@ def test_the_audit_decides_the_exit_code(
         )
     ]
     written = capsys.readouterr()
-    assert f"quail audit '{folder}/original' '{folder}/unlearned'" in written.err
+    assert f"now: {shlex.join(['quail', *audit_arguments(asked[0])])}\n" in written.err
     assert ("that is how this demo is meant to end" in written.out) == (code == 1)
     assert ("was meant to end with exit code 1" in written.out) == (code != 1)
 
