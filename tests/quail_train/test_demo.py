@@ -42,11 +42,16 @@ def was_reused(progress: list[DemoProgress]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not to be changed by a test."""
+def building(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DemoProgress]]:
+    """A demo's folder, and what was said while it was built."""
     folder = tmp_path_factory.mktemp("demo") / "made" / "on the way"
-    build(folder)
-    return folder
+    return folder, build(folder)
+
+
+@pytest.fixture(scope="module")
+def built(building: tuple[Path, list[DemoProgress]]) -> Path:
+    """Not to be changed by a test."""
+    return building[0]
 
 
 @pytest.fixture
@@ -55,8 +60,8 @@ def own(built: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built, tmp_path / "own"))
 
 
-def test_progress_tells_every_step_of_every_stage(tmp_path: Path) -> None:
-    seen = build(tmp_path)
+def test_progress_tells_every_step_of_every_stage(building: tuple[Path, list[DemoProgress]]) -> None:
+    _, seen = building
     assert list(dict.fromkeys(one.stage for one in seen if one.stage not in ("original", "retrain"))) == [
         "tokenizer",
         "unlearned",
