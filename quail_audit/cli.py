@@ -461,7 +461,7 @@ def resume_and_show(
     from quail_audit.journal import open_journal
     from quail_audit.runs import JOURNAL, new_run_id, record, stopped_run
 
-    with _results(output) as results, stopped_run(run) as stopped:
+    with stopped_run(run) as stopped, _results(output) as results:  # in this order: it sweeps up unfinished files
         if stopped.ended is not None:
             with closing(stopped.recorded.rest()) as events:
                 return _show_audit(events, run, results, format, quiet=True)
