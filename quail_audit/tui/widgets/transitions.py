@@ -49,12 +49,18 @@ class Transitions(ScrollView, can_focus=True):
         super().__init__(id=id)
         self._detail: LayerDetail | None = None
         self._sentence = ""
+        self._most_moved = (0, 0)
+        self._highest = 0
         self._cursor: tuple[int, int] | None = None  # None: nobody has moved it yet
         self.border_title = "Codes: original ↓ unlearned →"
 
     def show(self, detail: LayerDetail | None, sentence: str = "") -> None:
         """Draw a layer's counts; without any, a sentence that says why."""
         self._detail, self._sentence = detail, sentence
+        # Once for a layer: every cell asks for them each time it is drawn.
+        moved = [(self._count(*cell), cell) for cell in self._cells() if cell[0] != cell[1]]
+        self._most_moved = max(moved, default=(0, (0, 0)), key=lambda item: item[0])[1]
+        self._highest = max(detail.transitions, default=0) if detail is not None else 0
         self._resize()
         self._say_cell()
         self.refresh()
@@ -68,8 +74,7 @@ class Transitions(ScrollView, can_focus=True):
         """Original and unlearned level of the cell looked at; at first the one most weights moved to."""
         if self._cursor is not None and max(self._cursor) < self._levels:
             return self._cursor
-        moved = [(self._count(*cell), cell) for cell in self._cells() if cell[0] != cell[1]]
-        return max(moved, default=(0, (0, 0)), key=lambda item: item[0])[1]
+        return self._most_moved
 
     def _cells(self) -> list[tuple[int, int]]:
         return [(row, column) for row in range(self._levels) for column in range(self._levels)]
@@ -156,9 +161,7 @@ class Transitions(ScrollView, can_focus=True):
 
     def _heat(self, count: int) -> float:
         """A count's place between 1 and the highest, by logarithm; 0 to 1."""
-        assert self._detail is not None  # noqa: S101 - it has cells
-        highest = max(self._detail.transitions)
-        return math.log(count) / math.log(highest) if highest > 1 else 1.0
+        return math.log(count) / math.log(self._highest) if self._highest > 1 else 1.0
 
     def _heat_style(self, count: int, *, on_diagonal: bool) -> Style:
         """Cool colours: where codes went is no risk by itself. The diagonal has its own, and its mark."""
