@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from quail_audit.environment import usable_cores
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # seconds to import: only where tests need them
 
@@ -17,6 +19,10 @@ settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # workers that wait for one core with all their threads take twice as long
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # bitsandbytes compiles a fallback for odd shapes, for seconds each
 
 LEFT_OUT = {
@@ -31,6 +37,12 @@ LEFT_OUT = {
 }
 
 _deselected: Counter[str] = Counter()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: the tests of the app wait for its timers a quarter of the time."""
+    return usable_cores() + 1
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
