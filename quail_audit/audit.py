@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import quail_audit
-from quail_audit import interruption, verdict
+from quail_audit import verdict
+from quail_audit.attempts import AnyScheme, Attempts
 from quail_audit.audited_files import checkpoint_files, given_files
 from quail_audit.calibrated import QuantizedPair, calibration_rows, kept_quantized, measure_quantized, quantize_pair
 from quail_audit.clock import utc_now
 from quail_audit.environment import describe_environment, usable_cores
-from quail_audit.errors import EXIT_ENVIRONMENT, BadInputError, EnvironmentProblemError, QuailError, UsageError
+from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageError
 from quail_audit.events import (
     ArmFinished,
     ArmStarted,
@@ -34,7 +34,6 @@ from quail_audit.events import (
     RecoveryMeasured,
     RunFinished,
     RunStarted,
-    SchemeFailed,
     VerdictReached,
     WeightsMeasured,
 )
@@ -59,77 +58,12 @@ if TYPE_CHECKING:
     from quail_audit.schemes.by_layer import ByLayer
     from quail_audit.schemes.calibrated import CalibratedScheme
     from quail_audit.schemes.interface import Scheme
+    from quail_audit.weights.overlap import MatrixPair, PairSums
 
 
-AnyScheme: TypeAlias = "Scheme | CalibratedScheme | ByLayer"
 Quantized = dict[str, QuantizedPair]  # calibrated scheme -> both checkpoints as its backend wrote them
 Events = Generator[Event, None, None]
 Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
-
-
-@dataclass
-class _Attempts:
-    """The schemes of an audit: those that go on, and those that could not be measured.
-
-    Attributes:
-        going: those that can still be measured.
-        failed: name -> why it could not be measured.
-    """
-
-    going: tuple[AnyScheme, ...]
-    failed: dict[str, SchemeFailed] = field(default_factory=dict)
-
-    @property
-    def data_free(self) -> tuple[Scheme, ...]:
-        """Of those that go on, the ones that look at nothing but a matrix."""
-        from quail_audit.schemes.interface import Scheme
-
-        return tuple(scheme for scheme in self.going if isinstance(scheme, Scheme))
-
-    @property
-    def calibrated(self) -> tuple[CalibratedScheme, ...]:
-        """Of those that go on, the ones that a backend calibrates."""
-        from quail_audit.schemes.calibrated import CalibratedScheme
-
-        return tuple(scheme for scheme in self.going if isinstance(scheme, CalibratedScheme))
-
-    def give_up(self, scheme: str, error: Exception, where: str = "") -> Iterator[Event]:
-        """Say why a scheme cannot be measured, and go on without it.
-
-        Raises the error itself where no scheme is left, or the audit was asked to stop.
-
-        Args:
-            scheme: the name of the one to be left out from here on.
-            error: anything that its library or Quail raised while only this scheme was at work.
-            where: the layer or the arm at which that happened.
-        """
-        if interruption.was_asked():
-            raise error
-        self.failed[scheme] = failed = _scheme_failed(scheme, error, where)
-        self.going = tuple(other for other in self.going if other.name != scheme)
-        yield failed
-        if not self.going:
-            raise error
-
-
-def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
-    if isinstance(error, QuailError):
-        return SchemeFailed(
-            scheme=scheme,
-            kind=error.kind,
-            message=error.message,
-            where=error.where or where,
-            mend=error.mend,
-            exit_code=error.exit_code,
-        )
-    return SchemeFailed(
-        scheme=scheme,
-        kind="backend",
-        message=f"{type(error).__name__}: {error}",
-        where=where,
-        mend=f"Run again with a traceback: quail --debug audit … --scheme {scheme}",
-        exit_code=EXIT_ENVIRONMENT,
-    )
 
 
 class KeptArm(Model):
@@ -218,7 +152,7 @@ def _measure(request: AuditRequest, policy: Policy, hashing: Hashing, journal: J
     pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
     stored = stored_pair(pair, request.schemes)
     if stored is not None:
-        attempts = _Attempts(() if stored.rounding is None else (stored.rounding,))
+        attempts = Attempts(() if stored.rounding is None else (stored.rounding,))
     if data is not None:
         data = fit_data(data, *(one for one in (pair.original, pair.unlearned, pair.retrain) if one is not None))
     yield PairOpened(
@@ -265,7 +199,7 @@ def _measure(request: AuditRequest, policy: Policy, hashing: Hashing, journal: J
             yield from _measure_recoveries(scores, roles, policy, request)
 
 
-def _find_schemes(names: Sequence[str]) -> Generator[Event, None, _Attempts]:
+def _find_schemes(names: Sequence[str]) -> Generator[Event, None, Attempts]:
     """The schemes that this machine can run; of the others, what they lack.
 
     Raises:
@@ -281,7 +215,7 @@ def _find_schemes(names: Sequence[str]) -> Generator[Event, None, _Attempts]:
             found.append(audited_scheme(name))
         except EnvironmentProblemError as error:
             lacking[name] = error
-    attempts = _Attempts(tuple(found))
+    attempts = Attempts(tuple(found))
     for name, why in lacking.items():
         yield from attempts.give_up(name, why)
     return attempts
@@ -321,7 +255,7 @@ def _roles(pair: Pair, schemes: Sequence[AnyScheme]) -> dict[str, dict[Role, str
 
 
 def _measure_weights(
-    pair: Pair, attempts: _Attempts, policy: Policy, device: torch.device, journal: Journal
+    pair: Pair, attempts: Attempts, policy: Policy, device: torch.device, journal: Journal
 ) -> Generator[Event, None, Layers]:
     """Read each layer once and measure it under every scheme that rounds it and looks at nothing else.
 
@@ -350,26 +284,24 @@ def _measure_weights(
         matrices = MatrixPair(original, unlearned, rounding, threads=usable_cores())
         found: list[tuple[LayerMeasured, PairSums]] = []
         for scheme in rounding:
-            try:
-                sums = matrices.sums_under(scheme)
-            except Exception as error:  # a scheme's library may fail in any way
-                yield from attempts.give_up(scheme.name, error, layer.name)
+            under = yield from attempts.work(scheme.name, _sums_under(scheme, matrices), journal, layer.name)
+            if under is None:
                 continue
-            totals[scheme.name] += sums
+            totals[scheme.name] += under
             limits = policy.limits.of_layer(scheme.name, layer.name)
-            measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+            measured = layer_statistics(under, name=layer.name, block=layer.block, role=layer.role, limits=limits)
             layers[scheme.name].append(measured)
             event = LayerMeasured(
                 scheme=scheme.name,
                 index=index,
                 total=len(pair.layers),
                 layer=measured,
-                detail=layer_detail(sums),
+                detail=layer_detail(under),
             )
-            found.append((event, sums))
+            found.append((event, under))
             yield event
         del original, unlearned, matrices  # before the next is read, so that never two layers are in memory
-        if len(found) == len(rounding):  # one at which a scheme failed is measured again, and the scheme tried again
+        if len(found) == len(rounding):  # one at which a scheme failed is measured again, and the failure said again
             keep_layer(journal, found, layer.name)
     for scheme in attempts.data_free:
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
@@ -378,7 +310,12 @@ def _measure_weights(
     return layers
 
 
-def _say_what_is_left_alone(pair: Pair, attempts: _Attempts) -> Events:
+def _sums_under(scheme: Scheme, matrices: MatrixPair) -> Generator[Event, None, PairSums]:
+    yield from ()  # a matrix is measured at once
+    return matrices.sums_under(scheme)
+
+
+def _say_what_is_left_alone(pair: Pair, attempts: Attempts) -> Events:
     """Name the layers that a scheme leaves in full precision, as its library does; give up one that rounds none."""
     for scheme in attempts.data_free:
         reasons = {layer.name: why for layer in pair.layers if (why := scheme.why_not(*layer.shape))}
@@ -400,7 +337,7 @@ def _say_what_is_left_alone(pair: Pair, attempts: _Attempts) -> Events:
 
 def _measure_calibrated(
     pair: Pair,
-    attempts: _Attempts,
+    attempts: Attempts,
     layers: Layers,
     policy: Policy,
     request: AuditRequest,
@@ -416,21 +353,35 @@ def _measure_calibrated(
     quantized: Quantized = {}
     for scheme in attempts.calibrated:
         own = [arm for arm in arms if arm.rpartition("/")[2] == scheme.name]
-        try:
-            before = kept_quantized(journal, scheme, pair)
-            if before is not None and all(journal.holds("arm", arm) for arm in own):
-                yield from before.events
-                left = frozenset(before.left)
-                layers[scheme.name] = yield from measure_quantized(scheme, pair, left, None, policy, journal)
-                continue
-            scheme.backend(device)  # before any text is read
-            rows = calibration_rows(pair, request)
-            made = yield from quantize_pair(scheme, pair, rows, request, device, scratch, journal)
-            layers[scheme.name] = yield from measure_quantized(scheme, pair, made.left, made, policy, journal)
+        work = _calibrated(pair, scheme, own, policy, request, device, scratch, journal)
+        found = yield from attempts.work(scheme.name, work, journal)
+        if found is None:
+            continue
+        layers[scheme.name], made = found
+        if made is not None:
             quantized[scheme.name] = made
-        except Exception as error:  # a backend may fail in any way
-            yield from attempts.give_up(scheme.name, error)
     return quantized
+
+
+def _calibrated(
+    pair: Pair,
+    scheme: CalibratedScheme,
+    arms: Sequence[str],
+    policy: Policy,
+    request: AuditRequest,
+    device: str,
+    scratch: Scratch,
+    journal: Journal,
+) -> Generator[Event, None, tuple[list[LayerStatistics], QuantizedPair | None]]:
+    """Quantize both checkpoints under one scheme and measure their layers; no checkpoints where no arm needs them."""
+    before = kept_quantized(journal, scheme, pair)
+    if before is not None and all(journal.holds("arm", arm) for arm in arms):
+        yield from before.events
+        return (yield from measure_quantized(scheme, pair, frozenset(before.left), None, policy, journal)), None
+    scheme.backend(device)  # before any text is read
+    rows = calibration_rows(pair, request)
+    made = yield from quantize_pair(scheme, pair, rows, request, device, scratch, journal)
+    return (yield from measure_quantized(scheme, pair, made.left, made, policy, journal)), made
 
 
 def _refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
@@ -451,7 +402,7 @@ def _refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
 
 def _measure_arms(
     arms: Mapping[str, tuple[Checkpoint, AnyScheme | None]],
-    attempts: _Attempts,
+    attempts: Attempts,
     quantized: Quantized,
     pair: Pair,
     data: ForgettingData,
@@ -468,13 +419,10 @@ def _measure_arms(
             yield from before.events
             scores[arm] = _scores_of(before)
             continue
-        try:
-            deployed, rounding = _deployed(arm, checkpoint, scheme, quantized)
-            scores[arm] = yield from _measure_arm(arm, deployed, rounding, pair, data, request, journal)
-        except Exception as error:  # a scheme's library may fail in any way
-            if scheme is None:
-                raise
-            yield from attempts.give_up(scheme.name, error, arm)
+        work = _measure_arm(arm, *_deployed(arm, checkpoint, scheme, quantized), pair, data, request, journal)
+        found = (yield from work) if scheme is None else (yield from attempts.work(scheme.name, work, journal, arm))
+        if found is not None:
+            scores[arm] = found
     return scores
 
 

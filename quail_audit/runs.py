@@ -38,6 +38,7 @@ from quail_audit.events import (
     RunFailed,
     RunFinished,
     RunStarted,
+    SchemeFailed,
     TrainingStarted,
     TrainRequest,
     from_line,
@@ -151,14 +152,19 @@ def _drop_failure(path: Path) -> RunFinished | None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - BYTES_PER_END))
         lines = file.read().splitlines(keepends=True)
-        end = None
-        if not lines:
-            return None
-        with suppress(BadInputError):  # only the end of a long line, which says no end; else replay() refuses it
-            end = from_line(lines[-1].decode("utf-8", errors="replace"))
-        if isinstance(end, RunFailed):
-            file.truncate(size - len(lines[-1]))
+        end = _last_event(lines)
+        while isinstance(end, RunFailed | SchemeFailed):  # of the last scheme, or the journal says it again
+            size -= len(lines.pop())
+            file.truncate(size)
+            end = _last_event(lines)
         return end if isinstance(end, RunFinished) else None
+
+
+def _last_event(lines: list[bytes]) -> Event | None:
+    """That of the last line; None: of a long one there is only the end, which says no end; else replay() refuses it."""
+    with suppress(BadInputError, IndexError):
+        return from_line(lines[-1].decode("utf-8", errors="replace"))
+    return None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """An audit that was stopped goes on: at whatever moment, to the report it would have had, measuring nothing twice."""
 
+import importlib
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from runs_for_tests import events as made_up_events
-from test_audit import request, started
+from test_audit import fails_for, request, started
 from test_calibrated_audit import SCHEME, stand_in, texts
 from test_cli import QUAIL, quail
 
@@ -193,10 +194,51 @@ def test_a_backends_checkpoints_are_made_again_only_where_they_are_needed(
     whole = Finished(request(world, schemes=(SCHEME,), calibration=str(texts), max_samples=1), tmp_path / "whole")
     names = [line["type"] for line in lines_of(whole.folder)]
     arms = [index for index, name in enumerate(names) if name == "arm_started"]
-    for after in (names.index("layer_measured") + 2, arms[3] + 1):
-        goes_on(whole, whole.killed(after, tmp_path / f"{after}"))
+    goes_on(whole, whole.killed(arms[3] + 1, tmp_path / "arm"))
     monkeypatch.setattr("quail_audit.calibrated._quantize", None)
     goes_on(whole, whole.killed(names.index("recovery_measured") + 1, tmp_path / "done"))
+
+
+def _spoil(monkeypatch: pytest.MonkeyPatch, target: str, spoilt: Callable[..., bool], *, after: int = 0) -> None:
+    """Let a generator fail once it has said so many events, as a scheme's library may."""
+    module, name = target.rsplit(".", 1)
+    real = getattr(importlib.import_module(module), name)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        events = real(*arguments, **named)
+        if spoilt(*arguments):
+            yield from islice(events, after)
+            raise RuntimeError("a singular Hessian")
+        return (yield from events)
+
+    monkeypatch.setattr(target, wrapped)
+
+
+def test_a_scheme_that_failed_stays_failed_though_it_would_not_fail_again(
+    stand_in: None, world: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(world, schemes=("fp4", "nf4", "int8", SCHEME), calibration=str(texts), max_samples=2, batch_size=1)
+    with monkeypatch.context() as patches:
+        fails_for("fp4", "quail_audit.weights.overlap", "_sums_over_table", patches)
+        _spoil(patches, "quail_audit.audit.measure_quantized", lambda *_: True, after=5)
+        _spoil(patches, "quail_audit.forgetting.evaluate.evaluate_arm", lambda arm, *_: arm == "original/nf4", after=5)
+        whole = Finished(asked, tmp_path / "whole")
+    names = [line["type"] for line in lines_of(whole.folder)]
+    failures = [index for index, name in enumerate(names) if name == "scheme_failed"]
+    assert len(failures) == 3
+    for after in (failures[2] + 1, len(names) - 1):
+        goes_on(whole, whole.killed(after, tmp_path / f"{after}"))
+
+
+def test_a_run_that_ended_as_its_last_scheme_failed_tries_that_again(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(world, schemes=("nf4",), max_samples=2, batch_size=1)
+    with monkeypatch.context() as patches, pytest.raises(RuntimeError, match="singular"):
+        _spoil(patches, "quail_audit.forgetting.evaluate.evaluate_arm", lambda arm, *_: arm == "unlearned/nf4", after=3)
+        list(begin(asked, tmp_path / "run"))
+    assert [line["type"] for line in lines_of(tmp_path / "run")[-2:]] == ["scheme_failed", "run_failed"]
+    goes_on(Finished(asked, tmp_path / "whole"), tmp_path / "run")
 
 
 def test_of_a_finished_audit_the_result_is_shown_again(finished: Finished, tmp_path: Path, work: Counter[str]) -> None:
