@@ -115,6 +115,8 @@ async def take_run(run: Path, repair: Path) -> None:
         save(app, "layer")
         await press(pilot, "escape", "s")
         save(app, "samples")
+        await press(pilot, "escape", "p")
+        save(app, "policy")
         await press(pilot, "escape", "r")
         save(app, "remediate")
         await press(pilot, "r")
