@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from quail_audit.attributed import brought_back
 from quail_audit.errors import BadInputError, QuailError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
@@ -170,6 +168,8 @@ class LiveRun(Followed):
 
         Without an interval it decides nothing: the run's own recovery follows when its last arm is done.
         """
+        import numpy as np  # a tenth of a second, which the app's start does not need
+
         from quail_audit.forgetting.recovery import DECIDING_METRICS, recovery_percent
 
         arms = [f"original/{FULL}", f"unlearned/{scheme}", f"unlearned/{FULL}"]

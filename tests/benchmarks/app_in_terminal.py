@@ -46,12 +46,19 @@ class Terminal:
 @contextmanager
 def app_in_terminal(folder: Path, *arguments: str, columns: int = 120, lines: int = 40) -> Iterator[Terminal]:
     """`quail` with these arguments in a terminal of its own; killed at the end."""
+    with python_in_terminal(folder, "-m", "quail_audit", *arguments, columns=columns, lines=lines) as terminal:
+        yield terminal
+
+
+@contextmanager
+def python_in_terminal(folder: Path, *arguments: str, columns: int = 120, lines: int = 40) -> Iterator[Terminal]:
+    """Python with these arguments in a terminal of its own; killed at the end."""
     pid, descriptor = pty.fork()
     if pid == 0:
         os.chdir(folder)
         os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "QUAIL_CONFIG_DIR": str(folder / "config")}
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        os.execv(sys.executable, [sys.executable, "-m", "quail_audit", *arguments])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
     try:
         yield Terminal(descriptor)
     finally:
