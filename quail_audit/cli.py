@@ -6,7 +6,6 @@ Imports nothing heavy at the top: a command imports what it needs.
 from __future__ import annotations
 
 import datetime
-import errno
 import functools
 import logging
 import os
@@ -375,7 +374,8 @@ def audit(
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = f"--{str(first['loc'][0]).replace('_', '-')}"
+        field = str(first["loc"][0])
+        option = {"schemes": "--scheme", "metrics": "--metric"}.get(field, f"--{field.replace('_', '-')}")
         raise UsageError(first["msg"], where=option, mend="See quail audit --help") from error
     return audit_and_show(request, run_dir=run_dir, format=format, output=output, quiet=quiet)
 
@@ -575,11 +575,10 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
 def _face(stream: TextIO) -> LiveView | PlainProgress:
     """A live view where a person looks, plain lines elsewhere."""
     if stream.isatty() and os.environ.get("TERM") != "dumb":
-        from rich.console import Console
-
+        from quail_audit.reports.console import PlainTextConsole
         from quail_audit.terminal.live import LiveView
 
-        return LiveView(Console(file=stream))
+        return LiveView(PlainTextConsole(stream))
     from quail_audit.terminal.plain import PlainProgress
 
     return PlainProgress(stream)
@@ -636,13 +635,9 @@ def _write_report(
 
 def new_console(stream: TextIO) -> Console:
     """For results: as wide as the terminal, or TEXT_WIDTH elsewhere."""
-    from rich.console import Console
+    from quail_audit.reports.console import PlainTextConsole
 
-    class ResultConsole(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # Rich would exit with 1, which means fail
-
-    return ResultConsole(file=stream, highlight=False, width=None if stream.isatty() else TEXT_WIDTH)
+    return PlainTextConsole(stream, width=None if stream.isatty() else TEXT_WIDTH)
 
 
 @app.command(

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from quail_audit.errors import BadInputError
 from quail_audit.model import Model as Model  # whoever reads events needs it
-from quail_audit.model import first_problem
+from quail_audit.model import Name, first_problem
 from quail_audit.policy import Policy, Waiver
 
 State = Literal["untouched", "carried", "drowned", "erased"]
@@ -122,7 +122,7 @@ class Recovery(Model):
     low: float | None = None
     high: float | None = None
     floor: float | None = None  # F, what a model may know without having learned the forget set
-    floor_arm: str | None = None
+    floor_arm: Name | None = None
 
 
 class Reason(Model):
@@ -201,8 +201,8 @@ class AuditRequest(Model):
     retrain: str | None = None
     retrain_auc: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     data: str | None = None
-    schemes: tuple[str, ...] = ("nf4",)
-    metrics: tuple[str, ...] | None = None  # None: every one the data has
+    schemes: tuple[Name, ...] = ("nf4",)
+    metrics: tuple[Name, ...] | None = None  # None: every one the data has
     text_column: str | None = None  # of classifiers' data; None: text or tweet,
     label_column: str | None = None  # and label
     skip_modules: tuple[str, ...] | None = None  # None: as bitsandbytes leaves them
@@ -346,8 +346,8 @@ class PairOpened(Timed):
 
 class DataRead(Timed):
     type: Literal["data_read"] = "data_read"
-    samples: dict[str, int]  # metric -> samples
-    skipped: dict[str, str]  # metric -> why there is nothing to measure
+    samples: dict[Name, int]  # metric -> samples
+    skipped: dict[Name, str]  # metric -> why there is nothing to measure
 
 
 class Planned(Timed):
@@ -355,9 +355,9 @@ class Planned(Timed):
 
     type: Literal["planned"] = "planned"
     layers: int
-    arms: tuple[str, ...]
+    arms: tuple[Name, ...]
     samples_per_arm: int
-    stored_as: str | None = None  # the format of checkpoints that are quantized already, in the place of schemes
+    stored_as: Name | None = None  # the format of checkpoints that are quantized already, in the place of schemes
 
 
 class FilesFound(Timed):
@@ -384,7 +384,7 @@ class FilesHashed(Timed):
 
 class LayerMeasured(Timed):
     type: Literal["layer_measured"] = "layer_measured"
-    scheme: str
+    scheme: Name
     index: int  # from 1
     total: int
     layer: LayerStatistics
@@ -395,7 +395,7 @@ class LayerQuantized(Timed):
     """A backend turned to a layer of one checkpoint; of blocks that it rounds at once, several follow at one moment."""
 
     type: Literal["layer_quantized"] = "layer_quantized"
-    scheme: str
+    scheme: Name
     side: Literal["original", "unlearned"]
     layer: str
     index: int  # from 1
@@ -404,13 +404,13 @@ class LayerQuantized(Timed):
 
 class WeightsMeasured(Timed):
     type: Literal["weights_measured"] = "weights_measured"
-    scheme: str
+    scheme: Name
     summary: SchemeSummary
 
 
 class ArmStarted(Timed):
     type: Literal["arm_started"] = "arm_started"
-    arm: str  # "unlearned/nf4"
+    arm: Name  # "unlearned/nf4"
     execution: Execution
     device: str
     dtype: str
@@ -421,8 +421,8 @@ class SampleScored(Timed):
     """One sample of one metric on one arm. Texts come from data and models: treat them as hostile."""
 
     type: Literal["sample_scored"] = "sample_scored"
-    arm: str
-    metric: str
+    arm: Name
+    metric: Name
     sample: int  # its place in the data file, from 0
     done: int  # samples of this arm done so far, over all metrics
     total: int
@@ -435,22 +435,22 @@ class SampleScored(Timed):
 
 class MetricScored(Timed):
     type: Literal["metric_scored"] = "metric_scored"
-    arm: str
-    metric: str
+    arm: Name
+    metric: Name
     score: Score
 
 
 class ArmFinished(Timed):
     type: Literal["arm_finished"] = "arm_finished"
-    arm: str
+    arm: Name
     elapsed_s: float
     batch_size: int
 
 
 class RecoveryMeasured(Timed):
     type: Literal["recovery_measured"] = "recovery_measured"
-    scheme: str
-    metric: str
+    scheme: Name
+    metric: Name
     recovery: Recovery
 
 
@@ -465,7 +465,7 @@ class SchemeFailed(Timed):
     """A scheme could not be measured, or not to its end; what was measured of it stands, and the others go on."""
 
     type: Literal["scheme_failed"] = "scheme_failed"
-    scheme: str
+    scheme: Name
     kind: str
     message: str
     where: str = ""
@@ -476,7 +476,7 @@ class SchemeFailed(Timed):
 class VerdictReached(Timed):
     type: Literal["verdict_reached"] = "verdict_reached"
     verdict: Verdict
-    schemes: dict[str, Verdict] = {}  # of each scheme that was measured; runs of Quail before 0.2 have none
+    schemes: dict[Name, Verdict] = {}  # of each scheme that was measured; runs of Quail before 0.2 have none
     rules: tuple[RuleOutcome, ...] = ()  # nor these
 
 
@@ -530,7 +530,7 @@ class TrainStep(Timed):
     total: int
     epoch: float
     loss: float
-    terms: dict[str, float]  # "forget", "retain", "hinge", "l1": each as it goes into the loss, unweighted
+    terms: dict[Name, float]  # "forget", "retain", "hinge", "l1": each as it goes into the loss, unweighted
     hinge_satisfied: Share | None = None  # of (token, vocabulary) places, or tokens: at or beyond the margin
     gradient_norm: float | None = None
     learning_rate: float
@@ -541,7 +541,7 @@ class TrainEval(Timed):
 
     type: Literal["train_eval"] = "train_eval"
     step: int
-    scores: dict[str, dict[str, float]]
+    scores: dict[Name, dict[Name, float]]
     source: Literal["training", "audit"] = (
         "training"  # audit: of the checkpoint as saved; step 0 is the one it began as
     )
@@ -599,7 +599,7 @@ class AttributionPlanned(Timed):
     """What there is to attribute: the fall of the forget NLL when everything is rounded."""
 
     type: Literal["attribution_planned"] = "attribution_planned"
-    scheme: str
+    scheme: Name
     samples: int
     nll_full: float
     nll_rounded: float

@@ -1,10 +1,17 @@
 """The base of every plain value that crosses a process or stands in a file: frozen, and strict about what it holds."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from quail_audit.untrusted import printable
 
 LONGEST_PLACE, LONGEST_PROBLEM = 200, 1000  # characters; a key or a value of a document may be of any length
+
+# Of a scheme, an arm, a metric or a term of a loss. Faces put them into titles, so what comes from a file may hold
+# nothing that a terminal or a page acts on, nor markup.
+NAME_PATTERN = r"^[A-Za-z0-9_.,:+%/ ()-]{1,200}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
 class Model(BaseModel):

@@ -1,5 +1,6 @@
 """What other packages add to Quail through entry points, and finding anything added or built in by its name."""
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -7,6 +8,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, TypeVar
 
 from quail_audit.errors import UsageError
+from quail_audit.model import NAME_PATTERN
 
 
 class Named(Protocol):
@@ -34,6 +36,8 @@ def with_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
             made = entry.load()()
             if not isinstance(made, kind):
                 raise TypeError(f"it made a {type(made).__name__}, not a {kind.__name__}")
+            if not re.fullmatch(NAME_PATTERN, made.name):
+                raise ValueError(f"no run can be about one that is called {made.name!r}")
         except Exception as error:  # a plug-in may fail in any way; the others must work
             message = f"the {kind.__name__.lower()} plug-in {entry.name} was skipped: {error}"
             warnings.warn(message, stacklevel=2)

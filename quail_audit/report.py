@@ -47,6 +47,7 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
+from quail_audit.model import Name
 
 SCHEMA_VERSION = 1
 FULL = "full"  # the precision of an arm that is not rounded
@@ -94,8 +95,8 @@ class Failure(Model):
 class SchemeReport(Model):
     summary: SchemeSummary | None
     layers: tuple[LayerStatistics, ...]
-    metrics: dict[str, dict[str, Score]]  # metric -> arm -> score
-    recovery: dict[str, Recovery]  # metric -> recovery
+    metrics: dict[Name, dict[Name, Score]]  # metric -> arm -> score
+    recovery: dict[Name, Recovery]  # metric -> recovery
     verdict: Verdict | None = None  # null: it could not be measured, or the run did not get that far
     failure: Failure | None = None  # why it could not be measured; what was measured before stands
 
@@ -113,13 +114,13 @@ class Report(Model):
     environment: dict[str, str]
     checkpoints: dict[str, CheckpointFacts]
     left_in_full_precision: tuple[str, ...]
-    samples: dict[str, int]
-    skipped: dict[str, str]
-    arms: dict[str, ArmReport]
+    samples: dict[Name, int]
+    skipped: dict[Name, str]
+    arms: dict[Name, ArmReport]
     notes: tuple[str, ...]
     verdict: Verdict | None  # null: the run did not get that far
     failure: Failure | None
-    schemes: dict[str, SchemeReport]
+    schemes: dict[Name, SchemeReport]
     policy: PolicyUsed | None = None  # null, and no rules: written by Quail before 0.2
     rules: tuple[RuleOutcome, ...] = ()
     files: tuple[FileHash, ...] = ()  # what was read; empty of a run that was stopped before all was hashed

@@ -14,6 +14,7 @@ from quail_audit.command_lines import audit_arguments, train_arguments
 from quail_audit.events import AuditRequest, TrainRequest
 
 words = st.text("abcXYZ09_./- é", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
+names = words.filter(str.isascii)
 several = st.lists(words, min_size=1, max_size=3, unique=True).map(tuple)
 requests = st.builds(
     AuditRequest,
@@ -22,8 +23,8 @@ requests = st.builds(
     retrain=st.none() | words,
     retrain_auc=st.none() | st.floats(0.01, 0.99),
     data=st.none() | words,
-    schemes=several,
-    metrics=st.none() | several,
+    schemes=st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
+    metrics=st.none() | st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
     text_column=st.none() | words,
     label_column=st.none() | words,
     skip_modules=st.none() | several,

@@ -19,12 +19,13 @@ def shown_reading(stream: TextIO | None, what: str) -> Iterator[Progress]:
     if stream is None:
         yield lambda done, total: None
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
+        from quail_audit.reports.console import PlainTextConsole
+
         columns = (TextColumn(f" {what}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with Bars(*columns, console=Console(file=stream), transient=True) as bars:
+        with Bars(*columns, console=PlainTextConsole(stream), transient=True) as bars:
             task = bars.add_task("", total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
     else:

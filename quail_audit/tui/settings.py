@@ -12,7 +12,7 @@ from platformdirs import user_config_path
 from pydantic import AfterValidator, Field, ValidationError
 
 from quail_audit.errors import QuailError
-from quail_audit.model import Model, first_problem
+from quail_audit.model import Model, Name, first_problem
 from quail_audit.tui.layer_views import Mode
 from quail_audit.tui.themes import DEFAULT_THEME
 from quail_audit.untrusted import printable
@@ -46,7 +46,7 @@ class Settings(Model):
     unlearned: Remembered = ""
     retrain: Remembered = ""
     data: Remembered = ""
-    schemes: Annotated[tuple[Remembered, ...], Field(max_length=32)] = ("nf4",)
+    schemes: Annotated[tuple[Name, ...], Field(max_length=32)] = ("nf4",)
     device: Remembered = "auto"
     policy: Remembered = ""  # the file, where it was not the working folder's own; choices.py says which counts
     theme: Annotated[Remembered, Field(min_length=1, max_length=40)] = DEFAULT_THEME

@@ -38,6 +38,10 @@ def broken() -> Metric:
     raise RuntimeError("no licence")
 
 
+class Hostile(Lines):
+    name = "\x1b[2J[red]"
+
+
 def no_metric() -> object:
     return "a string"
 
@@ -48,6 +52,7 @@ def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         EntryPoint("lines", f"{__name__}:Lines", "quail.metrics"),
         EntryPoint("broken", f"{__name__}:broken", "quail.metrics"),
         EntryPoint("no-metric", f"{__name__}:no_metric", "quail.metrics"),
+        EntryPoint("hostile", f"{__name__}:Hostile", "quail.metrics"),
         EntryPoint("absent", "no_such_package:metric", "quail.metrics"),
     ]
     monkeypatch.setattr(plug_ins, "entry_points", lambda group: [e for e in entries if e.group == group])
@@ -63,7 +68,7 @@ def test_a_plugged_in_metric_is_measured_and_broken_ones_are_skipped_loudly(tmp_
     assert names[:4] == ["nll_forget", "nll_retain", "privleak", "lines"]
     messages = [str(warning.message) for warning in warned]
     assert [message.split(" was")[0] for message in messages] == [
-        f"the metric plug-in {name}" for name in ("broken", "no-metric", "absent")
+        f"the metric plug-in {name}" for name in ("broken", "no-metric", "hostile", "absent")
     ]
     assert "no licence" in messages[0]
     (tmp_path / "lines.txt").write_text("a\nb\n")

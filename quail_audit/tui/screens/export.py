@@ -127,14 +127,12 @@ class ExportScreen(ModalScreen[None]):
         if kind == "json":
             return (report.model_dump_json(indent=2) + "\n",)
         if kind == "text":
-            from rich.console import Console
-
             from quail_audit.attributed import brought_back_in
+            from quail_audit.reports.console import PlainTextConsole
             from quail_audit.reports.text import show
 
             stream = io.StringIO()
-            console = Console(file=stream, highlight=False, width=TEXT_COLUMNS)
-            show(report, console, brought_back_in(report, self._run.folder))
+            show(report, PlainTextConsole(stream, width=TEXT_COLUMNS), brought_back_in(report, self._run.folder))
             return (stream.getvalue(),)
         from quail_audit.reports.formats import FORMATS
 
