@@ -30,7 +30,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The app's first screen within five times that of a bare Textual app, a second where that takes a fifth of one.
+# The app's first screen within six times that of a bare Textual app.
 first-paint: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/first_paint.py
 
