@@ -82,8 +82,7 @@ def _header(state: RunState, since_last_event_s: float) -> Text:
     return Text.assemble(
         (" Quail ", "bold"),
         printable(f"{request.original} → {request.unlearned}"),
-        (printable(f"  {' '.join(request.schemes)}  "), "dim"),
-        (f"{wording.duration(state.at_s + since_last_event_s)}{remaining}", "dim"),
+        (f"  {' '.join(request.schemes)}  {wording.duration(state.at_s + since_last_event_s)}{remaining}", "dim"),
         no_wrap=True,
         overflow="ellipsis",
     )
@@ -103,8 +102,7 @@ def _progress(state: RunState) -> RenderableType:
     for (scheme, side), found in state.quantizing.items():
         left = found.remaining_s(state.at_s)
         text = f"{found.index} / {found.total}" + (f", ~{wording.duration(left)} left" if left is not None else "")
-        bar = ProgressBar(found.total, found.index, width=30)
-        grid.add_row(printable(f" {side} → {scheme}"), bar, Text(text, style="dim"))
+        grid.add_row(f" {side} → {scheme}", ProgressBar(found.total, found.index, width=30), Text(text, style="dim"))
     total = state.plan.samples_per_arm
     arms = _arms_in_view(state)
     if len(arms) < len(state.plan.arms):
@@ -114,8 +112,7 @@ def _progress(state: RunState) -> RenderableType:
         done = state.samples_done.get(arm)
         finished = arm in state.arms and state.arms[arm].elapsed_s is not None
         text = wording.UNKNOWN if done is None else "done" if finished else f"{done} / {total} samples"
-        bar = ProgressBar(total, total if finished else done or 0, width=30)
-        grid.add_row(printable(f" {arm}"), bar, Text(text, style="dim"))
+        grid.add_row(f" {arm}", ProgressBar(total, total if finished else done or 0, width=30), Text(text, style="dim"))
     return grid
 
 
@@ -125,7 +122,7 @@ def _layer_lines(state: RunState) -> list[RenderableType]:
     for scheme, layers in state.layers.items():
         if at_work not in (None, scheme):
             continue
-        line = Text(printable(f" {scheme}: "))
+        line = Text(f" {scheme}: ")
         for name in STATES_BY_RISK:
             number = sum(layer.state == name for layer in layers)
             if number and name is not None:
@@ -155,11 +152,11 @@ def _scores(state: RunState) -> RenderableType:
     table = Table(box=None, pad_edge=True, show_edge=False)
     table.add_column("", width=18, no_wrap=True)
     for arm in arms:
-        checkpoint, _, precision = printable(arm).partition("/")
+        checkpoint, _, precision = arm.partition("/")
         table.add_column(f"{checkpoint}\n{precision or FULL}", justify="right", width=10, no_wrap=True)
     metrics = dict.fromkeys([*state.scores, *(metric for _, metric in state.running)])
     for metric in metrics:
-        table.add_row(printable(wording.metric_title(metric)), *(_score(state, metric, arm) for arm in arms))
+        table.add_row(wording.metric_title(metric), *(_score(state, metric, arm) for arm in arms))
     return table
 
 

@@ -70,7 +70,7 @@ def _terms(state: TrainingState) -> RenderableType:
     grid.add_row(" loss", curve([step.loss for step in state.steps]), f"{last.loss:.4g}")
     for name in last.terms:
         values = [step.terms[name] for step in state.steps if name in step.terms]
-        grid.add_row(printable(f"   {name}"), curve(values), f"{last.terms[name]:.4g}")
+        grid.add_row(f"   {name}", curve(values), f"{last.terms[name]:.4g}")
     if last.hinge_satisfied is not None:
         satisfied = [step.hinge_satisfied for step in state.steps if step.hinge_satisfied is not None]
         grid.add_row("   margin reached", curve(satisfied), f"{100 * last.hinge_satisfied:.1f} %")
