@@ -336,6 +336,7 @@ def audit(
     """
     from pydantic import ValidationError
 
+    from quail_audit.command_lines import option_of
     from quail_audit.events import AuditRequest
     from quail_audit.policy_file import policy_asked_for
     from quail_audit.schemes.registry import expand
@@ -374,9 +375,7 @@ def audit(
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = str(first["loc"][0])
-        option = {"schemes": "--scheme", "metrics": "--metric"}.get(field, f"--{field.replace('_', '-')}")
-        raise UsageError(first["msg"], where=option, mend="See quail audit --help") from error
+        raise UsageError(first["msg"], where=option_of(str(first["loc"][0])), mend="See quail audit --help") from error
     return audit_and_show(request, run_dir=run_dir, format=format, output=output, quiet=quiet)
 
 

@@ -44,13 +44,18 @@ def train_arguments(request: TrainRequest, *, run_dir: Path | None = None, given
     return ["train", request.original, request.unlearned, *_options(request, run_dir, given)]
 
 
+def option_of(field: str) -> str:
+    """The option that says a request's field."""
+    return _REPEATED.get(field) or _RENAMED.get(field) or f"--{field.replace('_', '-')}"
+
+
 def _options(request: Model, run_dir: Path | None, given: Collection[str] = ()) -> list[str]:
     arguments = []
     for name, field in type(request).model_fields.items():
         value = getattr(request, name)
         if name in ("original", "unlearned") or (name not in given and (value is None or value == field.default)):
             continue
-        option = _REPEATED.get(name) or _RENAMED.get(name) or f"--{name.replace('_', '-')}"
+        option = option_of(name)
         if isinstance(value, dict):
             value = tuple(f"{key}={_written(each)}" for key, each in value.items())
         for one in value if isinstance(value, tuple) else (value,):

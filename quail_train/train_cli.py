@@ -222,6 +222,7 @@ def request_of(**chosen: Any) -> TrainRequest:
     """
     from pydantic import ValidationError
 
+    from quail_audit.command_lines import option_of
     from quail_audit.events import TrainRequest
     from quail_train.presets import preset_named
 
@@ -230,9 +231,7 @@ def request_of(**chosen: Any) -> TrainRequest:
         return TrainRequest.model_validate({**settings, **chosen})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        option = "--margin" if name == "margin_logits" else f"--{name.replace('_', '-')}"
-        raise UsageError(first["msg"], where=option, mend="See quail train --help") from error
+        raise UsageError(first["msg"], where=option_of(str(first["loc"][0])), mend="See quail train --help") from error
 
 
 def train_and_show(

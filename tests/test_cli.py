@@ -106,6 +106,12 @@ def test_wrong_usage_is_exit_2(arguments: Sequence[str], tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--scheme", "--metric"])
+def test_what_can_be_no_name_is_said_with_its_option(option: str) -> None:
+    done = quail_here("audit", "a", "b", option, "[red]x")
+    assert (done.exit_code, f"error: {option}:" in done.stderr) == (2, True)
+
+
 def test_a_missing_checkpoint_is_exit_3_and_no_traceback(tmp_path: Path) -> None:
     done = quail("audit", "./nothing", "./here", "--format", "json", cwd=tmp_path)
     assert done.returncode == 3
