@@ -20,9 +20,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # workers that wait for one core with all their threads take twice as long
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # with more, workers wait for one another's threads
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # bitsandbytes compiles a fallback for odd shapes, for seconds each
 
 LEFT_OUT = {

@@ -14,8 +14,13 @@ from quail_audit.command_lines import audit_arguments, train_arguments
 from quail_audit.events import AuditRequest, TrainRequest
 
 words = st.text("abcXYZ09_./- é", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
-names = words.filter(str.isascii)
-several = st.lists(words, min_size=1, max_size=3, unique=True).map(tuple)
+
+
+def several(one: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(one, min_size=1, max_size=3, unique=True).map(tuple)
+
+
+names = several(words.filter(str.isascii))
 requests = st.builds(
     AuditRequest,
     original=words,
@@ -23,11 +28,11 @@ requests = st.builds(
     retrain=st.none() | words,
     retrain_auc=st.none() | st.floats(0.01, 0.99),
     data=st.none() | words,
-    schemes=st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
-    metrics=st.none() | st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
+    schemes=names,
+    metrics=st.none() | names,
     text_column=st.none() | words,
     label_column=st.none() | words,
-    skip_modules=st.none() | several,
+    skip_modules=st.none() | several(words),
     max_samples=st.none() | st.integers(1, 10**6),
     batch_size=st.none() | st.integers(1, 512),
     device=st.sampled_from(("auto", "cpu", "cuda:1")),

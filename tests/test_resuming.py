@@ -194,7 +194,8 @@ def test_a_backends_checkpoints_are_made_again_only_where_they_are_needed(
     whole = Finished(request(world, schemes=(SCHEME,), calibration=str(texts), max_samples=1), tmp_path / "whole")
     names = [line["type"] for line in lines_of(whole.folder)]
     arms = [index for index, name in enumerate(names) if name == "arm_started"]
-    goes_on(whole, whole.killed(arms[3] + 1, tmp_path / "arm"))
+    for after in (names.index("layer_measured") + 2, arms[3] + 1):
+        goes_on(whole, whole.killed(after, tmp_path / f"{after}"))
     monkeypatch.setattr("quail_audit.calibrated._quantize", None)
     goes_on(whole, whole.killed(names.index("recovery_measured") + 1, tmp_path / "done"))
 

@@ -8,28 +8,15 @@ from test_hostile_run import acts, run
 
 __all__ = ["run"]  # a fixture
 
+KEYS = "f p escape enter escape s enter escape r escape e escape question_mark"
+
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])
 async def test_every_screen_shows_it_as_text(run: Path, size: tuple[int, int]) -> None:
     async with app_on(run, size) as pilot:
         shown = set()
-        for key in (
-            ".",
-            "f",
-            "p",
-            "escape",
-            "enter",
-            "escape",
-            "s",
-            "enter",
-            "escape",
-            "r",
-            "escape",
-            "e",
-            "escape",
-            "?",
-        ):
+        for key in KEYS.split():
             await pilot.press(key)
             await settled(pilot)
             text = screen_text(pilot)
