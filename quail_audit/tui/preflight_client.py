@@ -1,7 +1,8 @@
 """The app's side of preflight.py: asks a process of its own about choices, and hands each answer over as it comes.
 
 Of the questions about one topic only the newest counts: one that was replaced while it waited is never asked, and the
-answer to one that was replaced while it was being answered is dropped. Knows no widget.
+answer to one that was replaced while it was being answered is dropped. Where the process is ended to make room, what
+it had not answered is asked again later. Knows no widget.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ class Preflight:
         self._note = note
         self._command = command
         self._answer_s = answer_s
-        self._newest: dict[str, Question] = {}  # topic -> what was asked last
-        self._waiting: dict[str, Question] = {}  # topic -> what is still to be asked, the longest waiting first
+        self._unanswered: dict[str, Question] = {}  # topic -> what was asked last, the longest waiting first
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stderr: IO[bytes] | None = None
@@ -62,31 +62,34 @@ class Preflight:
 
     def ask(self, topic: str, question: Question) -> None:
         """Ask this about the topic, instead of what was asked about it before."""
-        self._newest[topic] = self._waiting[topic] = question
-        if self._task is None or self._task.done():
+        self._unanswered[topic] = question
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Ask what is still unanswered after a rest."""
+        if self._unanswered and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._converse(), name="preflight")
 
     def forget(self, topic: str) -> None:
         """Ask nothing about the topic any more, and drop what is still to come."""
-        self._newest.pop(topic, None)
-        self._waiting.pop(topic, None)
+        self._unanswered.pop(topic, None)
 
     async def rest(self) -> None:
-        """End the process, which holds some hundred megabytes, and drop every question. The next one starts it anew."""
-        self._newest.clear()
-        self._waiting.clear()
-        if self._task is not None:
-            self._task.cancel()
+        """End the process, which holds some hundred megabytes. The next question, or go_on, starts it anew."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        await self._end()  # lets go of the process at once, so that what is asked meanwhile gets another
+        if task is not None:
             with suppress(asyncio.CancelledError):
-                await self._task
-        await self._end()
+                await task
 
     async def _converse(self) -> None:
-        while self._waiting:
-            topic, question = next(iter(self._waiting.items()))
-            del self._waiting[topic]
+        while self._unanswered:
+            topic, question = next(iter(self._unanswered.items()))
             found = await self._answer(question)
-            if self._newest.get(topic) is question:
+            if self._unanswered.get(topic) is question:
+                del self._unanswered[topic]
                 self._hand_over(topic, found)
 
     async def _answer(self, question: Question) -> Answer:
@@ -95,7 +98,8 @@ class Preflight:
         for _ in range(TRIES):
             try:
                 process = await self._running()
-                return await asyncio.wait_for(_converse_once(process, question), self._answer_s)
+                async with asyncio.timeout(self._answer_s):
+                    return await _converse_once(process, question)
             except TimeoutError:
                 await self._end()
                 return Problem(
@@ -128,16 +132,20 @@ class Preflight:
         process, self._process = self._process, None
         stderr, self._stderr = self._stderr, None
         said = ""
-        if process is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), wait_s)
-            if process.returncode is not None and stderr is not None:
-                said = ": ".join(filter(None, (how_it_ended(process.returncode), _last_line(stderr))))
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        if stderr is not None:
-            stderr.close()
+        try:
+            if process is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await process.wait()
+                if process.returncode is not None and stderr is not None:
+                    said = ": ".join(filter(None, (how_it_ended(process.returncode), _last_line(stderr))))
+        finally:  # also where the conversation is cancelled
+            if process is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+            if stderr is not None:
+                stderr.close()
         return said
 
 

@@ -2,7 +2,7 @@
 
 # Answers as preflight does, at once and without torch: a source says what is found in it.
 ANSWERS = r"""
-import json, os, sys
+import json, os, sys, time
 def facts(source):
     return {"source": source, "architecture": "LlamaForCausalLM", "format": "safetensors", "dtypes": ["bfloat16"],
             "parameters": 1234567, "size_bytes": 2469134}
@@ -14,6 +14,7 @@ def answer(question):
     if kind == "devices":
         return {"kind": kind, "devices": [{"name": "cuda:0", "title": "H100"}, {"name": "cpu", "title": "2 cores"}]}
     if "die" in source: os._exit(9)
+    while kind == "pair" and "slow" in source and not os.path.exists("go-on"): time.sleep(0.01)
     if "wrong" in source or (kind == "pair" and "other" in source):
         return {"kind": "problem", "message": f"is [red]wrong[/red]", "where": source, "mend": "Give another"}
     if "hub/" in source: return {"kind": "not yet known", "message": "it will be fetched when the audit starts"}

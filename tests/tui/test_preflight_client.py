@@ -34,6 +34,14 @@ if not mark.exists():
 print(json.dumps({"kind": "not yet known", "message": json.loads(line)["source"]}), flush=True)
 sys.stdin.read()
 """
+ANSWERS_WHEN_TOLD = """
+import json, os, sys, time
+for line in sys.stdin:
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    print(json.dumps({"kind": "not yet known", "message": json.loads(line)["source"]}), flush=True)
+"""
+HANGS_UP = "import os, sys, time; sys.stdin.readline(); os.close(1); time.sleep(60)"
 
 
 class Talk:
@@ -203,6 +211,53 @@ async def test_resting_ends_it_in_the_middle_of_an_answer_and_it_works_again_aft
     talk.ask("original", "0 again")
     await until(lambda: talk.answers)
     await talk.preflight.rest()
+
+
+@pytest.mark.asyncio
+async def test_what_was_not_answered_before_a_rest_is_answered_when_it_goes_on(tmp_path: Path) -> None:
+    talk = Talk(ANSWERS_WHEN_TOLD, str(tmp_path / "mark"))
+    talk.ask("original", "in hand")
+    talk.ask("unlearned", "waiting")
+    talk.ask("data", "forgotten")
+    await until(lambda: talk.preflight.process_id)
+    await talk.preflight.rest()
+    talk.preflight.forget("data")
+    (tmp_path / "mark").touch()
+    talk.preflight.go_on()
+    await until(lambda: len(talk.answers) == 2)
+    assert talk.messages() == [("original", "in hand"), ("unlearned", "waiting")]
+    await talk.preflight.rest()
+    talk.preflight.go_on()  # there is nothing to ask, and so nothing to start
+    assert talk.preflight.process_id is None
+
+
+@pytest.mark.asyncio
+async def test_what_is_asked_while_it_goes_to_rest_is_answered_by_another_process(tmp_path: Path) -> None:
+    talk = Talk(ANSWERS_WHEN_TOLD, str(tmp_path / "mark"))
+    talk.ask("original", "in hand")
+    await until(lambda: talk.preflight.process_id)
+    process = psutil.Process(talk.preflight.process_id)
+    resting = asyncio.create_task(talk.preflight.rest())
+    await asyncio.sleep(0)
+    assert talk.preflight.process_id is None  # let go of, and not over yet
+    (tmp_path / "mark").touch()
+    talk.ask("unlearned", "meanwhile")
+    await until(lambda: len(talk.answers) == 2)
+    await resting
+    assert not process.is_running()
+    assert talk.messages() == [("original", "in hand"), ("unlearned", "meanwhile")]
+    await talk.preflight.rest()
+
+
+@pytest.mark.asyncio
+async def test_resting_ends_a_process_that_is_just_being_given_up() -> None:
+    talk = Talk(HANGS_UP)
+    talk.ask("original", "a")
+    await until(lambda: talk.preflight.process_id)
+    process = psutil.Process(talk.preflight.process_id)
+    await until(lambda: talk.preflight.process_id != process.pid)  # it has hung up, and is given time to end
+    await talk.preflight.rest()
+    assert not process.is_running()
 
 
 @pytest.mark.asyncio

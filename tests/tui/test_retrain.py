@@ -273,7 +273,7 @@ async def test_a_failure_is_shown_with_what_can_be_done(
         assert "exit code 4" in said(screen, "#standing")
         assert training.state.steps  # what was done stays on screen
         await pilot.press("escape")
-        assert "training stopped" in said(app.screen, "#header")
+        await until(pilot, lambda: "training stopped" in said(app.screen, "#header"))
         await pilot.press("w")
         assert isinstance(app.screen, TrainingScreen)
 

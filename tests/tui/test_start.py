@@ -169,6 +169,23 @@ async def test_a_pair_that_does_not_fit_is_in_the_way(started: list[AuditRequest
 
 
 @pytest.mark.asyncio
+async def test_whether_a_pair_fits_is_found_after_a_start_that_did_not_wait_for_it(
+    here: Path, started: list[AuditRequest]
+) -> None:
+    async with opened_app() as pilot:
+        pilot.app.screen.query_one("#original", Input).value = "a"
+        pilot.app.screen.query_one("#unlearned", Input).value = "slow"
+        await until(pilot, lambda: "pair" in found(pilot))
+        await pilot.press("ctrl+r")
+        assert len(started) == 1
+        (here / "go-on").touch()
+        await pilot.press("f1")  # away from the form, as an audit's own screen is
+        await until(pilot, lambda: not isinstance(pilot.app.screen, StartScreen))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(found(pilot).get("pair"), PairFound))
+
+
+@pytest.mark.asyncio
 async def test_an_id_on_a_hub_may_be_started(started: list[AuditRequest]) -> None:
     async with opened_app() as pilot:
         await fill(pilot, original="hub/a", unlearned="hub/b")

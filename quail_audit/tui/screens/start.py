@@ -177,8 +177,7 @@ class StartScreen(QuailScreen[None]):
                 self._check(topic)
             self._preflight.ask("devices", AboutDevices())
         else:
-            for topic in [topic for topic, answer in self._found.items() if answer is None and topic in TITLES]:
-                self._check(topic)
+            self._preflight.go_on()
 
     async def on_unmount(self) -> None:
         await self._preflight.rest()
