@@ -41,7 +41,14 @@ for line in sys.stdin:
         time.sleep(0.01)
     print(json.dumps({"kind": "not yet known", "message": json.loads(line)["source"]}), flush=True)
 """
-HANGS_UP = "import os, sys, time; sys.stdin.readline(); os.close(1); time.sleep(60)"
+HANGS_UP_WHEN_TOLD = """
+import os, sys, time
+sys.stdin.readline()
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+os.close(1)
+time.sleep(60)
+"""
 
 
 class Talk:
@@ -250,11 +257,12 @@ async def test_what_is_asked_while_it_goes_to_rest_is_answered_by_another_proces
 
 
 @pytest.mark.asyncio
-async def test_resting_ends_a_process_that_is_just_being_given_up() -> None:
-    talk = Talk(HANGS_UP)
+async def test_resting_ends_a_process_that_is_just_being_given_up(tmp_path: Path) -> None:
+    talk = Talk(HANGS_UP_WHEN_TOLD, str(tmp_path / "mark"))
     talk.ask("original", "a")
     await until(lambda: talk.preflight.process_id)
     process = psutil.Process(talk.preflight.process_id)
+    (tmp_path / "mark").touch()
     await until(lambda: talk.preflight.process_id != process.pid)  # it has hung up, and is given time to end
     await talk.preflight.rest()
     assert not process.is_running()

@@ -89,10 +89,11 @@ async def until(pilot: Test, condition: Callable[[], Any], limit_s: float = 20.0
 
 
 async def fill(pilot: Test, **values: str) -> None:
+    """Type these and wait until everything that is chosen has been looked at."""
     for topic, value in values.items():
+        found(pilot)[topic] = None  # until the form has seen what was typed
         pilot.app.screen.query_one(f"#{topic}", Input).value = value
-    await until(pilot, lambda: not any(answer is None for answer in found(pilot).values()))
-    await pilot.pause(0.05)
+    await until(pilot, lambda: all((topic in found(pilot)) == bool(usable(value)) for topic, value in values.items()))
     await until(pilot, lambda: not any(answer is None for answer in found(pilot).values()))
 
 
