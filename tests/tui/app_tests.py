@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.interface import QuailScreen
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0  # a machine may stand still for long; only a failure takes so long
 
 
 @asynccontextmanager
@@ -24,11 +24,11 @@ async def app_on(run: Path | None = None, size: tuple[int, int] = (120, 40)) -> 
         yield pilot
 
 
-async def until(pilot: Pilot[None], is_so: Callable[[], bool]) -> None:
+async def until(pilot: Pilot[None], is_so: Callable[[], object]) -> None:
     """Wait for something that the app does by itself."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not is_so():
-        assert time.monotonic() < deadline_s, "it never came"
+        assert time.monotonic() < deadline_s, f"it never came:\n{screen_text(pilot)}"
         await pilot.pause(0.02)
 
 

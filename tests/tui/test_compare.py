@@ -2,11 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from app_tests import settled, until
 from made_runs import events as audit_events
 from made_runs import judged_by, write_run
 from made_training import repaired
@@ -21,9 +21,6 @@ from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.pick_run import PickRunScreen, candidates
 from quail_audit.tui.widgets.change_table import ChangeTable
 from quail_audit.tui.widgets.score_changes import ScoreChanges, signed
-
-LIMIT_S = 30.0
-
 
 POLICY = Policy(limits=Limits(where=(OtherLimits(metrics=("verbmem_forget",), max_recovery_percent=12.0),)))
 
@@ -45,13 +42,6 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QuailApp:
     return QuailApp(runs / "before")
 
 
-async def until(pilot: Pilot[Any], holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline_s, pilot.app.screen
-        await pilot.pause(0.02)
-
-
 def said(screen: Any, name: str) -> str:
     return str(screen.query_one(name, Static).content)
 
@@ -69,7 +59,7 @@ async def compare_with(pilot: Pilot[Any], place: int) -> CompareScreen:
     assert isinstance(screen, CompareScreen)
     await until(pilot, lambda: screen.after is not None and screen.after.is_over and screen.before.is_over)
     await until(pilot, lambda: "before" in said(screen, "#score-changes"))
-    await pilot.pause(0.8)  # a last comparison of both runs whole
+    await settled(pilot)
     return screen
 
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from app_tests import screen_text, until
 from made_runs import detail, events, layers, write_run
 from textual.pilot import Pilot
 from textual.widgets import Static, Tabs
@@ -45,19 +46,6 @@ async def opened(
         screen = app.screen
         assert isinstance(screen, LayerScreen)
         yield app, pilot, screen
-
-
-async def until(pilot: Pilot[None], true, tries: int = 200) -> None:  # type: ignore[no-untyped-def]
-    for _ in range(tries):
-        if true():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError("did not happen")
-
-
-def text_of(app: QuailApp) -> str:
-    """What is on screen."""
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
 
 
 def with_detail(made: LayerDetail | None, name: str = "model.layers.1.mlp.up_proj") -> Iterator[Event]:
@@ -146,7 +134,7 @@ def test_every_statistic_has_words_that_fit_80_columns() -> None:
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_says_the_main_story_at_every_size(tmp_path: Path, size: tuple[int, int]) -> None:
     async with opened(write_run(tmp_path / "run"), size=size) as (app, pilot, _):
-        shown = text_of(app)
+        shown = screen_text(pilot)
         assert "model.layers.1.mlp.up_proj" in shown
         assert "erased" in shown
         assert "at risk" in shown
@@ -155,9 +143,8 @@ async def test_says_the_main_story_at_every_size(tmp_path: Path, size: tuple[int
         )  # there it takes two lines
         assert "survival" in shown
         await pilot.press("2")
-        await pilot.pause(0.1)
+        await until(pilot, lambda: "of changed weights kept their code" in screen_text(pilot))
         codes = app.screen.query_one(Transitions)
-        assert "of changed weights kept their code" in text_of(app)
         assert codes.max_scroll_y == codes.max_scroll_x == 0  # all 16 levels fit
 
 
@@ -258,20 +245,19 @@ async def test_cursors_say_their_counts(tmp_path: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_a_layer_without_detail_says_why(tmp_path: Path) -> None:
-    async with opened(write_run(tmp_path / "run", with_detail(None))) as (app, pilot, _):
-        assert "Nothing to draw" in text_of(app)
+    async with opened(write_run(tmp_path / "run", with_detail(None))) as (_, pilot, _):
+        assert "Nothing to draw" in screen_text(pilot)
         await pilot.press("1", "left", "2", "up")  # nothing to go through, and no crash
-        assert "survival" in text_of(app)
+        assert "survival" in screen_text(pilot)
 
 
 @pytest.mark.asyncio
 async def test_a_run_that_is_gone_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    async with opened(folder) as (app, pilot, _):
+    async with opened(folder) as (_, pilot, _):
         (folder / EVENTS).unlink()
         await pilot.press("n")
-        await pilot.pause(0.1)
-        assert "cannot be read" in text_of(app)
+        await until(pilot, lambda: "cannot be read" in screen_text(pilot))
 
 
 @pytest.mark.asyncio
@@ -297,7 +283,7 @@ async def test_a_layer_appears_when_it_is_measured(tmp_path: Path) -> None:
         screen = LayerScreen(run, "fp4", name, [name])
         await app.push_screen(screen)
         await pilot.pause()
-        assert "not measured under fp4" in text_of(app)
+        assert "not measured under fp4" in screen_text(pilot)
         event = made[measured[1]]
         with (folder / EVENTS).open("a") as file:
             file.write(to_line(event) + "\n")
@@ -305,8 +291,7 @@ async def test_a_layer_appears_when_it_is_measured(tmp_path: Path) -> None:
         await until(pilot, lambda: later.advance(0.01) or later.layer("fp4", name) is not None)
         screen.run = later
         screen.show_changes()
-        await pilot.pause(0.1)
-        assert "moved under half a bucket" in text_of(app)
+        await until(pilot, lambda: "moved under half a bucket" in screen_text(pilot))
 
 
 @pytest.mark.asyncio
@@ -322,8 +307,8 @@ async def test_hostile_names_are_shown_as_they_are(tmp_path: Path) -> None:
         for event in made
     ]
     assert isinstance(changed[0], RunStarted)
-    async with opened(write_run(tmp_path / "run", iter(changed)), layer=name) as (app, _, _screen):
-        shown = text_of(app)
+    async with opened(write_run(tmp_path / "run", iter(changed)), layer=name) as (_, pilot, _screen):
+        shown = screen_text(pilot)
         assert "\x1b" not in shown
         assert "[red]model[/red]" in shown
 
@@ -337,8 +322,7 @@ async def test_help_explains_each_panel(tmp_path: Path) -> None:
             lines = screen.focused.HOW_TO_READ  # type: ignore[attr-defined]
             await pilot.press("question_mark")
             await until(pilot, lambda: app.screen is not screen)
-            await pilot.pause(0.1)
-            assert lines[0][:40] in text_of(app)
+            await until(pilot, lambda first=lines[0][:40]: first in screen_text(pilot))
             await pilot.press("escape")
             await until(pilot, lambda: app.screen is screen)
 

@@ -1,12 +1,11 @@
 """Retraining, driven by keys: the command they make, a training that goes well, is stopped, or dies."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from app_tests import settled, until
 from made_runs import events as audit_events
 from made_runs import write_run
 from made_training import install_commands, write_training
@@ -23,8 +22,6 @@ from quail_audit.tui.screens.retrain import RetrainScreen
 from quail_audit.tui.screens.training import TrainingScreen, bar
 from quail_audit.tui.widgets.layer_picker import LayerPicker
 
-LIMIT_S = 60.0
-
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QuailApp:
@@ -39,23 +36,16 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QuailApp:
     return QuailApp(write_run(tmp_path / "run", audit_events(blocks=8, schemes=("nf4", "fp4"))))
 
 
-async def until(pilot: Pilot[Any], holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline_s, pilot.app.screen
-        await pilot.pause(0.02)
-
-
 async def retrain(pilot: Pilot[Any]) -> RetrainScreen:
     app = pilot.app
     assert isinstance(app, QuailApp)
     await until(pilot, lambda: bool(app.live_runs) and next(iter(app.live_runs.values())).is_over)
-    await pilot.pause(0.2)
+    await settled(pilot)
     await pilot.press("r")
     await until(pilot, lambda: isinstance(app.screen, RemediateScreen))
     await pilot.press("r")
     await until(pilot, lambda: isinstance(app.screen, RetrainScreen))
-    await pilot.pause(0.2)
+    await settled(pilot)
     assert isinstance(app.screen, RetrainScreen)
     return app.screen
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from app_tests import screen_text, settled, until
 from made_runs import METRICS, events, write_run
 from rich.style import Style
 from textual.pilot import Pilot
@@ -37,14 +38,6 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-async def until(pilot: Pilot[None], true: Callable[[], object], tries: int = 300) -> None:
-    for _ in range(tries):
-        if true():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError("did not happen")
-
-
 @asynccontextmanager
 async def opened(
     folder: Path, size: tuple[int, int] = (120, 40)
@@ -57,7 +50,7 @@ async def opened(
         screen = SamplesScreen(run, run.schemes[0])
         await app.push_screen(screen)
         await until(pilot, lambda: screen.is_mounted)
-        await pilot.pause(0.05)
+        await settled(pilot)
         yield app, pilot, screen
 
 
@@ -73,10 +66,6 @@ def scores_of(run: LiveRun, metric: str = "verbmem_forget") -> SampleScores:
     scores = SampleScores(run, metric, "nf4")
     scores.take_in()
     return scores
-
-
-def text_of(app: QuailApp) -> str:
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
 
 
 def with_texts(change_of: Callable[[SampleScored], dict[str, object]], samples: int = 4) -> Iterator[Event]:
@@ -194,8 +183,7 @@ async def test_search_goes_to_the_next_that_has_it_and_is_cleared(tmp_path: Path
             await pilot.press(key)
             assert number(screen) in found
             assert listed.place != before
-        await pilot.pause(0.1)
-        assert "48 found" in text_of(app)
+        await until(pilot, lambda: "48 found" in screen_text(pilot))
         await pilot.press("escape")
         assert screen._search is None
         assert not listed.found
@@ -218,8 +206,7 @@ async def test_search_says_where_the_run_is_gone(tmp_path: Path) -> None:
         await pilot.press("slash", "a", "enter")
         await until(pilot, lambda: any("The search stopped" in line for line in app.log_lines))
         await pilot.press("n")
-        await pilot.pause(0.1)
-        assert "cannot be read" in text_of(app)
+        await until(pilot, lambda: "cannot be read" in screen_text(pilot))
         await pilot.press("c")
         assert any("no sample to copy" in line for line in app.log_lines)
 
@@ -230,8 +217,8 @@ async def test_search_says_where_the_run_is_gone(tmp_path: Path) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_the_leak_is_on_screen_at_every_size(tmp_path: Path, size: tuple[int, int]) -> None:
-    async with opened(write_run(tmp_path / "run"), size) as (app, _, screen):
-        shown = text_of(app)
+    async with opened(write_run(tmp_path / "run"), size) as (_, pilot, screen):
+        shown = screen_text(pilot)
         assert "1 of 24 ── came back: +" in shown
         for heading in ("Prompt", "Truth", "unlearned/full", "unlearned/nf4", "▲"):
             assert heading in shown
@@ -268,13 +255,11 @@ async def test_every_key(tmp_path: Path) -> None:
         await pilot.press("x")
         assert (screen.scheme, number(screen)) == ("fp4", sample)
         await pilot.press("enter")
-        await pilot.pause(0.05)
-        assert not listed.display or listed.region.width == 0
+        await until(pilot, lambda: not listed.display or listed.region.width == 0)
         assert screen.focused is pane
         await pilot.press("j", "space", "b", "n")
         await pilot.press("escape")
-        await pilot.pause(0.05)
-        assert listed.region.width > 0
+        await until(pilot, lambda: listed.region.width > 0)
         await pilot.press("2")
         assert screen.focused is pane
         await pilot.press("1")
@@ -286,26 +271,23 @@ async def test_every_key(tmp_path: Path) -> None:
         await pilot.press("c")
         assert "unlearned/fp4" in app.clipboard
         await pilot.click("#metric-1")
-        await pilot.pause(0.05)
-        assert screen.metric == screen._metrics[1]
+        await until(pilot, lambda: screen.metric == screen._metrics[1])
         assert screen.query_one(Tabs).active == "metric-1"
         await pilot.click(SampleList, offset=(5, 6))
         assert listed.place == 3
         await pilot.click(SampleList, offset=(5, 6), times=2)
-        await pilot.pause(0.05)
-        assert screen.has_class("-enlarged")
+        await until(pilot, lambda: screen.has_class("-enlarged"))
         await pilot.press("escape", "escape")
         await until(pilot, lambda: app.screen is not screen)
 
 
 @pytest.mark.asyncio
 async def test_a_metric_without_answers_shows_its_text_and_scores(tmp_path: Path) -> None:
-    async with opened(write_run(tmp_path / "run")) as (app, pilot, screen):
+    async with opened(write_run(tmp_path / "run")) as (_, pilot, screen):
         while screen.metric != "nll_forget":
             await pilot.press("m")
-        await pilot.pause(0.1)
-        shown = text_of(app)
-        assert "mean loss of the text's tokens" in shown
+        await until(pilot, lambda: "mean loss of the text's tokens" in screen_text(pilot))
+        shown = screen_text(pilot)
         assert "nats" in shown
         assert "█" in shown
 
@@ -314,19 +296,18 @@ async def test_a_metric_without_answers_shows_its_text_and_scores(tmp_path: Path
 async def test_a_long_prompt_shows_its_end_until_all_is_asked_for(tmp_path: Path) -> None:
     prompt = "beginning " + "word " * 400 + "the very end"
     made = with_texts(lambda event: {"prompt": prompt})
-    async with opened(write_run(tmp_path / "run", made), (80, 24)) as (app, pilot, _):
-        assert "the very end" in text_of(app)
-        assert "beginning" not in text_of(app)
+    async with opened(write_run(tmp_path / "run", made), (80, 24)) as (_, pilot, _):
+        assert "the very end" in screen_text(pilot)
+        assert "beginning" not in screen_text(pilot)
         await pilot.press("f")
-        await pilot.pause(0.1)
-        assert "beginning" in text_of(app)
+        await until(pilot, lambda: "beginning" in screen_text(pilot))
 
 
 @pytest.mark.asyncio
 async def test_hostile_texts_are_shown_as_they_are(tmp_path: Path) -> None:
     made = with_texts(lambda event: {"prompt": HOSTILE, "truth": HOSTILE, "answer": HOSTILE})
     async with opened(write_run(tmp_path / "run", made)) as (app, pilot, _):
-        shown = text_of(app)
+        shown = screen_text(pilot)
         assert not set("\x1b\x07\x9b\u202e\r") & set(shown)
         assert "[bold red]loud[/]" in shown
         assert "\u05e9\u05dc\u05d5\u05dd" in shown
@@ -334,8 +315,7 @@ async def test_hostile_texts_are_shown_as_they_are(tmp_path: Path) -> None:
         assert not set("\x1b\x07\x9b\u202e\r") & set(app.clipboard)
         assert "loud" in app.clipboard
         await pilot.press("slash", *"[/]", "enter")
-        await pilot.pause(0.2)
-        assert "“[/]”" in text_of(app)
+        await until(pilot, lambda: "“[/]”" in screen_text(pilot))
 
 
 @pytest.mark.asyncio
@@ -345,14 +325,14 @@ async def test_empty_and_very_long_texts(tmp_path: Path) -> None:
     def made(event: SampleScored) -> dict[str, object]:
         return {"prompt": "", "truth": "", "answer": ""} if event.sample else {"truth": long, "answer": long}
 
-    async with opened(write_run(tmp_path / "run", with_texts(made, samples=2)), (80, 24)) as (app, pilot, screen):
+    async with opened(write_run(tmp_path / "run", with_texts(made, samples=2)), (80, 24)) as (_, pilot, screen):
         await pilot.press("o")
         while number(screen):
             await pilot.press("p")
         await pilot.press("n")
         await pilot.pause()
-        assert "none was kept" in text_of(app)
-        assert "answered nothing" in text_of(app)
+        assert "none was kept" in screen_text(pilot)
+        assert "answered nothing" in screen_text(pilot)
         await pilot.press("p", "G")
         await pilot.pause()
         assert len(str(screen.query_one("#truth", Static).render())) < MOST_CHARACTERS + 100
@@ -379,14 +359,14 @@ async def test_new_samples_move_neither_the_cursor_nor_the_order(tmp_path: Path)
     scored = [place for place, event in enumerate(made) if isinstance(event, SampleScored)]
     tail = made[scored[30] :]
     folder = write_run(tmp_path / "run", iter(made[: scored[30]]))
-    async with opened(folder) as (app, pilot, screen):
+    async with opened(folder) as (_, pilot, screen):
         screen.query_one(SampleList).order = BY_NUMBER
         while screen.metric != "knowmem_forget":
             await pilot.press("m")
         assert len(numbers(screen)) == 6  # of the first arm
         await pilot.press("j", "j")
         sample, before = number(screen), numbers(screen)
-        assert "not answered at nf4 yet" in text_of(app)
+        assert "not answered at nf4 yet" in screen_text(pilot)
         with (folder / EVENTS).open("a") as file:
             file.write("".join(to_line(event) + "\n" for event in tail))
         later = read(folder)
@@ -394,12 +374,11 @@ async def test_new_samples_move_neither_the_cursor_nor_the_order(tmp_path: Path)
         assert screen._scores is not None
         screen._scores._run = later
         screen.show_changes()
-        await pilot.pause(0.1)
+        await until(pilot, lambda: len(numbers(screen)) == 8)
         assert numbers(screen)[:6] == before
         assert number(screen) == sample
-        assert len(numbers(screen)) == 8
         assert "r again" in str(screen.query_one(SampleList).border_subtitle)
-        assert "came back: +" in text_of(app)
+        assert "came back: +" in screen_text(pilot)
         await pilot.press("r")
         assert "r again" not in str(screen.query_one(SampleList).border_subtitle)
         assert number(screen) == sample
@@ -408,8 +387,8 @@ async def test_new_samples_move_neither_the_cursor_nor_the_order(tmp_path: Path)
 @pytest.mark.asyncio
 async def test_a_run_without_samples_says_so(tmp_path: Path) -> None:
     made = [event for event in events(blocks=1, samples=1) if not isinstance(event, SampleScored)]
-    async with opened(write_run(tmp_path / "run", iter(made))) as (app, pilot, _):
-        assert "No sample of this metric was answered" in text_of(app)
+    async with opened(write_run(tmp_path / "run", iter(made))) as (_, pilot, _):
+        assert "No sample of this metric was answered" in screen_text(pilot)
         await pilot.press("j", "n", "o", "r", "c", "m", "f", "space", "enter", "escape")
         await pilot.pause()
 
@@ -445,9 +424,9 @@ async def test_a_classifiers_answer_is_a_label_with_the_probability_of_each(tmp_
         shares = sorted({"real": real, "fa\x1bke": 1 - real}.items(), key=lambda pair: -pair[1])
         return {"truth": "real", "answer": shares[0][0], "probabilities": dict(shares)}
 
-    async with opened(write_run(tmp_path / "run", with_texts(labelled)), (120, 40)) as (app, pilot, _screen):
-        await until(pilot, lambda: "True label" in text_of(app))
-        shown = text_of(app)
+    async with opened(write_run(tmp_path / "run", with_texts(labelled)), (120, 40)) as (_, pilot, _screen):
+        await until(pilot, lambda: "True label" in screen_text(pilot))
+        shown = screen_text(pilot)
         assert "real      87.5 % █" in shown
         assert "fa\\x1bke  12.5 % █" in shown
         assert shown.index("fa\\x1bke  87.5 %") < shown.index("real      12.5 %")

@@ -3,13 +3,14 @@
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from app_tests import settled, until
 from made_answers import ANSWERS
 from made_runs import events, write_run
 from textual.pilot import Pilot
@@ -79,13 +80,6 @@ async def opened_app(size: tuple[int, int] = (120, 40)) -> AsyncIterator[Test]:
         await until(pilot, lambda: isinstance(pilot.app.screen, StartScreen) and pilot.app.screen._has_begun)
         await until(pilot, lambda: len(pilot.app.screen.query("SchemeBox")) == 3)
         yield pilot
-
-
-async def until(pilot: Test, condition: Callable[[], Any], limit_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "did not happen in time"
-        await pilot.pause(0.02)
 
 
 async def fill(pilot: Test, **values: str) -> None:
@@ -595,7 +589,7 @@ async def test_themes_and_sizes_change_without_loss(here: Path) -> None:
         pilot.app.theme = "quail-light"
         for size in ((200, 60), (120, 40), (60, 16), (80, 24)):
             await pilot.resize_terminal(*size)
-            await pilot.pause(0.2)
+            await settled(pilot)
             assert below(pilot, "unlearned").startswith("✗")
             assert pilot.app.screen.query_one(RunsTable).row_count == 1
 
