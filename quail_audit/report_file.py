@@ -52,7 +52,26 @@ def read_report_file(path: Path) -> Report:
     Raises:
         BadInputError: it cannot be read, is no report, or that of a newer schema version.
     """
-    document = read_bounded(path, "the report", most_bytes=LARGEST_BYTES)
+    return _report_in(read_bounded(path, "the report", most_bytes=LARGEST_BYTES), path)
+
+
+def read_with_document(path: Path) -> tuple[Report, dict[str, Any]]:
+    """A report, and its JSON as it stands, with what a newer Quail may have added: what its digest is of. Read at once,
+    so that both are of the same bytes.
+
+    Raises:
+        BadInputError: as of read_report_file; or it says a key twice, or has a number that JSON has not.
+    """
+    written = read_bounded(path, "the report", most_bytes=LARGEST_BYTES)
+    report = _report_in(written, path)
+    try:
+        document = json.loads(written, object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
+    return report, document
+
+
+def _report_in(document: bytes, path: Path) -> Report:
     version = _version(document, path)
     if version > SCHEMA_VERSION:
         raise BadInputError(
@@ -65,25 +84,6 @@ def read_report_file(path: Path) -> Report:
     except ValidationError as error:
         place, problem = first_problem(error)
         raise BadInputError(f"not a report of quail audit: {place}: {problem}", where=str(path)) from error
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """A report's JSON as it stands, with what a newer Quail may have added: what its digest is of.
-
-    Raises:
-        BadInputError: it cannot be read, is no JSON object, says a key twice, or has a number that JSON has not.
-    """
-    try:
-        found = json.loads(
-            read_bounded(path, "the report", most_bytes=LARGEST_BYTES),
-            object_pairs_hook=_once,
-            parse_constant=_no_number,
-        )
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
-    if not isinstance(found, dict):
-        raise BadInputError("not a report of quail audit", where=str(path), mend="Name a report.json")
-    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

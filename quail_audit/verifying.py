@@ -22,7 +22,7 @@ from quail_audit.file_names import data_files, description_files, stays_inside, 
 from quail_audit.hashing import hash_file
 from quail_audit.model import Model
 from quail_audit.report import Report, RunState
-from quail_audit.report_file import read_document, read_report_file
+from quail_audit.report_file import read_with_document
 from quail_audit.runs import EVENTS, REPORT, read_report, replay_placed, require_run
 from quail_audit.seal import digest_of
 from quail_audit.signing import (
@@ -102,20 +102,20 @@ def open_run(path: Path) -> Run:
         BadInputError: neither a report nor events can be read there.
     """
     if not path.is_dir():
-        return Run(read_report_file(path), path, _digest_in(path), None)
+        return _run_of(path, None)
     file = path / REPORT
     if file.is_file():
-        return Run(read_report_file(file), file, _digest_in(file), path)
+        return _run_of(file, path)
     require_run(path)
     return Run(read_report(path), file, None, path)
 
 
-def _digest_in(path: Path) -> str:
-    document = read_document(path)
+def _run_of(file: Path, folder: Path | None) -> Run:
+    report, document = read_with_document(file)
     try:
-        return digest_of(document)
+        return Run(report, file, digest_of(document), folder)
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
+        raise BadInputError(f"no JSON: {error}", where=str(file), mend="Name a report.json of quail audit") from error
 
 
 def verify(

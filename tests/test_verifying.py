@@ -15,6 +15,7 @@ from rich.console import Console
 from runs_for_tests import REQUEST, events
 from test_cli import quail
 
+from quail_audit.bounded_files import read_bounded
 from quail_audit.errors import BadInputError, UsageError
 from quail_audit.events import Event, FileHash, FileRole, FilesHashed, RunStarted
 from quail_audit.reports import verification_text
@@ -179,6 +180,20 @@ def test_what_readers_could_take_for_different_reports_is_refused(more: str, mes
     path.write_text("{" + more + ", " + path.read_text().lstrip()[1:])
     with pytest.raises(BadInputError, match=message):
         audited.verified()
+
+
+def test_what_is_shown_and_what_its_digest_is_of_are_the_same_bytes(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def once(path: Path, what: str, *, most_bytes: int) -> bytes:
+        read.append(path)
+        return read_bounded(path, what, most_bytes=most_bytes)
+
+    monkeypatch.setattr("quail_audit.report_file.read_bounded", once)
+    audited.verified()
+    assert read == [audited.run / REPORT]
 
 
 @pytest.mark.parametrize(
