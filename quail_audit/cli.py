@@ -434,9 +434,13 @@ def audit_and_show(
 
     run_id = new_run_id()
     baseline = _baseline(request)
+    place = run_dir or RUNS_FOLDER / run_id
+    if output is not None and place.absolute() in output.absolute().parents:
+        with suppress(OSError):  # what is wrong with it is said where it is written
+            place.mkdir(parents=True, exist_ok=True)
     with (
         _results(output) as results,
-        new_run(run_dir or RUNS_FOLDER / run_id, request) as folder,
+        new_run(place, request) as folder,
         _says_how_to_go_on(folder),
         open_journal(folder / JOURNAL) as journal,
         closing(record(events_of(request, run_id, baseline=baseline, journal=journal), folder)) as events,

@@ -341,13 +341,13 @@ def test_the_command_streams_events(world: Path, tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_output_goes_to_a_file(world: Path, tmp_path: Path) -> None:
-    done = quail_here(
-        "audit", world / "original", world / "blank", "--run-dir", tmp_path / "run", "--output", tmp_path / "out.txt"
-    )
+@pytest.mark.parametrize("output", ["out.txt", "run/out.txt"], ids=["beside the run", "in its new folder"])
+def test_output_goes_to_a_file(output: str, world: Path, tmp_path: Path) -> None:
+    pair = world / "original", world / "blank"
+    done = quail_here("audit", *pair, "--run-dir", tmp_path / "run", "--output", tmp_path / output)
     assert done.exit_code == 0
     assert done.stdout == ""
-    assert "✓ PASS" in (tmp_path / "out.txt").read_text()
+    assert "✓ PASS" in (tmp_path / output).read_text()
 
 
 def started(world: Path, folder: Path) -> "subprocess.Popen[str]":
