@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.reactive import reactive
-from textual.widgets import Footer, Input, Tab, Tabs
+from textual.widgets import Input, Tab, Tabs
 
 from quail_audit.events import RunFinished
 from quail_audit.tui.live_run import LiveRun
@@ -17,6 +17,7 @@ from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel
 from quail_audit.tui.widgets.format_table import FormatTable
 from quail_audit.tui.widgets.heat_map import HeatMap
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.layer_table import LayerTable
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.verdict_line import VerdictLine
@@ -70,7 +71,7 @@ class AuditScreen(QuailScreen[None]):
         yield Input(placeholder="part of a layer's name, or a state; Enter keeps it, Escape clears it", id="filter")
         yield LayerTable(id="layers")
         yield VerdictLine(id="verdict")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False

@@ -11,7 +11,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from quail_audit import wording
 from quail_audit.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
@@ -21,6 +21,7 @@ from quail_audit.tui.endings import why_it_stopped
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.change_table import ChangeTable
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.score_changes import ScoreChanges
 from quail_audit.untrusted import printable
 
@@ -70,7 +71,7 @@ class CompareScreen(QuailScreen[None]):
             yield ScoreChanges(id="scores")
             yield ChangeTable(id="changes")
         yield Input(placeholder="part of a layer's name, or a state; Enter keeps it, Escape clears it", id="filter")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False

@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.events import AuditRequest, CarryRequest, CheckpointSaved
@@ -21,6 +21,7 @@ from quail_audit.tui.endings import CURE, why_it_stopped
 from quail_audit.tui.live_cure import LiveCure
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.screens.making import MakingScreen
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.untrusted import printable
 
 MOST_LINES = 400  # of what was found, the latest; the run's folder has all
@@ -54,7 +55,7 @@ class CureScreen(MakingScreen):
         with VerticalScroll(id="found-so-far", classes="panel"):
             yield Static(id="lines", markup=False)
         yield Static(id="standing", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         panel = self.query_one("#found-so-far", VerticalScroll)

@@ -10,7 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Footer, Static, Tab, Tabs
+from textual.widgets import Static, Tab, Tabs
 
 from quail_audit import wording
 from quail_audit.errors import QuailError
@@ -20,6 +20,7 @@ from quail_audit.tui.layer_words import state_in_words
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.histogram import Histogram
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.layer_figures import LayerFigures
 from quail_audit.tui.widgets.layer_table import end_of
 from quail_audit.tui.widgets.run_header import RunHeader
@@ -84,7 +85,7 @@ class LayerScreen(QuailScreen[str]):
                 yield Histogram(id="histogram")
                 yield LayerFigures(id="figures")
             yield Transitions(id="codes")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Tabs).can_focus = False  # Tab goes from panel to panel, which brings the part it is in

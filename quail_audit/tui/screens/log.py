@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Footer, Log
+from textual.widgets import Log
 
 from quail_audit.tui.followed import Followed
 from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.untrusted import printable
 
 
@@ -34,7 +35,7 @@ class LogScreen(QuailScreen[None]):
         log = Log(id="log", classes="panel")
         log.border_title = "Log"
         yield log
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Log).focus()

@@ -10,7 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from quail_audit import wording
@@ -21,6 +21,7 @@ from quail_audit.tui.live_cure import LiveCure
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.screens.retrain import RetrainScreen, is_installed
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.run_header import pair_in
 from quail_audit.untrusted import printable
 
@@ -63,7 +64,7 @@ class RemediateScreen(QuailScreen[None]):
             yield OptionList(id="cures", classes="panel", markup=False)
             with VerticalScroll(id="cure", classes="panel"):
                 yield Static(id="cure-text", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#cures").border_title = "Cures, the best first"

@@ -12,7 +12,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.command_lines import train_arguments
@@ -24,6 +24,7 @@ from quail_audit.tui.live_training import LiveTraining
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.training_settings import SETTINGS, Chosen, suggested_output
 from quail_audit.tui.widgets.heat_map import HeatMap
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.layer_picker import LayerPicker
 from quail_audit.tui.widgets.run_header import pair_in
 from quail_audit.tui.widgets.training_form import TrainingForm
@@ -76,7 +77,7 @@ class RetrainScreen(QuailScreen[None]):
         yield Static(id="explained", markup=False)
         with VerticalScroll(id="command", classes="panel", can_focus=False):
             yield Static(id="command-text", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#command").border_title = "Command"

@@ -14,7 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer, Input, Tab, Tabs
+from textual.widgets import Input, Tab, Tabs
 from textual.worker import get_current_worker
 
 from quail_audit import wording
@@ -23,6 +23,7 @@ from quail_audit.tui.live_run import AnswersOf, LiveRun
 from quail_audit.tui.sample_scores import SampleScores, came_back_in_words
 from quail_audit.tui.sample_search import Searched, search
 from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.reading_pane import ReadingPane, Sample, as_text
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.sample_list import SampleList
@@ -118,7 +119,7 @@ class SamplesScreen(QuailScreen[None]):
             yield SampleList(id="list")
             yield ReadingPane(id="pane")
         yield Input(placeholder="text in a prompt, the truth or an answer; Enter searches, Escape clears", id="wanted")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#wanted").display = False

@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.timer import Timer
-from textual.widgets import Button, Footer, Input, Select, Static
+from textual.widgets import Button, Input, Select, Static
 
 import quail_audit
 from quail_audit.command_lines import audit_arguments
@@ -54,6 +54,7 @@ from quail_audit.tui.recent_runs import RecentRuns
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.choice import Choice
 from quail_audit.tui.widgets.found import FoundView
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.runs_table import RunsTable
 from quail_audit.tui.widgets.scheme_choice import SchemeChoices
 from quail_audit.untrusted import printable
@@ -149,7 +150,7 @@ class StartScreen(QuailScreen[None]):
                 runs.border_title = "Recent runs"
                 yield RunsTable(id="runs")
                 yield Static(id="no-runs", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def _device_select(self, device: str) -> Select[str]:
         names = dict.fromkeys(("auto", device))

@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.errors import EXIT_INTERRUPTED
@@ -20,6 +20,7 @@ from quail_audit.tui.endings import TRAINING, why_it_stopped
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.live_training import LiveTraining
 from quail_audit.tui.screens.making import MakingScreen
+from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.training_plots import TrainingPlots, figure
 from quail_audit.untrusted import printable
 
@@ -62,7 +63,7 @@ class TrainingScreen(MakingScreen):
             with VerticalScroll(id="facts", classes="panel"):
                 yield Static(id="facts-text", markup=False)
         yield Static(id="standing")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one("#facts").border_title = "Training"
