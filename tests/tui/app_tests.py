@@ -10,6 +10,7 @@ from textual.pilot import Pilot
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.interface import QuailScreen
 
+TURNS = 8  # from a key to the last of what it leads to there are three or four
 PATIENCE_S = 60.0  # a machine may stand still for long; only a failure takes so long
 
 
@@ -33,12 +34,17 @@ async def until(pilot: Pilot[None], is_so: Callable[[], object]) -> None:
 
 
 async def settled(pilot: Pilot[None]) -> None:
-    """Wait until the screen on top has drawn what is known, on a machine whose clock ticks late too."""
-    await pilot.pause(0.2)
+    """Wait until the screen on top has drawn what is known."""
+    await _turns(pilot)
     if isinstance(pilot.app.screen, QuailScreen):
         pilot.app.screen.show_changes()
-    await pilot.pause()
-    await pilot.pause()
+    await _turns(pilot)
+
+
+async def _turns(pilot: Pilot[None]) -> None:
+    """Let the app handle its messages and what comes of them, however long a machine that stands still takes to."""
+    for _ in range(TURNS):
+        await pilot.pause(0.02)
 
 
 def screen_text(pilot: Pilot[None]) -> str:

@@ -216,12 +216,10 @@ async def test_on_a_narrow_screen_one_panel_is_shown_and_the_keys_change_it(run:
         assert screen.query_one(HeatMap).display
         assert "came back" not in screen_text(pilot)
         await pilot.press("2")
-        await settled(pilot)
-        assert "came back" in screen_text(pilot)
+        await until(pilot, lambda: "came back" in screen_text(pilot))
         assert screen.query_one(ForgettingPanel).has_focus
         await pilot.click("#tab-map")
-        await settled(pilot)
-        assert "came back" not in screen_text(pilot)
+        await until(pilot, lambda: "came back" not in screen_text(pilot))
 
 
 async def test_nothing_is_lost_when_the_terminal_changes_its_size(run: Path) -> None:
