@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.interface import QuailScreen
 
-TURNS = 8  # from a key to the last of what it leads to there are three or four
+TURNS = 5  # from a key to the last of what it leads to there are three or four
 PATIENCE_S = 60.0  # a machine may stand still for long; only a failure takes so long
 
 

@@ -222,6 +222,15 @@ async def test_on_a_narrow_screen_one_panel_is_shown_and_the_keys_change_it(run:
         await until(pilot, lambda: "came back" not in screen_text(pilot))
 
 
+async def test_scores_that_were_drawn_before_there_was_room_for_them_are_drawn_again(run: Path) -> None:
+    async with app_on(run, (80, 24)) as pilot:
+        screen = audit_screen(pilot)
+        screen._show_panel("forgetting")
+        assert screen.query_one(ForgettingPanel).size.width == 0
+        screen.show_changes()  # as the app does eight times a second, here before the panel has its size
+        await until(pilot, lambda: "came back" in screen_text(pilot))
+
+
 async def test_nothing_is_lost_when_the_terminal_changes_its_size(run: Path) -> None:
     async with app_on(run, (200, 60)) as pilot:
         table = audit_screen(pilot).query_one(LayerTable)

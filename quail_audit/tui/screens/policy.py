@@ -32,12 +32,8 @@ class PolicyScreen(ModalScreen[None]):
 
     def on_mount(self) -> None:
         self.query_one(PolicyView).focus()
-        self.call_after_refresh(self._look)  # how wide it is decides how it is drawn
+        self._look()
         self.set_interval(LOOK_EVERY_S, self._look)
-
-    def on_resize(self) -> None:
-        self._seen = ()
-        self.call_after_refresh(self._look)
 
     def _look(self) -> None:
         """Samples and layers change nothing here, and come by the thousand."""

@@ -67,10 +67,12 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         self._scores = Static()
         super().__init__(self._scores, id=id)
         self._lines = -1
+        self._shown: tuple[LiveRun, str] | None = None
         self.border_title = "Forgetting"
 
     def show(self, run: LiveRun, scheme: str) -> None:
         """Draw what is known now."""
+        self._shown = (run, scheme)
         layout = self._layout(run, scheme)
         text = _headings(layout, palette.muted(self.app))
         for metric in run.metrics():
@@ -82,6 +84,10 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         self._lines = lines
         self.border_title = f"Forgetting at {scheme}" if scheme else "Forgetting"
         self.border_subtitle = self._progress(run)
+
+    def on_resize(self) -> None:
+        if self._shown is not None:  # perhaps at a size that it had before it was shown
+            self.show(*self._shown)
 
     def _layout(self, run: LiveRun, scheme: str) -> _Layout:
         region = self.scrollable_content_region

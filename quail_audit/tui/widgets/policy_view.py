@@ -45,12 +45,19 @@ class PolicyView(VerticalScroll, can_focus=True):
         Binding("G", "scroll_end", "End", show=False),
     ]
 
+    _shown: LiveRun | None = None
+
     def compose(self) -> ComposeResult:
         yield Static(id="policy-text")
 
     def show(self, run: LiveRun) -> None:
         """Draw what is known now."""
+        self._shown = run
         self.query_one("#policy-text", Static).update(Group(*self._parts(run)))
+
+    def on_resize(self) -> None:
+        if self._shown is not None:
+            self.show(self._shown)
 
     def _parts(self, run: LiveRun) -> Iterator[RenderableType]:
         state = run.state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
@@ -45,6 +47,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id, classes="panel")
+        self._show_again: Callable[[], None] | None = None
         self.border_title = "Scores"
 
     def compose(self) -> ComposeResult:
@@ -52,6 +55,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
 
     def show(self, found: SchemeComparison, before: LiveRun, after: LiveRun, *, every_arm: bool, scheme: str) -> None:
         """Draw what is known now of a scheme. Limits are those of the run after."""
+        self._show_again = partial(self.show, found, before, after, every_arm=every_arm, scheme=scheme)
         self._has_intervals = self.scrollable_content_region.width > WIDTH_WITH_INTERVALS
         self._columns = FIGURE_COLUMNS if self._has_intervals else NARROW_FIGURE_COLUMNS
         self.border_subtitle = "v: every arm" if not every_arm else "v: only what changes"
@@ -69,6 +73,10 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         if not known:
             text = Text("Neither run has scores: both were given no data.", style=palette.muted(self.app))
         self.query_one("#score-changes", Static).update(text)
+
+    def on_resize(self) -> None:
+        if self._show_again is not None:  # perhaps at a size that it had before it was shown
+            self._show_again()
 
     def _headings(self) -> Text:
         columns = self._columns
