@@ -67,6 +67,11 @@ class Talk:
     def ask(self, topic: str, source: str) -> None:
         self.preflight.ask(topic, AboutCheckpoint(source=source))
 
+    async def answering(self) -> psutil.Process:
+        """What answers, once it has been started."""
+        await until(lambda: self.preflight.process_id)
+        return psutil.Process(self.preflight.process_id)
+
     def messages(self) -> list[tuple[str, str]]:
         return [(topic, answer.message) for topic, answer in self.answers if isinstance(answer, NotYetKnown | Problem)]
 
@@ -210,8 +215,7 @@ async def test_a_command_that_cannot_be_started_is_a_problem() -> None:
 async def test_resting_ends_it_in_the_middle_of_an_answer_and_it_works_again_after() -> None:
     talk = Talk(ECHO)
     talk.ask("original", "60 long")
-    await until(lambda: talk.preflight.process_id)
-    process = psutil.Process(talk.preflight.process_id)
+    process = await talk.answering()
     await talk.preflight.rest()
     assert not process.is_running()
     assert talk.answers == []
@@ -242,8 +246,7 @@ async def test_what_was_not_answered_before_a_rest_is_answered_when_it_goes_on(t
 async def test_what_is_asked_while_it_goes_to_rest_is_answered_by_another_process(tmp_path: Path) -> None:
     talk = Talk(ANSWERS_WHEN_TOLD, str(tmp_path / "mark"))
     talk.ask("original", "in hand")
-    await until(lambda: talk.preflight.process_id)
-    process = psutil.Process(talk.preflight.process_id)
+    process = await talk.answering()
     resting = asyncio.create_task(talk.preflight.rest())
     await asyncio.sleep(0)
     assert talk.preflight.process_id is None  # let go of, and not over yet
@@ -260,8 +263,7 @@ async def test_what_is_asked_while_it_goes_to_rest_is_answered_by_another_proces
 async def test_resting_ends_a_process_that_is_just_being_given_up(tmp_path: Path) -> None:
     talk = Talk(HANGS_UP_WHEN_TOLD, str(tmp_path / "mark"))
     talk.ask("original", "a")
-    await until(lambda: talk.preflight.process_id)
-    process = psutil.Process(talk.preflight.process_id)
+    process = await talk.answering()
     (tmp_path / "mark").touch()
     await until(lambda: talk.preflight.process_id != process.pid)  # it has hung up, and is given time to end
     await talk.preflight.rest()

@@ -84,7 +84,6 @@ class CompareScreen(QuailScreen[None]):
             self.show_changes()
 
     def on_resize(self) -> None:
-        self._seen = ()  # what fits has changed
         self.call_after_refresh(self.show_changes)
 
     def show_changes(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.cells import cell_len
-from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.widgets import Footer
@@ -27,7 +26,7 @@ class KeyBar(Footer):
         self._left_out = self._without_room()
         yield from (key for key in super().compose() if getattr(key, "action", "") not in self._left_out)
 
-    def on_resize(self, event: events.Resize) -> None:
+    def on_resize(self) -> None:
         if self._without_room() != self._left_out:
             self.call_after_refresh(self.recompose)
 
