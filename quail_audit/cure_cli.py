@@ -16,6 +16,7 @@ from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageErro
 
 if TYPE_CHECKING:
     from quail_audit.cures.prescribe import Prescription
+    from quail_audit.curing import CureReport
     from quail_audit.events import AttributeRequest, Event, RecipeRequest
     from quail_audit.report import Report
 
@@ -98,7 +99,12 @@ def recipe(
     )
     command = ("quail", *sys.argv[1:])
     return run_and_show(
-        request, lambda run_id, folder: events_of(request, run_id, command, folder), run, run_dir, quiet=quiet
+        request,
+        lambda run_id, folder: events_of(request, run_id, command, folder),
+        run,
+        run_dir,
+        quiet=quiet,
+        draw=_draw_curve,
     )
 
 
@@ -184,6 +190,17 @@ def _apply(prescription: Prescription, before: Report, *, quiet: bool) -> int:
     return code
 
 
+def _draw_curve(report: CureReport, folder: Path) -> None:
+    """Write recipe.svg; a recipe that measured no point has no curve."""
+    from quail_audit.events import RecipeRequest
+    from quail_audit.reports.recipe_svg import pareto_plot
+    from quail_audit.whole_files import write_whole
+
+    if report.points and isinstance(report.request, RecipeRequest):
+        chosen = report.chosen.point if report.chosen else None
+        write_whole(folder / "recipe.svg", pareto_plot(report.points, chosen, report.request.max_recovery_percent))
+
+
 def read_budget(text: str | None) -> tuple[int | None, float | None]:
     """(passes, seconds) of --budget, one of them None.
 
@@ -228,8 +245,12 @@ def run_and_show(
     run_dir: Path | None,
     *,
     quiet: bool,
+    draw: Callable[[CureReport, Path], None] | None = None,
 ) -> int:
-    """Run it into its folder, show it as it goes and its result at the end; return its exit code."""
+    """Run it into its folder, show it as it goes and its result at the end; return its exit code.
+
+    draw: adds a picture of the report to the run's folder.
+    """
     from quail_audit.attributed import CURES_FOLDER
     from quail_audit.cli import follow, new_console
     from quail_audit.curing import CureState
@@ -243,7 +264,10 @@ def run_and_show(
     ):
         state = follow(events, None if quiet else sys.stderr, None)
     assert isinstance(state, CureState)  # noqa: S101 - its first event says so
-    show(state.report(), new_console(sys.stdout))
+    report = state.report()
+    if draw is not None:
+        draw(report, folder)
+    show(report, new_console(sys.stdout))
     typer.echo(f" run folder: {folder}", err=True)
     assert state.end is not None  # noqa: S101 - a run without an end raises
     return state.end.exit_code

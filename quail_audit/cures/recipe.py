@@ -1,7 +1,7 @@
 """Deploying without touching the weights: which layers to leave in 8 or 16 bits, at what cost in bytes.
 
 Layers are spared greedily, those first that an attribution found to bring most of the memory back for their bytes; how
-much still comes back is then measured, not added up. Not here: the attribution (attribution.py), the plot (plot.py).
+much still comes back is then measured, not added up. Not here: the attribution (attribution.py).
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder
         command=command,
         environment=describe_environment(),
     )
-    from quail_audit.cures.plot import pareto_plot
     from quail_audit.schemes.registry import scheme_named
 
     found = find_attribution(request.run, request.scheme)
@@ -82,7 +81,6 @@ def recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder
         written = configurations(chosen, scheme.name, _modules_left(request.run))
         write_whole(folder / NAME, json.dumps(written, indent=2) + "\n")
         yield RecipeChosen(point=chosen, folder=str(folder))
-    write_whole(folder / "recipe.svg", pareto_plot(points, chosen, request.max_recovery_percent))
     yield RunFinished(finished=utc_now(), exit_code=0)
 
 

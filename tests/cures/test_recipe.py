@@ -20,6 +20,7 @@ from quail_audit.errors import BadInputError
 from quail_audit.events import RecipeChosen, RecipePoint, RecipeRequest, UnitMeasured
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.language_model import TransformersModel
+from quail_audit.reports.recipe_svg import pareto_plot
 from quail_audit.runs import read_report, replay
 from quail_audit.schemes.registry import scheme_named
 
@@ -87,7 +88,11 @@ def test_the_chosen_point_is_the_smallest_at_or_below_the_limit(made: tuple[list
     assert chosen.size_bytes == min(point.size_bytes for point in good)
     written = json.loads((folder / "recipe.json").read_text())
     assert written["kept_layers"] == list(chosen.kept)
-    tree = ET.fromstring((folder / "recipe.svg").read_text())  # noqa: S314 - our own
+
+
+def test_the_curve_is_an_svg(made: tuple[list[Any], Path]) -> None:
+    points = [event for event in made[0] if isinstance(event, RecipePoint)]
+    tree = ET.fromstring(pareto_plot(points, points[-1], 10.0))  # noqa: S314 - our own
     assert tree.tag.endswith("svg")
 
 
