@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from quail_audit.errors import EXIT_FAIL
+from quail_audit.core.errors import EXIT_FAIL
 
 DEMO = Path("quail-demo")
 GALLERY = Path(__file__).parent / "gallery"

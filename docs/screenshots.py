@@ -18,7 +18,7 @@ from unittest.mock import patch
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from quail_audit.errors import EXIT_FAIL, EXIT_PASS
+from quail_audit.core.errors import EXIT_FAIL, EXIT_PASS
 from quail_audit.events import TrainRequest
 from quail_audit.runs import EVENTS, REQUEST, RUNS_FOLDER, RunSummary, list_runs
 from quail_audit.tui.app import QuailApp

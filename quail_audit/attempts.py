@@ -10,8 +10,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 
-from quail_audit import interruption
-from quail_audit.errors import EXIT_ENVIRONMENT, QuailError
+from quail_audit.core import interruption
+from quail_audit.core.errors import EXIT_ENVIRONMENT, QuailError
+from quail_audit.core.values import Model
 from quail_audit.events import (
     ArmStarted,
     Event,
@@ -23,7 +24,6 @@ from quail_audit.events import (
     WeightsMeasured,
 )
 from quail_audit.journal import Journal, collecting
-from quail_audit.model import Model
 
 if TYPE_CHECKING:
     from quail_audit.schemes.by_layer import ByLayer

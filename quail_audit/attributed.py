@@ -7,7 +7,7 @@ written later, or the app that is open, has it without being told. Not here: how
 from collections.abc import Mapping
 from pathlib import Path
 
-from quail_audit.errors import QuailError
+from quail_audit.core.errors import QuailError
 from quail_audit.events import AttributeRequest, UnitMeasured
 from quail_audit.report import Report
 from quail_audit.runs import read_request, replay

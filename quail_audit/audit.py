@@ -12,9 +12,10 @@ from quail_audit import verdict
 from quail_audit.attempts import AnyScheme, Attempts
 from quail_audit.audited_files import checkpoint_files, given_files
 from quail_audit.calibrated import QuantizedPair, calibration_rows, kept_quantized, measure_quantized, quantize_pair
-from quail_audit.clock import utc_now
-from quail_audit.environment import describe_environment, usable_cores
-from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageError
+from quail_audit.core.clock import utc_now
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
+from quail_audit.core.machine import describe_environment, usable_cores
+from quail_audit.core.values import Model
 from quail_audit.events import (
     ArmFinished,
     ArmStarted,
@@ -40,7 +41,6 @@ from quail_audit.events import (
 from quail_audit.hashing import Hashing
 from quail_audit.journal import Journal, KeptArray, collecting
 from quail_audit.judgement import day_of, judge_report, unmeasured
-from quail_audit.model import Model
 from quail_audit.policy import Policy
 from quail_audit.policy_file import read_policy
 from quail_audit.report import FULL, Report, RunState

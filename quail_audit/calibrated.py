@@ -10,7 +10,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.core.untrusted import printable
+from quail_audit.core.values import Model
 from quail_audit.events import (
     AuditRequest,
     Event,
@@ -21,9 +23,7 @@ from quail_audit.events import (
     WeightsMeasured,
 )
 from quail_audit.journal import Journal, collecting
-from quail_audit.model import Model
 from quail_audit.policy import Policy
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     import torch

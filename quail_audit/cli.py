@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, 
 import typer
 
 import quail_audit
-from quail_audit import interruption
-from quail_audit.errors import (
+from quail_audit.core import interruption
+from quail_audit.core.errors import (
     EXIT_ENVIRONMENT,
     EXIT_FAIL,
     EXIT_INCONCLUSIVE,
@@ -123,7 +123,7 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from quail_audit.whole_files import no_room
+        from quail_audit.core.writing import no_room
 
         signal.signal(signal.SIGTERM, interruption.interrupt)  # so that a stopped run leaves its folder readable
         try:
@@ -169,7 +169,7 @@ def _ends_with(code: int) -> int:
 
 def _unwritten(error: OSError) -> int:
     """What it comes to that a result cannot be written: nobody reads it any more, or there is no room for it."""
-    from quail_audit.whole_files import cannot_write
+    from quail_audit.core.writing import cannot_write
 
     return EXIT_INTERRUPTED if isinstance(error, BrokenPipeError) else _explained(cannot_write("", error))
 
@@ -198,7 +198,7 @@ def _say(line: str) -> None:
 
 
 def _plain(text: str) -> str:
-    from quail_audit.untrusted import printable
+    from quail_audit.core.untrusted import printable
 
     return printable(text)
 
@@ -590,7 +590,7 @@ def _face(stream: TextIO) -> LiveView | PlainProgress:
 @contextmanager
 def _results(output: Path | None) -> Iterator[TextIO]:
     """Where results go: stdout, or a file that takes its place when it is whole."""
-    from quail_audit.whole_files import whole_file
+    from quail_audit.core.writing import whole_file
 
     if output is None:
         yield sys.stdout

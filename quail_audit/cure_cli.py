@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 
 if TYPE_CHECKING:
     from quail_audit.cures.prescribe import Prescription
@@ -192,9 +192,9 @@ def _apply(prescription: Prescription, before: Report, *, quiet: bool) -> int:
 
 def _draw_curve(report: CureReport, folder: Path) -> None:
     """Write recipe.svg; a recipe that measured no point has no curve."""
+    from quail_audit.core.writing import write_whole
     from quail_audit.events import RecipeRequest
     from quail_audit.reports.recipe_svg import pareto_plot
-    from quail_audit.whole_files import write_whole
 
     if report.points and isinstance(report.request, RecipeRequest):
         chosen = report.chosen.point if report.chosen else None

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 import quail_audit
-from quail_audit.environment import package_version, usable_cores
-from quail_audit.untrusted import printable
+from quail_audit.core.machine import package_version, usable_cores
+from quail_audit.core.untrusted import printable
 
 OLDEST_PYTHON = (3, 11)
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from quail_audit.errors import BadInputError
-from quail_audit.model import Model as Model  # whoever reads events needs it
-from quail_audit.model import Name, first_problem
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.values import Model as Model  # whoever reads events needs it
+from quail_audit.core.values import Name, first_problem
 from quail_audit.policy import Policy, Waiver
 
 State = Literal["untouched", "carried", "drowned", "erased"]

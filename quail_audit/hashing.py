@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from quail_audit.environment import usable_cores
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.machine import usable_cores
 from quail_audit.events import FileHash, FileRole, FilesAwaited, FoundFile
 
 PIECE_BYTES = 1 << 20

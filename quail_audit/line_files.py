@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quail_audit.whole_files import cannot_write, writable
+from quail_audit.core.writing import cannot_write, writable
 
 BYTES_PER_STEP = 1 << 16
 

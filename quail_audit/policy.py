@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from quail_audit.model import Model
+from quail_audit.core.values import Model
 
 # Rules that are not in [[rules]]: every audit has the first two. A waiver names them as it names any other.
 RECOVERY, LAYERS_AT_RISK = "recovery", "layers at risk"

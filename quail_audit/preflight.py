@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from quail_audit.errors import EnvironmentProblemError, QuailError
+from quail_audit.core.errors import EnvironmentProblemError, QuailError
+from quail_audit.core.untrusted import printable
 from quail_audit.questions import (
     AboutCheckpoint,
     AboutData,
@@ -39,7 +40,6 @@ from quail_audit.questions import (
     SchemesFound,
     question_of,
 )
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.checkpoint import Checkpoint
@@ -122,7 +122,7 @@ def _is_adapter(source: str) -> bool:
 
 def _is_hub_id(source: str) -> bool:
     """As open_checkpoint decides: a path that exists wins."""
-    from quail_audit.checkpoints.hub import parse_hub_id
+    from quail_audit.core.hub import parse_hub_id
 
     return parse_hub_id(source) is not None and not Path(source).exists() and not source.startswith((".", "~"))
 
@@ -187,7 +187,7 @@ def _devices() -> Answer:
     """What `--device` takes on this machine, the one that auto takes first."""
     import torch
 
-    from quail_audit.environment import usable_cores
+    from quail_audit.core.machine import usable_cores
 
     cores = usable_cores()
     found = [DeviceChoice(name="cpu", title=f"{cores} cores" if cores > 1 else "1 core")]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from quail_audit.core.values import Name
 from quail_audit.events import (
     ArmFinished,
     ArmStarted,
@@ -47,7 +48,6 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
-from quail_audit.model import Name
 
 SCHEMA_VERSION = 1
 FULL = "full"  # the precision of an arm that is not rounded

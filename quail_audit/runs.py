@@ -23,10 +23,11 @@ from typing import BinaryIO, NamedTuple
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from quail_audit import interruption
-from quail_audit.clock import utc_now
+from quail_audit.core import interruption
+from quail_audit.core.clock import utc_now
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
+from quail_audit.core.writing import cannot_write, no_room, writable, write_whole
 from quail_audit.curing import CureReport, CureState
-from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.events import (
     AttributeRequest,
     AuditRequest,
@@ -51,7 +52,6 @@ from quail_audit.report_file import read_report_file
 from quail_audit.resuming import Recorded
 from quail_audit.seal import sealed
 from quail_audit.training import TrainingReport, TrainingState
-from quail_audit.whole_files import cannot_write, no_room, writable, write_whole
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from quail_audit.bounded_files import read_bounded
-from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.reading import read_bounded
+from quail_audit.core.values import Model
+from quail_audit.core.writing import write_whole
 from quail_audit.events import Sha256
-from quail_audit.model import Model
-from quail_audit.whole_files import write_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

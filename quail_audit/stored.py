@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 from quail_audit.events import Event, LayerMeasured, LayerStatistics, WeightsMeasured
 from quail_audit.journal import Journal
 from quail_audit.policy import Policy

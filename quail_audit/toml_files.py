@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from quail_audit.errors import BadInputError
-from quail_audit.untrusted import printable
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 
 LARGEST_BYTES = 64 * 1024  # nobody writes more by hand
 

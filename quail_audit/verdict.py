@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from quail_audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.events import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, SchemeFailed, Score, Verdict
 from quail_audit.policy import LAYERS_AT_RISK, RECOVERY, Limits, Policy
 from quail_audit.rules import Check, Measured, check, expired, required, rules_at, rules_without_schemes, unused, waived

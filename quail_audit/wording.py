@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from quail_audit.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
+from quail_audit.core.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
 from quail_audit.events import LayerStatistics, Outcome, Recovery, Score, State, UnitMeasured
 from quail_audit.matrix import Format, Standing, safe_to_ship
 from quail_audit.report import STATES_BY_RISK, Awaiting, Failure, Quantizing, Report

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quail_audit.checkpoints.architecture import is_classifier
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.quiet import quiet_transformers
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import quail_audit
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
+from quail_audit.core.writing import write_whole
 from quail_audit.events import CarryRequest, CarryWay, LayerCarried
-from quail_audit.untrusted import printable
-from quail_audit.whole_files import write_whole
 from quail_train.card import NAME, code
 
 WAYS: dict[CarryWay, str] = {

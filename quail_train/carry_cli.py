@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 
 
 def carry(

@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import quail_audit
-from quail_audit.clock import utc_now
-from quail_audit.environment import describe_environment, usable_cores
-from quail_audit.errors import BadInputError, UsageError
+from quail_audit.core.clock import utc_now
+from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.core.machine import describe_environment, usable_cores
 from quail_audit.events import (
     CarryPlanned,
     CarryRequest,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
-from quail_audit.errors import EXIT_FAIL, EXIT_PASS
+from quail_audit.core.errors import EXIT_FAIL, EXIT_PASS
 
 DemoTask = Literal["language", "classification"]
 

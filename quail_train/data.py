@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.classifier import padded
 from quail_audit.forgetting.data import Columns, read_folder
 from quail_audit.forgetting.interface import SPLITS, ForgettingData, Questions, Split

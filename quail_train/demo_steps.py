@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_train.confinement import bucket_of, rounds_alike
 

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.classifier import TransformersClassifier
 from quail_audit.forgetting.data import Columns, read_data
 from quail_audit.forgetting.labels import fit_data

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.classifier import ids_of, window_of
 from quail_audit.forgetting.data import Columns, read_folder
 from quail_audit.forgetting.labels import EXPECTED, fit_data

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quail_audit.errors import BadInputError, UsageError
+from quail_audit.core.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Layer

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from quail_audit.errors import BadInputError, UsageError
+from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.forgetting.arms import TOKENIZER_FILES, find_device, find_dtype, load_arm
 from quail_audit.forgetting.quiet import quiet_transformers
 from quail_train.processes import processes

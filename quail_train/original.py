@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.core.writing import cannot_write
 from quail_audit.forgetting.arms import find_dtype, load_arm
 from quail_audit.forgetting.classifier import padding_id
 from quail_audit.schemes.registry import scheme_named
-from quail_audit.whole_files import cannot_write
 from quail_train.asking import logits_of
 from quail_train.data import Sample, collate
 from quail_train.objectives import predictions

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from quail_audit.errors import QuailError, UsageError
-from quail_audit.whole_files import writable
+from quail_audit.core.errors import QuailError, UsageError
+from quail_audit.core.writing import writable
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from itertools import product
 from typing import Literal
 
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 
 ForgetTerm = Literal["ga", "npo", "simnpo", "relabel"]
 RetainTerm = Literal["gdr", "klr"]

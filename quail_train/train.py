@@ -15,9 +15,9 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 import quail_audit
-from quail_audit.clock import utc_now
-from quail_audit.environment import describe_environment
-from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError, UsageError
+from quail_audit.core.clock import utc_now
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError, UsageError
+from quail_audit.core.machine import describe_environment
 from quail_audit.events import (
     CheckpointSaved,
     Event,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from quail_audit.events import TrainRequest

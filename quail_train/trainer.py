@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from quail_audit.errors import EXIT_FAIL, QuailError
+from quail_audit.core.errors import EXIT_FAIL, QuailError
+from quail_audit.core.writing import cannot_write
 from quail_audit.events import CheckpointSaved, Event, HingeForm, Precision, TrainStep
-from quail_audit.whole_files import cannot_write
 from quail_train.asking import logits_of
 from quail_train.effective import RoundedForward, effective_weight
 from quail_train.hinge import hinge

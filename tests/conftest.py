@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from quail_audit.environment import usable_cores
+from quail_audit.core.machine import usable_cores
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # seconds to import: only where tests need them

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 
 from quail_audit.audit import audit
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
 from quail_audit.events import (
     AuditRequest,
     Event,

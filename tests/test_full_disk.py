@@ -9,10 +9,10 @@ from test_audit import request
 from test_resuming import lines_of, report_in
 
 from quail_audit import cli
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.core.writing import _Writing, writable
 from quail_audit.events import AuditRequest, from_line
 from quail_audit.runs import EVENTS, JOURNAL, REPORT, REQUEST
-from quail_audit.whole_files import _Writing, writable
 
 
 class Disk:

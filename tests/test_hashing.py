@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.events import FileHash, FilesAwaited
 from quail_audit.file_names import DATA_NAMES, data_files, stays_inside
 from quail_audit.forgetting.data import read_folder

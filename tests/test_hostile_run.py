@@ -8,7 +8,7 @@ import pytest
 from runs_for_tests import events
 from test_cli import quail_here
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.events import Event, from_line, to_line
 from quail_audit.report import RunState
 from quail_audit.reports.console import PlainTextConsole

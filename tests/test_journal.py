@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.events import Score
 from quail_audit.journal import Journal, KeptArray, collecting, open_journal
 

@@ -13,7 +13,7 @@ from test_cli import quail_here as quail
 from test_docs import blocks, commands
 
 from quail_audit.audit import audit
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.events import AuditRequest, Event, PolicyRead, PolicyUsed, VerdictReached, from_line, to_line
 from quail_audit.judgement import checks_of_report, day_of, judge_report, recovery_with_limit, with_limits
 from quail_audit.policy import Limits, Policy

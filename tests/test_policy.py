@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.errors import BadInputError, UsageError
+from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.policy import Limits, Policy
 from quail_audit.policy_file import NAME, PYPROJECT, TEMPLATE, find_policy, read_policy, write_template
 

@@ -24,7 +24,7 @@ from quail_audit import cli
 from quail_audit.audit import audit
 from quail_audit.checkpoints.checkpoint import Checkpoint
 from quail_audit.checkpoints.pair import Pair
-from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.events import AuditRequest, Event, FilesAwaited, SampleScored, from_line, to_line
 from quail_audit.forgetting import batches
 from quail_audit.journal import open_journal

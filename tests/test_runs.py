@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_for_tests import REQUEST, events
 
-from quail_audit import interruption, runs
-from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit import runs
+from quail_audit.core import interruption
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.events import Event, RunFailed, RunFinished, to_line
 from quail_audit.report import Report
 from quail_audit.runs import (

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from runs_for_tests import REQUEST, events
 from test_cli import quail
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.runs import EVENTS, REPORT, new_run, record
 from quail_audit.signing import fingerprint_of, read_private_key, read_public_key
 from quail_audit.verifying import sign, verify

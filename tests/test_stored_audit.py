@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from quail_audit.audit import audit
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.report import Report, RunState, arm_at, arms_in_order
 from quail_audit.reports.text import show

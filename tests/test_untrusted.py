@@ -3,7 +3,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.untrusted import printable, printable_everywhere
+from quail_audit.core.untrusted import printable, printable_everywhere
 
 
 def test_escape_codes_become_visible() -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 from runs_for_tests import REQUEST, events
 from test_cli import quail
 
-from quail_audit.bounded_files import read_bounded
-from quail_audit.errors import BadInputError, UsageError
+from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.core.reading import read_bounded
 from quail_audit.events import Event, FileHash, FileRole, FilesHashed, RunStarted
 from quail_audit.reports import verification_text
 from quail_audit.runs import EVENTS, REPORT, new_run, record

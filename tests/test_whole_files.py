@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quail_audit.errors import EnvironmentProblemError
-from quail_audit.whole_files import new_file, whole_file, write_whole
+from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.core.writing import new_file, whole_file, write_whole
 
 
 def test_it_takes_its_place_at_the_end(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.checkpoints.architecture import Layout, module_holding
 from quail_audit.checkpoints.weight_files import TensorInfo, WeightFiles, listed, read_json_object
-from quail_audit.errors import BadInputError
-from quail_audit.untrusted import printable
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 
 if TYPE_CHECKING:
     import torch

@@ -24,8 +24,8 @@ from quail_audit.checkpoints.transformers_rules import (
     tied_weights,
 )
 from quail_audit.checkpoints.weight_files import TensorInfo, listed
-from quail_audit.errors import BadInputError
-from quail_audit.untrusted import printable
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import, transformers' models 2.8 s

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.checkpoints.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from quail_audit.checkpoints.adapter import Adapter, open_adapter
 from quail_audit.checkpoints.architecture import Layout, Matrix, lay_out
-from quail_audit.checkpoints.hub import fetch, parse_hub_id
 from quail_audit.checkpoints.packed.gguf import open_gguf
 from quail_audit.checkpoints.packed.interface import PackedFiles, PackedMatrix
 from quail_audit.checkpoints.packed.opening import open_packed
@@ -31,10 +30,11 @@ from quail_audit.checkpoints.weight_files import (
     read_json_object,
     unreadable,
 )
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.hub import fetch, parse_hub_id
+from quail_audit.core.untrusted import printable
 from quail_audit.events import CheckpointFacts
 from quail_audit.rounded import Rounded
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

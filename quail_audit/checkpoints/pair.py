@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.checkpoints.architecture import Layout, Matrix, lay_out
 from quail_audit.checkpoints.checkpoint import Checkpoint, check_layer_types, open_checkpoint, with_config_of
 from quail_audit.checkpoints.weight_files import listed
-from quail_audit.errors import BadInputError
-from quail_audit.untrusted import printable
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

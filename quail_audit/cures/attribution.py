@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 import quail_audit
-from quail_audit.clock import utc_now
-from quail_audit.environment import describe_environment
-from quail_audit.errors import BadInputError
+from quail_audit.core.clock import utc_now
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.machine import describe_environment
 from quail_audit.events import (
     AttributeRequest,
     AttributionPlanned,

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import quail_audit
 from quail_audit.attributed import units_measured
-from quail_audit.clock import utc_now
+from quail_audit.core.clock import utc_now
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.machine import describe_environment
+from quail_audit.core.writing import write_whole
 from quail_audit.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
-from quail_audit.environment import describe_environment
-from quail_audit.errors import BadInputError
 from quail_audit.events import (
     CureStarted,
     Event,
@@ -28,7 +29,6 @@ from quail_audit.events import (
     RunFinished,
     UnitMeasured,
 )
-from quail_audit.whole_files import write_whole
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Layer

@@ -27,7 +27,7 @@ from transformers import (
 from quail_audit.checkpoints.architecture import is_classifier
 from quail_audit.checkpoints.transformers_rules import as_this_version_spells_it, knows_version_5
 from quail_audit.checkpoints.weight_files import read_json_object
-from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
 from quail_audit.forgetting.batches import is_out_of_memory
 from quail_audit.forgetting.quiet import quiet_transformers
 from quail_audit.schemes.bitsandbytes import FourBit, Int8, bitsandbytes

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.batches import KeptBatches, batch_size_for
 
 # What a probability that is no finite number counts as: the logarithm of float32's smallest normal number.

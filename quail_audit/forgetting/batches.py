@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.values import Model
 from quail_audit.journal import Journal, KeptArray
-from quail_audit.model import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.file_names import CONTINUATIONS, DATA_NAMES, EXAMPLES, QUESTIONS, TEXTS
 from quail_audit.forgetting.interface import (
     LABELLED_SETS,

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quail_audit.checkpoints.architecture import is_classifier
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 from quail_audit.forgetting.interface import ForgettingData, Labelled, Task
 from quail_audit.forgetting.registry import known_metrics
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.checkpoint import Checkpoint

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+from quail_audit.core.plug_ins import named, with_plug_ins
 from quail_audit.forgetting import (
     accuracy,
     knowmem,
@@ -14,7 +15,6 @@ from quail_audit.forgetting import (
     verbmem,
 )
 from quail_audit.forgetting.interface import Metric
-from quail_audit.plug_ins import named, with_plug_ins
 
 
 @functools.cache

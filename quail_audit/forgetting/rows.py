@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.interface import Continuation, Labelled, Passage, QuestionAnswer, Row
 
 R = TypeVar("R", bound=Row)

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.comparison import compare_scheme
+from quail_audit.core.untrusted import printable
 from quail_audit.report import FULL, Report
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     from quail_audit.cures.prescribe import Advice

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quail_audit import wording
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.core.untrusted import printable
+from quail_audit.core.writing import writable, write_whole
 from quail_audit.events import LayerStatistics, Score, State
 from quail_audit.policy import Limits
 from quail_audit.report import FULL, Report, SchemeReport, arms_in_order
-from quail_audit.untrusted import printable
-from quail_audit.whole_files import writable, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

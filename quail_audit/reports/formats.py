@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from quail_audit.attributed import brought_back_in
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 from quail_audit.report import Report
 from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
 from quail_audit.reports.worst_samples import WorstSample, worst_samples

@@ -12,11 +12,11 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from quail_audit import wording
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
+from quail_audit.core.writing import write_whole
 from quail_audit.matrix import formats
 from quail_audit.report import FULL, Report, arm_at
-from quail_audit.untrusted import printable
-from quail_audit.whole_files import write_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -6,9 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import TrainEval
 from quail_audit.training import TrainingReport
-from quail_audit.untrusted import printable
 
 
 def show(report: TrainingReport, console: Console) -> None:

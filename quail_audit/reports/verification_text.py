@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quail_audit.untrusted import printable
+from quail_audit.core.untrusted import printable
 from quail_audit.verifying import Check, Outcome, Standing, Verification
 
 OUTCOME_MARKS: Mapping[Outcome, str] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
 
 GRAMMAR = "gptq-int{2,3,4,8}-g{32,64,128}[-desc_act], awq-int4-g128"
 _NAME = re.compile(r"gptq-int([2348])-g(32|64|128)(-desc_act)?")

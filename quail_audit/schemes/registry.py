@@ -4,8 +4,8 @@ import functools
 from collections.abc import Iterable
 from typing import TypeVar
 
-from quail_audit.errors import EnvironmentProblemError, UsageError
-from quail_audit.plug_ins import named, with_plug_ins
+from quail_audit.core.errors import EnvironmentProblemError, UsageError
+from quail_audit.core.plug_ins import named, with_plug_ins
 from quail_audit.schemes import bitsandbytes, calibrated, gguf, mx, rtn
 from quail_audit.schemes.calibrated import CalibratedScheme
 from quail_audit.schemes.interface import Scheme

@@ -3,6 +3,7 @@
 from typing import TextIO
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import (
     ArmStarted,
     AttributionPlanned,
@@ -35,7 +36,6 @@ from quail_audit.report import Awaiting
 from quail_audit.reports import cure_text
 from quail_audit.runs import AnyState
 from quail_audit.terminal import curing
-from quail_audit.untrusted import printable
 
 SECONDS_BETWEEN_LINES = 5.0
 

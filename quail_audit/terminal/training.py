@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.training import TrainingState
-from quail_audit.untrusted import printable
 
 CURVE_COLUMNS = 40
 _BARS = "▁▂▃▄▅▆▇█"

@@ -18,7 +18,7 @@ from textual.screen import Screen
 
 from quail_audit.attributed import CURES_FOLDER
 from quail_audit.command_lines import audit_arguments, resume_arguments, train_arguments
-from quail_audit.errors import QuailError
+from quail_audit.core.errors import QuailError
 from quail_audit.events import AttributeRequest, AuditRequest, CarryRequest, CureRequest, RecipeRequest, TrainRequest
 from quail_audit.runs import RUNS_FOLDER, new_run_id, read_request, stopped_run
 from quail_audit.tui.child import Child

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 from quail_audit.events import AuditRequest
 from quail_audit.policy_file import NO_FILE, PYPROJECT, find_policy
 from quail_audit.questions import Answer, CheckpointFound, DataFound, NotYetKnown, PairFound, Problem, SchemesFound
 from quail_audit.tui.settings import Settings
-from quail_audit.untrusted import printable
 
 # Where `quail demo` and `make demo` build it, and `quail demo --task classification`.
 DEMOS = (Path("quail-demo"), Path("quail-demo-classifier"))

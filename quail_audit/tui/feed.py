@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from quail_audit.errors import QuailError
+from quail_audit.core.errors import QuailError
 from quail_audit.runs import EVENTS, POLL_INTERVAL_S, Placed, Writer, replay_placed, summarize_run
 
 EVENTS_WAITING = 20_000

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.questions import (
     Answer,
     CheckpointFound,
@@ -28,7 +29,6 @@ from quail_audit.tui.policy_words import (
     rows_of_rules,
     rows_of_waivers,
 )
-from quail_audit.untrusted import printable
 
 Tone = Literal["good", "bad", "open"]
 MARKS: Mapping[Tone, str] = {"good": "✓", "bad": "✗", "open": "…"}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import LayerStatistics
-from quail_audit.untrusted import printable
 
 Mode = Literal["risk", "overlap", "survival", "update/bucket", "brings back"]
 MODES: tuple[Mode, ...] = ("risk", "overlap", "survival", "update/bucket", "brings back")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quail_audit.attributed import brought_back
-from quail_audit.errors import BadInputError, QuailError
+from quail_audit.core.errors import BadInputError, QuailError
 from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
 from quail_audit.matrix import Format, format_of
 from quail_audit.policy import Limits

@@ -8,10 +8,10 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Iterator, Sequence
 
+from quail_audit.core.untrusted import printable
 from quail_audit.events import RuleOutcome
 from quail_audit.policy import EVERYTHING, Limits, OtherLimits, Policy, Waiver
 from quail_audit.rules import limits_in_words
-from quail_audit.untrusted import printable
 
 Row = tuple[str, str]  # what, and what is said of it
 LONGEST_NAME = 40  # of what is in a column of its own

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO
 
+from quail_audit.core.untrusted import printable
 from quail_audit.questions import Answer, Problem, Question, answer_of
 from quail_audit.tui.child import TAIL_BYTES, how_it_ended
-from quail_audit.untrusted import printable
 
 # -P: the folder the app was started in is no place to import from.
 COMMAND = (sys.executable, "-P", "-m", "quail_audit.preflight")

@@ -26,7 +26,7 @@ from aiohttp.typedefs import Handler, Middleware
 from textual_serve.app_service import AppService
 from textual_serve.server import Server, to_int
 
-from quail_audit.errors import EnvironmentProblemError, UsageError
+from quail_audit.core.errors import EnvironmentProblemError, UsageError
 from quail_audit.tui.leash import GRACE_S
 
 APP_GRACE_S = GRACE_S + 5.0  # an app waits so long for its audit, and a little for itself

@@ -11,12 +11,12 @@ from typing import Annotated
 from platformdirs import user_config_path
 from pydantic import AfterValidator, Field, ValidationError
 
-from quail_audit.errors import QuailError
-from quail_audit.model import Model, Name, first_problem
+from quail_audit.core.errors import QuailError
+from quail_audit.core.untrusted import printable
+from quail_audit.core.values import Model, Name, first_problem
+from quail_audit.core.writing import writable, write_whole
 from quail_audit.tui.layer_views import Mode
 from quail_audit.tui.themes import DEFAULT_THEME
-from quail_audit.untrusted import printable
-from quail_audit.whole_files import writable, write_whole
 
 FILE = "settings.json"
 LARGEST_BYTES = 256 * 1024

@@ -15,10 +15,10 @@ from pydantic_core import PydanticCustomError
 from textual.color import BLACK, WHITE, Color, ColorParseError, Lab, lab_to_rgb, rgb_to_lab
 from textual.theme import Theme
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 from quail_audit.events import Model, Outcome, State
 from quail_audit.toml_files import read_toml, refuse_unknown
-from quail_audit.untrusted import printable
 
 DEFAULT_THEME = "quail-dark"
 SHIPPED_NAMES = ("quail-dark", "quail-light", "quail-contrast", "quail-colourblind")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.values import Model
 from quail_audit.events import LayerMeasured
-from quail_audit.model import Model
 from quail_audit.weights.overlap import PairSums
 from quail_audit.weights.stored import StoredSums
 

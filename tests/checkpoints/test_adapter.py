@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import BadInputError, QuailError
+from quail_audit.core.errors import BadInputError, QuailError
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "down_proj"]},

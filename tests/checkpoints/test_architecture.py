@@ -17,7 +17,7 @@ from quail_audit.checkpoints.architecture import lay_out
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.checkpoints.weight_files import TensorInfo
-from quail_audit.errors import BadInputError, QuailError
+from quail_audit.core.errors import BadInputError, QuailError
 
 
 def converted(folder: Path, skip_modules: tuple[str, ...] | None = None, auto: Any = AutoModelForCausalLM) -> list[str]:

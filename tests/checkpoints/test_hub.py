@@ -15,14 +15,14 @@ from peft import LoraConfig, get_peft_model
 from stand_in_hub import TOKEN, Repository, StandIn, folder_files, running
 from tiny_models import save, save_bin
 
-from quail_audit.checkpoints.hub import HubId, fetch, parse_hub_id
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import EXIT_BAD_INPUT, EXIT_ENVIRONMENT, EnvironmentProblemError
+from quail_audit.core.errors import EXIT_BAD_INPUT, EXIT_ENVIRONMENT, EnvironmentProblemError
+from quail_audit.core.hub import HubId, fetch, parse_hub_id
 
 FETCH = """
 import json, sys
-from quail_audit.checkpoints.hub import fetch, parse_hub_id
-from quail_audit.errors import QuailError
+from quail_audit.core.hub import fetch, parse_hub_id
+from quail_audit.core.errors import QuailError
 try:
     fetched = fetch(parse_hub_id(sys.argv[1]))
     print(json.dumps({"folder": str(fetched.folder), "commit": fetched.commit}))

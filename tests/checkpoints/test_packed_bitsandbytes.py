@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from quail_audit.checkpoints.architecture import Matrix
 from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.schemes.registry import scheme_named
 
 DOWN = "model.layers.1.mlp.down_proj"

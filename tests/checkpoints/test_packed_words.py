@@ -13,7 +13,7 @@ from slow_packers import awq_parts, compressed_parts, dequantized, gptq_parts, w
 
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.packed.interface import PackedMatrix
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS, INPUTS = 32, 64

@@ -11,7 +11,7 @@ from tiny_models import CONFIGS, build, gpt2_config, llama_config, save, save_bi
 
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import Layer, open_pair
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 
 PER_BLOCK = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

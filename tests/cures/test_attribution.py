@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from quail_audit.checkpoints.pair import open_pair
+from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.cure_cli import attribute as attribute_command
 from quail_audit.cure_cli import read_budget, worst_scheme
 from quail_audit.cures.attribution import attribute, coarse_units, fine_units, share_of_fall
-from quail_audit.errors import BadInputError, UsageError
 from quail_audit.events import AttributeRequest, AttributionPlanned, Noted, UnitMeasured
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.language_model import TransformersModel

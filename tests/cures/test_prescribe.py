@@ -9,8 +9,8 @@ from runs_for_tests import REQUEST, layer
 from typer.testing import CliRunner
 
 from quail_audit import cure_cli
+from quail_audit.core.errors import UsageError
 from quail_audit.cures.prescribe import can_carry, prescribe
-from quail_audit.errors import UsageError
 from quail_audit.events import AuditRequest, LayerStatistics, Recovery
 from quail_audit.report import Report, SchemeReport
 from quail_audit.runs import list_runs

@@ -13,10 +13,10 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from quail_audit.checkpoints.pair import open_pair
+from quail_audit.core.errors import BadInputError
 from quail_audit.cure_cli import attribute as attribute_command
 from quail_audit.cure_cli import recipe as recipe_command
 from quail_audit.cures.recipe import configurations, find_attribution, in_order, recipe, smallest
-from quail_audit.errors import BadInputError
 from quail_audit.events import RecipeChosen, RecipePoint, RecipeRequest, UnitMeasured
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.language_model import TransformersModel

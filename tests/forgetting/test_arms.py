@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError, UsageError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 from quail_audit.forgetting import arms
 from quail_audit.forgetting.arms import find_device, load_arm
 from quail_audit.forgetting.language_model import TransformersModel

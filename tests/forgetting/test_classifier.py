@@ -11,7 +11,7 @@ from tiny_classifiers import WINDOW, Kind, make_tokenizer, new_classifier
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.classifier import TransformersClassifier, window_of
 from quail_audit.schemes.registry import scheme_named

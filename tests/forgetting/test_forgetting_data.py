@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.errors import BadInputError, QuailError, UsageError
+from quail_audit.core.errors import BadInputError, QuailError, UsageError
 from quail_audit.forgetting.data import read_data
 from quail_audit.forgetting.interface import Continuation, ForgettingData, QuestionAnswer
 from quail_audit.forgetting.registry import known_metrics, metric_named

@@ -9,7 +9,7 @@ import torch
 from tiny_language_models import greedy_one_at_a_time, llama_config
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.forgetting import generation
 from quail_audit.forgetting.batches import (
     CPU_BYTES,

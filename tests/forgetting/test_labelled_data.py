@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_classifiers import write_csv
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.data import Columns, read_data
 from quail_audit.forgetting.interface import Labelled
 from quail_audit.forgetting.labels import fit_data, label_names

@@ -9,7 +9,7 @@ from tiny_language_models import POSTS, greedy_one_at_a_time, llama_config
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting import log_probabilities as module
 from quail_audit.forgetting.asked import LEAST_LOG_PROBABILITY
 from quail_audit.forgetting.batches import BatchSize

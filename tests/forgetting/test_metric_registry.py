@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quail_audit import plug_ins
-from quail_audit.errors import UsageError
+from quail_audit.core import plug_ins
+from quail_audit.core.errors import UsageError
 from quail_audit.events import Score
 from quail_audit.forgetting import registry
 from quail_audit.forgetting.data import read_data

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from quail_audit.errors import BadInputError
-from quail_audit.untrusted import printable
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 
 MOST_SECONDS = 5.0
 MOST_BYTES = 1 << 30

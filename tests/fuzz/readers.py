@@ -419,8 +419,8 @@ def _settings() -> st.SearchStrategy[bytes]:
 
 
 def _read_settings(folder: Path) -> None:
+    from quail_audit.core.untrusted import printable
     from quail_audit.tui.settings import load_settings
-    from quail_audit.untrusted import printable
 
     with mock.patch.dict("os.environ", {"QUAIL_CONFIG_DIR": str(folder)}):
         _, problem = load_settings()  # it raises nothing: a problem is a message
@@ -460,7 +460,7 @@ def _read_run(folder: Path) -> None:
 
 
 def _check_plain(text: str) -> None:
-    from quail_audit.untrusted import printable
+    from quail_audit.core.untrusted import printable
 
     assert printable(text.replace("\n", "")) == text.replace("\n", ""), "acts on a terminal"
 

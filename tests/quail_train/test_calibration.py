@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.schemes.registry import scheme_named
 from quail_train.calibration import calibration_rows, round_block_by_block
 

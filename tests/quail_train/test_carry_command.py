@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quail_audit.checkpoints.pair import open_pair
+from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.curing import CureState
-from quail_audit.errors import BadInputError, UsageError
 from quail_audit.events import CarryPlanned, CarryRequest, CheckpointSaved, LayerCarried, Noted
 from quail_audit.runs import new_run, read_report, read_request, record, replay
 from quail_audit.schemes.registry import scheme_named

@@ -9,7 +9,7 @@ from test_cli import quail
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.data import read_data
 from quail_audit.forgetting.labels import fit_data
 from quail_audit.runs import read_report

@@ -150,7 +150,7 @@ def test_unlearning_raises_the_loss_on_what_is_forgotten(
 def test_a_layer_that_rounds_otherwise_at_the_end_is_an_error(
     demo_tokenizer: PreTrainedTokenizerFast, trained: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quail_audit.errors import EnvironmentProblemError
+    from quail_audit.core.errors import EnvironmentProblemError
     from quail_train.confinement import Bucket
 
     monkeypatch.setattr(Bucket, "confine", lambda _bucket, weight: weight.mul_(1.5))

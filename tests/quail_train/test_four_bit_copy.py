@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_train import four_bit_copy
 from quail_train.four_bit_copy import write_four_bit_copy

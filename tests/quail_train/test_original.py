@@ -12,7 +12,7 @@ from training import events_of, request_in
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.events import Noted, TrainStep
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.schemes.registry import scheme_named

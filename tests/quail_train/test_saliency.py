@@ -10,7 +10,7 @@ from tiny_language_models import POSTS
 from training import events_of, request_in
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 from quail_train.data import Sample
 from quail_train.saliency import salient_rows
 

@@ -19,7 +19,7 @@ from training import events_of, request_in
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.errors import BadInputError, EnvironmentProblemError, InterruptedRunError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError
 from quail_audit.events import CheckpointSaved, Event, Noted, TrainEval, TrainRequest, TrainStep
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.data import read_data

@@ -10,7 +10,7 @@ from tiny_language_models import POSTS
 from training import events_of, request_in
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from quail_audit.errors import BadInputError, UsageError
+from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.events import CheckpointSaved, Noted, TrainingPlanned, TrainRequest, TrainStep
 from quail_train.objectives import nll, predictions
 

@@ -10,7 +10,7 @@ from tiny_classifiers import Kind, make_world, write_csv
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from quail_audit.errors import BadInputError, UsageError
+from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.events import Event, Noted, TrainEval, TrainRequest, TrainStep
 from quail_train.data import collate
 from quail_train.train import Stop, train

@@ -10,7 +10,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from quail_audit.cli import reports_errors
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 from quail_audit.runs import new_run, record, replay
 from quail_audit.training import TrainingReport
 from quail_train import train_cli

@@ -7,7 +7,7 @@ import torch
 from tiny_language_models import POSTS
 from transformers import PreTrainedTokenizerFast
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_train.data import PlannedSamples, Sample, TrainingData, collate, plan, read_training_data
 from quail_train.objectives import IGNORED
 

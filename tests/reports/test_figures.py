@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from runs_for_tests import RECOVERED, events, layer, report_of
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.report import Report
 from quail_audit.reports.figures import drawings, nines, write_figures
 from quail_audit.runs import read_report

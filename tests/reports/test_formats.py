@@ -15,7 +15,7 @@ import pytest
 from made_runs import FORMATS, write_run
 from runs_for_tests import UNTOUCHED, events, layer, report_of
 
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 from quail_audit.events import Recovery, RecoveryMeasured, RunFailed
 from quail_audit.report import Report
 from quail_audit.reports import junit, layers_csv, markdown, samples_csv

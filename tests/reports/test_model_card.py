@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs_for_tests import events, report_of
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.report import Report
 from quail_audit.reports.model_card import eval_results, with_results, write_model_card
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchao.quantization.quant_primitives import MappingType
 from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import IntxUnpackedToInt8Tensor
 
-from quail_audit.errors import UsageError
+from quail_audit.core.errors import UsageError
 from quail_audit.schemes import rtn
 from quail_audit.schemes.affine import AffineScheme
 from quail_audit.schemes.bitsandbytes import Int8, bitsandbytes

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
 from quail_audit.schemes.backends.job import Job, LayerStarted, RoundedToNearest
 from quail_audit.schemes.backends.process import Scratch, run
 

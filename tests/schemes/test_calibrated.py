@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quail_audit.errors import EnvironmentProblemError, UsageError
+from quail_audit.core.errors import EnvironmentProblemError, UsageError
 from quail_audit.schemes import calibrated, registry
 
 

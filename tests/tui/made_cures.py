@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quail_audit.errors import EnvironmentProblemError
+from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.events import (
     AttributeRequest,
     AttributionPlanned,

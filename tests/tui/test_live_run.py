@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_runs import METRICS, detail, events, judged_by, write_run
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 from quail_audit.events import LayerMeasured, SampleScored, to_line
 from quail_audit.forgetting.recovery import recovery
 from quail_audit.policy import Limits, OtherLimits, Policy

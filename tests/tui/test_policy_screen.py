@@ -11,6 +11,7 @@ from made_runs import events, judged_by, write_run
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from quail_audit.core.untrusted import printable
 from quail_audit.events import RunStarted
 from quail_audit.judgement import day_of, judge_report
 from quail_audit.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
@@ -22,7 +23,6 @@ from quail_audit.tui.findings import details, finding
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.policy import PolicyScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel, gauge_cell
-from quail_audit.untrusted import printable
 
 HOSTILE = "[red]MLPs[/red] \x1b[31m carry"
 POLICY = Policy(

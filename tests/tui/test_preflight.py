@@ -252,7 +252,7 @@ def test_an_id_is_looked_at_in_the_cache(tmp_path: Path) -> None:
         env = environment(
             HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"), HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1"
         )
-        fetch = "from quail_audit.checkpoints.hub import fetch, parse_hub_id; fetch(parse_hub_id('org/model'))"
+        fetch = "from quail_audit.core.hub import fetch, parse_hub_id; fetch(parse_hub_id('org/model'))"
         subprocess.run([sys.executable, "-c", fetch], env=env, check=True, timeout=120)
         before = len(hub.requests)
         process = Asked(env)

@@ -13,7 +13,7 @@ import made_runs
 import pytest
 from served_app import END_S, served, still_alive
 
-from quail_audit.errors import EnvironmentProblemError, UsageError
+from quail_audit.core.errors import EnvironmentProblemError, UsageError
 from quail_audit.tui import serve
 
 

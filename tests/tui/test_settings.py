@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quail_audit.core.untrusted import printable
 from quail_audit.tui.settings import (
     FILE,
     MOST_RECENT_RUNS,
@@ -18,7 +19,6 @@ from quail_audit.tui.settings import (
     save_settings,
     user_themes_folder,
 )
-from quail_audit.untrusted import printable
 
 SOME = Settings(
     original="org/model@main",

@@ -37,7 +37,8 @@ from textual.widgets.option_list import Option
 from wcag import COLOUR_VISION, Rgb, contrast, difference, lightness, linear, luminance, over, rgb, seen_with
 
 import quail_audit.tui.themes as themes_module
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 from quail_audit.events import State
 from quail_audit.tui.themes import (
     DEFAULT_THEME,
@@ -49,7 +50,6 @@ from quail_audit.tui.themes import (
     read_theme,
     shipped_folder,
 )
-from quail_audit.untrusted import printable
 
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = {theme.name: theme for theme in find_themes(None)[0]}

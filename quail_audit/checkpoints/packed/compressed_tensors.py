@@ -25,9 +25,9 @@ from quail_audit.checkpoints.packed.interface import (
     refuse,
 )
 from quail_audit.checkpoints.weight_files import TensorInfo, WeightFiles
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 from quail_audit.rounded import Rounded
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     import torch

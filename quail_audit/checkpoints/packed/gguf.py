@@ -20,9 +20,9 @@ from quail_audit.checkpoints.architecture import model_without_weights, quietly,
 from quail_audit.checkpoints.packed.gguf_header import StoredTensor, read_header
 from quail_audit.checkpoints.packed.interface import PackedFiles, PackedMatrix, packed_files
 from quail_audit.checkpoints.weight_files import TensorInfo, listed, unreadable
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 from quail_audit.rounded import Rounded
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from quail_audit.checkpoints.weight_files import unreadable
-from quail_audit.errors import BadInputError
-from quail_audit.untrusted import printable
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9

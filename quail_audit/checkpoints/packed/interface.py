@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from quail_audit.checkpoints.weight_files import TensorInfo, WeightFiles
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 from quail_audit.rounded import Rounded
-from quail_audit.untrusted import printable
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

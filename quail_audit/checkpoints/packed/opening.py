@@ -9,8 +9,8 @@ from quail_audit.checkpoints.architecture import transposed_parameters
 from quail_audit.checkpoints.packed import awq, bitsandbytes, compressed_tensors, gptq
 from quail_audit.checkpoints.packed.interface import MAKE_AGAIN, PackedFiles, PackedMatrix, packed_files
 from quail_audit.checkpoints.weight_files import WeightFiles
-from quail_audit.errors import BadInputError
-from quail_audit.untrusted import printable
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
 
 _READERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any], WeightFiles, str], dict[str, PackedMatrix]]]] = {
     "bitsandbytes": ("bitsandbytes", bitsandbytes.matrices),

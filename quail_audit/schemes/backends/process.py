@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from quail_audit.errors import BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.core.untrusted import printable
 from quail_audit.schemes.backends.job import MESSAGES, Done, Failed, Job, LayerStarted, RoundedToNearest
-from quail_audit.untrusted import printable
 
 _TAIL_BYTES = 4_000  # of what a backend printed, to find its last words in
 

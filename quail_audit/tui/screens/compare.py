@@ -15,6 +15,7 @@ from textual.widgets import Input, Static
 
 from quail_audit import wording
 from quail_audit.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
+from quail_audit.core.untrusted import printable
 from quail_audit.runs import EVENTS
 from quail_audit.tui import palette
 from quail_audit.tui.endings import why_it_stopped
@@ -23,7 +24,6 @@ from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.change_table import ChangeTable
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.score_changes import ScoreChanges
-from quail_audit.untrusted import printable
 
 LIVE_INTERVAL_S = 0.5  # between two comparisons while a run is still measured
 

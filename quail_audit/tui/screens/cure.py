@@ -13,6 +13,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import AuditRequest, CarryRequest, CheckpointSaved
 from quail_audit.reports.cure_text import carried_line, fall_line, point_line, recipe_in_words, unit_line
 from quail_audit.tui import palette
@@ -22,7 +23,6 @@ from quail_audit.tui.live_cure import LiveCure
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.screens.making import MakingScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
-from quail_audit.untrusted import printable
 
 MOST_LINES = 400  # of what was found, the latest; the run's folder has all
 

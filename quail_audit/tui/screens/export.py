@@ -15,13 +15,13 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 
-from quail_audit.errors import QuailError
+from quail_audit.core.errors import QuailError
+from quail_audit.core.untrusted import printable
+from quail_audit.core.writing import new_file
 from quail_audit.events import to_line
 from quail_audit.runs import replay
 from quail_audit.seal import sealed
 from quail_audit.tui.live_run import LiveRun
-from quail_audit.untrusted import printable
-from quail_audit.whole_files import new_file
 
 TEXT_COLUMNS = 120
 PICTURE = "svg"

@@ -13,7 +13,8 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Static, Tab, Tabs
 
 from quail_audit import wording
-from quail_audit.errors import QuailError
+from quail_audit.core.errors import QuailError
+from quail_audit.core.untrusted import printable
 from quail_audit.events import LayerDetail, LayerStatistics
 from quail_audit.tui import layer_views, palette
 from quail_audit.tui.layer_words import state_in_words
@@ -25,7 +26,6 @@ from quail_audit.tui.widgets.layer_figures import LayerFigures
 from quail_audit.tui.widgets.layer_table import end_of
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.transitions import Transitions
-from quail_audit.untrusted import printable
 
 NO_DETAIL = (
     "Nothing to draw: the run did not keep this layer's counts. Runs of older versions have none, and neither have "

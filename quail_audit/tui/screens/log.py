@@ -9,10 +9,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Log
 
+from quail_audit.core.untrusted import printable
 from quail_audit.tui.followed import Followed
 from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
-from quail_audit.untrusted import printable
 
 
 class LogScreen(QuailScreen[None]):

@@ -16,6 +16,7 @@ from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.command_lines import train_arguments
+from quail_audit.core.untrusted import printable
 from quail_audit.events import TrainRequest
 from quail_audit.tui import palette
 from quail_audit.tui.layer_specs import AT_RISK, layer_specs
@@ -28,7 +29,6 @@ from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.layer_picker import LayerPicker
 from quail_audit.tui.widgets.run_header import pair_in
 from quail_audit.tui.widgets.training_form import TrainingForm
-from quail_audit.untrusted import printable
 
 COMMANDS_GROUP = "quail.commands"
 NOT_INSTALLED = "quail train is not installed here: c copies the command, to run where it is"

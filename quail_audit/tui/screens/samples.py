@@ -18,7 +18,8 @@ from textual.widgets import Input, Tab, Tabs
 from textual.worker import get_current_worker
 
 from quail_audit import wording
-from quail_audit.errors import QuailError
+from quail_audit.core.errors import QuailError
+from quail_audit.core.untrusted import printable
 from quail_audit.tui.live_run import AnswersOf, LiveRun
 from quail_audit.tui.sample_scores import SampleScores, came_back_in_words
 from quail_audit.tui.sample_search import Searched, search
@@ -27,7 +28,6 @@ from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.reading_pane import ReadingPane, Sample, as_text
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.sample_list import SampleList
-from quail_audit.untrusted import printable
 
 LEAST_PANE_COLUMNS = 66  # beside a list with every arm's score
 

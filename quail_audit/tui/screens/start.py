@@ -19,6 +19,7 @@ from textual.widgets import Button, Input, Select, Static
 
 import quail_audit
 from quail_audit.command_lines import audit_arguments
+from quail_audit.core.untrusted import printable
 from quail_audit.events import AuditRequest
 from quail_audit.questions import (
     AboutCheckpoint,
@@ -57,7 +58,6 @@ from quail_audit.tui.widgets.found import FoundView
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.runs_table import RunsTable
 from quail_audit.tui.widgets.scheme_choice import SchemeChoices
-from quail_audit.untrusted import printable
 
 CHECK_AFTER_S = 0.3  # without a key
 LOOK_AGAIN_S = 2.0  # at the runs, while one goes on; a quiet folder is looked at less often

@@ -12,7 +12,8 @@ from textual.containers import Container, VerticalScroll
 from textual.widgets import Static
 
 from quail_audit import wording
-from quail_audit.errors import EXIT_INTERRUPTED
+from quail_audit.core.errors import EXIT_INTERRUPTED
+from quail_audit.core.untrusted import printable
 from quail_audit.events import AuditRequest, CheckpointSaved, RunFailed, TrainEval
 from quail_audit.tui import palette
 from quail_audit.tui.choices import policy_here
@@ -22,7 +23,6 @@ from quail_audit.tui.live_training import LiveTraining
 from quail_audit.tui.screens.making import MakingScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.training_plots import TrainingPlots, figure
-from quail_audit.untrusted import printable
 
 BAR_COLUMNS = 24
 FACT_COLUMNS = 17

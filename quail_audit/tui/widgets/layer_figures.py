@@ -14,11 +14,11 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import LayerStatistics
 from quail_audit.policy import Limits
 from quail_audit.tui import layer_views, palette
 from quail_audit.tui.layer_words import readings
-from quail_audit.untrusted import printable
 
 BLOCKS_BESIDE = 3  # on either side
 

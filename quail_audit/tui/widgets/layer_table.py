@@ -12,10 +12,10 @@ from textual.widgets import DataTable
 from textual.widgets.data_table import RowKey
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import LayerStatistics
 from quail_audit.report import badness
 from quail_audit.tui import layer_views, palette
-from quail_audit.untrusted import printable
 
 ALL_COLUMNS = ("layer", "weights", "identical", "overlap", "survival", "noise", "update/bucket", "state")
 FEW_COLUMNS = ("layer", "overlap", "survival", "state")

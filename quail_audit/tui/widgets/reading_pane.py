@@ -16,12 +16,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Grid, VerticalScroll
 from textual.widgets import Static
 
+from quail_audit.core.untrusted import printable
 from quail_audit.events import SampleScored
 from quail_audit.report import FULL, arm_at
 from quail_audit.shared_words import SharedWords, shared_words
 from quail_audit.tui import palette
 from quail_audit.tui.sample_scores import LEAK, figure, has_answers
-from quail_audit.untrusted import printable
 
 MOST_ARMS = 5
 MOST_CHARACTERS = 20_000  # of a text on screen; nobody reads further, and a text may have millions

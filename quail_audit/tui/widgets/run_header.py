@@ -9,9 +9,9 @@ from textual.message import Message
 from textual.widgets import Static
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
-from quail_audit.untrusted import printable
 
 
 class RunHeader(Static):

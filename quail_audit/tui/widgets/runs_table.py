@@ -15,9 +15,9 @@ from textual.message import Message
 from textual.widgets import DataTable
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import AuditRequest, Outcome
 from quail_audit.tui import palette
-from quail_audit.untrusted import printable
 
 Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]
 WHEN_COLUMNS, SCHEMES_COLUMNS, STANDING_COLUMNS = 12, 11, 14

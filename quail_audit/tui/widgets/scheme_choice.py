@@ -12,8 +12,8 @@ from textual.containers import HorizontalScroll
 from textual.message import Message
 from textual.widgets import Checkbox
 
+from quail_audit.core.untrusted import printable
 from quail_audit.questions import SchemeChoice
-from quail_audit.untrusted import printable
 
 
 class SchemeBox(Checkbox):

@@ -21,11 +21,11 @@ from quail_audit.comparison import (
     ScoreChange,
     Standing,
 )
+from quail_audit.core.untrusted import printable
 from quail_audit.events import Recovery, Score
 from quail_audit.policy import Limits
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
-from quail_audit.untrusted import printable
 
 TITLE_COLUMNS, ARM_COLUMNS, FIGURE_COLUMNS, DIFFERENCE_COLUMNS = 16, 15, 15, 9
 NARROW_FIGURE_COLUMNS = 11

@@ -10,10 +10,10 @@ from rich.text import Text
 from textual.widgets import Static
 
 from quail_audit import wording
+from quail_audit.core.untrusted import printable
 from quail_audit.events import TrainStep
 from quail_audit.tui import palette
 from quail_audit.tui.braille import curve
-from quail_audit.untrusted import printable
 
 AXIS_COLUMNS = 9
 LEAST_COLUMNS = 32  # of a plot with its axis

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from quail_audit.untrusted import printable
+from quail_audit.core.untrusted import printable
 
 LONGEST_PLACE, LONGEST_PROBLEM = 200, 1000  # characters; a key or a value of a document may be of any length
 

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Protocol, TypeVar
 
-from quail_audit.errors import UsageError
-from quail_audit.model import NAME_PATTERN
+from quail_audit.core.errors import UsageError
+from quail_audit.core.values import NAME_PATTERN
 
 
 class Named(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quail_audit.errors import EnvironmentProblemError, QuailError
+from quail_audit.core.errors import EnvironmentProblemError, QuailError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_ROOM = (*_FULL, errno.EFBIG)

@@ -6,7 +6,7 @@ Not here: how an error is shown (the faces do that) and the verdict's own exit c
 
 from typing import ClassVar
 
-from quail_audit.untrusted import printable
+from quail_audit.core.untrusted import printable
 
 EXIT_PASS = 0
 EXIT_FAIL = 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from quail_audit.errors import BadInputError
+from quail_audit.core.errors import BadInputError
 
 
 def read_bounded(path: Path, what: str, *, most_bytes: int) -> bytes:
