@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_ENVIRONMENT, QuailError
 from quail_audit.core.values import Model
-from quail_audit.events import (
+from quail_audit.journal import Journal, collecting
+from quail_audit.schema.events.lines import (
     ArmStarted,
     Event,
     LayerMeasured,
@@ -23,7 +24,6 @@ from quail_audit.events import (
     SchemeFailed,
     WeightsMeasured,
 )
-from quail_audit.journal import Journal, collecting
 
 if TYPE_CHECKING:
     from quail_audit.schemes.by_layer import ByLayer

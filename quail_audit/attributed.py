@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quail_audit.core.errors import QuailError
-from quail_audit.events import AttributeRequest, UnitMeasured
-from quail_audit.report import Report
 from quail_audit.runs import read_request, replay
+from quail_audit.schema.events.lines import AttributeRequest, UnitMeasured
+from quail_audit.schema.report import Report
 
 CURES_FOLDER = "cures"  # in an audit's run folder: runs of what was asked about it
 

@@ -16,7 +16,11 @@ from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 from quail_audit.core.machine import describe_environment, usable_cores
 from quail_audit.core.values import Model
-from quail_audit.events import (
+from quail_audit.hashing import Hashing
+from quail_audit.journal import Journal, KeptArray, collecting
+from quail_audit.judgement import day_of, judge_report, unmeasured
+from quail_audit.policy_file import read_policy
+from quail_audit.schema.events.lines import (
     ArmFinished,
     ArmStarted,
     AuditRequest,
@@ -38,12 +42,8 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
-from quail_audit.hashing import Hashing
-from quail_audit.journal import Journal, KeptArray, collecting
-from quail_audit.judgement import day_of, judge_report, unmeasured
-from quail_audit.policy import Policy
-from quail_audit.policy_file import read_policy
-from quail_audit.report import FULL, Report, RunState
+from quail_audit.schema.policy import Policy
+from quail_audit.schema.report import FULL, Report, RunState
 from quail_audit.stored import measure_stored, stored_pair
 
 if TYPE_CHECKING:

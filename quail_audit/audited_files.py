@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quail_audit.file_names import EVENTS, RAW_RETAIN, data_files, description_files
 from quail_audit.hashing import Place, find_file
+from quail_audit.schema.layout import EVENTS, RAW_RETAIN, data_files, description_files
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.checkpoint import Checkpoint
     from quail_audit.checkpoints.pair import Pair
-    from quail_audit.events import AuditRequest, FileRole
+    from quail_audit.schema.events.lines import AuditRequest, FileRole
 
 
 def given_files(request: AuditRequest, *, calibrated: bool) -> Iterator[Place]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from quail_audit.comparison import CHECKPOINT_THAT_CHANGES, Comparison, SchemeComparison
-from quail_audit.events import Recovery, RuleOutcome, Score
-from quail_audit.policy import BASELINE, EXPIRED_WAIVER, RECOVERY, Policy
-from quail_audit.report import FULL
 from quail_audit.rules import Check, check, waived
+from quail_audit.schema.events.lines import Recovery, RuleOutcome, Score
+from quail_audit.schema.policy import BASELINE, EXPIRED_WAIVER, RECOVERY, Policy
+from quail_audit.schema.report import FULL
 from quail_audit.verdict import Checks
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.values import Model
-from quail_audit.events import (
+from quail_audit.journal import Journal, collecting
+from quail_audit.schema.events.lines import (
     AuditRequest,
     Event,
     LayerMeasured,
@@ -22,8 +23,7 @@ from quail_audit.events import (
     Noted,
     WeightsMeasured,
 )
-from quail_audit.journal import Journal, collecting
-from quail_audit.policy import Policy
+from quail_audit.schema.policy import Policy
 
 if TYPE_CHECKING:
     import torch

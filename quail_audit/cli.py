@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quail_audit.curing import CureReport
-    from quail_audit.events import AuditRequest, Event
-    from quail_audit.report import Report
     from quail_audit.runs import AnyState
+    from quail_audit.schema.events.lines import AuditRequest, Event
+    from quail_audit.schema.report import Report
     from quail_audit.terminal.live import LiveView
     from quail_audit.terminal.plain import PlainProgress
     from quail_audit.training import TrainingReport
@@ -336,9 +336,9 @@ def audit(
     """
     from pydantic import ValidationError
 
-    from quail_audit.command_lines import option_of
-    from quail_audit.events import AuditRequest
     from quail_audit.policy_file import policy_asked_for
+    from quail_audit.schema.command_line import option_of
+    from quail_audit.schema.events.lines import AuditRequest
     from quail_audit.schemes.registry import expand
 
     if resume is not None:
@@ -535,8 +535,8 @@ def _show_audit(
     *,
     quiet: bool,
 ) -> int:
-    from quail_audit.report import RunState
     from quail_audit.runs import JOURNAL
+    from quail_audit.schema.report import RunState
 
     state = follow(events, None if quiet else sys.stderr, results if format == "jsonl" else None)
     assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so
@@ -557,9 +557,9 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
     """Follow a run of any kind to its end: progress as a face, each event as a line to streamed."""
     from contextlib import nullcontext
 
-    from quail_audit.events import to_line
-    from quail_audit.report import RunState
     from quail_audit.runs import state_for
+    from quail_audit.schema.events.lines import to_line
+    from quail_audit.schema.report import RunState
 
     state: AnyState = RunState()
     face = _face(progress) if progress is not None else nullcontext()
@@ -606,7 +606,7 @@ def _write_report(
     folder: Path | None,
 ) -> None:
     from quail_audit.curing import CureReport
-    from quail_audit.report import Report
+    from quail_audit.schema.report import Report
     from quail_audit.seal import sealed
     from quail_audit.training import TrainingReport
 
@@ -662,8 +662,8 @@ def watch(
     was measured, and exits with 4. With --tui it opens the app on the run and exits with 0; leaving the app leaves the
     run alone.
     """
-    from quail_audit.report import RunState
     from quail_audit.runs import replay, require_run
+    from quail_audit.schema.report import RunState
     from quail_audit.training import TrainingState
 
     if tui:
@@ -729,8 +729,8 @@ def report(
 
     The exit code is 0 where the report was written, whatever its verdict is.
     """
-    from quail_audit.events import to_line
     from quail_audit.runs import read_report, replay
+    from quail_audit.schema.events.lines import to_line
 
     found = read_report(run)
     if format == "jsonl" and run.is_file():
@@ -826,8 +826,8 @@ def verify(
     The exit code is 0 where nothing has, 1 where something was changed, added or is missing, and 5 where nothing was
     found changed but not everything could be checked.
     """
-    from quail_audit.events import FileRole
     from quail_audit.reports import verification_text
+    from quail_audit.schema.events.lines import FileRole
     from quail_audit.terminal.reading import shown_reading
     from quail_audit.verifying import verify as verified
 
@@ -928,10 +928,10 @@ def policy_check(
     The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive.
     """
     from quail_audit.judgement import day_of, judge_report, unmeasured
-    from quail_audit.policy import Policy
     from quail_audit.policy_file import policy_asked_for, read_policy
     from quail_audit.reports import rules_text
     from quail_audit.runs import read_report
+    from quail_audit.schema.policy import Policy
     from quail_audit.verdict import exit_code
 
     found = read_report(run)

@@ -17,8 +17,8 @@ from quail_audit.core.errors import BadInputError, EnvironmentProblemError, Usag
 if TYPE_CHECKING:
     from quail_audit.cures.prescribe import Prescription
     from quail_audit.curing import CureReport
-    from quail_audit.events import AttributeRequest, Event, RecipeRequest
-    from quail_audit.report import Report
+    from quail_audit.schema.events.lines import AttributeRequest, Event, RecipeRequest
+    from quail_audit.schema.report import Report
 
 
 def attribute(
@@ -45,7 +45,7 @@ def attribute(
     does. Weights are swapped in one loaded model.
     """
     from quail_audit.cures.attribution import attribute as events_of
-    from quail_audit.events import AttributeRequest
+    from quail_audit.schema.events.lines import AttributeRequest
 
     passes, seconds = read_budget(budget)
     request = AttributeRequest(
@@ -88,7 +88,7 @@ def recipe(
     the skip modules of a BitsAndBytesConfig and GPTQModel's dynamic configuration, and recipe.svg, the curve.
     """
     from quail_audit.cures.recipe import recipe as events_of
-    from quail_audit.events import RecipeRequest
+    from quail_audit.schema.events.lines import RecipeRequest
 
     request = RecipeRequest(
         run=str(run),
@@ -193,8 +193,8 @@ def _apply(prescription: Prescription, before: Report, *, quiet: bool) -> int:
 def _draw_curve(report: CureReport, folder: Path) -> None:
     """Write recipe.svg; a recipe that measured no point has no curve."""
     from quail_audit.core.writing import write_whole
-    from quail_audit.events import RecipeRequest
     from quail_audit.reports.recipe_svg import pareto_plot
+    from quail_audit.schema.events.lines import RecipeRequest
 
     if report.points and isinstance(report.request, RecipeRequest):
         chosen = report.chosen.point if report.chosen else None

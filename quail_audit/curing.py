@@ -7,7 +7,7 @@ training.py).
 from dataclasses import dataclass, field
 from typing import Literal
 
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     AttributionPlanned,
     CarryPlanned,
     CheckpointSaved,
@@ -23,7 +23,7 @@ from quail_audit.events import (
     RunFinished,
     UnitMeasured,
 )
-from quail_audit.report import Failure
+from quail_audit.schema.report import Failure
 
 
 class CureReport(Model):

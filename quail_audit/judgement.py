@@ -13,10 +13,10 @@ from quail_audit.comparison import caveats, compare
 from quail_audit.core.clock import utc_of
 from quail_audit.core.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.core.untrusted import printable
-from quail_audit.events import LayerStatistics, Recovery, SchemeFailed
 from quail_audit.limits import outcome_of_recovery, state_of_update
-from quail_audit.policy import Limits, Policy
-from quail_audit.report import FULL, Report, SchemeReport, arm_at
+from quail_audit.schema.events.lines import LayerStatistics, Recovery, SchemeFailed
+from quail_audit.schema.policy import Limits, Policy
+from quail_audit.schema.report import FULL, Report, SchemeReport, arm_at
 from quail_audit.verdict import Checks, Judgement, checks_of, judgement_of
 
 

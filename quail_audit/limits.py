@@ -6,7 +6,7 @@ states and outcomes mean for a release (verdict.py).
 
 from typing import Literal
 
-from quail_audit.policy import Limits
+from quail_audit.schema.policy import Limits
 
 
 def state_of_update(

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from quail_audit.events import Recovery, Score, Verdict
-from quail_audit.report import FULL, Failure, Report, SchemeReport, arm_at
+from quail_audit.schema.events.lines import Recovery, Score, Verdict
+from quail_audit.schema.report import FULL, Failure, Report, SchemeReport, arm_at
 
 Standing = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
 STANDINGS_BY_RISK: tuple[Standing, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.policy import LIMITS, Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.schema.policy import LIMITS, Limits, OtherLimits, Policy, Required, Rule, Waiver
 from quail_audit.toml_files import read_toml, refuse_unknown
 
 NAME = "quail.toml"

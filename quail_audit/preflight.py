@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 from quail_audit.core.errors import EnvironmentProblemError, QuailError
 from quail_audit.core.untrusted import printable
-from quail_audit.questions import (
+from quail_audit.schema.preflight import (
     AboutCheckpoint,
     AboutData,
     AboutDevices,

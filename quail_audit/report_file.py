@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.reading import read_bounded
 from quail_audit.core.values import first_problem
-from quail_audit.report import SCHEMA_VERSION, Report
+from quail_audit.schema.report import SCHEMA_VERSION, Report
 
 LARGEST_BYTES = 256 * 2**20  # a report of ten thousand layers at twenty schemes has a third of this
 

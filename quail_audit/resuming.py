@@ -7,7 +7,15 @@ the recorded one stands. Not here: the run's folder (runs.py), and what is not m
 from collections.abc import Generator, Iterator
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.events import ArmFinished, Event, FilesAwaited, FilesFound, RunStarted, SampleScored, to_line
+from quail_audit.schema.events.lines import (
+    ArmFinished,
+    Event,
+    FilesAwaited,
+    FilesFound,
+    RunStarted,
+    SampleScored,
+    to_line,
+)
 
 
 class Recorded:

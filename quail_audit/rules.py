@@ -9,8 +9,8 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quail_audit.events import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score
-from quail_audit.policy import (
+from quail_audit.schema.events.lines import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score
+from quail_audit.schema.policy import (
     EXPIRED_WAIVER,
     REQUIRED_METRIC,
     REQUIRED_SAMPLES,

@@ -28,7 +28,10 @@ from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.core.writing import cannot_write, no_room, writable, write_whole
 from quail_audit.curing import CureReport, CureState
-from quail_audit.events import (
+from quail_audit.line_files import append_line, drop_unfinished_line, open_to_append
+from quail_audit.report_file import read_report_file
+from quail_audit.resuming import Recorded
+from quail_audit.schema.events.lines import (
     AttributeRequest,
     AuditRequest,
     CarryRequest,
@@ -45,11 +48,8 @@ from quail_audit.events import (
     from_line,
     to_line,
 )
-from quail_audit.file_names import EVENTS as EVENTS  # whoever reads runs needs it
-from quail_audit.line_files import append_line, drop_unfinished_line, open_to_append
-from quail_audit.report import Report, RunState
-from quail_audit.report_file import read_report_file
-from quail_audit.resuming import Recorded
+from quail_audit.schema.layout import EVENTS as EVENTS  # whoever reads runs needs it
+from quail_audit.schema.report import Report, RunState
 from quail_audit.seal import sealed
 from quail_audit.training import TrainingReport, TrainingState
 

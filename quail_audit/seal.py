@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quail_audit.report import Report
+    from quail_audit.schema.report import Report
 
 FIELD = "digest"
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import UsageError
-from quail_audit.events import Event, LayerMeasured, LayerStatistics, WeightsMeasured
 from quail_audit.journal import Journal
-from quail_audit.policy import Policy
-from quail_audit.report import BETWEEN_FORMATS, FULL
+from quail_audit.schema.events.lines import Event, LayerMeasured, LayerStatistics, WeightsMeasured
+from quail_audit.schema.policy import Policy
+from quail_audit.schema.report import BETWEEN_FORMATS, FULL
 
 if TYPE_CHECKING:
     import torch

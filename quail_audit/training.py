@@ -6,7 +6,7 @@ Not here: the training itself (quail_train), and the fold of an audit's events (
 from dataclasses import dataclass, field
 from typing import Literal
 
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     CheckpointSaved,
     Event,
     Model,
@@ -19,7 +19,7 @@ from quail_audit.events import (
     TrainRequest,
     TrainStep,
 )
-from quail_audit.report import Failure
+from quail_audit.schema.report import Failure
 
 
 class TrainingReport(Model):

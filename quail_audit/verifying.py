@@ -18,12 +18,12 @@ from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, BadInputError, QuailError, UsageError
 from quail_audit.core.hub import in_cache, parse_hub_id
 from quail_audit.core.values import Model
-from quail_audit.events import FileHash, FileRole
-from quail_audit.file_names import data_files, description_files, stays_inside, weights_read_first
 from quail_audit.hashing import hash_file
-from quail_audit.report import Report, RunState
 from quail_audit.report_file import read_with_document
 from quail_audit.runs import EVENTS, REPORT, read_report, replay_placed, require_run
+from quail_audit.schema.events.lines import FileHash, FileRole
+from quail_audit.schema.layout import data_files, description_files, stays_inside, weights_read_first
+from quail_audit.schema.report import Report, RunState
 from quail_audit.seal import digest_of
 from quail_audit.signing import (
     fingerprint_of,

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quail_audit.audit import audit
-from quail_audit.events import AuditRequest, TrainEval, TrainRequest
-from quail_audit.report import Report
 from quail_audit.runs import new_run, new_run_id, read_report, record
+from quail_audit.schema.events.lines import AuditRequest, TrainEval, TrainRequest
+from quail_audit.schema.report import Report
 
 BEFORE, AFTER = "audit-before", "audit"
 

@@ -11,7 +11,7 @@ import quail_audit
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
-from quail_audit.events import TrainEval, TrainingPlanned, TrainRequest
+from quail_audit.schema.events.lines import TrainEval, TrainingPlanned, TrainRequest
 
 NAME = "README.md"
 

@@ -16,7 +16,7 @@ import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.machine import describe_environment, usable_cores
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     CarryPlanned,
     CarryRequest,
     CheckpointSaved,

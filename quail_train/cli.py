@@ -19,8 +19,8 @@ DemoTask = Literal["language", "classification"]
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from quail_audit.events import AuditRequest
     from quail_audit.forgetting.interface import Task
+    from quail_audit.schema.events.lines import AuditRequest
     from quail_train.demo_building import DemoProgress, Stage
 
 TITLES: dict[Stage, str] = {
@@ -81,9 +81,9 @@ def demo(
     code is 0.
     """
     from quail_audit.cli import audit_and_show
-    from quail_audit.command_lines import audit_arguments
-    from quail_audit.events import AuditRequest
     from quail_audit.runs import RUNS_FOLDER, new_run_id
+    from quail_audit.schema.command_line import audit_arguments
+    from quail_audit.schema.events.lines import AuditRequest
     from quail_train.demo import build_demo
     from quail_train.demo_recipe import RECIPES
 

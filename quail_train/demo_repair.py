@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from quail_train.train_cli import request_of
 
 if TYPE_CHECKING:
-    from quail_audit.events import AuditRequest, TrainRequest
+    from quail_audit.schema.events.lines import AuditRequest, TrainRequest
 
 REPAIRED = "repaired"  # beside the demo's own checkpoints
 # Models so small learn at a high rate; about one post to a sample.

@@ -16,14 +16,14 @@ from quail_audit.forgetting.data import Columns, read_data
 from quail_audit.forgetting.labels import fit_data
 from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.forgetting.registry import metric_named
-from quail_audit.report import FULL
+from quail_audit.schema.report import FULL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from quail_audit.checkpoints.pair import Pair
-    from quail_audit.events import TrainRequest
     from quail_audit.forgetting.interface import ForgettingData, Split
+    from quail_audit.schema.events.lines import TrainRequest
     from quail_train.effective import RoundedForward
 
 Scores = dict[str, dict[str, float]]  # metric -> precision -> score

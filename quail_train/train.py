@@ -18,7 +18,7 @@ import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError, UsageError
 from quail_audit.core.machine import describe_environment
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     CheckpointSaved,
     Event,
     Noted,

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from quail_audit.core.errors import EXIT_FAIL, QuailError
 from quail_audit.core.writing import cannot_write
-from quail_audit.events import CheckpointSaved, Event, HingeForm, Precision, TrainStep
+from quail_audit.schema.events.lines import CheckpointSaved, Event, HingeForm, Precision, TrainStep
 from quail_train.asking import logits_of
 from quail_train.effective import RoundedForward, effective_weight
 from quail_train.hinge import hinge

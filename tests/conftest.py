@@ -117,8 +117,8 @@ def erased_run(
     from erased_pair import build_demo
 
     from quail_audit.audit import audit
-    from quail_audit.events import AuditRequest
     from quail_audit.runs import new_run, record
+    from quail_audit.schema.events.lines import AuditRequest
 
     demo = tmp_path_factory.mktemp("erased")
     build_demo(world, llama, tokenizer, demo)

@@ -15,7 +15,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from quail_audit import cli
-from quail_audit.events import from_line
+from quail_audit.schema.events.lines import from_line
 
 RUNS = {"run", ".quail"}  # folders of runs, whose events hold times
 DEMO = "quail-demo"  # is built in its place; its stamp says where it is not finished

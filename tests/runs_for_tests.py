@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     ArmFinished,
     ArmStarted,
     AuditRequest,
@@ -29,8 +29,8 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
-from quail_audit.policy import Policy
-from quail_audit.report import Report, RunState
+from quail_audit.schema.policy import Policy
+from quail_audit.schema.report import Report, RunState
 from quail_audit.verdict import Judgement, checks_of, judgement_of
 
 REQUEST = AuditRequest(original="original", unlearned="unlearned", retrain="retrain", data="data")

@@ -19,7 +19,9 @@ from transformers import LlamaForCausalLM
 from quail_audit.audit import audit
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
-from quail_audit.events import (
+from quail_audit.matrix import formats, safe_to_ship
+from quail_audit.runs import EVENTS, read_report
+from quail_audit.schema.events.lines import (
     AuditRequest,
     Event,
     LayerMeasured,
@@ -30,9 +32,7 @@ from quail_audit.events import (
     from_line,
     to_line,
 )
-from quail_audit.matrix import formats, safe_to_ship
-from quail_audit.report import Report, RunState
-from quail_audit.runs import EVENTS, read_report
+from quail_audit.schema.report import Report, RunState
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.registry import scheme_named
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from quail_audit.audit import audit
 from quail_audit.cli import app
-from quail_audit.events import AuditRequest, Event, MetricScored, SampleScored
-from quail_audit.report import RunState
+from quail_audit.schema.events.lines import AuditRequest, Event, MetricScored, SampleScored
+from quail_audit.schema.report import RunState
 
 LABELS: dict[Kind, tuple[str, ...]] = {"encoder": ("real", "fake"), "decoder": ("real", "fake", "joke")}
 

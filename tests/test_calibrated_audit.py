@@ -14,7 +14,15 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from quail_audit.audit import audit
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.events import Event, LayerMeasured, LayerQuantized, Noted, SchemeFailed, from_line, to_line
+from quail_audit.schema.events.lines import (
+    Event,
+    LayerMeasured,
+    LayerQuantized,
+    Noted,
+    SchemeFailed,
+    from_line,
+    to_line,
+)
 from quail_audit.schemes.calibrated import CalibratedScheme
 
 SCHEME = "gptq-int4-g32"

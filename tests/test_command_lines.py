@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from quail_audit import cli
-from quail_audit.command_lines import audit_arguments, train_arguments
-from quail_audit.events import AuditRequest, TrainRequest
+from quail_audit.schema.command_line import audit_arguments, train_arguments
+from quail_audit.schema.events.lines import AuditRequest, TrainRequest
 
 words = st.text("abcXYZ09_./- é", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
 

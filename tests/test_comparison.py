@@ -13,8 +13,8 @@ from quail_audit.comparison import (
     lower_is_better,
     schemes_of,
 )
-from quail_audit.events import AuditRequest, LayerStatistics, Recovery, Score
-from quail_audit.report import Report, SchemeReport
+from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery, Score
+from quail_audit.schema.report import Report, SchemeReport
 
 
 def score(mean: float, half: float = 1.0) -> Score:

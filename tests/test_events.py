@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from runs_for_tests import events, layer
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     Event,
     FileHash,
     FilesAwaited,

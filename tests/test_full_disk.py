@@ -11,8 +11,8 @@ from test_resuming import lines_of, report_in
 from quail_audit import cli
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import _Writing, writable
-from quail_audit.events import AuditRequest, from_line
 from quail_audit.runs import EVENTS, JOURNAL, REPORT, REQUEST
+from quail_audit.schema.events.lines import AuditRequest, from_line
 
 
 class Disk:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from runs_for_tests import events, report_of
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.report import Report
 from quail_audit.report_file import make_schema, read_report_file, schema
 from quail_audit.runs import read_report
+from quail_audit.schema.report import Report
 
 GOLDEN = Path(__file__).parent / "golden"
 OLD = sorted((GOLDEN / "reports").glob("*.json"))

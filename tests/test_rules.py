@@ -7,8 +7,8 @@ import pytest
 from runs_for_tests import RECOVERED, UNTOUCHED, judge, layer
 from test_verdict import HELD, NOT_FORGOTTEN, REPORTED, UNDECIDED, UNINFORMATIVE, missing
 
-from quail_audit.events import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
-from quail_audit.policy import Policy
+from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
+from quail_audit.schema.policy import Policy
 from quail_audit.verdict import Judgement
 
 TODAY = datetime.date(2026, 1, 1)

@@ -19,8 +19,6 @@ from runs_for_tests import REQUEST, events
 from quail_audit import runs
 from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.events import Event, RunFailed, RunFinished, to_line
-from quail_audit.report import Report
 from quail_audit.runs import (
     EVENTS,
     LOCK,
@@ -35,6 +33,8 @@ from quail_audit.runs import (
     replay,
     replay_placed,
 )
+from quail_audit.schema.events.lines import Event, RunFailed, RunFinished, to_line
+from quail_audit.schema.report import Report
 
 
 def recorded(folder: Path) -> list[Event]:
@@ -140,7 +140,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         assert Writer(folder).is_alive()
         script = f"""
             from pathlib import Path
-            from quail_audit.events import AuditRequest
+            from quail_audit.schema.events.lines import AuditRequest
             from quail_audit.runs import new_run
             with new_run(Path({str(folder)!r}), AuditRequest(original="a", unlearned="b")):
                 print("got in")

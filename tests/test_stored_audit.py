@@ -17,8 +17,8 @@ from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import UsageError
 from quail_audit.forgetting.arms import load_arm
-from quail_audit.report import Report, RunState, arm_at, arms_in_order
 from quail_audit.reports.text import show
+from quail_audit.schema.report import Report, RunState, arm_at, arms_in_order
 from quail_audit.schemes.registry import scheme_named
 from quail_audit.stored import stored_pair
 from quail_audit.weights.overlap import pair_sums

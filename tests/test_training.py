@@ -2,7 +2,7 @@
 
 import pytest
 
-from quail_audit.events import CheckpointSaved, Noted, RunFinished, TrainStep
+from quail_audit.schema.events.lines import CheckpointSaved, Noted, RunFinished, TrainStep
 from quail_audit.training import TrainingState
 
 

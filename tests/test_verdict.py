@@ -1,8 +1,8 @@
 import pytest
 from runs_for_tests import RECOVERED, UNTOUCHED, judge, layer
 
-from quail_audit.events import LayerStatistics, Outcome, Recovery, SchemeFailed
-from quail_audit.policy import Policy
+from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, SchemeFailed
+from quail_audit.schema.policy import Policy
 from quail_audit.verdict import EXIT_CODE_OF, exit_code
 
 HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=5.0, floor=20.0, floor_arm="unlearned/full")

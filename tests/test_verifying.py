@@ -17,9 +17,9 @@ from test_cli import quail
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_bounded
-from quail_audit.events import Event, FileHash, FileRole, FilesHashed, RunStarted
 from quail_audit.reports import verification_text
 from quail_audit.runs import EVENTS, REPORT, new_run, record
+from quail_audit.schema.events.lines import Event, FileHash, FileRole, FilesHashed, RunStarted
 from quail_audit.seal import digest_of
 from quail_audit.terminal import reading
 from quail_audit.verifying import Verification, verify

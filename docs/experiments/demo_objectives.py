@@ -22,7 +22,7 @@ from typing import Any
 
 from quail_audit.audit import audit
 from quail_audit.core.errors import QuailError
-from quail_audit.events import AuditRequest, TrainRequest
+from quail_audit.schema.events.lines import AuditRequest, TrainRequest
 from quail_train.presets import preset_named
 from quail_train.train import Stop, train
 

@@ -200,11 +200,11 @@ def audit(folder: Path, name: str) -> bool:
 def measure_test(folder: Path, name: str, rows: Path) -> None:
     """Accuracy on the test split of a checkpoint at every precision, one line each."""
     from quail_audit.checkpoints.pair import open_pair
-    from quail_audit.events import MetricScored
     from quail_audit.forgetting.arms import load_arm
     from quail_audit.forgetting.data import read_data
     from quail_audit.forgetting.evaluate import evaluate_arm
     from quail_audit.forgetting.labels import fit_data
+    from quail_audit.schema.events.lines import MetricScored
     from quail_audit.schemes.registry import scheme_named
 
     done = [(row["checkpoint"], row["precision"]) for row in read_lines(rows)]

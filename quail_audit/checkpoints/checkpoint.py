@@ -33,8 +33,8 @@ from quail_audit.checkpoints.weight_files import (
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.hub import fetch, parse_hub_id
 from quail_audit.core.untrusted import printable
-from quail_audit.events import CheckpointFacts
 from quail_audit.rounded import Rounded
+from quail_audit.schema.events.lines import CheckpointFacts
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

@@ -17,7 +17,8 @@ import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.machine import describe_environment
-from quail_audit.events import (
+from quail_audit.runs import read_report
+from quail_audit.schema.events.lines import (
     AttributeRequest,
     AttributionPlanned,
     CureStarted,
@@ -27,7 +28,6 @@ from quail_audit.events import (
     UnitKind,
     UnitMeasured,
 )
-from quail_audit.runs import read_report
 
 if TYPE_CHECKING:
     from quail_audit.checkpoints.pair import Layer

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quail_audit.events import LayerStatistics
-from quail_audit.report import Report, SchemeReport
+from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.report import Report, SchemeReport
 
 Cure = Literal["calibrated carry", "carry", "retraining", "recipe"]
 

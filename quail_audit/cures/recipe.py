@@ -19,7 +19,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.core.machine import describe_environment
 from quail_audit.core.writing import write_whole
 from quail_audit.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     CureStarted,
     Event,
     Noted,

@@ -36,7 +36,7 @@ from quail_audit.schemes.by_layer import ByLayer
 if TYPE_CHECKING:
     from quail_audit.checkpoints.checkpoint import Checkpoint
     from quail_audit.checkpoints.pair import Layer
-    from quail_audit.events import Execution
+    from quail_audit.schema.events.lines import Execution
     from quail_audit.schemes.interface import Scheme
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from quail_audit.checkpoints.transformers_rules import as_this_version_spells_it
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.file_names import RAW_RETAIN
+from quail_audit.schema.layout import RAW_RETAIN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

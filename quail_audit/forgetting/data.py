@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.file_names import CONTINUATIONS, DATA_NAMES, EXAMPLES, QUESTIONS, TEXTS
 from quail_audit.forgetting.interface import (
     LABELLED_SETS,
     SPLITS,
@@ -34,6 +33,7 @@ from quail_audit.forgetting.rows import (
     read_json_rows,
     read_jsonl_rows,
 )
+from quail_audit.schema.layout import CONTINUATIONS, DATA_NAMES, EXAMPLES, QUESTIONS, TEXTS
 
 __all__ = ["Columns", "ForgettingData", "read_data", "read_folder"]
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.events import Event, MetricScored, Noted, SampleScored, Score
 from quail_audit.forgetting.arms import LoadedArm
 from quail_audit.forgetting.batches import KeptBatches
 from quail_audit.forgetting.classifier import TransformersClassifier
 from quail_audit.forgetting.interface import ForgettingData
 from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.forgetting.registry import known_metrics
+from quail_audit.schema.events.lines import Event, MetricScored, Noted, SampleScored, Score
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.events import Score
 from quail_audit.forgetting.accuracy import SETS
 from quail_audit.forgetting.bootstrap import CONFIDENCE, RESAMPLES, mean_score
 from quail_audit.forgetting.classified import classified, needs
 from quail_audit.forgetting.interface import Classifier, ForgettingData, LabelledSet, Measured, Metric, Sample
+from quail_audit.schema.events.lines import Score
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

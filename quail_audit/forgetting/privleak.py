@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.events import Score
 from quail_audit.forgetting.bootstrap import interval
 from quail_audit.forgetting.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
 from quail_audit.forgetting.likelihood import EXCERPT_CHARACTERS
+from quail_audit.schema.events.lines import Score
 
 LEAST_LIKELY_SHARE = 0.4
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.events import Recovery
 from quail_audit.forgetting.bootstrap import interval
 from quail_audit.forgetting.privleak import auc
 from quail_audit.limits import outcome_of_recovery
+from quail_audit.schema.events.lines import Recovery
 
 Role = Literal["original/full", "unlearned/full", "unlearned/quantized", "retrain/full"]
 DECIDING_METRICS = ("verbmem_forget", "knowmem_forget", "accuracy_forget", "label_probability_forget")

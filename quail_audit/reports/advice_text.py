@@ -12,7 +12,7 @@ from rich.text import Text
 from quail_audit import wording
 from quail_audit.comparison import compare_scheme
 from quail_audit.core.untrusted import printable
-from quail_audit.report import FULL, Report
+from quail_audit.schema.report import FULL, Report
 
 if TYPE_CHECKING:
     from quail_audit.cures.prescribe import Advice

@@ -20,9 +20,9 @@ from quail_audit.comparison import (
     Standing,
 )
 from quail_audit.core.untrusted import printable
-from quail_audit.events import LayerStatistics
 from quail_audit.matrix import Format
 from quail_audit.reports.markdown import code, plain
+from quail_audit.schema.events.lines import LayerStatistics
 
 LAYERS_SHOWN = 10  # those that changed most
 _STYLES: dict[Standing, str] = {"better": "green", "worse": "bold red", "changed": "yellow"}

@@ -8,7 +8,14 @@ from rich.text import Text
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
 from quail_audit.curing import CureReport
-from quail_audit.events import AttributionPlanned, CarryRequest, LayerCarried, RecipePoint, UnitKind, UnitMeasured
+from quail_audit.schema.events.lines import (
+    AttributionPlanned,
+    CarryRequest,
+    LayerCarried,
+    RecipePoint,
+    UnitKind,
+    UnitMeasured,
+)
 
 MOST_UNITS = 10  # of a kind, in the terminal; the report has all
 

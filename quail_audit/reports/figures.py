@@ -18,9 +18,9 @@ from quail_audit import wording
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import writable, write_whole
-from quail_audit.events import LayerStatistics, Score, State
-from quail_audit.policy import Limits
-from quail_audit.report import FULL, Report, SchemeReport, arms_in_order
+from quail_audit.schema.events.lines import LayerStatistics, Score, State
+from quail_audit.schema.policy import Limits
+from quail_audit.schema.report import FULL, Report, SchemeReport, arms_in_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

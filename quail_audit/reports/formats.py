@@ -5,10 +5,10 @@ from pathlib import Path
 
 from quail_audit.attributed import brought_back_in
 from quail_audit.core.errors import UsageError
-from quail_audit.report import Report
 from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
 from quail_audit.runs import replay
+from quail_audit.schema.report import Report
 
 
 def _samples(report: Report, folder: Path | None) -> Sequence[WorstSample]:

@@ -13,10 +13,10 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import Recovery, RuleOutcome
-from quail_audit.policy import LAYERS_AT_RISK, RECOVERY
-from quail_audit.report import Report, SchemeReport
 from quail_audit.reports.rule_rows import rule_row
+from quail_audit.schema.events.lines import Recovery, RuleOutcome
+from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY
+from quail_audit.schema.report import Report, SchemeReport
 
 _STANDARD = (RECOVERY, LAYERS_AT_RISK)  # these have cases of their own
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")  # what printable leaves and XML 1.0 forbids

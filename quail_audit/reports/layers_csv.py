@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from quail_audit.attributed import BroughtBack
 from quail_audit.core.untrusted import printable
-from quail_audit.events import LayerStatistics
-from quail_audit.report import Report
+from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.report import Report
 
 _FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would calculate what begins with one
 

@@ -16,7 +16,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
 from quail_audit.matrix import formats
-from quail_audit.report import FULL, Report, arm_at
+from quail_audit.schema.report import FULL, Report, arm_at
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

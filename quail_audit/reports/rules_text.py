@@ -9,8 +9,8 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import RuleOutcome
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, STANDING_STYLES, rule_row
+from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.verdict import Judgement
 
 

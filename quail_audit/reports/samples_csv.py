@@ -9,8 +9,8 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 
-from quail_audit.events import Event, SampleScored
 from quail_audit.reports.layers_csv import text_cell
+from quail_audit.schema.events.lines import Event, SampleScored
 
 COLUMNS = ("arm", "metric", "sample", "score", "prompt", "truth", "answer")
 

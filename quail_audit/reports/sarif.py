@@ -19,12 +19,12 @@ from typing import Any
 from urllib.parse import quote
 
 from quail_audit import wording
-from quail_audit.command_lines import audit_arguments
 from quail_audit.core.clock import utc_of
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.core.untrusted import printable
-from quail_audit.events import Reason
-from quail_audit.report import Report, badness
+from quail_audit.schema.command_line import audit_arguments
+from quail_audit.schema.events.lines import Reason
+from quail_audit.schema.report import Report, badness
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 WORST_LAYERS_NAMED = 10  # where the reason itself names none

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import TrainEval
+from quail_audit.schema.events.lines import TrainEval
 from quail_audit.training import TrainingReport
 
 

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from quail_audit.events import Event, SampleScored
-from quail_audit.report import FULL
+from quail_audit.schema.events.lines import Event, SampleScored
+from quail_audit.schema.report import FULL
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from rich.text import Text
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
 from quail_audit.curing import CureState
-from quail_audit.events import Event
-from quail_audit.report import FULL, STATES_BY_RISK, RunState
 from quail_audit.runs import AnyState
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.report import FULL, STATES_BY_RISK, RunState
 from quail_audit.terminal import curing, training
 from quail_audit.training import TrainingState
 

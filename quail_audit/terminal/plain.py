@@ -4,7 +4,9 @@ from typing import TextIO
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import (
+from quail_audit.reports import cure_text
+from quail_audit.runs import AnyState
+from quail_audit.schema.events.lines import (
     ArmStarted,
     AttributionPlanned,
     CarryPlanned,
@@ -32,9 +34,7 @@ from quail_audit.events import (
     VerdictReached,
     WeightsMeasured,
 )
-from quail_audit.report import Awaiting
-from quail_audit.reports import cure_text
-from quail_audit.runs import AnyState
+from quail_audit.schema.report import Awaiting
 from quail_audit.terminal import curing
 
 SECONDS_BETWEEN_LINES = 5.0

@@ -17,10 +17,17 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from quail_audit.attributed import CURES_FOLDER
-from quail_audit.command_lines import audit_arguments, resume_arguments, train_arguments
 from quail_audit.core.errors import QuailError
-from quail_audit.events import AttributeRequest, AuditRequest, CarryRequest, CureRequest, RecipeRequest, TrainRequest
 from quail_audit.runs import RUNS_FOLDER, new_run_id, read_request, stopped_run
+from quail_audit.schema.command_line import audit_arguments, resume_arguments, train_arguments
+from quail_audit.schema.events.lines import (
+    AttributeRequest,
+    AuditRequest,
+    CarryRequest,
+    CureRequest,
+    RecipeRequest,
+    TrainRequest,
+)
 from quail_audit.tui.child import Child
 from quail_audit.tui.leash import GRACE_S
 from quail_audit.tui.live_cure import LiveCure

@@ -9,9 +9,17 @@ from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.events import AuditRequest
 from quail_audit.policy_file import NO_FILE, PYPROJECT, find_policy
-from quail_audit.questions import Answer, CheckpointFound, DataFound, NotYetKnown, PairFound, Problem, SchemesFound
+from quail_audit.schema.events.lines import AuditRequest
+from quail_audit.schema.preflight import (
+    Answer,
+    CheckpointFound,
+    DataFound,
+    NotYetKnown,
+    PairFound,
+    Problem,
+    SchemesFound,
+)
 from quail_audit.tui.settings import Settings
 
 # Where `quail demo` and `make demo` build it, and `quail demo --task classification`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quail_audit.events import RunFailed
+from quail_audit.schema.events.lines import RunFailed
 from quail_audit.tui.child import how_it_ended
 from quail_audit.tui.followed import Followed
 

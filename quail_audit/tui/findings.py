@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.questions import (
+from quail_audit.schema.preflight import (
     Answer,
     CheckpointFound,
     DataFound,

@@ -12,7 +12,7 @@ from typing import Literal
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import LayerStatistics
+from quail_audit.schema.events.lines import LayerStatistics
 
 Mode = Literal["risk", "overlap", "survival", "update/bucket", "brings back"]
 MODES: tuple[Mode, ...] = ("risk", "overlap", "survival", "update/bucket", "brings back")

@@ -6,8 +6,8 @@ import math
 from typing import NamedTuple
 
 from quail_audit import wording
-from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics
-from quail_audit.policy import Limits
+from quail_audit.schema.events.lines import RATIO_EDGES, LayerDetail, LayerStatistics
+from quail_audit.schema.policy import Limits
 
 LOUD_NOISE = 2.0
 HARDLY_TRAINED = 0.9  # and above, of weights that are the same

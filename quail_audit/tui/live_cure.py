@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from quail_audit.curing import CureState
-from quail_audit.events import CureRequest
+from quail_audit.schema.events.lines import CureRequest
 from quail_audit.tui.child import Child
 from quail_audit.tui.followed import Making
 

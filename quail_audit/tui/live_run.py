@@ -15,12 +15,19 @@ from pathlib import Path
 
 from quail_audit.attributed import brought_back
 from quail_audit.core.errors import BadInputError, QuailError
-from quail_audit.events import AuditRequest, Event, LayerDetail, LayerMeasured, LayerStatistics, SampleScored
 from quail_audit.matrix import Format, format_of
-from quail_audit.policy import Limits
 from quail_audit.policy_file import read_policy
-from quail_audit.report import FULL, RunState, arms_in_order
 from quail_audit.runs import Placed, read_events, read_request
+from quail_audit.schema.events.lines import (
+    AuditRequest,
+    Event,
+    LayerDetail,
+    LayerMeasured,
+    LayerStatistics,
+    SampleScored,
+)
+from quail_audit.schema.policy import Limits
+from quail_audit.schema.report import FULL, RunState, arms_in_order
 from quail_audit.tui.child import Child
 from quail_audit.tui.followed import Followed
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from quail_audit import matrix
     from quail_audit.comparison import Standing
-    from quail_audit.events import Outcome, RuleStanding, State
+    from quail_audit.schema.events.lines import Outcome, RuleStanding, State
 
 
 def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import IO
 
 from quail_audit.core.untrusted import printable
-from quail_audit.questions import Answer, Problem, Question, answer_of
+from quail_audit.schema.preflight import Answer, Problem, Question, answer_of
 from quail_audit.tui.child import TAIL_BYTES, how_it_ended
 
 # -P: the folder the app was started in is no place to import from.

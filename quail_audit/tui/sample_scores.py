@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 from quail_audit import wording
-from quail_audit.report import FULL, arm_at
+from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live_run import AnswersOf, LiveRun
 
 CAME_BACK = "came back"

@@ -17,7 +17,7 @@ from textual.theme import Theme
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.events import Model, Outcome, State
+from quail_audit.schema.events.lines import Model, Outcome, State
 from quail_audit.toml_files import read_toml, refuse_unknown
 
 DEFAULT_THEME = "quail-dark"

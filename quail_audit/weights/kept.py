@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.values import Model
-from quail_audit.events import LayerMeasured
+from quail_audit.schema.events.lines import LayerMeasured
 from quail_audit.weights.overlap import PairSums
 from quail_audit.weights.stored import StoredSums
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.events import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
 from quail_audit.limits import state_of_update
-from quail_audit.policy import Limits
+from quail_audit.schema.events.lines import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
+from quail_audit.schema.policy import Limits
 from quail_audit.schemes.affine import AffineScheme, Extremes
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.blocks import LEVELS

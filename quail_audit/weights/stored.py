@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.events import LayerStatistics, SchemeSummary, State
 from quail_audit.limits import state_of_update
-from quail_audit.policy import Limits
 from quail_audit.rounded import Rounded
+from quail_audit.schema.events.lines import LayerStatistics, SchemeSummary, State
+from quail_audit.schema.policy import Limits
 from quail_audit.weights import block_sums
 from quail_audit.weights.overlap import count_by_bin, median_of_counts
 

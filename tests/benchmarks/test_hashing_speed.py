@@ -16,8 +16,8 @@ import torch
 from test_schemes_speed import forget, made_pair
 
 from quail_audit import audit as audits
-from quail_audit.events import AuditRequest, FileHash, FilesAwaited, FilesHashed, WeightsMeasured
 from quail_audit.hashing import Hashing, Place
+from quail_audit.schema.events.lines import AuditRequest, FileHash, FilesAwaited, FilesHashed, WeightsMeasured
 
 pytestmark = pytest.mark.slow
 

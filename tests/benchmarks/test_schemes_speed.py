@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from quail_audit.audit import audit
-from quail_audit.events import AuditRequest
+from quail_audit.schema.events.lines import AuditRequest
 
 pytestmark = pytest.mark.slow
 

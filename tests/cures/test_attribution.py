@@ -12,10 +12,10 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.cure_cli import attribute as attribute_command
 from quail_audit.cure_cli import read_budget, worst_scheme
 from quail_audit.cures.attribution import attribute, coarse_units, fine_units, share_of_fall
-from quail_audit.events import AttributeRequest, AttributionPlanned, Noted, UnitMeasured
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.runs import new_run, read_report, read_request, replay
+from quail_audit.schema.events.lines import AttributeRequest, AttributionPlanned, Noted, UnitMeasured
 from quail_audit.schemes.registry import scheme_named
 
 

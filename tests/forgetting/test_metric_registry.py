@@ -11,10 +11,10 @@ import pytest
 
 from quail_audit.core import plug_ins
 from quail_audit.core.errors import UsageError
-from quail_audit.events import Score
 from quail_audit.forgetting import registry
 from quail_audit.forgetting.data import read_data
 from quail_audit.forgetting.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
+from quail_audit.schema.events.lines import Score
 
 
 class Lines(Metric):

@@ -11,7 +11,6 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from quail_audit.events import Score
 from quail_audit.forgetting.interface import (
     Continuation,
     ForgettingData,
@@ -25,6 +24,7 @@ from quail_audit.forgetting.likelihood import NegativeLogLikelihood, texts
 from quail_audit.forgetting.privleak import PrivLeak, auc, min_k_probability, relative_to
 from quail_audit.forgetting.rouge import rouge_l
 from quail_audit.forgetting.verbmem import VerbMem
+from quail_audit.schema.events.lines import Score
 
 
 class ScriptedModel:

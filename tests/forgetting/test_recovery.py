@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.events import Recovery
 from quail_audit.forgetting.privleak import auc, membership_values
 from quail_audit.forgetting.recovery import Role, recovery
+from quail_audit.schema.events.lines import Recovery
 
 
 def around(mean: float, samples: int = 100, spread: float = 2.0) -> np.ndarray:

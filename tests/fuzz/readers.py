@@ -434,7 +434,7 @@ def _read_settings(folder: Path) -> None:
 def _runs() -> st.SearchStrategy[bytes]:
     from runs_for_tests import events
 
-    from quail_audit.events import to_line
+    from quail_audit.schema.events.lines import to_line
 
     golden = [path.read_text().splitlines() for path in GOLDEN.glob("runs/*/events.jsonl")]
     seeds = [[to_line(event) for event in events()], *golden]
@@ -442,8 +442,8 @@ def _runs() -> st.SearchStrategy[bytes]:
 
 
 def _read_run(folder: Path) -> None:
-    from quail_audit.report import RunState
     from quail_audit.runs import read_report, replay, state_for, summarize_run
+    from quail_audit.schema.report import RunState
     from quail_audit.terminal.plain import PlainProgress
 
     summarize_run(folder)
@@ -489,7 +489,7 @@ def _read_report(folder: Path) -> None:
 
 
 def _requests() -> st.SearchStrategy[bytes]:
-    from quail_audit.events import AuditRequest, CarryRequest, TrainRequest
+    from quail_audit.schema.events.lines import AuditRequest, CarryRequest, TrainRequest
 
     requests = (
         AuditRequest(original="a", unlearned="b", data="data", limits={"max_recovery_percent": 5.0}),
@@ -500,9 +500,9 @@ def _requests() -> st.SearchStrategy[bytes]:
 
 
 def _read_request(folder: Path) -> None:
-    from quail_audit.command_lines import audit_arguments
-    from quail_audit.events import AuditRequest
     from quail_audit.runs import read_request, summarize_run
+    from quail_audit.schema.command_line import audit_arguments
+    from quail_audit.schema.events.lines import AuditRequest
     from quail_audit.tui.widgets.runs_table import pair, schemes
 
     (folder / "events.jsonl").write_bytes(b"")

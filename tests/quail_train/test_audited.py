@@ -7,8 +7,8 @@ import pytest
 from training import events_of, request_in
 
 from quail_audit.audit import audit
-from quail_audit.events import AuditRequest, RunFinished, TrainEval, TrainRequest
 from quail_audit.runs import new_run, read_report, record
+from quail_audit.schema.events.lines import AuditRequest, RunFinished, TrainEval, TrainRequest
 from quail_train.audited import audit_request
 from quail_train.card import card
 
@@ -79,7 +79,7 @@ def test_the_scheme_that_was_trained_for_is_audited(earlier: Path, training_worl
 
 
 def test_the_card_states_everything(training_world: Path, tmp_path: Path) -> None:
-    from quail_audit.events import TrainingPlanned
+    from quail_audit.schema.events.lines import TrainingPlanned
 
     request = request_in(
         training_world, tmp_path, objective="ga_gdr_l1_hinge", hinge="centred", l1_weight=2e-6, margin_logits=2.0,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quail_audit.command_lines import audit_arguments
-from quail_audit.events import AuditRequest
+from quail_audit.schema.command_line import audit_arguments
+from quail_audit.schema.events.lines import AuditRequest
 from quail_train import cli
 from quail_train.demo_building import DemoProgress
 from quail_train.demo_recipe import RECIPE, RECIPES, ClassifierRecipe, Recipe

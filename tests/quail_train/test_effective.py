@@ -10,8 +10,8 @@ from training import events_of, request_in
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.checkpoints.pair import open_pair
-from quail_audit.events import TrainStep
 from quail_audit.forgetting.arms import load_arm
+from quail_audit.schema.events.lines import TrainStep
 from quail_audit.schemes.registry import known_schemes, scheme_named
 from quail_train.effective import RoundedForward, effective_weight, straight_through
 from quail_train.hinge import hinge

@@ -13,8 +13,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.events import Noted, TrainStep
 from quail_audit.forgetting.arms import load_arm
+from quail_audit.schema.events.lines import Noted, TrainStep
 from quail_audit.schemes.registry import scheme_named
 from quail_train.data import Sample, collate
 from quail_train.objectives import nll, predictions

@@ -11,7 +11,7 @@ from training import events_of, request_in
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.events import CheckpointSaved, Noted, TrainingPlanned, TrainRequest, TrainStep
+from quail_audit.schema.events.lines import CheckpointSaved, Noted, TrainingPlanned, TrainRequest, TrainStep
 from quail_train.objectives import nll, predictions
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.events import Event, Noted, TrainEval, TrainRequest, TrainStep
+from quail_audit.schema.events.lines import Event, Noted, TrainEval, TrainRequest, TrainStep
 from quail_train.data import collate
 from quail_train.train import Stop, train
 

@@ -9,7 +9,7 @@ import torch
 from tiny_language_models import POSTS
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.events import Event, TrainRequest
+from quail_audit.schema.events.lines import Event, TrainRequest
 from quail_train.train import Stop, train
 
 

@@ -16,11 +16,11 @@ from made_runs import FORMATS, write_run
 from runs_for_tests import UNTOUCHED, events, layer, report_of
 
 from quail_audit.core.errors import UsageError
-from quail_audit.events import Recovery, RecoveryMeasured, RunFailed
-from quail_audit.report import Report
 from quail_audit.reports import junit, layers_csv, markdown, samples_csv
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs import read_report
+from quail_audit.schema.events.lines import Recovery, RecoveryMeasured, RunFailed
+from quail_audit.schema.report import Report
 
 HOSTILE = (
     "=cmd|'/c calc'!A1 @octocat <script>alert(1)</script> `x` ``y`` | **b** [l](http://e.vil)\n# h\x1b[2J\ufffe\ud800"

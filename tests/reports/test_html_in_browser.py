@@ -8,9 +8,9 @@ import pytest
 from made_runs import FORMATS, events, write_run
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from quail_audit.events import Event, FileHash, FilesHashed, LayerMeasured, Noted, SampleScored
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs import read_report
+from quail_audit.schema.events.lines import Event, FileHash, FilesHashed, LayerMeasured, Noted, SampleScored
 
 pytestmark = pytest.mark.browser
 AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from runs_for_tests import events, report_of
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.report import Report
 from quail_audit.reports.model_card import eval_results, with_results, write_model_card
+from quail_audit.schema.report import Report
 
 HOSTILE = 'x: [y]\n- "z" {{# \x1b[2J\u202e'
 CARD = """---

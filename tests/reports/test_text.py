@@ -4,9 +4,9 @@ import made_runs
 from rich.console import Console
 from runs_for_tests import UNTOUCHED, events, layer
 
-from quail_audit.events import Event, RunFailed
-from quail_audit.report import Report, RunState, badness
 from quail_audit.reports.text import show
+from quail_audit.schema.events.lines import Event, RunFailed
+from quail_audit.schema.report import Report, RunState, badness
 
 
 def shown(*run: Event, width: int = 120) -> str:

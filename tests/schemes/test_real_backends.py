@@ -14,7 +14,7 @@ import torch
 from quail_audit.audit import audit
 from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.core.errors import QuailError
-from quail_audit.events import AuditRequest, LayerMeasured, LayerQuantized, RunFinished, WeightsMeasured
+from quail_audit.schema.events.lines import AuditRequest, LayerMeasured, LayerQuantized, RunFinished, WeightsMeasured
 from quail_audit.schemes.backends.job import Job, LayerStarted
 from quail_audit.schemes.backends.process import Scratch, run
 from quail_audit.schemes.calibrated import AWQ, CalibratedScheme, scheme_of

@@ -4,7 +4,8 @@ import io
 
 from rich.console import Console
 
-from quail_audit.events import (
+from quail_audit.reports import training_text
+from quail_audit.schema.events.lines import (
     CheckpointSaved,
     Event,
     Noted,
@@ -16,7 +17,6 @@ from quail_audit.events import (
     TrainRequest,
     TrainStep,
 )
-from quail_audit.reports import training_text
 from quail_audit.terminal.plain import PlainProgress
 from quail_audit.terminal.training import curve, view
 from quail_audit.training import TrainingState

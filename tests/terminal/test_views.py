@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 from runs_for_tests import events
 
-from quail_audit.events import Event, FilesAwaited, FilesHashed, MetricScored, RunFinished, SampleScored
-from quail_audit.report import Progress, RunState
+from quail_audit.schema.events.lines import Event, FilesAwaited, FilesHashed, MetricScored, RunFinished, SampleScored
+from quail_audit.schema.report import Progress, RunState
 from quail_audit.terminal.live import LiveView, view
 from quail_audit.terminal.plain import PlainProgress
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.events import (
+from quail_audit.runs import EVENTS, REQUEST, new_run, record
+from quail_audit.schema.events.lines import (
     AttributeRequest,
     AttributionPlanned,
     CarryPlanned,
@@ -24,7 +25,6 @@ from quail_audit.events import (
     UnitMeasured,
     to_line,
 )
-from quail_audit.runs import EVENTS, REQUEST, new_run, record
 
 PAIR = ("models/llama-news-7b", "models/llama-news-7b-unlearned")
 CARRY = ("quail", "carry", *PAIR, "--out", "models/llama-news-7b-unlearned-carried", "--calibrate", "muse-news")

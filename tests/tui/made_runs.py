@@ -5,7 +5,9 @@ import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from quail_audit.events import (
+from quail_audit.judgement import day_of, judge_report
+from quail_audit.runs import EVENTS, REQUEST
+from quail_audit.schema.events.lines import (
     RATIO_EDGES,
     ArmFinished,
     ArmStarted,
@@ -40,10 +42,8 @@ from quail_audit.events import (
     WeightsMeasured,
     to_line,
 )
-from quail_audit.judgement import day_of, judge_report
-from quail_audit.policy import Policy
-from quail_audit.report import RunState
-from quail_audit.runs import EVENTS, REQUEST
+from quail_audit.schema.policy import Policy
+from quail_audit.schema.report import RunState
 
 ROLES = (
     *(f"self_attn.{role}_proj" for role in "qkvo"),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quail_audit.events import (
+from quail_audit.runs import EVENTS, REQUEST
+from quail_audit.schema.events.lines import (
     CheckpointSaved,
     Event,
     LayerMeasured,
@@ -22,7 +23,6 @@ from quail_audit.events import (
     TrainStep,
     to_line,
 )
-from quail_audit.runs import EVENTS, REQUEST
 
 REQUESTED = TrainRequest(
     original="models/llama-news-7b", unlearned="models/llama-news-7b-unlearned", data="muse-news", out="repaired"

@@ -12,10 +12,10 @@ from rich.console import Console
 from textual.command import CommandList, CommandPalette
 from textual.widgets import Input, RadioButton
 
-from quail_audit.report import Report
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text import show
 from quail_audit.runs import read_report
+from quail_audit.schema.report import Report
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen
@@ -131,7 +131,7 @@ async def test_t_opens_the_theme_picker(run: Path) -> None:
 @pytest.mark.asyncio
 async def test_the_log_has_what_the_run_noted(run: Path) -> None:
     made = list(events())
-    from quail_audit.events import Noted
+    from quail_audit.schema.events.lines import Noted
 
     made.insert(5, Noted(message="a [bold]note[/] \x1b[31m"))
     async with app_on(write_run(run.parent / "noted", iter(made))) as pilot:

@@ -13,8 +13,8 @@ from made_training import repaired
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
-from quail_audit.events import VerdictReached
-from quail_audit.policy import Limits, OtherLimits, Policy
+from quail_audit.schema.events.lines import VerdictReached
+from quail_audit.schema.policy import Limits, OtherLimits, Policy
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.compare import CompareScreen

@@ -10,9 +10,17 @@ from made_runs import detail, events, layers, write_run
 from textual.pilot import Pilot
 from textual.widgets import Static, Tabs
 
-from quail_audit.events import RATIO_EDGES, Event, LayerDetail, LayerMeasured, LayerStatistics, RunStarted, to_line
-from quail_audit.policy import Limits
 from quail_audit.runs import EVENTS
+from quail_audit.schema.events.lines import (
+    RATIO_EDGES,
+    Event,
+    LayerDetail,
+    LayerMeasured,
+    LayerStatistics,
+    RunStarted,
+    to_line,
+)
+from quail_audit.schema.policy import Limits
 from quail_audit.tui import layer_words
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen

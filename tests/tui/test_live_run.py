@@ -10,11 +10,11 @@ import pytest
 from made_runs import METRICS, detail, events, judged_by, write_run
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.events import LayerMeasured, SampleScored, to_line
 from quail_audit.forgetting.recovery import recovery
-from quail_audit.policy import Limits, OtherLimits, Policy
-from quail_audit.report import RunState
 from quail_audit.runs import EVENTS
+from quail_audit.schema.events.lines import LayerMeasured, SampleScored, to_line
+from quail_audit.schema.policy import Limits, OtherLimits, Policy
+from quail_audit.schema.report import RunState
 from quail_audit.tui import feed as feed_module
 from quail_audit.tui.feed import Feed
 from quail_audit.tui.live_run import LiveRun

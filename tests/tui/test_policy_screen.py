@@ -12,12 +12,12 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
-from quail_audit.events import RunStarted
 from quail_audit.judgement import day_of, judge_report
-from quail_audit.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
-from quail_audit.questions import PolicyFound
 from quail_audit.reports.rule_rows import rule_row
 from quail_audit.runs import new_run, record
+from quail_audit.schema.events.lines import RunStarted
+from quail_audit.schema.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.schema.preflight import PolicyFound
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.findings import details, finding
 from quail_audit.tui.screens.audit import AuditScreen

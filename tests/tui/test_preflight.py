@@ -12,9 +12,9 @@ import pytest
 from stand_in_hub import Repository, StandIn, folder_files, running
 from tiny_models import llama_config, save
 
-from quail_audit.policy import Policy
 from quail_audit.preflight import answer
-from quail_audit.questions import (
+from quail_audit.schema.policy import Policy
+from quail_audit.schema.preflight import (
     AboutCheckpoint,
     AboutData,
     AboutDevices,

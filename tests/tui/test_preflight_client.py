@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quail_audit.questions import AboutCheckpoint, AboutSchemes, Answer, NotYetKnown, Problem, SchemesFound
+from quail_audit.schema.preflight import AboutCheckpoint, AboutSchemes, Answer, NotYetKnown, Problem, SchemesFound
 from quail_audit.tui.preflight_client import Preflight
 
 # Answers "ID: what was asked" after as many seconds as the source says: "0.5 name".

@@ -13,8 +13,8 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from quail_audit.cures.prescribe import prescribe
-from quail_audit.events import AuditRequest
 from quail_audit.runs import read_report
+from quail_audit.schema.events.lines import AuditRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen

@@ -20,7 +20,7 @@ from made_training import REQUESTED, install_commands, repaired, training_events
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from quail_audit.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.schema.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens import start
 from quail_audit.tui.screens.audit import AuditScreen

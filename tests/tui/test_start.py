@@ -16,8 +16,9 @@ from made_runs import events, write_run
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Select, Static
 
-from quail_audit.events import AuditRequest, CheckpointFacts, RunFailed
-from quail_audit.questions import (
+from quail_audit.runs import EVENTS, RUNS_FOLDER, new_run, record
+from quail_audit.schema.events.lines import AuditRequest, CheckpointFacts, RunFailed
+from quail_audit.schema.preflight import (
     CheckpointFound,
     DataFound,
     NotYetKnown,
@@ -26,7 +27,6 @@ from quail_audit.questions import (
     SchemeChoice,
     SchemesFound,
 )
-from quail_audit.runs import EVENTS, RUNS_FOLDER, new_run, record
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.choices import Choices, choices_to_begin_with, readiness, usable
 from quail_audit.tui.findings import details, finding

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.command_lines import train_arguments
-from quail_audit.events import TrainRequest
+from quail_audit.schema.command_line import train_arguments
+from quail_audit.schema.events.lines import TrainRequest
 from quail_audit.tui.training_settings import (
     PAPERS_OBJECTIVE,
     SETTINGS,

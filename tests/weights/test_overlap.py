@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quail_audit.events import RATIO_EDGES
-from quail_audit.policy import Limits
+from quail_audit.schema.events.lines import RATIO_EDGES
+from quail_audit.schema.policy import Limits
 from quail_audit.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
 from quail_audit.schemes.interface import Quantized, Scheme
 from quail_audit.schemes.registry import known_schemes, scheme_named

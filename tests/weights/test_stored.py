@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.policy import Limits
 from quail_audit.rounded import Rounded
+from quail_audit.schema.policy import Limits
 from quail_audit.weights.stored import stored_layer_statistics, stored_sums, summarize_stored
 
 

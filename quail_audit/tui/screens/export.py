@@ -18,8 +18,8 @@ from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.events import to_line
 from quail_audit.runs import replay
+from quail_audit.schema.events.lines import to_line
 from quail_audit.seal import sealed
 from quail_audit.tui.live_run import LiveRun
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from quail_audit.events import AuditRequest, CheckpointSaved
+from quail_audit.schema.events.lines import AuditRequest, CheckpointSaved
 from quail_audit.tui import palette
 from quail_audit.tui.followed import Making
 from quail_audit.tui.live_run import LiveRun

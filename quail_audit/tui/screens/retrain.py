@@ -15,9 +15,9 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
 from quail_audit import wording
-from quail_audit.command_lines import train_arguments
 from quail_audit.core.untrusted import printable
-from quail_audit.events import TrainRequest
+from quail_audit.schema.command_line import train_arguments
+from quail_audit.schema.events.lines import TrainRequest
 from quail_audit.tui import palette
 from quail_audit.tui.layer_specs import AT_RISK, layer_specs
 from quail_audit.tui.live_run import LiveRun

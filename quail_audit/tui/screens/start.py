@@ -18,10 +18,10 @@ from textual.timer import Timer
 from textual.widgets import Button, Input, Select, Static
 
 import quail_audit
-from quail_audit.command_lines import audit_arguments
 from quail_audit.core.untrusted import printable
-from quail_audit.events import AuditRequest
-from quail_audit.questions import (
+from quail_audit.schema.command_line import audit_arguments
+from quail_audit.schema.events.lines import AuditRequest
+from quail_audit.schema.preflight import (
     AboutCheckpoint,
     AboutData,
     AboutDevices,

@@ -12,7 +12,7 @@ from textual.widgets import DataTable
 from quail_audit import wording
 from quail_audit.comparison import STANDING_MARKS, LayerChange
 from quail_audit.core.untrusted import printable
-from quail_audit.events import LayerStatistics
+from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.tui import palette
 from quail_audit.tui.widgets.layer_table import end_of
 

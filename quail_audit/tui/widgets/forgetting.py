@@ -19,8 +19,8 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit import wording
-from quail_audit.events import Recovery, Score
-from quail_audit.report import FULL, arm_at
+from quail_audit.schema.events.lines import Recovery, Score
+from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
 

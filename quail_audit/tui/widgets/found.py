@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from quail_audit.questions import CheckpointFound
+from quail_audit.schema.preflight import CheckpointFound
 from quail_audit.tui import palette
 from quail_audit.tui.choices import TITLES, Found
 from quail_audit.tui.findings import details

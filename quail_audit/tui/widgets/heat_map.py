@@ -16,8 +16,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from quail_audit import wording
-from quail_audit.events import LayerStatistics
-from quail_audit.report import STATES_BY_RISK, badness
+from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.report import STATES_BY_RISK, badness
 from quail_audit.tui import layer_views, palette
 from quail_audit.tui.layer_views import BROUGHT_BACK, MODES, VIEWS, Mode
 

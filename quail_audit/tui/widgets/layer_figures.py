@@ -15,8 +15,8 @@ from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import LayerStatistics
-from quail_audit.policy import Limits
+from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.policy import Limits
 from quail_audit.tui import layer_views, palette
 from quail_audit.tui.layer_words import readings
 

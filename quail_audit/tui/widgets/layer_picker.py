@@ -13,8 +13,8 @@ from textual.message import Message
 from textual.strip import Strip
 
 from quail_audit import wording
-from quail_audit.events import LayerStatistics
-from quail_audit.report import STATES_BY_RISK
+from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.report import STATES_BY_RISK
 from quail_audit.tui import palette
 from quail_audit.tui.widgets.heat_map import NOT_MEASURED, HeatMap
 

@@ -13,8 +13,8 @@ from textual.widgets.data_table import RowKey
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import LayerStatistics
-from quail_audit.report import badness
+from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.report import badness
 from quail_audit.tui import layer_views, palette
 
 ALL_COLUMNS = ("layer", "weights", "identical", "overlap", "survival", "noise", "update/bucket", "state")

@@ -19,9 +19,9 @@ from textual.widgets import Static
 from quail_audit import wording
 from quail_audit.core.clock import utc_of
 from quail_audit.core.untrusted import printable
-from quail_audit.events import RuleOutcome
-from quail_audit.policy import Policy
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, policy_title, rule_row
+from quail_audit.schema.events.lines import RuleOutcome
+from quail_audit.schema.policy import Policy
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.policy_words import Row, rows_of_limits, rows_of_required, rows_of_rules, rows_of_waivers

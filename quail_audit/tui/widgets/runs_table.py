@@ -16,7 +16,7 @@ from textual.widgets import DataTable
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import AuditRequest, Outcome
+from quail_audit.schema.events.lines import AuditRequest, Outcome
 from quail_audit.tui import palette
 
 Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widgets import Checkbox
 
 from quail_audit.core.untrusted import printable
-from quail_audit.questions import SchemeChoice
+from quail_audit.schema.preflight import SchemeChoice
 
 
 class SchemeBox(Checkbox):

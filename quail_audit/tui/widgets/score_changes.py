@@ -22,8 +22,8 @@ from quail_audit.comparison import (
     Standing,
 )
 from quail_audit.core.untrusted import printable
-from quail_audit.events import Recovery, Score
-from quail_audit.policy import Limits
+from quail_audit.schema.events.lines import Recovery, Score
+from quail_audit.schema.policy import Limits
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
 

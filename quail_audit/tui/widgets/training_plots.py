@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.events import TrainStep
+from quail_audit.schema.events.lines import TrainStep
 from quail_audit.tui import palette
 from quail_audit.tui.braille import curve
 

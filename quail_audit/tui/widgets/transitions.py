@@ -16,7 +16,7 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from quail_audit.events import LayerDetail
+from quail_audit.schema.events.lines import LayerDetail
 from quail_audit.tui import palette
 from quail_audit.tui.layer_words import kept_codes, levels_of, percent, sentence_case
 from quail_audit.tui.themes import contrast, mix, readable

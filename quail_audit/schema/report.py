@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from quail_audit.core.values import Name
-from quail_audit.events import (
+from quail_audit.schema.events.lines import (
     ArmFinished,
     ArmStarted,
     AuditRequest,

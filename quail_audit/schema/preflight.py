@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from quail_audit.events import CheckpointFacts, Model
-from quail_audit.policy import Policy
+from quail_audit.schema.events.lines import CheckpointFacts, Model
+from quail_audit.schema.policy import Policy
 
 
 class AboutCheckpoint(Model):

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.values import Model as Model  # whoever reads events needs it
 from quail_audit.core.values import Name, first_problem
-from quail_audit.policy import Policy, Waiver
+from quail_audit.schema.policy import Policy, Waiver
 
 State = Literal["untouched", "carried", "drowned", "erased"]
 Outcome = Literal["pass", "fail", "inconclusive"]

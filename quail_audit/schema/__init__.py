@@ -1,0 +1,1 @@
+"""The plain values that cross a process or stand in a file: requests, figures, events, reports, policies."""
