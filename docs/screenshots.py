@@ -19,7 +19,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_PASS
-from quail_audit.runs import EVENTS, REQUEST, RUNS_FOLDER, RunSummary, list_runs
+from quail_audit.runs.folder import EVENTS, REQUEST, RUNS_FOLDER, RunSummary, list_runs
 from quail_audit.schema.events.lines import TrainRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live_run import LiveRun

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_ENVIRONMENT, QuailError
 from quail_audit.core.values import Model
-from quail_audit.journal import Journal, collecting
+from quail_audit.runs.journal import Journal, collecting
 from quail_audit.schema.events.lines import (
     ArmStarted,
     Event,

@@ -16,10 +16,10 @@ from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 from quail_audit.core.machine import describe_environment, usable_cores
 from quail_audit.core.values import Model
-from quail_audit.hashing import Hashing
-from quail_audit.journal import Journal, KeptArray, collecting
 from quail_audit.judgement import day_of, judge_report, unmeasured
 from quail_audit.policy_file import read_policy
+from quail_audit.runs.integrity.hashing import Hashing
+from quail_audit.runs.journal import Journal, KeptArray, collecting
 from quail_audit.schema.events.lines import (
     ArmFinished,
     ArmStarted,

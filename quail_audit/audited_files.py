@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quail_audit.hashing import Place, find_file
+from quail_audit.runs.integrity.hashing import Place, find_file
 from quail_audit.schema.layout import EVENTS, RAW_RETAIN, data_files, description_files
 
 if TYPE_CHECKING:

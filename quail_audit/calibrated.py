@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.values import Model
-from quail_audit.journal import Journal, collecting
+from quail_audit.runs.journal import Journal, collecting
 from quail_audit.schema.events.lines import (
     AuditRequest,
     Event,

@@ -37,13 +37,13 @@ from quail_audit.core.errors import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quail_audit.curing import CureReport
-    from quail_audit.runs import AnyState
+    from quail_audit.runs.folder import AnyState
+    from quail_audit.runs.state.cure import CureReport
+    from quail_audit.runs.state.training import TrainingReport
     from quail_audit.schema.events.lines import AuditRequest, Event
     from quail_audit.schema.report import Report
     from quail_audit.terminal.live import LiveView
     from quail_audit.terminal.plain import PlainProgress
-    from quail_audit.training import TrainingReport
 
 DEBUG_VARIABLE = "QUAIL_DEBUG"
 DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, as under quail serve
@@ -429,8 +429,8 @@ def audit_and_show(
         QuailError: the run could not be finished; what was measured is in its folder.
     """
     from quail_audit.audit import audit as events_of
-    from quail_audit.journal import open_journal
-    from quail_audit.runs import JOURNAL, RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.folder import JOURNAL, RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.journal import open_journal
 
     run_id = new_run_id()
     baseline = _baseline(request)
@@ -461,8 +461,8 @@ def resume_and_show(
         QuailError: as audit_and_show; the folder holds no audit, or the audit does not go on as it began.
     """
     from quail_audit.audit import audit as events_of
-    from quail_audit.journal import open_journal
-    from quail_audit.runs import JOURNAL, new_run_id, record, stopped_run
+    from quail_audit.runs.folder import JOURNAL, new_run_id, record, stopped_run
+    from quail_audit.runs.journal import open_journal
 
     with stopped_run(run) as stopped, _results(output) as results:  # in this order: it sweeps up unfinished files
         if stopped.ended is not None:
@@ -492,7 +492,7 @@ def _says_how_to_go_on(folder: Path) -> Iterator[None]:
 
     Not where its input is at fault: the same input would end it again.
     """
-    from quail_audit.runs import JOURNAL
+    from quail_audit.runs.folder import JOURNAL
 
     try:
         yield
@@ -517,7 +517,7 @@ def _baseline(request: AuditRequest) -> Report | None:
 
 
 def _read_baseline(run: str) -> Report:
-    from quail_audit.runs import read_report
+    from quail_audit.runs.folder import read_report
 
     try:
         return read_report(Path(run))
@@ -535,7 +535,7 @@ def _show_audit(
     *,
     quiet: bool,
 ) -> int:
-    from quail_audit.runs import JOURNAL
+    from quail_audit.runs.folder import JOURNAL
     from quail_audit.schema.report import RunState
 
     state = follow(events, None if quiet else sys.stderr, results if format == "jsonl" else None)
@@ -557,7 +557,7 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
     """Follow a run of any kind to its end: progress as a face, each event as a line to streamed."""
     from contextlib import nullcontext
 
-    from quail_audit.runs import state_for
+    from quail_audit.runs.folder import state_for
     from quail_audit.schema.events.lines import to_line
     from quail_audit.schema.report import RunState
 
@@ -605,10 +605,10 @@ def _write_report(
     format: Format,  # noqa: A002
     folder: Path | None,
 ) -> None:
-    from quail_audit.curing import CureReport
+    from quail_audit.runs.digest import sealed
+    from quail_audit.runs.state.cure import CureReport
+    from quail_audit.runs.state.training import TrainingReport
     from quail_audit.schema.report import Report
-    from quail_audit.seal import sealed
-    from quail_audit.training import TrainingReport
 
     if isinstance(report, Report) and (folder is not None or format == "json"):
         report = sealed(report)  # that of a file alone keeps its own, until it is written anew
@@ -622,7 +622,7 @@ def _write_report(
         elif isinstance(report, CureReport):
             cure_text.show(report, new_console(stream))
         else:
-            from quail_audit.attributed import brought_back_in
+            from quail_audit.runs.attributions import brought_back_in
 
             text.show(report, new_console(stream), brought_back_in(report, folder))
     elif format != "jsonl":
@@ -662,9 +662,9 @@ def watch(
     was measured, and exits with 4. With --tui it opens the app on the run and exits with 0; leaving the app leaves the
     run alone.
     """
-    from quail_audit.runs import replay, require_run
+    from quail_audit.runs.folder import replay, require_run
+    from quail_audit.runs.state.training import TrainingState
     from quail_audit.schema.report import RunState
-    from quail_audit.training import TrainingState
 
     if tui:
         require_run(run)
@@ -729,7 +729,7 @@ def report(
 
     The exit code is 0 where the report was written, whatever its verdict is.
     """
-    from quail_audit.runs import read_report, replay
+    from quail_audit.runs.folder import read_report, replay
     from quail_audit.schema.events.lines import to_line
 
     found = read_report(run)
@@ -776,7 +776,7 @@ def compare(
     from quail_audit.comparison import Comparison
     from quail_audit.comparison import compare as compared
     from quail_audit.reports import changes
-    from quail_audit.runs import read_report
+    from quail_audit.runs.folder import read_report
 
     found = compared(read_report(before), read_report(after))
     with _results(output) as results:
@@ -827,9 +827,9 @@ def verify(
     found changed but not everything could be checked.
     """
     from quail_audit.reports import verification_text
+    from quail_audit.runs.integrity.verify import verify as verified
     from quail_audit.schema.events.lines import FileRole
     from quail_audit.terminal.reading import shown_reading
-    from quail_audit.verifying import verify as verified
 
     places: dict[FileRole, Path | None] = {
         "original": original,
@@ -869,7 +869,7 @@ def sign(
 
     What does not fit together is not signed. quail verify RUN --public-key FILE checks it.
     """
-    from quail_audit.verifying import sign as signed
+    from quail_audit.runs.integrity.verify import sign as signed
 
     def ask() -> str | None:
         return typer.prompt("passphrase", hide_input=True, err=True) if sys.stdin.isatty() else None
@@ -930,7 +930,7 @@ def policy_check(
     from quail_audit.judgement import day_of, judge_report, unmeasured
     from quail_audit.policy_file import policy_asked_for, read_policy
     from quail_audit.reports import rules_text
-    from quail_audit.runs import read_report
+    from quail_audit.runs.folder import read_report
     from quail_audit.schema.policy import Policy
     from quail_audit.verdict import exit_code
 
@@ -965,7 +965,7 @@ def serve(
     Open the address that it prints, and keep that to yourself: whoever has it can use the app as you can. Each tab is
     an app of its own, and closing it ends the audit it has started. From another machine, connect with ssh -L.
     """
-    from quail_audit.runs import require_run
+    from quail_audit.runs.folder import require_run
     from quail_audit.tui.serve import AppServer, is_loopback, listen
 
     if run is not None:
@@ -991,7 +991,7 @@ def serve(
 @reports_errors
 def schema() -> int:
     """Print the JSON Schema of report.json, which quail audit writes into the run folder and with --format json."""
-    from quail_audit.report_file import schema
+    from quail_audit.runs.report_file import schema
 
     typer.echo(schema(), nl=False)
     return 0

@@ -16,7 +16,7 @@ from quail_audit.core.errors import BadInputError, EnvironmentProblemError, Usag
 
 if TYPE_CHECKING:
     from quail_audit.cures.prescribe import Prescription
-    from quail_audit.curing import CureReport
+    from quail_audit.runs.state.cure import CureReport
     from quail_audit.schema.events.lines import AttributeRequest, Event, RecipeRequest
     from quail_audit.schema.report import Report
 
@@ -129,11 +129,11 @@ def prescribe(
     An erased update can be carried, a drowned one carried with calibration or trained again, a few layers spared; what
     was not forgotten in full precision is mended by none of these.
     """
-    from quail_audit.attributed import units_measured
     from quail_audit.cli import new_console
     from quail_audit.cures.prescribe import prescribe as advice_on
     from quail_audit.reports.advice_text import show
-    from quail_audit.runs import read_report
+    from quail_audit.runs.attributions import units_measured
+    from quail_audit.runs.folder import read_report
 
     report = read_report(run)
     chosen = scheme or _scheme_to_judge(report)
@@ -171,7 +171,7 @@ def _apply(prescription: Prescription, before: Report, *, quiet: bool) -> int:
     """
     from quail_audit.cli import audit_and_show, new_console
     from quail_audit.reports.advice_text import show_change
-    from quail_audit.runs import RUNS_FOLDER, new_run_id, read_report
+    from quail_audit.runs.folder import RUNS_FOLDER, new_run_id, read_report
 
     for command, shown in zip(prescription.commands, prescription.shown, strict=True):
         typer.echo(f"now: {shown}", err=True)
@@ -224,7 +224,7 @@ def worst_scheme(run: Path) -> str:
     Raises:
         BadInputError: the run measured no recovery.
     """
-    from quail_audit.runs import read_report
+    from quail_audit.runs.folder import read_report
 
     report = read_report(run)
     percents = {
@@ -251,11 +251,11 @@ def run_and_show(
 
     draw: adds a picture of the report to the run's folder.
     """
-    from quail_audit.attributed import CURES_FOLDER
     from quail_audit.cli import follow, new_console
-    from quail_audit.curing import CureState
     from quail_audit.reports.cure_text import show
-    from quail_audit.runs import new_run, new_run_id, record
+    from quail_audit.runs.attributions import CURES_FOLDER
+    from quail_audit.runs.folder import new_run, new_run_id, record
+    from quail_audit.runs.state.cure import CureState
 
     run_id = new_run_id()
     with (

@@ -116,9 +116,9 @@ def carry_and_show(
         QuailError: the run could not be finished; what was done is in its folder.
     """
     from quail_audit.cli import follow, new_console
-    from quail_audit.curing import CureState
     from quail_audit.reports.cure_text import show
-    from quail_audit.runs import RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.folder import RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.state.cure import CureState
     from quail_train.carry_run import carry as events_of
     from quail_train.output import check_free
 

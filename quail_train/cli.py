@@ -81,7 +81,7 @@ def demo(
     code is 0.
     """
     from quail_audit.cli import audit_and_show
-    from quail_audit.runs import RUNS_FOLDER, new_run_id
+    from quail_audit.runs.folder import RUNS_FOLDER, new_run_id
     from quail_audit.schema.command_line import audit_arguments
     from quail_audit.schema.events.lines import AuditRequest
     from quail_train.demo import build_demo

@@ -51,7 +51,7 @@ def layers_at_risk(run: str, scheme: str) -> frozenset[str]:
     Raises:
         BadInputError: no such run, or it did not measure the scheme.
     """
-    from quail_audit.runs import read_report
+    from quail_audit.runs.folder import read_report
 
     report = read_report(Path(run))
     measured = report.schemes.get(scheme)

@@ -251,8 +251,8 @@ def train_and_show(
     """
     from quail_audit.cli import follow, new_console
     from quail_audit.reports.training_text import show
-    from quail_audit.runs import RUNS_FOLDER, new_run, new_run_id, record
-    from quail_audit.training import TrainingState
+    from quail_audit.runs.folder import RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.state.training import TrainingState
     from quail_train.output import check_free
     from quail_train.processes import is_main_process
     from quail_train.train import Stop

@@ -117,7 +117,7 @@ def erased_run(
     from erased_pair import build_demo
 
     from quail_audit.audit import audit
-    from quail_audit.runs import new_run, record
+    from quail_audit.runs.folder import new_run, record
     from quail_audit.schema.events.lines import AuditRequest
 
     demo = tmp_path_factory.mktemp("erased")

@@ -10,10 +10,10 @@ import pytest
 from made_runs import events, write_attribution, write_run
 from rich.console import Console
 
-from quail_audit.attributed import brought_back, brought_back_in, units_measured
 from quail_audit.reports import text
 from quail_audit.reports.formats import FORMATS
-from quail_audit.runs import EVENTS, REQUEST, read_report
+from quail_audit.runs.attributions import brought_back, brought_back_in, units_measured
+from quail_audit.runs.folder import EVENTS, REQUEST, read_report
 
 UP, DOWN = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
 

@@ -20,7 +20,7 @@ from quail_audit.audit import audit
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
 from quail_audit.matrix import formats, safe_to_ship
-from quail_audit.runs import EVENTS, read_report
+from quail_audit.runs.folder import EVENTS, read_report
 from quail_audit.schema.events.lines import (
     AuditRequest,
     Event,

@@ -17,9 +17,9 @@ from quail_audit.audit import audit
 from quail_audit.audited_files import checkpoint_files, given_files
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
-from quail_audit.runs import new_run, read_report, record
+from quail_audit.runs.folder import new_run, read_report, record
+from quail_audit.runs.integrity.verify import verify
 from quail_audit.schema.events.lines import AuditRequest, Event, FilesFound, FilesHashed, LayerMeasured
-from quail_audit.verifying import verify
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_cli import quail_here as quail
 
-from quail_audit.runs import EVENTS, read_report
+from quail_audit.runs.folder import EVENTS, read_report
 from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.schema.report import Report
 

@@ -11,7 +11,7 @@ from runs_for_tests import REQUEST, events
 from typer.testing import CliRunner, Result
 
 from quail_audit import cli
-from quail_audit.runs import EVENTS, new_run, record
+from quail_audit.runs.folder import EVENTS, new_run, record
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.report import Report
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quail_audit import cli
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
 from quail_audit.schemes.registry import known_schemes
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ import made_runs
 import pytest
 from runs_for_tests import REQUEST
 
-from quail_audit.runs import new_run, record
+from quail_audit.runs.folder import new_run, record
 
 HERE = Path(__file__).parent
 SIZE = "64m"

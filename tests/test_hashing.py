@@ -13,7 +13,7 @@ import pytest
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.data import read_folder
-from quail_audit.hashing import PIECE_BYTES, Hashing, find_file, hash_file
+from quail_audit.runs.integrity.hashing import PIECE_BYTES, Hashing, find_file, hash_file
 from quail_audit.schema.events.lines import FileHash, FilesAwaited
 from quail_audit.schema.layout import DATA_NAMES, data_files, stays_inside
 
@@ -98,7 +98,7 @@ def endless(tmp_path: Path) -> Path:
 
 
 def test_leaving_stops_it_in_the_middle_of_a_file(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quail_audit.hashing.SECONDS_BETWEEN_EVENTS", 0.1)
+    monkeypatch.setattr("quail_audit.runs.integrity.hashing.SECONDS_BETWEEN_EVENTS", 0.1)
     before = set(threading.enumerate())
     with Hashing() as hashing:
         hashing.start([find_file("original", endless, "endless")])

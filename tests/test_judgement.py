@@ -17,7 +17,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.judgement import checks_of_report, day_of, judge_report, recovery_with_limit, with_limits
 from quail_audit.policy_file import read_policy
 from quail_audit.reports import junit, markdown
-from quail_audit.runs import new_run, read_report, record
+from quail_audit.runs.folder import new_run, read_report, record
 from quail_audit.schema.events.lines import (
     AuditRequest,
     Event,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from runs_for_tests import events, report_of
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.report_file import make_schema, read_report_file, schema
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.report_file import make_schema, read_report_file, schema
 from quail_audit.schema.report import Report
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -32,7 +32,7 @@ def is_kept(old: Any, new: Any) -> bool:
 
 
 def test_the_schema_in_the_package_is_that_of_the_model() -> None:
-    """Write it anew with: python -c "import quail_audit.report_file as r; print(r.make_schema(), end='')" """
+    """Write it anew with: python -c "import quail_audit.runs.report_file as r; print(r.make_schema(), end='')" """
     assert schema() == make_schema()
     jsonschema.Draft202012Validator.check_schema(json.loads(schema()))
 

@@ -26,9 +26,9 @@ from quail_audit.checkpoints.checkpoint import Checkpoint
 from quail_audit.checkpoints.pair import Pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.forgetting import batches
-from quail_audit.journal import open_journal
-from quail_audit.resuming import Recorded
-from quail_audit.runs import EVENTS, JOURNAL, REPORT, new_run, read_report, read_request, record, stopped_run
+from quail_audit.runs.folder import EVENTS, JOURNAL, REPORT, new_run, read_report, read_request, record, stopped_run
+from quail_audit.runs.journal import open_journal
+from quail_audit.runs.resume import Recorded
 from quail_audit.schema.events.lines import AuditRequest, Event, FilesAwaited, SampleScored, from_line, to_line
 from quail_audit.schema.report import Report
 

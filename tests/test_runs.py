@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_for_tests import REQUEST, events
 
-from quail_audit import runs
 from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.runs import (
+from quail_audit.runs import folder as runs
+from quail_audit.runs.folder import (
     EVENTS,
     LOCK,
     REPORT,
@@ -141,7 +141,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         script = f"""
             from pathlib import Path
             from quail_audit.schema.events.lines import AuditRequest
-            from quail_audit.runs import new_run
+            from quail_audit.runs.folder import new_run
             with new_run(Path({str(folder)!r}), AuditRequest(original="a", unlearned="b")):
                 print("got in")
         """
@@ -183,7 +183,7 @@ def test_a_full_disk_keeps_whole_lines(tmp_path: Path) -> None:
         import resource, signal
         from pathlib import Path
         from runs_for_tests import REQUEST, events
-        from quail_audit.runs import new_run, record
+        from quail_audit.runs.folder import new_run, record
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY))
         with new_run(Path({str(tmp_path / "run")!r}), REQUEST) as folder:
@@ -225,7 +225,7 @@ def test_following_a_killed_run_ends(tmp_path: Path) -> None:
         import time
         from pathlib import Path
         from runs_for_tests import REQUEST, events
-        from quail_audit.runs import new_run, record
+        from quail_audit.runs.folder import new_run, record
         with new_run(Path({str(tmp_path / "run")!r}), REQUEST) as folder:
             for event in record(events(), folder):
                 if event.type == "weights_measured":

@@ -14,9 +14,9 @@ from runs_for_tests import REQUEST, events, report_of
 
 from quail_audit.reports import text
 from quail_audit.reports.formats import FORMATS
-from quail_audit.runs import REPORT, new_run, read_report, record
+from quail_audit.runs.digest import canonical, digest_of
+from quail_audit.runs.folder import REPORT, new_run, read_report, record
 from quail_audit.schema.events.lines import Event, FileHash, FilesHashed
-from quail_audit.seal import canonical, digest_of
 
 FILES = FilesHashed(
     files=(

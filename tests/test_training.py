@@ -2,8 +2,8 @@
 
 import pytest
 
+from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.lines import CheckpointSaved, Noted, RunFinished, TrainStep
-from quail_audit.training import TrainingState
 
 
 def step(number: int, at_s: float) -> TrainStep:

@@ -18,11 +18,11 @@ from test_cli import quail
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_bounded
 from quail_audit.reports import verification_text
-from quail_audit.runs import EVENTS, REPORT, new_run, record
+from quail_audit.runs.digest import digest_of
+from quail_audit.runs.folder import EVENTS, REPORT, new_run, record
+from quail_audit.runs.integrity.verify import Verification, verify
 from quail_audit.schema.events.lines import Event, FileHash, FileRole, FilesHashed, RunStarted
-from quail_audit.seal import digest_of
 from quail_audit.terminal import reading
-from quail_audit.verifying import Verification, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 WITHOUT_DIGEST = {"cc0961e", "069a970", "7f02636", "40fa698"}
@@ -191,7 +191,7 @@ def test_what_is_shown_and_what_its_digest_is_of_are_the_same_bytes(
         read.append(path)
         return read_bounded(path, what, most_bytes=most_bytes)
 
-    monkeypatch.setattr("quail_audit.report_file.read_bounded", once)
+    monkeypatch.setattr("quail_audit.runs.report_file.read_bounded", once)
     audited.verified()
     assert read == [audited.run / REPORT]
 
@@ -318,7 +318,7 @@ def test_no_path_of_a_report_leads_out_of_its_folder(
     path: str, audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (audited.folders / "secret").write_text("secret!")
-    monkeypatch.setattr("quail_audit.verifying.hash_file", lambda *_, **__: pytest.fail("a file was read"))
+    monkeypatch.setattr("quail_audit.runs.integrity.verify.hash_file", lambda *_, **__: pytest.fail("a file was read"))
     with pytest.raises(BadInputError, match="outside of its folder"):
         hostile(audited, {"path": path}).verified()
 
@@ -333,7 +333,7 @@ def test_neither_pipes_nor_devices_nor_files_of_another_size_are_read(
     (folder / "zero").symlink_to("/dev/zero")
     (folder / "huge").touch()
     os.truncate(folder / "huge", 1 << 40)
-    monkeypatch.setattr("quail_audit.verifying.hash_file", lambda *_, **__: pytest.fail("a file was read"))
+    monkeypatch.setattr("quail_audit.runs.integrity.verify.hash_file", lambda *_, **__: pytest.fail("a file was read"))
     names = ("pipe", "zero", "huge")
     found = hostile(audited, *({"path": name, "bytes": size} for name, size in zip(names, (0, 0, 7), strict=True)))
     standings = {check.name: check.standing for check in found.verified().checks if check.role == "original"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quail_audit.cures.attribution import attribute, open_swapped, share_of_fall
 from quail_audit.cures.recipe import recipe
-from quail_audit.runs import new_run, record
+from quail_audit.runs.folder import new_run, record
 from quail_audit.schema.events.lines import AttributeRequest, RecipeChosen, RecipePoint, RecipeRequest, UnitMeasured
 
 TOP = 10

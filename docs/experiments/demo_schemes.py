@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quail_audit import wording
 from quail_audit.matrix import formats
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schemes.registry import listed_schemes
 

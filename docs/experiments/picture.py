@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from quail_audit.reports.text import show
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
 
 WIDTH = 118
 

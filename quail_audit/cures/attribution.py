@@ -17,7 +17,7 @@ import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.machine import describe_environment
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.lines import (
     AttributeRequest,
     AttributionPlanned,

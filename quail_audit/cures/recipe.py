@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import quail_audit
-from quail_audit.attributed import units_measured
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.machine import describe_environment
 from quail_audit.core.writing import write_whole
 from quail_audit.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
+from quail_audit.runs.attributions import units_measured
 from quail_audit.schema.events.lines import (
     CureStarted,
     Event,
@@ -216,6 +216,6 @@ def configurations(point: RecipePoint, scheme: str, left: Sequence[str]) -> dict
 
 
 def _modules_left(run: str) -> tuple[str, ...]:
-    from quail_audit.runs import read_report
+    from quail_audit.runs.folder import read_report
 
     return read_report(Path(run)).left_in_full_precision

@@ -16,7 +16,7 @@ import torch
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.core.values import Model
-from quail_audit.journal import Journal, KeptArray
+from quail_audit.runs.journal import Journal, KeptArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.curing import CureReport
+from quail_audit.runs.state.cure import CureReport
 from quail_audit.schema.events.lines import (
     AttributionPlanned,
     CarryRequest,

@@ -15,11 +15,11 @@ from html import escape
 from pathlib import Path
 
 from quail_audit import wording
-from quail_audit.attributed import BroughtBack
 from quail_audit.core.untrusted import printable
 from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.reports.worst_samples import WorstSample
+from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.events.lines import LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness

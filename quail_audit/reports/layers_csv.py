@@ -9,8 +9,8 @@ import csv
 import io
 from collections.abc import Mapping
 
-from quail_audit.attributed import BroughtBack
 from quail_audit.core.untrusted import printable
+from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.schema.report import Report
 

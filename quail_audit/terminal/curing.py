@@ -7,8 +7,8 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.curing import CureState
 from quail_audit.reports.cure_text import carried_line, fall_line, point_line, unit_line
+from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.lines import AttributeRequest, CureRequest, RecipeRequest
 
 BAR_COLUMNS = 40

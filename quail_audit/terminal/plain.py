@@ -5,7 +5,7 @@ from typing import TextIO
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import cure_text
-from quail_audit.runs import AnyState
+from quail_audit.runs.folder import AnyState
 from quail_audit.schema.events.lines import (
     ArmStarted,
     AttributionPlanned,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.training import TrainingState
+from quail_audit.runs.state.training import TrainingState
 
 CURVE_COLUMNS = 40
 _BARS = "▁▂▃▄▅▆▇█"

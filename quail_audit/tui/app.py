@@ -16,9 +16,9 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from quail_audit.attributed import CURES_FOLDER
 from quail_audit.core.errors import QuailError
-from quail_audit.runs import RUNS_FOLDER, new_run_id, read_request, stopped_run
+from quail_audit.runs.attributions import CURES_FOLDER
+from quail_audit.runs.folder import RUNS_FOLDER, new_run_id, read_request, stopped_run
 from quail_audit.schema.command_line import audit_arguments, resume_arguments, train_arguments
 from quail_audit.schema.events.lines import (
     AttributeRequest,

@@ -11,15 +11,15 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quail_audit.runs import Placed
+from quail_audit.runs.folder import Placed
 from quail_audit.schema.events.lines import CheckpointSaved, RunFinished
 from quail_audit.tui.child import Child
 from quail_audit.tui.feed import Feed
 
 if TYPE_CHECKING:
-    from quail_audit.curing import CureState
+    from quail_audit.runs.state.cure import CureState
+    from quail_audit.runs.state.training import TrainingState
     from quail_audit.schema.report import RunState
-    from quail_audit.training import TrainingState
 
 
 class Followed(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from quail_audit.curing import CureState
+from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.lines import CureRequest
 from quail_audit.tui.child import Child
 from quail_audit.tui.followed import Making

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quail_audit.attributed import brought_back
 from quail_audit.core.errors import BadInputError, QuailError
 from quail_audit.matrix import Format, format_of
 from quail_audit.policy_file import read_policy
-from quail_audit.runs import Placed, read_events, read_request
+from quail_audit.runs.attributions import brought_back
+from quail_audit.runs.folder import Placed, read_events, read_request
 from quail_audit.schema.events.lines import (
     AuditRequest,
     Event,

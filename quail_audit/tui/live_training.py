@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.lines import TrainRequest
-from quail_audit.training import TrainingState
 from quail_audit.tui.child import Child
 from quail_audit.tui.followed import Making
 

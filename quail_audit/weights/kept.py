@@ -17,7 +17,7 @@ from quail_audit.weights.stored import StoredSums
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from quail_audit.journal import Journal
+    from quail_audit.runs.journal import Journal
 
 S = TypeVar("S", PairSums, StoredSums)
 

@@ -16,7 +16,7 @@ import torch
 from test_schemes_speed import forget, made_pair
 
 from quail_audit import audit as audits
-from quail_audit.hashing import Hashing, Place
+from quail_audit.runs.integrity.hashing import Hashing, Place
 from quail_audit.schema.events.lines import AuditRequest, FileHash, FilesAwaited, FilesHashed, WeightsMeasured
 
 pytestmark = pytest.mark.slow

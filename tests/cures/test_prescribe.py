@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from quail_audit import cure_cli
 from quail_audit.core.errors import UsageError
 from quail_audit.cures.prescribe import can_carry, prescribe
-from quail_audit.runs import list_runs
+from quail_audit.runs.folder import list_runs
 from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schemes import rtn

@@ -20,7 +20,7 @@ from quail_audit.cures.recipe import configurations, find_attribution, in_order,
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.language_model import TransformersModel
 from quail_audit.reports.recipe_svg import pareto_plot
-from quail_audit.runs import read_report, replay
+from quail_audit.runs.folder import read_report, replay
 from quail_audit.schema.events.lines import RecipeChosen, RecipePoint, RecipeRequest, UnitMeasured
 from quail_audit.schemes.registry import scheme_named
 

@@ -442,7 +442,7 @@ def _runs() -> st.SearchStrategy[bytes]:
 
 
 def _read_run(folder: Path) -> None:
-    from quail_audit.runs import read_report, replay, state_for, summarize_run
+    from quail_audit.runs.folder import read_report, replay, state_for, summarize_run
     from quail_audit.schema.report import RunState
     from quail_audit.terminal.plain import PlainProgress
 
@@ -475,9 +475,9 @@ def _reports() -> st.SearchStrategy[bytes]:
 def _read_report(folder: Path) -> None:
     from rich.console import Console
 
-    from quail_audit.report_file import read_report_file
     from quail_audit.reports import text
     from quail_audit.reports.formats import FORMATS
+    from quail_audit.runs.report_file import read_report_file
 
     report = read_report_file(folder / "report.json")
     for name, rendering in FORMATS.items():
@@ -500,7 +500,7 @@ def _requests() -> st.SearchStrategy[bytes]:
 
 
 def _read_request(folder: Path) -> None:
-    from quail_audit.runs import read_request, summarize_run
+    from quail_audit.runs.folder import read_request, summarize_run
     from quail_audit.schema.command_line import audit_arguments
     from quail_audit.schema.events.lines import AuditRequest
     from quail_audit.tui.widgets.runs_table import pair, schemes

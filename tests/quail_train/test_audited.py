@@ -7,7 +7,7 @@ import pytest
 from training import events_of, request_in
 
 from quail_audit.audit import audit
-from quail_audit.runs import new_run, read_report, record
+from quail_audit.runs.folder import new_run, read_report, record
 from quail_audit.schema.events.lines import AuditRequest, RunFinished, TrainEval, TrainRequest
 from quail_train.audited import audit_request
 from quail_train.card import card

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.curing import CureState
-from quail_audit.runs import new_run, read_report, read_request, record, replay
+from quail_audit.runs.folder import new_run, read_report, read_request, record, replay
+from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.lines import CarryPlanned, CarryRequest, CheckpointSaved, LayerCarried, Noted
 from quail_audit.schemes.registry import scheme_named
 from quail_audit.weights.overlap import pair_sums

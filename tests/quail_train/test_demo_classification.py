@@ -12,7 +12,7 @@ from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.data import read_data
 from quail_audit.forgetting.labels import fit_data
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
 from quail_audit.schemes.registry import scheme_named
 from quail_train import demo
 from quail_train.demo import build_demo

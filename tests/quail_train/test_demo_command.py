@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_cli import quail
 
-from quail_audit.runs import read_report, replay
+from quail_audit.runs.folder import read_report, replay
 
 pytestmark = pytest.mark.slow
 

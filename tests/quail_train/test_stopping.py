@@ -23,7 +23,7 @@ from quail_audit.core.errors import BadInputError, EnvironmentProblemError, Inte
 from quail_audit.forgetting.arms import load_arm
 from quail_audit.forgetting.data import read_data
 from quail_audit.forgetting.evaluate import evaluate_arm
-from quail_audit.runs import EVENTS, replay
+from quail_audit.runs.folder import EVENTS, replay
 from quail_audit.schema.events.lines import CheckpointSaved, Event, Noted, TrainEval, TrainRequest, TrainStep
 from quail_audit.schemes.registry import scheme_named
 from quail_train.train import Stop

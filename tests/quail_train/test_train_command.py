@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from quail_audit.cli import reports_errors
 from quail_audit.core.errors import UsageError
-from quail_audit.runs import new_run, record, replay
-from quail_audit.training import TrainingReport
+from quail_audit.runs.folder import new_run, record, replay
+from quail_audit.runs.state.training import TrainingReport
 from quail_train import train_cli
 from quail_train.train_cli import request_of, trainer_options
 

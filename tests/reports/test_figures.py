@@ -15,7 +15,7 @@ from runs_for_tests import RECOVERED, events, layer, report_of
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.reports.figures import drawings, nines, write_figures
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -9,7 +9,7 @@ from made_runs import FORMATS, events, write_run
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from quail_audit.reports.formats import FORMATS as WRITERS
-from quail_audit.runs import read_report
+from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.lines import Event, FileHash, FilesHashed, LayerMeasured, Noted, SampleScored
 
 pytestmark = pytest.mark.browser

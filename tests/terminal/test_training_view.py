@@ -5,6 +5,7 @@ import io
 from rich.console import Console
 
 from quail_audit.reports import training_text
+from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.lines import (
     CheckpointSaved,
     Event,
@@ -19,7 +20,6 @@ from quail_audit.schema.events.lines import (
 )
 from quail_audit.terminal.plain import PlainProgress
 from quail_audit.terminal.training import curve, view
-from quail_audit.training import TrainingState
 
 REQUEST = TrainRequest(
     original="original", unlearned="unlearned", data="data", out="out\x1b[31m", objective="hinge_gdr"

@@ -16,7 +16,7 @@ from made_runs import events as audit_events
 from made_training import repaired, training_events
 
 from quail_audit.core.errors import EnvironmentProblemError, InterruptedRunError
-from quail_audit.runs import new_run, record
+from quail_audit.runs.folder import new_run, record
 from quail_audit.schema.events.lines import CheckpointSaved, Event, RunFinished, RunStarted, TrainRequest, TrainStep
 
 

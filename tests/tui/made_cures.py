@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.runs import EVENTS, REQUEST, new_run, record
+from quail_audit.runs.folder import EVENTS, REQUEST, new_run, record
 from quail_audit.schema.events.lines import (
     AttributeRequest,
     AttributionPlanned,

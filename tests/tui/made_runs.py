@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from quail_audit.judgement import day_of, judge_report
-from quail_audit.runs import EVENTS, REQUEST
+from quail_audit.runs.folder import EVENTS, REQUEST
 from quail_audit.schema.events.lines import (
     RATIO_EDGES,
     ArmFinished,

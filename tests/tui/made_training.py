@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quail_audit.runs import EVENTS, REQUEST
+from quail_audit.runs.folder import EVENTS, REQUEST
 from quail_audit.schema.events.lines import (
     CheckpointSaved,
     Event,

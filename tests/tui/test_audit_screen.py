@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from quail_audit.audit import audit
-from quail_audit.runs import new_run, read_report, record, replay
+from quail_audit.runs.folder import new_run, read_report, record, replay
 from quail_audit.schema.events.lines import AuditRequest, RunFailed, SampleScored
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen

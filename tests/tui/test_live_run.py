@@ -11,7 +11,7 @@ from made_runs import METRICS, detail, events, judged_by, write_run
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.forgetting.recovery import recovery
-from quail_audit.runs import EVENTS
+from quail_audit.runs.folder import EVENTS
 from quail_audit.schema.events.lines import LayerMeasured, SampleScored, to_line
 from quail_audit.schema.policy import Limits, OtherLimits, Policy
 from quail_audit.schema.report import RunState
@@ -115,7 +115,7 @@ def test_the_recovery_so_far_is_the_recovery_of_the_samples_so_far(tmp_path: Pat
 
 
 def test_a_run_that_grows_is_followed_to_its_end(tmp_path: Path) -> None:
-    from quail_audit.runs import new_run
+    from quail_audit.runs.folder import new_run
 
     made = list(events())
     request = made[0].request  # type: ignore[union-attr]

@@ -16,7 +16,7 @@ from made_runs import events, write_run
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Select, Static
 
-from quail_audit.runs import EVENTS, RUNS_FOLDER, new_run, record
+from quail_audit.runs.folder import EVENTS, RUNS_FOLDER, new_run, record
 from quail_audit.schema.events.lines import AuditRequest, CheckpointFacts, RunFailed
 from quail_audit.schema.preflight import (
     CheckpointFound,

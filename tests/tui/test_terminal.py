@@ -22,7 +22,7 @@ from demo_story import (
     wait_until_gone,
 )
 
-from quail_audit.runs import EVENTS, read_report
+from quail_audit.runs.folder import EVENTS, read_report
 from quail_audit.tui.leash import GRACE_S
 
 pytestmark = pytest.mark.terminal

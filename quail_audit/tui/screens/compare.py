@@ -16,7 +16,7 @@ from textual.widgets import Input, Static
 from quail_audit import wording
 from quail_audit.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
 from quail_audit.core.untrusted import printable
-from quail_audit.runs import EVENTS
+from quail_audit.runs.folder import EVENTS
 from quail_audit.tui import palette
 from quail_audit.tui.endings import why_it_stopped
 from quail_audit.tui.live_run import LiveRun

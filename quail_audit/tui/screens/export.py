@@ -18,9 +18,9 @@ from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.runs import replay
+from quail_audit.runs.digest import sealed
+from quail_audit.runs.folder import replay
 from quail_audit.schema.events.lines import to_line
-from quail_audit.seal import sealed
 from quail_audit.tui.live_run import LiveRun
 
 TEXT_COLUMNS = 120
@@ -127,9 +127,9 @@ class ExportScreen(ModalScreen[None]):
         if kind == "json":
             return (report.model_dump_json(indent=2) + "\n",)
         if kind == "text":
-            from quail_audit.attributed import brought_back_in
             from quail_audit.reports.console import PlainTextConsole
             from quail_audit.reports.text import show
+            from quail_audit.runs.attributions import brought_back_in
 
             stream = io.StringIO()
             show(report, PlainTextConsole(stream, width=TEXT_COLUMNS), brought_back_in(report, self._run.folder))

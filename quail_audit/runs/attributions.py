@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quail_audit.core.errors import QuailError
-from quail_audit.runs import read_request, replay
+from quail_audit.runs.folder import read_request, replay
 from quail_audit.schema.events.lines import AttributeRequest, UnitMeasured
 from quail_audit.schema.report import Report
 

@@ -43,7 +43,7 @@ def make_schema() -> str:
 
 def schema() -> str:
     """The JSON Schema of report.json."""
-    return files("quail_audit").joinpath("report.schema.json").read_text(encoding="utf-8")
+    return files("quail_audit.schema").joinpath("report.schema.json").read_text(encoding="utf-8")
 
 
 def read_report_file(path: Path) -> Report:

@@ -18,14 +18,10 @@ from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, BadInputError, QuailError, UsageError
 from quail_audit.core.hub import in_cache, parse_hub_id
 from quail_audit.core.values import Model
-from quail_audit.hashing import hash_file
-from quail_audit.report_file import read_with_document
-from quail_audit.runs import EVENTS, REPORT, read_report, replay_placed, require_run
-from quail_audit.schema.events.lines import FileHash, FileRole
-from quail_audit.schema.layout import data_files, description_files, stays_inside, weights_read_first
-from quail_audit.schema.report import Report, RunState
-from quail_audit.seal import digest_of
-from quail_audit.signing import (
+from quail_audit.runs.digest import digest_of
+from quail_audit.runs.folder import EVENTS, REPORT, read_report, replay_placed, require_run
+from quail_audit.runs.integrity.hashing import hash_file
+from quail_audit.runs.integrity.signatures import (
     fingerprint_of,
     is_by,
     read_private_key,
@@ -36,6 +32,10 @@ from quail_audit.signing import (
     statement_of,
     write_signature,
 )
+from quail_audit.runs.report_file import read_with_document
+from quail_audit.schema.events.lines import FileHash, FileRole
+from quail_audit.schema.layout import data_files, description_files, stays_inside, weights_read_first
+from quail_audit.schema.report import Report, RunState
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -27,10 +27,12 @@ from quail_audit.core import interruption
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.core.writing import cannot_write, no_room, writable, write_whole
-from quail_audit.curing import CureReport, CureState
 from quail_audit.line_files import append_line, drop_unfinished_line, open_to_append
-from quail_audit.report_file import read_report_file
-from quail_audit.resuming import Recorded
+from quail_audit.runs.digest import sealed
+from quail_audit.runs.report_file import read_report_file
+from quail_audit.runs.resume import Recorded
+from quail_audit.runs.state.cure import CureReport, CureState
+from quail_audit.runs.state.training import TrainingReport, TrainingState
 from quail_audit.schema.events.lines import (
     AttributeRequest,
     AuditRequest,
@@ -50,8 +52,6 @@ from quail_audit.schema.events.lines import (
 )
 from quail_audit.schema.layout import EVENTS as EVENTS  # whoever reads runs needs it
 from quail_audit.schema.report import Report, RunState
-from quail_audit.seal import sealed
-from quail_audit.training import TrainingReport, TrainingState
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
 

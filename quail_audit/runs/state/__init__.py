@@ -1,0 +1,1 @@
+"""What the events of a run come to so far: one fold for each kind of run."""
