@@ -8,7 +8,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import quail_audit
-from quail_audit import verdict
 from quail_audit.attempts import AnyScheme, Attempts
 from quail_audit.audited_files import checkpoint_files, given_files
 from quail_audit.calibrated import QuantizedPair, calibration_rows, kept_quantized, measure_quantized, quantize_pair
@@ -16,8 +15,6 @@ from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 from quail_audit.core.machine import describe_environment, usable_cores
 from quail_audit.core.values import Model
-from quail_audit.judgement import day_of, judge_report, unmeasured
-from quail_audit.policy_file import read_policy
 from quail_audit.runs.integrity.hashing import Hashing
 from quail_audit.runs.journal import Journal, KeptArray, collecting
 from quail_audit.schema.events.lines import (
@@ -45,6 +42,9 @@ from quail_audit.schema.events.lines import (
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import FULL, Report, RunState
 from quail_audit.stored import measure_stored, stored_pair
+from quail_audit.verdict import checks as verdict
+from quail_audit.verdict.judge import day_of, judge_report, unmeasured
+from quail_audit.verdict.policy_file import read_policy
 
 if TYPE_CHECKING:
     import torch

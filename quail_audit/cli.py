@@ -336,10 +336,10 @@ def audit(
     """
     from pydantic import ValidationError
 
-    from quail_audit.policy_file import policy_asked_for
     from quail_audit.schema.command_line import option_of
     from quail_audit.schema.events.lines import AuditRequest
     from quail_audit.schemes.registry import expand
+    from quail_audit.verdict.policy_file import policy_asked_for
 
     if resume is not None:
         _refuse_beside_resume(context)
@@ -400,7 +400,7 @@ def _limits(given: Iterable[str]) -> dict[str, float]:
     Raises:
         UsageError: one is not NAME=VALUE, or no limit.
     """
-    from quail_audit.policy_file import refuse_given
+    from quail_audit.verdict.policy_file import refuse_given
 
     limits = {}
     for each in given:
@@ -773,10 +773,10 @@ def compare(
     """
     from pydantic import TypeAdapter
 
-    from quail_audit.comparison import Comparison
-    from quail_audit.comparison import compare as compared
     from quail_audit.reports import changes
     from quail_audit.runs.folder import read_report
+    from quail_audit.verdict.comparison import Comparison
+    from quail_audit.verdict.comparison import compare as compared
 
     found = compared(read_report(before), read_report(after))
     with _results(output) as results:
@@ -890,7 +890,7 @@ def policy_init(
     ),
 ) -> int:
     """Write a policy with the default limits, and with comments that say what else it can hold."""
-    from quail_audit.policy_file import write_template
+    from quail_audit.verdict.policy_file import write_template
 
     write_template(file)
     typer.echo(f"wrote {_plain(str(file))}: the default limits. quail audit reads it where it is started", err=True)
@@ -927,12 +927,12 @@ def policy_check(
 
     The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive.
     """
-    from quail_audit.judgement import day_of, judge_report, unmeasured
-    from quail_audit.policy_file import policy_asked_for, read_policy
     from quail_audit.reports import rules_text
     from quail_audit.runs.folder import read_report
     from quail_audit.schema.policy import Policy
-    from quail_audit.verdict import exit_code
+    from quail_audit.verdict.checks import exit_code
+    from quail_audit.verdict.judge import day_of, judge_report, unmeasured
+    from quail_audit.verdict.policy_file import policy_asked_for, read_policy
 
     found = read_report(run)
     if found.verdict is None:

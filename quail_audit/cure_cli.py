@@ -15,10 +15,10 @@ import typer
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 
 if TYPE_CHECKING:
-    from quail_audit.cures.prescribe import Prescription
     from quail_audit.runs.state.cure import CureReport
     from quail_audit.schema.events.lines import AttributeRequest, Event, RecipeRequest
     from quail_audit.schema.report import Report
+    from quail_audit.verdict.prescription import Prescription
 
 
 def attribute(
@@ -130,10 +130,10 @@ def prescribe(
     was not forgotten in full precision is mended by none of these.
     """
     from quail_audit.cli import new_console
-    from quail_audit.cures.prescribe import prescribe as advice_on
     from quail_audit.reports.advice_text import show
     from quail_audit.runs.attributions import units_measured
     from quail_audit.runs.folder import read_report
+    from quail_audit.verdict.prescription import prescribe as advice_on
 
     report = read_report(run)
     chosen = scheme or _scheme_to_judge(report)

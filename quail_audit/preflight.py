@@ -160,7 +160,7 @@ def _data(question: AboutData) -> Answer:
 
 
 def _policy(question: AboutPolicy) -> Answer:
-    from quail_audit.policy_file import read_policy
+    from quail_audit.verdict.policy_file import read_policy
 
     return PolicyFound(policy=read_policy(question.file), day=datetime.datetime.now(datetime.UTC).date())
 

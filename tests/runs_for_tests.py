@@ -31,7 +31,7 @@ from quail_audit.schema.events.lines import (
 )
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import Report, RunState
-from quail_audit.verdict import Judgement, checks_of, judgement_of
+from quail_audit.verdict.checks import Judgement, checks_of, judgement_of
 
 REQUEST = AuditRequest(original="original", unlearned="unlearned", retrain="retrain", data="data")
 FACTS = CheckpointFacts(

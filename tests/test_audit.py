@@ -19,7 +19,6 @@ from transformers import LlamaForCausalLM
 from quail_audit.audit import audit
 from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
-from quail_audit.matrix import formats, safe_to_ship
 from quail_audit.runs.folder import EVENTS, read_report
 from quail_audit.schema.events.lines import (
     AuditRequest,
@@ -35,6 +34,7 @@ from quail_audit.schema.events.lines import (
 from quail_audit.schema.report import Report, RunState
 from quail_audit.schemes.bitsandbytes import FourBit
 from quail_audit.schemes.registry import scheme_named
+from quail_audit.verdict.standings import formats, safe_to_ship
 
 
 def request(world: Path, unlearned: str = "blank", **changes: object) -> AuditRequest:

@@ -6,10 +6,10 @@ import pytest
 from runs_for_tests import FACTS, REQUEST, SUMMARY, UNTOUCHED, layer
 from test_rules import TODAY
 
-from quail_audit.judgement import judge_report
 from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, Score, Verdict
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import ArmReport, Report, SchemeReport
+from quail_audit.verdict.judge import judge_report
 
 
 def interval(mean: float, low: float, high: float) -> Score:

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_for_tests import REQUEST, layer
 
-from quail_audit.comparison import (
+from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery, Score
+from quail_audit.schema.report import Report, SchemeReport
+from quail_audit.verdict.comparison import (
     LayerChange,
     Standing,
     caveats,
@@ -13,8 +15,6 @@ from quail_audit.comparison import (
     lower_is_better,
     schemes_of,
 )
-from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery, Score
-from quail_audit.schema.report import Report, SchemeReport
 
 
 def score(mean: float, half: float = 1.0) -> Score:

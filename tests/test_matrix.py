@@ -6,9 +6,9 @@ import pytest
 from made_runs import events as made_events
 from runs_for_tests import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
 
-from quail_audit.matrix import format_of, formats, riskiness, safe_to_ship
 from quail_audit.schema.events.lines import Reason, Recovery, Score, Verdict, VerdictReached
 from quail_audit.schema.report import Failure, Report, SchemeReport
+from quail_audit.verdict.standings import format_of, formats, riskiness, safe_to_ship
 
 HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=5.0)
 PASS = Verdict(outcome="pass", reasons=(Reason(code="held", message="it stays forgotten"),))

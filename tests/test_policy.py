@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.policy_file import NAME, PYPROJECT, TEMPLATE, find_policy, read_policy, write_template
 from quail_audit.schema.policy import Limits, Policy
+from quail_audit.verdict.policy_file import NAME, PYPROJECT, TEMPLATE, find_policy, read_policy, write_template
 
 
 def write(folder: Path, text: str | bytes, name: str = NAME) -> str:

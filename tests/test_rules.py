@@ -9,7 +9,7 @@ from test_verdict import HELD, NOT_FORGOTTEN, REPORTED, UNDECIDED, UNINFORMATIVE
 
 from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
 from quail_audit.schema.policy import Policy
-from quail_audit.verdict import Judgement
+from quail_audit.verdict.checks import Judgement
 
 TODAY = datetime.date(2026, 1, 1)
 CARRIED = layer("model.layers.0.mlp.up_proj", state="carried", at_risk=False, overlap=0.9, survival=0.9)

@@ -3,7 +3,7 @@ from runs_for_tests import RECOVERED, UNTOUCHED, judge, layer
 
 from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, SchemeFailed
 from quail_audit.schema.policy import Policy
-from quail_audit.verdict import EXIT_CODE_OF, exit_code
+from quail_audit.verdict.checks import EXIT_CODE_OF, exit_code
 
 HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=5.0, floor=20.0, floor_arm="unlearned/full")
 UNDECIDED = Recovery(outcome="undecided", percent=9.0, low=2.0, high=30.0, floor=20.0, floor_arm="unlearned/full")

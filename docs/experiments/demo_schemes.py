@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from quail_audit import wording
-from quail_audit.matrix import formats
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schemes.registry import listed_schemes
+from quail_audit.verdict.standings import formats
 
 METRIC = "verbmem"
 BITS = {scheme.name: scheme.bits_per_weight for scheme in listed_schemes()}  # those of --scheme all

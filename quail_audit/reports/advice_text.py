@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
-from quail_audit.comparison import compare_scheme
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.report import FULL, Report
+from quail_audit.verdict.comparison import compare_scheme
 
 if TYPE_CHECKING:
-    from quail_audit.cures.prescribe import Advice
+    from quail_audit.verdict.prescription import Advice
 
 
 def show(advice: Advice, console: Console) -> None:

@@ -11,7 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit import wording
-from quail_audit.comparison import (
+from quail_audit.core.untrusted import printable
+from quail_audit.reports.markdown import code, plain
+from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.verdict.comparison import (
     CHECKPOINT_THAT_CHANGES,
     STANDING_MARKS,
     Comparison,
@@ -19,10 +22,7 @@ from quail_audit.comparison import (
     SchemeComparison,
     Standing,
 )
-from quail_audit.core.untrusted import printable
-from quail_audit.matrix import Format
-from quail_audit.reports.markdown import code, plain
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.verdict.standings import Format
 
 LAYERS_SHOWN = 10  # those that changed most
 _STYLES: dict[Standing, str] = {"better": "green", "worse": "bold red", "changed": "yellow"}

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.reports.worst_samples import WorstSample
 from quail_audit.runs.attributions import BroughtBack
@@ -24,6 +23,7 @@ from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.events.lines import LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.shared_words import shared_words
+from quail_audit.verdict.standings import Format, formats, riskiness
 
 SAMPLES_SHOWN = 8
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")

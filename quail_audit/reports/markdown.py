@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.verdict.standings import Format, formats, riskiness
 
 MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
 WORST_LAYERS_SHOWN = 10

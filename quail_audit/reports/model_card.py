@@ -15,8 +15,8 @@ from quail_audit import wording
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
-from quail_audit.matrix import formats
 from quail_audit.schema.report import FULL, Report, arm_at
+from quail_audit.verdict.standings import formats
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

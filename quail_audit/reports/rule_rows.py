@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quail_audit import wording
-from quail_audit.rules import limits_in_words
 from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.schema.report import Report
+from quail_audit.verdict.rules import limits_in_words
 
 HEADINGS = ("rule", "about", "figure", "limit", "outcome")
 STANDING_MARKS: Mapping[str, str] = {

@@ -11,7 +11,7 @@ from quail_audit import wording
 from quail_audit.core.untrusted import printable
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, STANDING_STYLES, rule_row
 from quail_audit.schema.events.lines import RuleOutcome
-from quail_audit.verdict import Judgement
+from quail_audit.verdict.checks import Judgement
 
 
 def show(judged: Judgement, console: Console) -> None:

@@ -9,12 +9,12 @@ from rich.text import Text
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable, printable_everywhere
-from quail_audit.matrix import Format, formats, riskiness
 from quail_audit.reports.rule_rows import policy_title, shown_rules
 from quail_audit.reports.rules_text import rules_table
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.events.lines import LayerStatistics, Verdict
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.verdict.standings import Format, formats, riskiness
 
 WORST_LAYERS_SHOWN = 10
 WIDE_COLUMNS = 112  # from here on intervals of every arm and all figures of a layer fit on a line

@@ -7,8 +7,8 @@ in the working folder. Not here: the parsing, which is the commands' own.
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from quail_audit.policy_file import NO_FILE
 from quail_audit.schema.events.lines import AuditRequest, Model, TrainRequest
+from quail_audit.verdict.policy_file import NO_FILE
 
 _REPEATED: Mapping[str, str] = {  # field -> the option that is given once for each value
     "schemes": "--scheme",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.policy_file import NO_FILE, PYPROJECT, find_policy
 from quail_audit.schema.events.lines import AuditRequest
 from quail_audit.schema.preflight import (
     Answer,
@@ -21,6 +20,7 @@ from quail_audit.schema.preflight import (
     SchemesFound,
 )
 from quail_audit.tui.settings import Settings
+from quail_audit.verdict.policy_file import NO_FILE, PYPROJECT, find_policy
 
 # Where `quail demo` and `make demo` build it, and `quail demo --task classification`.
 DEMOS = (Path("quail-demo"), Path("quail-demo-classifier"))

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError, QuailError
-from quail_audit.matrix import Format, format_of
-from quail_audit.policy_file import read_policy
 from quail_audit.runs.attributions import brought_back
 from quail_audit.runs.folder import Placed, read_events, read_request
 from quail_audit.schema.events.lines import (
@@ -30,6 +28,8 @@ from quail_audit.schema.policy import Limits
 from quail_audit.schema.report import FULL, RunState, arms_in_order
 from quail_audit.tui.child import Child
 from quail_audit.tui.followed import Followed
+from quail_audit.verdict.policy_file import read_policy
+from quail_audit.verdict.standings import Format, format_of
 
 
 @dataclass

@@ -11,9 +11,9 @@ from quail_audit.tui.themes import HEAT_STOPS
 if TYPE_CHECKING:
     from textual.app import App
 
-    from quail_audit import matrix
-    from quail_audit.comparison import Standing
     from quail_audit.schema.events.lines import Outcome, RuleStanding, State
+    from quail_audit.verdict import standings as matrix
+    from quail_audit.verdict.comparison import Standing
 
 
 def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:

@@ -9,9 +9,9 @@ import datetime
 from collections.abc import Iterable, Iterator, Sequence
 
 from quail_audit.core.untrusted import printable
-from quail_audit.rules import limits_in_words
 from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.schema.policy import EVERYTHING, Limits, OtherLimits, Policy, Waiver
+from quail_audit.verdict.rules import limits_in_words
 
 Row = tuple[str, str]  # what, and what is said of it
 LONGEST_NAME = 40  # of what is in a column of its own

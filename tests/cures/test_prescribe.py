@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from quail_audit import cure_cli
 from quail_audit.core.errors import UsageError
-from quail_audit.cures.prescribe import can_carry, prescribe
 from quail_audit.runs.folder import list_runs
 from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schemes import rtn
 from quail_audit.schemes.registry import known_schemes
+from quail_audit.verdict.prescription import can_carry, prescribe
 from quail_train.carry_cli import carry
 from quail_train.train_cli import train
 

@@ -389,13 +389,13 @@ def _spoilt_toml(document: dict[str, Any]) -> st.SearchStrategy[bytes]:
 
 
 def _read_policy(folder: Path) -> None:
-    from quail_audit.policy_file import read_policy
+    from quail_audit.verdict.policy_file import read_policy
 
     read_policy(str(folder / "quail.toml"))
 
 
 def _read_pyproject(folder: Path) -> None:
-    from quail_audit.policy_file import find_policy, read_policy
+    from quail_audit.verdict.policy_file import find_policy, read_policy
 
     if (found := find_policy(folder)) is not None:
         read_policy(str(folder / found))

@@ -9,8 +9,8 @@ from rich.console import Console
 from runs_for_tests import report_of
 from test_cli import quail
 
-from quail_audit.comparison import Comparison, compare
 from quail_audit.reports import changes
+from quail_audit.verdict.comparison import Comparison, compare
 
 
 def repaired() -> Comparison:

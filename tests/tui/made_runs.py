@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from quail_audit.judgement import day_of, judge_report
 from quail_audit.runs.folder import EVENTS, REQUEST
 from quail_audit.schema.events.lines import (
     RATIO_EDGES,
@@ -44,6 +43,7 @@ from quail_audit.schema.events.lines import (
 )
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import RunState
+from quail_audit.verdict.judge import day_of, judge_report
 
 ROLES = (
     *(f"self_attn.{role}_proj" for role in "qkvo"),

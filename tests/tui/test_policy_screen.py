@@ -12,7 +12,6 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
-from quail_audit.judgement import day_of, judge_report
 from quail_audit.reports.rule_rows import rule_row
 from quail_audit.runs.folder import new_run, record
 from quail_audit.schema.events.lines import RunStarted
@@ -23,6 +22,7 @@ from quail_audit.tui.findings import details, finding
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.policy import PolicyScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel, gauge_cell
+from quail_audit.verdict.judge import day_of, judge_report
 
 HOSTILE = "[red]MLPs[/red] \x1b[31m carry"
 POLICY = Policy(

@@ -12,7 +12,6 @@ from made_training import install_commands
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from quail_audit.cures.prescribe import prescribe
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.lines import AuditRequest
 from quail_audit.tui.app import QuailApp
@@ -22,6 +21,7 @@ from quail_audit.tui.screens.cure import CureScreen
 from quail_audit.tui.screens.remediate import RemediateScreen
 from quail_audit.tui.screens.retrain import RetrainScreen
 from quail_audit.tui.widgets.heat_map import HeatMap
+from quail_audit.verdict.prescription import prescribe
 
 COMMANDS = {"train": "made_commands:train", "made_audit": "made_commands:made_audit"}
 CURES = {"carry": "made_cures:carry", "attribute": "made_cures:attribute"}

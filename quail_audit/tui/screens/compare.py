@@ -14,7 +14,6 @@ from textual.containers import Container, Horizontal
 from textual.widgets import Input, Static
 
 from quail_audit import wording
-from quail_audit.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
 from quail_audit.core.untrusted import printable
 from quail_audit.runs.folder import EVENTS
 from quail_audit.tui import palette
@@ -24,6 +23,7 @@ from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.widgets.change_table import ChangeTable
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.score_changes import ScoreChanges
+from quail_audit.verdict.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
 
 LIVE_INTERVAL_S = 0.5  # between two comparisons while a run is still measured
 

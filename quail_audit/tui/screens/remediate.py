@@ -15,7 +15,6 @@ from textual.widgets.option_list import Option
 
 from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.cures.prescribe import Advice, Prescription, prescribe
 from quail_audit.runs.attributions import units_measured
 from quail_audit.tui import palette
 from quail_audit.tui.live_cure import LiveCure
@@ -24,6 +23,7 @@ from quail_audit.tui.screens.interface import QuailScreen
 from quail_audit.tui.screens.retrain import RetrainScreen, is_installed
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.run_header import pair_in
+from quail_audit.verdict.prescription import Advice, Prescription, prescribe
 
 
 class RemediateScreen(QuailScreen[None]):

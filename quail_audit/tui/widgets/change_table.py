@@ -10,11 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
 from quail_audit import wording
-from quail_audit.comparison import STANDING_MARKS, LayerChange
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.tui import palette
 from quail_audit.tui.widgets.layer_table import end_of
+from quail_audit.verdict.comparison import STANDING_MARKS, LayerChange
 
 Figure = Callable[[LayerStatistics], str]
 FIGURES: Mapping[str, tuple[int, Figure]] = {  # columns of one figure, and how it is written

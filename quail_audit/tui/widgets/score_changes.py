@@ -13,7 +13,12 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit import wording
-from quail_audit.comparison import (
+from quail_audit.core.untrusted import printable
+from quail_audit.schema.events.lines import Recovery, Score
+from quail_audit.schema.policy import Limits
+from quail_audit.tui import palette
+from quail_audit.tui.live_run import LiveRun
+from quail_audit.verdict.comparison import (
     CHECKPOINT_THAT_CHANGES,
     STANDING_MARKS,
     RecoveryChange,
@@ -21,11 +26,6 @@ from quail_audit.comparison import (
     ScoreChange,
     Standing,
 )
-from quail_audit.core.untrusted import printable
-from quail_audit.schema.events.lines import Recovery, Score
-from quail_audit.schema.policy import Limits
-from quail_audit.tui import palette
-from quail_audit.tui.live_run import LiveRun
 
 TITLE_COLUMNS, ARM_COLUMNS, FIGURE_COLUMNS, DIFFERENCE_COLUMNS = 16, 15, 15, 9
 NARROW_FIGURE_COLUMNS = 11

@@ -10,12 +10,12 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import replace
 
-from quail_audit.comparison import CHECKPOINT_THAT_CHANGES, Comparison, SchemeComparison
-from quail_audit.rules import Check, check, waived
 from quail_audit.schema.events.lines import Recovery, RuleOutcome, Score
 from quail_audit.schema.policy import BASELINE, EXPIRED_WAIVER, RECOVERY, Policy
 from quail_audit.schema.report import FULL
-from quail_audit.verdict import Checks
+from quail_audit.verdict.checks import Checks
+from quail_audit.verdict.comparison import CHECKPOINT_THAT_CHANGES, Comparison, SchemeComparison
+from quail_audit.verdict.rules import Check, check, waived
 
 
 def against_baseline(

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
-from quail_audit.rules import Check, Measured, check, expired, required, rules_at, rules_without_schemes, unused, waived
 from quail_audit.schema.events.lines import (
     LayerStatistics,
     Outcome,
@@ -19,6 +18,17 @@ from quail_audit.schema.events.lines import (
     Verdict,
 )
 from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY, Limits, Policy
+from quail_audit.verdict.rules import (
+    Check,
+    Measured,
+    check,
+    expired,
+    required,
+    rules_at,
+    rules_without_schemes,
+    unused,
+    waived,
+)
 
 EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 OUTCOME_OF: Mapping[int, Outcome] = {code: outcome for outcome, code in EXIT_CODE_OF.items()}

@@ -8,8 +8,6 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 
-from quail_audit.baseline import against_baseline
-from quail_audit.comparison import caveats, compare
 from quail_audit.core.clock import utc_of
 from quail_audit.core.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.core.untrusted import printable
@@ -17,7 +15,9 @@ from quail_audit.limits import outcome_of_recovery, state_of_update
 from quail_audit.schema.events.lines import LayerStatistics, Recovery, SchemeFailed
 from quail_audit.schema.policy import Limits, Policy
 from quail_audit.schema.report import FULL, Report, SchemeReport, arm_at
-from quail_audit.verdict import Checks, Judgement, checks_of, judgement_of
+from quail_audit.verdict.baseline import against_baseline
+from quail_audit.verdict.checks import Checks, Judgement, checks_of, judgement_of
+from quail_audit.verdict.comparison import caveats, compare
 
 
 def judge_report(report: Report, policy: Policy, today: datetime.date, baseline: Report | None = None) -> Judgement:

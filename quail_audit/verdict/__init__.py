@@ -1,0 +1,1 @@
+"""What the figures mean for a release: policies, checks, verdicts, comparisons, cures. Pure."""
