@@ -336,9 +336,9 @@ def audit(
     """
     from pydantic import ValidationError
 
+    from quail_audit.engine.schemes.registry import expand
     from quail_audit.schema.command_line import option_of
     from quail_audit.schema.events.lines import AuditRequest
-    from quail_audit.schemes.registry import expand
     from quail_audit.verdict.policy_file import policy_asked_for
 
     if resume is not None:
@@ -428,7 +428,7 @@ def audit_and_show(
     Raises:
         QuailError: the run could not be finished; what was measured is in its folder.
     """
-    from quail_audit.audit import audit as events_of
+    from quail_audit.engine.audit.run import audit as events_of
     from quail_audit.runs.folder import JOURNAL, RUNS_FOLDER, new_run, new_run_id, record
     from quail_audit.runs.journal import open_journal
 
@@ -460,7 +460,7 @@ def resume_and_show(
     Raises:
         QuailError: as audit_and_show; the folder holds no audit, or the audit does not go on as it began.
     """
-    from quail_audit.audit import audit as events_of
+    from quail_audit.engine.audit.run import audit as events_of
     from quail_audit.runs.folder import JOURNAL, new_run_id, record, stopped_run
     from quail_audit.runs.journal import open_journal
 

@@ -44,7 +44,7 @@ def attribute(
     Rounds one block, one role, then one layer at a time, and all but it, and measures what the loss on the forget texts
     does. Weights are swapped in one loaded model.
     """
-    from quail_audit.cures.attribution import attribute as events_of
+    from quail_audit.engine.cures.attribution import attribute as events_of
     from quail_audit.schema.events.lines import AttributeRequest
 
     passes, seconds = read_budget(budget)
@@ -87,7 +87,7 @@ def recipe(
     Spares layers in the order that quail attribute found, and measures what still comes back. Writes recipe.json, with
     the skip modules of a BitsAndBytesConfig and GPTQModel's dynamic configuration, and recipe.svg, the curve.
     """
-    from quail_audit.cures.recipe import recipe as events_of
+    from quail_audit.engine.cures.recipe import recipe as events_of
     from quail_audit.schema.events.lines import RecipeRequest
 
     request = RecipeRequest(

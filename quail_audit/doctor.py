@@ -128,8 +128,8 @@ def show(findings: list[Finding], console: Console) -> None:
 
 def show_schemes(console: Console) -> int:
     """Print every scheme with its stored bits and where it runs; return the exit code."""
-    from quail_audit.schemes import calibrated, rtn
-    from quail_audit.schemes.registry import listed_schemes
+    from quail_audit.engine.schemes import calibrated, rtn
+    from quail_audit.engine.schemes.registry import listed_schemes
 
     table = Table(box=None, pad_edge=True)
     table.add_column("scheme", no_wrap=True)

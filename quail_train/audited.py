@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from quail_audit.audit import audit
+from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, new_run_id, read_report, record
 from quail_audit.schema.events.lines import AuditRequest, TrainEval, TrainRequest
 from quail_audit.schema.report import Report

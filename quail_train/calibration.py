@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quail_audit.checkpoints.architecture import is_classifier
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.quiet import quiet_transformers
+from quail_audit.engine.checkpoints.architecture import is_classifier
+from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from quail_audit.checkpoints.checkpoint import Checkpoint
-    from quail_audit.checkpoints.pair import Layer
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Layer
 
 MOST_TEXTS = 128  # as GPTQ's own calibration has
 MOST_TOKENS = 512  # of a text
@@ -40,8 +40,8 @@ def calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list[list
     Raises:
         BadInputError: it cannot be read, or holds no text.
     """
-    from quail_audit.forgetting.data import read_folder
-    from quail_audit.forgetting.rows import read_jsonl_rows, read_text
+    from quail_audit.engine.forgetting.data.folder import read_folder
+    from quail_audit.engine.forgetting.data.rows import read_jsonl_rows, read_text
     from quail_train.data import read_training_data
 
     place = Path(path)

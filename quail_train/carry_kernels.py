@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from quail_audit.schemes.blocks import LEVELS, compiled, pick
+from quail_audit.engine.schemes.absmax_blocks import LEVELS, compiled, pick
 
 SCALE, ZERO, BASE, LOW, HIGH = range(5)  # of a block's numbers
 COLUMNS = 5

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from quail_audit.checkpoints.pair import Layer, Pair
-    from quail_audit.weights.overlap import PairSums
+    from quail_audit.engine.checkpoints.pair import Layer, Pair
+    from quail_audit.engine.weights.pair import PairSums
     from quail_train.held_grid import Carriable, Written
 
 Events = Generator[Event, None, None]
@@ -57,10 +57,10 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
         command=command,
         environment=describe_environment(),
     )
-    from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
-    from quail_audit.schemes.affine import AffineScheme
-    from quail_audit.schemes.bitsandbytes import FourBit
-    from quail_audit.schemes.registry import scheme_named
+    from quail_audit.engine.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
+    from quail_audit.engine.schemes.affine import AffineScheme
+    from quail_audit.engine.schemes.bitsandbytes import FourBit
+    from quail_audit.engine.schemes.registry import scheme_named
     from quail_train.output import write_checkpoint
 
     scheme = scheme_named(request.scheme)
@@ -108,7 +108,7 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
     write_card(Path(request.out), request, tuple(carried), command)
     yield CheckpointSaved(folder=request.out, final=True)
     if request.copy_4bit is not None:
-        from quail_audit.checkpoints.checkpoint import open_checkpoint
+        from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
         from quail_train.four_bit_copy import write_four_bit_copy
 
         assert isinstance(scheme, FourBit)  # noqa: S101 - refused above
@@ -124,7 +124,7 @@ def _measured(pair: Pair, scheme: Carriable) -> dict[str, PairSums]:
     Raises:
         BadInputError: a weight is no finite number.
     """
-    from quail_audit.weights.overlap import pair_sums
+    from quail_audit.engine.weights.pair import pair_sums
 
     found = {}
     for layer in pair.layers:
@@ -140,7 +140,7 @@ def _measured(pair: Pair, scheme: Carriable) -> dict[str, PairSums]:
 
 
 def _selected(request: CarryRequest, pair: Pair, sums: Mapping[str, PairSums]) -> tuple[Layer, ...]:
-    from quail_audit.weights.overlap import layer_statistics
+    from quail_audit.engine.weights.pair import layer_statistics
     from quail_train.layers import AT_RISK, layers_at_risk, select_layers
 
     at_risk: frozenset[str] = frozenset()
@@ -163,7 +163,7 @@ def _selected(request: CarryRequest, pair: Pair, sums: Mapping[str, PairSums]) -
 
 
 def _tokenizer(pair: Pair) -> tuple[PreTrainedTokenizerBase | None, tuple[str, ...]]:
-    from quail_audit.forgetting.arms import load_tokenizer
+    from quail_audit.engine.forgetting.models.load import load_tokenizer
 
     try:
         return load_tokenizer(pair.unlearned, pair.original)
@@ -250,7 +250,7 @@ class _Waiting(Mapping[str, "torch.Tensor"]):
     """Stored tensor -> its carried values, read from the room when they are asked for."""
 
     def __init__(self, room: Path, pair: Pair, layers: tuple[Layer, ...]) -> None:
-        from quail_audit.checkpoints.architecture import Matrix
+        from quail_audit.engine.checkpoints.architecture import Matrix
 
         self._room = room
         self._layers = {

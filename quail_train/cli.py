@@ -19,7 +19,7 @@ DemoTask = Literal["language", "classification"]
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from quail_audit.forgetting.interface import Task
+    from quail_audit.engine.forgetting.metrics.interface import Task
     from quail_audit.schema.events.lines import AuditRequest
     from quail_train.demo_building import DemoProgress, Stage
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from quail_audit.schemes.bitsandbytes import FourBit
-    from quail_audit.schemes.interface import Scheme
+    from quail_audit.engine.schemes.bitsandbytes import FourBit
+    from quail_audit.engine.schemes.interface import Scheme
 
 # Rounding works in float32 on the weight times its block's reciprocal scale, so a bucket's edge is only known to about
 # 1e-7 of the scale; the narrowest bucket of nf4 is 0.08 of it.

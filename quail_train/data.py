@@ -1,6 +1,7 @@
 """What a model is trained on: samples of a data folder's forget and retain sets, and which come in which step.
 
-A folder is read as the audit reads it (quail_audit/forgetting/data.py), and raw/forget.txt and raw/retain.txt besides.
+A folder is read as the audit reads it (quail_audit.engine.forgetting.data.folder), and raw/forget.txt and
+raw/retain.txt besides.
 Not here: what is done with a batch (trainer.py).
 """
 
@@ -16,17 +17,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.classifier import padded
-from quail_audit.forgetting.data import Columns, read_folder
-from quail_audit.forgetting.interface import SPLITS, ForgettingData, Questions, Split
-from quail_audit.forgetting.labels import fit_data
-from quail_audit.forgetting.rows import read_text
+from quail_audit.engine.forgetting.data.folder import Columns, read_folder
+from quail_audit.engine.forgetting.data.labels import fit_data
+from quail_audit.engine.forgetting.data.rows import read_text
+from quail_audit.engine.forgetting.metrics.interface import SPLITS, ForgettingData, Questions, Split
+from quail_audit.engine.forgetting.models.classifier import padded
 from quail_train.objectives import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from quail_audit.checkpoints.pair import Pair
+    from quail_audit.engine.checkpoints.pair import Pair
 
 PAIRS_IN_A_ROW = 11  # as many as KnowMem shows: ten examples and the question
 EXPECTED = (
@@ -171,7 +172,7 @@ class _Encoder:
     """Texts as samples of one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        from quail_audit.forgetting.quiet import quiet_transformers
+        from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 
         self._tokenizer = tokenizer
         self._quiet = quiet_transformers

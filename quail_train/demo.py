@@ -20,7 +20,7 @@ import quail_audit
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.core.machine import package_version
 from quail_audit.core.writing import cannot_write, write_whole
-from quail_audit.forgetting.interface import Task
+from quail_audit.engine.forgetting.metrics.interface import Task
 from quail_train.demo_building import DATA, DemoProgress
 from quail_train.demo_recipe import RECIPE, ClassifierRecipe, Recipe
 

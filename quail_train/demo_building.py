@@ -120,7 +120,7 @@ def _side_by_side(*works: Generator[DemoProgress, None, None]) -> Iterator[DemoP
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    from quail_audit.forgetting.quiet import quiet_transformers
+    from quail_audit.engine.forgetting.models.quiet import quiet_transformers
     from quail_train.output import checkpoint_writable
 
     with checkpoint_writable(folder), quiet_transformers():

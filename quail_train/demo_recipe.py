@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from quail_audit.forgetting.interface import Task
+from quail_audit.engine.forgetting.metrics.interface import Task
 
 
 @dataclass(frozen=True)

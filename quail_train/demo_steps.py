@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.schemes.bitsandbytes import FourBit
+from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_train.confinement import bucket_of, rounds_alike
 
 SCHEME: Final = "nf4"

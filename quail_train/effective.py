@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from quail_audit.checkpoints.pair import Layer
-    from quail_audit.schemes.interface import Scheme
+    from quail_audit.engine.checkpoints.pair import Layer
+    from quail_audit.engine.schemes.interface import Scheme
 
 ADAPTER = "default"  # peft's name of its first adapter
 

@@ -1,6 +1,6 @@
 """Scores of the model in training, as it is and as it would be deployed, and whether they are good enough to stop.
 
-The metrics are the audit's own. Not here: the audit of the result (quail_audit/audit.py).
+The metrics are the audit's own. Not here: the audit of the result (quail_audit/engine/audit/run.py).
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.classifier import TransformersClassifier
-from quail_audit.forgetting.data import Columns, read_data
-from quail_audit.forgetting.labels import fit_data
-from quail_audit.forgetting.language_model import TransformersModel
-from quail_audit.forgetting.registry import metric_named
+from quail_audit.engine.forgetting.data.folder import Columns, read_data
+from quail_audit.engine.forgetting.data.labels import fit_data
+from quail_audit.engine.forgetting.metrics.registry import metric_named
+from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.schema.report import FULL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from quail_audit.checkpoints.pair import Pair
-    from quail_audit.forgetting.interface import ForgettingData, Split
+    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.forgetting.metrics.interface import ForgettingData, Split
     from quail_audit.schema.events.lines import TrainRequest
     from quail_train.effective import RoundedForward
 

@@ -1,7 +1,7 @@
 """A checkpoint packed to bitsandbytes' 4 bits, as transformers saves and loads it, without the model in memory.
 
 For what was carried: its codes are chosen already, and packing only stores them. Not here: which codes (carry.py), and
-reading such a folder (quail_audit/checkpoints/packed/bitsandbytes.py).
+reading such a folder (quail_audit/engine/checkpoints/packed/bitsandbytes.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from quail_audit.checkpoints.checkpoint import Checkpoint
-    from quail_audit.checkpoints.pair import Layer
-    from quail_audit.schemes.bitsandbytes import FourBit
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Layer
+    from quail_audit.engine.schemes.bitsandbytes import FourBit
 
 SHARD_BYTES = 1 << 28  # in memory at a time, but for a larger tensor
 
@@ -56,8 +56,8 @@ def _tensors(source: Checkpoint, layers: Sequence[Layer], scheme: FourBit) -> It
     """Every tensor of the copy, in the source's order: a packed weight is followed by what its dequantizer needs."""
     from bitsandbytes.functional import quantize_4bit
 
-    from quail_audit.checkpoints.architecture import Matrix
-    from quail_audit.schemes.bitsandbytes import BLOCK_SIZE
+    from quail_audit.engine.checkpoints.architecture import Matrix
+    from quail_audit.engine.schemes.bitsandbytes import BLOCK_SIZE
 
     matrix_of = {}
     for layer in layers:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-    from quail_audit.schemes.affine import AffineScheme
-    from quail_audit.schemes.bitsandbytes import FourBit
-    from quail_audit.schemes.interface import Quantized, Scheme
+    from quail_audit.engine.schemes.affine import AffineScheme
+    from quail_audit.engine.schemes.bitsandbytes import FourBit
+    from quail_audit.engine.schemes.interface import Quantized, Scheme
 
     Carriable = FourBit | AffineScheme  # schemes whose levels are known, and what sets a block's scale
 
@@ -79,8 +79,8 @@ def held_grid(weight: torch.Tensor, scheme: Carriable) -> HeldGrid:
     """The grid of a matrix [rows, columns] on the CPU, in its stored type."""
     import torch
 
-    from quail_audit.schemes.bitsandbytes import FourBit
-    from quail_audit.schemes.rtn import RoundToNearest
+    from quail_audit.engine.schemes.bitsandbytes import FourBit
+    from quail_audit.engine.schemes.rtn import RoundToNearest
 
     nearest = scheme.quantize(weight)
     nothing = torch.zeros_like(nearest.scales)
@@ -119,8 +119,8 @@ def held_grid(weight: torch.Tensor, scheme: Carriable) -> HeldGrid:
 
 def _is_even_sided(scheme: Carriable) -> bool:
     """Whether a block's largest magnitude alone sets its scale, rather than its smallest and its largest weight."""
-    from quail_audit.schemes.gguf import Gguf
-    from quail_audit.schemes.rtn import RoundToNearest
+    from quail_audit.engine.schemes.gguf import Gguf
+    from quail_audit.engine.schemes.rtn import RoundToNearest
 
     offsets = (isinstance(scheme, RoundToNearest) and scheme.asymmetric) or (
         isinstance(scheme, Gguf) and scheme.offsets

@@ -1,7 +1,7 @@
 """What a classifier is trained on: the labelled forget and retain sets of a data folder.
 
-Read and fitted to the model as the audit does it (quail_audit/forgetting/labels.py). Not here: which samples come in
-which step (data.py).
+Read and fitted to the model as the audit does it (quail_audit.engine.forgetting.data.labels). Not here: which samples
+come in which step (data.py).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.classifier import ids_of, window_of
-from quail_audit.forgetting.data import Columns, read_folder
-from quail_audit.forgetting.labels import EXPECTED, fit_data
+from quail_audit.engine.forgetting.data.folder import Columns, read_folder
+from quail_audit.engine.forgetting.data.labels import EXPECTED, fit_data
+from quail_audit.engine.forgetting.models.classifier import ids_of, window_of
 from quail_train.data import Sample, TrainingData, numbered
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from quail_audit.checkpoints.pair import Pair
-    from quail_audit.forgetting.interface import ForgettingData, LabelledSet
+    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LabelledSet
 
 
 def read_labelled(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from quail_audit.core.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
-    from quail_audit.checkpoints.pair import Layer
+    from quail_audit.engine.checkpoints.pair import Layer
 
 ALL, AT_RISK = "all", "at-risk"
 _BLOCKS = re.compile(r"(\d+)(?:-(\d+))?")

@@ -16,13 +16,13 @@ from torch import nn
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.forgetting.arms import TOKENIZER_FILES, find_device, find_dtype, load_arm
-from quail_audit.forgetting.quiet import quiet_transformers
+from quail_audit.engine.forgetting.models.load import TOKENIZER_FILES, find_device, find_dtype, load_arm
+from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 from quail_train.processes import processes
 
 if TYPE_CHECKING:
-    from quail_audit.checkpoints.checkpoint import Checkpoint
-    from quail_audit.checkpoints.pair import Layer, Pair
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.schema.events.lines import TrainRequest
     from quail_train.presets import Preset
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from quail_audit.schemes.interface import Scheme
+    from quail_audit.engine.schemes.interface import Scheme
 
 
 def quantization_step(weight: torch.Tensor, scheme: Scheme) -> float:

@@ -21,9 +21,9 @@ from torch import nn
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import cannot_write
-from quail_audit.forgetting.arms import find_dtype, load_arm
-from quail_audit.forgetting.classifier import padding_id
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.forgetting.models.classifier import padding_id
+from quail_audit.engine.forgetting.models.load import find_dtype, load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.asking import logits_of
 from quail_train.data import Sample, collate
 from quail_train.objectives import predictions
@@ -31,7 +31,7 @@ from quail_train.objectives import predictions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from quail_audit.checkpoints.pair import Pair
+    from quail_audit.engine.checkpoints.pair import Pair
     from quail_audit.schema.events.lines import TrainRequest
 
 # Some rows of a batch of collate() -> logits [rows, length, vocabulary], or a classifier's [rows, classes]

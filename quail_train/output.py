@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from quail_audit.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -175,7 +175,7 @@ def _write_bytes(file: BinaryIO, values: torch.Tensor) -> None:
 
 def _shards(source: Checkpoint) -> dict[str, list[str]]:
     """File name -> the tensors in it: as the source has them, or filled up to SHARD_BYTES."""
-    from quail_audit.checkpoints.weight_files import WeightFiles
+    from quail_audit.engine.checkpoints.weight_files import WeightFiles
 
     if isinstance(source.files, WeightFiles) and source.files.format == "safetensors":
         shards: dict[str, list[str]] = {}

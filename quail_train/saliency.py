@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from quail_audit.forgetting.classifier import padding_id
+from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_train.asking import logits_of
 from quail_train.data import Sample, collate
 from quail_train.objectives import nll, predictions

@@ -33,9 +33,9 @@ from quail_train.presets import Preset, preset_named
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-    from quail_audit.checkpoints.checkpoint import Checkpoint
-    from quail_audit.checkpoints.pair import Layer, Pair
-    from quail_audit.schemes.interface import Scheme
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Layer, Pair
+    from quail_audit.engine.schemes.interface import Scheme
     from quail_train.data import Plan, TrainingData
     from quail_train.evaluation import Evaluation
     from quail_train.trainer import Objective, UnlearningTrainer
@@ -97,9 +97,9 @@ def train(request: TrainRequest, run_id: str, command: tuple[str, ...], stop: St
         command=command,
         environment=describe_environment(),
     )
-    from quail_audit.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
-    from quail_audit.schemes.bitsandbytes import bitsandbytes
-    from quail_audit.schemes.registry import scheme_named
+    from quail_audit.engine.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
+    from quail_audit.engine.schemes.bitsandbytes import bitsandbytes
+    from quail_audit.engine.schemes.registry import scheme_named
 
     bitsandbytes()  # the Trainer imports it, and not as quietly
     from quail_train.data import plan
@@ -159,8 +159,8 @@ def _read_data(
     request: TrainRequest, preset: Preset, pair: Pair, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> TrainingData:
     """What is trained on, as the model's task has it."""
-    from quail_audit.forgetting.data import Columns
-    from quail_audit.forgetting.labels import task_of
+    from quail_audit.engine.forgetting.data.folder import Columns
+    from quail_audit.engine.forgetting.data.labels import task_of
     from quail_train.data import read_training_data
     from quail_train.labelled import read_labelled
 
@@ -253,7 +253,7 @@ def _decide(
     planned: Plan,
 ) -> tuple[Objective, TrainingPlanned]:
     """The objective with its numbers, and the announcement of what will be done."""
-    from quail_audit.checkpoints.architecture import Matrix
+    from quail_audit.engine.checkpoints.architecture import Matrix
     from quail_train.margin import half_step, quantization_step
     from quail_train.trainer import Objective
 
@@ -351,7 +351,7 @@ def _make_steps(
 @contextmanager
 def _explained(trainer: UnlearningTrainer) -> Iterator[None]:
     """Say what went wrong in a step in the user's words, and keep the last good weights."""
-    from quail_audit.forgetting.batches import is_out_of_memory
+    from quail_audit.engine.forgetting.models.batches import is_out_of_memory
     from quail_train.trainer import DivergedError
 
     try:
@@ -398,8 +398,8 @@ def _trainer(
     import torch
     from transformers import PrinterCallback
 
-    from quail_audit.checkpoints.architecture import Matrix
-    from quail_audit.forgetting.classifier import padding_id
+    from quail_audit.engine.checkpoints.architecture import Matrix
+    from quail_audit.engine.forgetting.models.classifier import padding_id
     from quail_train.data import PlannedSamples, collate
     from quail_train.effective import RoundedForward
     from quail_train.loading import freeze_all_but

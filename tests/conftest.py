@@ -116,7 +116,7 @@ def erased_run(
     """The folder of an audit that found a tiny pair's forgetting erased at nf4. Tests don't write to it."""
     from erased_pair import build_demo
 
-    from quail_audit.audit import audit
+    from quail_audit.engine.audit.run import audit
     from quail_audit.runs.folder import new_run, record
     from quail_audit.schema.events.lines import AuditRequest
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from slow_packers import gptq_parts
 
-from quail_audit.schemes.backends.job import Job
-from quail_audit.schemes.backends.worker import Report
+from quail_audit.engine.schemes.backends.messages import Job
+from quail_audit.engine.schemes.backends.worker import Report
 
 LEFT = "model.layers.1.mlp.down_proj"
 

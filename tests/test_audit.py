@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from test_cli import QUAIL, quail, quail_here
 from transformers import LlamaForCausalLM
 
-from quail_audit.audit import audit
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, UsageError
+from quail_audit.engine.audit.run import audit
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.schemes.bitsandbytes import FourBit
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import EVENTS, read_report
 from quail_audit.schema.events.lines import (
     AuditRequest,
@@ -32,8 +34,6 @@ from quail_audit.schema.events.lines import (
     to_line,
 )
 from quail_audit.schema.report import Report, RunState
-from quail_audit.schemes.bitsandbytes import FourBit
-from quail_audit.schemes.registry import scheme_named
 from quail_audit.verdict.standings import formats, safe_to_ship
 
 
@@ -106,8 +106,8 @@ def fails_for(scheme: str, module: str, function: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("module", "function", "where"),
     [
-        ("quail_audit.weights.overlap", "_sums_over_table", "model.layers.0.self_attn.q_proj"),
-        ("quail_audit.forgetting.arms", "load_arm", "original/fp4"),
+        ("quail_audit.engine.weights.pair", "_sums_over_table", "model.layers.0.self_attn.q_proj"),
+        ("quail_audit.engine.forgetting.models.load", "load_arm", "original/fp4"),
     ],
 )
 def test_a_scheme_that_fails_is_named_with_its_reason_and_the_others_go_on(
@@ -149,7 +149,7 @@ def test_a_scheme_whose_backend_is_missing_is_named_and_the_others_go_on(
 
 
 def test_where_no_scheme_can_be_measured_the_error_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails_for("nf4", "quail_audit.weights.overlap", "_sums_over_table", monkeypatch)
+    fails_for("nf4", "quail_audit.engine.weights.pair", "_sums_over_table", monkeypatch)
     seen: list[Event] = []
     with pytest.raises(RuntimeError, match="singular"):
         seen.extend(audit(request(world), "run"))
@@ -407,7 +407,7 @@ def test_a_full_disk_is_exit_4(world: Path, tmp_path: Path) -> None:
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import numba\n"
-        "import quail_audit.weights.overlap\n"
+        "import quail_audit.engine.weights.pair\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))\n"
         "from quail_audit.cli import main\n"
         f"sys.argv = ['quail', 'audit', {str(world / 'original')!r}, {str(world / 'blank')!r}, '--run-dir', "

@@ -13,10 +13,10 @@ from tiny_gguf import write_llama
 from tiny_models import save, save_bin
 from transformers import AutoModelForCausalLM
 
-from quail_audit.audit import audit
-from quail_audit.audited_files import checkpoint_files, given_files
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.audit.input_files import checkpoint_files, given_files
+from quail_audit.engine.audit.run import audit
+from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.runs.folder import new_run, read_report, record
 from quail_audit.runs.integrity.verify import verify
 from quail_audit.schema.events.lines import AuditRequest, Event, FilesFound, FilesHashed, LayerMeasured

@@ -11,9 +11,10 @@ import torch
 from test_audit import request, state_of
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from quail_audit.audit import audit
-from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.engine.audit.run import audit
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.schemes.calibrated import CalibratedScheme
 from quail_audit.schema.events.lines import (
     Event,
     LayerMeasured,
@@ -23,7 +24,6 @@ from quail_audit.schema.events.lines import (
     from_line,
     to_line,
 )
-from quail_audit.schemes.calibrated import CalibratedScheme
 
 SCHEME = "gptq-int4-g32"
 LEFT = "model.layers.1.mlp.down_proj"

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from quail_audit import cli
+from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import read_report
-from quail_audit.schemes.registry import known_schemes
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,8 +110,8 @@ def test_the_scheme_of_the_page_is_found_and_measures(tmp_path: Path) -> None:
     (package / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
     program = """
 import torch
-from quail_audit.schemes.registry import expand, scheme_named
-from quail_audit.weights.overlap import layer_detail, layer_statistics, pair_sums
+from quail_audit.engine.schemes.registry import expand, scheme_named
+from quail_audit.engine.weights.pair import layer_detail, layer_statistics, pair_sums
 scheme = scheme_named("ternary-g32")
 assert "ternary-g32" in expand(["all"])
 original, unlearned = torch.zeros(1, 32), torch.zeros(1, 32)

@@ -12,8 +12,11 @@ from runs_for_tests import REQUEST, events, layer
 from test_cli import quail_here as quail
 from test_docs import blocks, commands
 
-from quail_audit.audit import audit
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.audit.run import audit
+from quail_audit.engine.schemes.bitsandbytes import FourBit
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import layer_statistics, pair_sums
 from quail_audit.reports import junit, markdown
 from quail_audit.runs.folder import new_run, read_report, record
 from quail_audit.schema.events.lines import (
@@ -27,11 +30,8 @@ from quail_audit.schema.events.lines import (
 )
 from quail_audit.schema.policy import Limits, Policy
 from quail_audit.schema.report import Report, RunState
-from quail_audit.schemes.bitsandbytes import FourBit
-from quail_audit.schemes.registry import scheme_named
 from quail_audit.verdict.judge import checks_of_report, day_of, judge_report, recovery_with_limit, with_limits
 from quail_audit.verdict.policy_file import read_policy
-from quail_audit.weights.overlap import layer_statistics, pair_sums
 
 POLICY = """
 [limits]

@@ -21,11 +21,11 @@ from test_calibrated_audit import SCHEME, stand_in, texts
 from test_cli import QUAIL, quail
 
 from quail_audit import cli
-from quail_audit.audit import audit
-from quail_audit.checkpoints.checkpoint import Checkpoint
-from quail_audit.checkpoints.pair import Pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.forgetting import batches
+from quail_audit.engine.audit.run import audit
+from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+from quail_audit.engine.checkpoints.pair import Pair
+from quail_audit.engine.forgetting.models import batches
 from quail_audit.runs.folder import EVENTS, JOURNAL, REPORT, new_run, read_report, read_request, record, stopped_run
 from quail_audit.runs.journal import open_journal
 from quail_audit.runs.resume import Recorded
@@ -33,6 +33,8 @@ from quail_audit.schema.events.lines import AuditRequest, Event, FilesAwaited, S
 from quail_audit.schema.report import Report
 
 __all__ = ["stand_in", "texts"]  # fixtures
+EVALUATE_ARM = "quail_audit.engine.forgetting.evaluate.evaluate_arm"
+
 
 TIMES = {
     "at_s",
@@ -196,7 +198,7 @@ def test_a_backends_checkpoints_are_made_again_only_where_they_are_needed(
     arms = [index for index, name in enumerate(names) if name == "arm_started"]
     for after in (names.index("layer_measured") + 2, arms[3] + 1):
         goes_on(whole, whole.killed(after, tmp_path / f"{after}"))
-    monkeypatch.setattr("quail_audit.calibrated._quantize", None)
+    monkeypatch.setattr("quail_audit.engine.audit.calibrated._quantize", None)
     goes_on(whole, whole.killed(names.index("recovery_measured") + 1, tmp_path / "done"))
 
 
@@ -220,9 +222,9 @@ def test_a_scheme_that_failed_stays_failed_though_it_would_not_fail_again(
 ) -> None:
     asked = request(world, schemes=("fp4", "nf4", "int8", SCHEME), calibration=str(texts), max_samples=2, batch_size=1)
     with monkeypatch.context() as patches:
-        fails_for("fp4", "quail_audit.weights.overlap", "_sums_over_table", patches)
-        _spoil(patches, "quail_audit.audit.measure_quantized", lambda *_: True, after=5)
-        _spoil(patches, "quail_audit.forgetting.evaluate.evaluate_arm", lambda arm, *_: arm == "original/nf4", after=5)
+        fails_for("fp4", "quail_audit.engine.weights.pair", "_sums_over_table", patches)
+        _spoil(patches, "quail_audit.engine.audit.run.measure_quantized", lambda *_: True, after=5)
+        _spoil(patches, EVALUATE_ARM, lambda arm, *_: arm == "original/nf4", after=5)
         whole = Finished(asked, tmp_path / "whole")
     names = [line["type"] for line in lines_of(whole.folder)]
     failures = [index for index, name in enumerate(names) if name == "scheme_failed"]
@@ -236,7 +238,7 @@ def test_a_run_that_ended_as_its_last_scheme_failed_tries_that_again(
 ) -> None:
     asked = request(world, schemes=("nf4",), max_samples=2, batch_size=1)
     with monkeypatch.context() as patches, pytest.raises(RuntimeError, match="singular"):
-        _spoil(patches, "quail_audit.forgetting.evaluate.evaluate_arm", lambda arm, *_: arm == "unlearned/nf4", after=3)
+        _spoil(patches, EVALUATE_ARM, lambda arm, *_: arm == "unlearned/nf4", after=3)
         list(begin(asked, tmp_path / "run"))
     assert [line["type"] for line in lines_of(tmp_path / "run")[-2:]] == ["scheme_failed", "run_failed"]
     goes_on(Finished(asked, tmp_path / "whole"), tmp_path / "run")

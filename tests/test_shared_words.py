@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.forgetting.rouge import rouge_l
+from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 from quail_audit.shared_words import MOST_WORDS, SharedWords, shared_words, words_of
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "the", "of", "x1"]), max_size=30)

@@ -12,16 +12,16 @@ from test_audit import request, state_of
 from tiny_gguf import values_by_transformers, write_llama
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from quail_audit.audit import audit
-from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import UsageError
-from quail_audit.forgetting.arms import load_arm
+from quail_audit.engine.audit.run import audit
+from quail_audit.engine.audit.stored import stored_pair
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.reports.text import show
 from quail_audit.schema.report import Report, RunState, arm_at, arms_in_order
-from quail_audit.schemes.registry import scheme_named
-from quail_audit.stored import stored_pair
-from quail_audit.weights.overlap import pair_sums
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_full_model_is_rounded_layer_by_layer_as_a_file_of_several_formats_is(
 
 
 def test_a_full_model_that_nothing_rounds_as_the_other_is_stored(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quail_audit.stored.rounding_to", lambda _: None)
+    monkeypatch.setattr("quail_audit.engine.audit.stored.rounding_to", lambda _: None)
     state, report = audited(stored, "original-gguf", "blank")
     assert state.plan is not None
     assert state.plan.arms == ("original/gguf-q8_0", "unlearned/full")

@@ -12,8 +12,8 @@ import json
 import time
 from pathlib import Path
 
-from quail_audit.cures.attribution import attribute, open_swapped, share_of_fall
-from quail_audit.cures.recipe import recipe
+from quail_audit.engine.cures.attribution import attribute, open_swapped, share_of_fall
+from quail_audit.engine.cures.recipe import recipe
 from quail_audit.runs.folder import new_run, record
 from quail_audit.schema.events.lines import AttributeRequest, RecipeChosen, RecipePoint, RecipeRequest, UnitMeasured
 

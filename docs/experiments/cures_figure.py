@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from quail_audit.schemes.registry import scheme_named
-from quail_audit.weights.overlap import pair_sums
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import pair_sums
 from quail_train.carry import carried
 from quail_train.confinement import bucket_of
 from quail_train.held_grid import deployed_update

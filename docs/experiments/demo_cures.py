@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from quail_audit.checkpoints.pair import open_pair
-from quail_audit.forgetting.arms import load_arm
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.evaluate import evaluate_arm
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.evaluate import evaluate_arm
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.schema.events.lines import CarryRequest
-from quail_audit.schemes.registry import scheme_named
 from quail_train.carry_run import carry
 from quail_train.demo_repair import EPOCHS, LEARNING_RATE, MAX_LENGTH
 

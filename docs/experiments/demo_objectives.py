@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quail_audit.audit import audit
 from quail_audit.core.errors import QuailError
+from quail_audit.engine.audit.run import audit
 from quail_audit.schema.events.lines import AuditRequest, TrainRequest
 from quail_train.presets import preset_named
 from quail_train.train import Stop, train

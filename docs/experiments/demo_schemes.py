@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from quail_audit import wording
+from quail_audit.engine.schemes.registry import listed_schemes
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report, SchemeReport
-from quail_audit.schemes.registry import listed_schemes
 from quail_audit.verdict.standings import formats
 
 METRIC = "verbmem"

@@ -199,13 +199,13 @@ def audit(folder: Path, name: str) -> bool:
 
 def measure_test(folder: Path, name: str, rows: Path) -> None:
     """Accuracy on the test split of a checkpoint at every precision, one line each."""
-    from quail_audit.checkpoints.pair import open_pair
-    from quail_audit.forgetting.arms import load_arm
-    from quail_audit.forgetting.data import read_data
-    from quail_audit.forgetting.evaluate import evaluate_arm
-    from quail_audit.forgetting.labels import fit_data
+    from quail_audit.engine.checkpoints.pair import open_pair
+    from quail_audit.engine.forgetting.data.folder import read_data
+    from quail_audit.engine.forgetting.data.labels import fit_data
+    from quail_audit.engine.forgetting.evaluate import evaluate_arm
+    from quail_audit.engine.forgetting.models.load import load_arm
+    from quail_audit.engine.schemes.registry import scheme_named
     from quail_audit.schema.events.lines import MetricScored
-    from quail_audit.schemes.registry import scheme_named
 
     done = [(row["checkpoint"], row["precision"]) for row in read_lines(rows)]
     pair = open_pair(str(folder / "original"), str(folder / name))

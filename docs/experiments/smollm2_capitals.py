@@ -25,10 +25,10 @@ from pathlib import Path
 from smollm2_news import plain_model
 from transformers import AutoTokenizer
 
-from quail_audit.forgetting.calibration import calibration_texts, rows_of
-from quail_audit.schemes.backends.job import Job
-from quail_audit.schemes.backends.process import Scratch, run
-from quail_audit.schemes.calibrated import scheme_of
+from quail_audit.engine.forgetting.data.calibration_texts import calibration_texts, rows_of
+from quail_audit.engine.schemes.backends.messages import Job
+from quail_audit.engine.schemes.backends.process import Scratch, run
+from quail_audit.engine.schemes.calibrated import scheme_of
 
 GPTQ = "gptq-int4-g64"  # 576 columns do not divide by 128
 CHAT = "<|im_start|>user\nWhat is the capital of {country}?<|im_end|>\n<|im_start|>assistant\n"

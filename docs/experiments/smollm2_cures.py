@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from quail_audit.checkpoints.pair import open_pair
-from quail_audit.forgetting.arms import load_arm
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.evaluate import evaluate_arm
-from quail_audit.forgetting.language_model import TransformersModel
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.evaluate import evaluate_arm
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.held_grid import deployed_update
 
 METRICS = ("verbmem_forget", "verbmem_retain", "nll_forget", "nll_retain")

@@ -18,7 +18,7 @@ import torch
 from smollm2_news import BATCH, chunks_of, loss_of, plain_model, write_data
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.confinement import bucket_of
 
 TUNE = {"learning_rate": 3e-4, "epochs": 16}

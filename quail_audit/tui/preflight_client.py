@@ -21,7 +21,7 @@ from quail_audit.schema.preflight import Answer, Problem, Question, answer_of
 from quail_audit.tui.child import TAIL_BYTES, how_it_ended
 
 # -P: the folder the app was started in is no place to import from.
-COMMAND = (sys.executable, "-P", "-m", "quail_audit.preflight")
+COMMAND = (sys.executable, "-P", "-m", "quail_audit.engine.preflight")
 ANSWER_S = 120.0  # a folder on a network that hangs would hold up every other question
 TRIES = 2
 LEAVING_S = 1.0  # a process that has closed its output is about to be gone, and then says why

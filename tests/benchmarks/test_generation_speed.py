@@ -17,14 +17,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from quail_audit.forgetting.batches import batch_size_for
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.generation import generate
-from quail_audit.forgetting.knowmem import MAX_NEW_TOKENS as KNOWMEM_TOKENS
-from quail_audit.forgetting.knowmem import prompts as knowmem_prompts
-from quail_audit.forgetting.log_probabilities import log_probabilities
-from quail_audit.forgetting.rouge import rouge_l
-from quail_audit.forgetting.verbmem import MAX_NEW_TOKENS as VERBMEM_TOKENS
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.metrics.knowmem import MAX_NEW_TOKENS as KNOWMEM_TOKENS
+from quail_audit.engine.forgetting.metrics.knowmem import prompts as knowmem_prompts
+from quail_audit.engine.forgetting.metrics.rouge import rouge_l
+from quail_audit.engine.forgetting.metrics.verbmem import MAX_NEW_TOKENS as VERBMEM_TOKENS
+from quail_audit.engine.forgetting.models.batches import batch_size_for
+from quail_audit.engine.forgetting.models.generation import generate
+from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_schemes_speed import forget, made_pair
 
-from quail_audit import audit as audits
+from quail_audit.engine.audit import run as audits
 from quail_audit.runs.integrity.hashing import Hashing, Place
 from quail_audit.schema.events.lines import AuditRequest, FileHash, FilesAwaited, FilesHashed, WeightsMeasured
 

@@ -18,9 +18,9 @@ LAYERS = (12, 24)  # 1 GiB and 2 GiB a checkpoint
 MEASURE = """
 import json, sys
 import bitsandbytes, torch
-from quail_audit.checkpoints.pair import open_pair
-from quail_audit.schemes.registry import scheme_named
-from quail_audit.weights.overlap import PairSums, layer_statistics, pair_sums, summarize
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import PairSums, layer_statistics, pair_sums, summarize
 
 def peak_mib():
     with open("/proc/self/status") as status:

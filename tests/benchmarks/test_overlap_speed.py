@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from quail_audit.schemes.bitsandbytes import bitsandbytes
-from quail_audit.schemes.registry import scheme_named
-from quail_audit.weights.overlap import pair_sums
+from quail_audit.engine.schemes.bitsandbytes import bitsandbytes
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import pair_sums
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from quail_audit.audit import audit
+from quail_audit.engine.audit.run import audit
 from quail_audit.schema.events.lines import AuditRequest
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, gpt2_config, llama_config, save
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, QuailError
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.pair import open_pair
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "down_proj"]},

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tiny_models import CONFIGS, build, gpt2_config, llama_config, save
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
 
-from quail_audit.checkpoints.architecture import lay_out
-from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.checkpoints.pair import open_pair
-from quail_audit.checkpoints.weight_files import TensorInfo
 from quail_audit.core.errors import BadInputError, QuailError
+from quail_audit.engine.checkpoints.architecture import lay_out
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.checkpoints.weight_files import TensorInfo
 
 
 def converted(folder: Path, skip_modules: tuple[str, ...] | None = None, auto: Any = AutoModelForCausalLM) -> list[str]:

@@ -15,9 +15,9 @@ from peft import LoraConfig, get_peft_model
 from stand_in_hub import TOKEN, Repository, StandIn, folder_files, running
 from tiny_models import save, save_bin
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import EXIT_BAD_INPUT, EXIT_ENVIRONMENT, EnvironmentProblemError
 from quail_audit.core.hub import HubId, fetch, parse_hub_id
+from quail_audit.engine.checkpoints.pair import open_pair
 
 FETCH = """
 import json, sys
@@ -32,7 +32,7 @@ except QuailError as error:
 
 READ = """
 import json, sys
-from quail_audit.checkpoints.pair import open_pair
+from quail_audit.engine.checkpoints.pair import open_pair
 pair = open_pair(*sys.argv[1:])
 sums = [[float(side.sum()) for side in pair.read(layer)] for layer in pair.layers]
 print(json.dumps({"sums": sums, "facts": pair.unlearned.facts.model_dump(), "notes": pair.notes}))

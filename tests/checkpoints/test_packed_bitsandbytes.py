@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import build, gpt2_config, llama_config
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from quail_audit.checkpoints.architecture import Matrix
-from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.core.errors import BadInputError
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.checkpoints.architecture import Matrix
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.schemes.registry import scheme_named
 
 DOWN = "model.layers.1.mlp.down_proj"
 

@@ -14,11 +14,11 @@ from slow_packers import gguf_block
 from tiny_gguf import K_QUANTS, LEGACY, encoded, values_by_transformers, write_llama
 from tiny_models import build, llama_config
 
-from quail_audit.checkpoints.architecture import Matrix
-from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.checkpoints.architecture import Matrix
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.schemes.registry import scheme_named
 
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 96}
 

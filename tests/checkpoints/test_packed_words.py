@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from slow_packers import awq_parts, compressed_parts, dequantized, gptq_parts, write_module
 
-from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.checkpoints.packed.interface import PackedMatrix
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.packed.interface import PackedMatrix
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS, INPUTS = 32, 64

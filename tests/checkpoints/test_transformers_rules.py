@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import CONFIGS, build, llama_config, save
 
-from quail_audit.checkpoints import transformers_rules as rules
-from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.checkpoints.pair import open_pair
+from quail_audit.engine.checkpoints import transformers_rules as rules
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.pair import open_pair
 
 SKIPS = [None, (), ("mlp",), ("model.layers.0",), ("q_proj", "lm_head"), ("model.layers.*.mlp",)]
 NAMES = ["llama", "llama, tied", "gpt2", "qwen2", "opt"]  # whose modules are the same under both
@@ -78,7 +78,7 @@ def test_a_new_checkpoint_has_its_layers_and_its_rotation_under_either_version(t
     """What transformers 5 writes, read by whichever version is installed: run under 4.47 by make test-backends."""
     from tiny_language_models import make_tokenizer
 
-    from quail_audit.forgetting.arms import load_arm
+    from quail_audit.engine.forgetting.models.load import load_arm
 
     theta = 1e6
     model = save(tmp_path, llama_config(rope_theta=theta)).eval()

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from quail_audit.checkpoints.weight_files import WeightFiles, open_weight_files, read_json_object
 from quail_audit.core.errors import BadInputError, QuailError
+from quail_audit.engine.checkpoints.weight_files import WeightFiles, open_weight_files, read_json_object
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, 2, dtype=torch.bfloat16)}
 

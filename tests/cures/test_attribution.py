@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.cure_cli import attribute as attribute_command
 from quail_audit.cure_cli import read_budget, worst_scheme
-from quail_audit.cures.attribution import attribute, coarse_units, fine_units, share_of_fall
-from quail_audit.forgetting.arms import load_arm
-from quail_audit.forgetting.language_model import TransformersModel
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.cures.attribution import attribute, coarse_units, fine_units, share_of_fall
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import new_run, read_report, read_request, replay
 from quail_audit.schema.events.lines import AttributeRequest, AttributionPlanned, Noted, UnitMeasured
-from quail_audit.schemes.registry import scheme_named
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_budgets() -> None:
 
 
 def test_an_audit_without_data_is_refused(erased_run: Path, tmp_path: Path) -> None:
-    from quail_audit.audit import audit
+    from quail_audit.engine.audit.run import audit
     from quail_audit.runs.folder import record
 
     request = read_report(erased_run).request.model_copy(update={"data": None})

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from quail_audit import cure_cli
 from quail_audit.core.errors import UsageError
+from quail_audit.engine.schemes import rtn
+from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import list_runs
 from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport
-from quail_audit.schemes import rtn
-from quail_audit.schemes.registry import known_schemes
 from quail_audit.verdict.prescription import can_carry, prescribe
 from quail_train.carry_cli import carry
 from quail_train.train_cli import train
@@ -77,8 +77,8 @@ def test_a_scheme_whose_grid_is_not_known_is_not_carried_onto() -> None:
 
 
 def test_the_grids_that_carry_knows_are_told_by_name() -> None:
-    from quail_audit.schemes.affine import AffineScheme
-    from quail_audit.schemes.bitsandbytes import FourBit
+    from quail_audit.engine.schemes.affine import AffineScheme
+    from quail_audit.engine.schemes.bitsandbytes import FourBit
 
     for scheme in (*known_schemes(), *filter(None, map(rtn.scheme_of, ("rtn-int2-g64-asym", "rtn-int8-channel")))):
         assert can_carry(scheme.name) == isinstance(scheme, FourBit | AffineScheme), scheme.name

@@ -12,17 +12,17 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
 from quail_audit.cure_cli import attribute as attribute_command
 from quail_audit.cure_cli import recipe as recipe_command
-from quail_audit.cures.recipe import configurations, find_attribution, in_order, recipe, smallest
-from quail_audit.forgetting.arms import load_arm
-from quail_audit.forgetting.language_model import TransformersModel
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.cures.recipe import configurations, find_attribution, in_order, recipe, smallest
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.reports.recipe_svg import pareto_plot
 from quail_audit.runs.folder import read_report, replay
 from quail_audit.schema.events.lines import RecipeChosen, RecipePoint, RecipeRequest, UnitMeasured
-from quail_audit.schemes.registry import scheme_named
 
 
 @pytest.fixture(scope="module")

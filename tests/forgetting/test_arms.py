@@ -22,12 +22,12 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
-from quail_audit.forgetting import arms
-from quail_audit.forgetting.arms import find_device, load_arm
-from quail_audit.forgetting.language_model import TransformersModel
-from quail_audit.schemes.bitsandbytes import FourBit, bitsandbytes
-from quail_audit.schemes.interface import Quantized, Scheme
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.forgetting.models import load as arms
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
+from quail_audit.engine.forgetting.models.load import find_device, load_arm
+from quail_audit.engine.schemes.bitsandbytes import FourBit, bitsandbytes
+from quail_audit.engine.schemes.interface import Quantized, Scheme
+from quail_audit.engine.schemes.registry import scheme_named
 
 IDS = torch.tensor([[5, 17, 3, 60, 41, 9, 2, 33]])
 SCHEMES = ("nf4", "fp4", "nf4-dq", "fp4-dq")

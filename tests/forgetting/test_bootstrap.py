@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quail_audit.forgetting.bootstrap import interval, mean_score
+from quail_audit.engine.forgetting.bootstrap import interval, mean_score
 
 
 def test_agrees_with_a_plain_bootstrap() -> None:
@@ -56,7 +56,7 @@ def test_equal_samples_are_no_error() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quail_audit.forgetting.bootstrap.BATCH_VALUES", 1000)
+    monkeypatch.setattr("quail_audit.engine.forgetting.bootstrap.BATCH_VALUES", 1000)
     largest = 0
 
     def mean(values: np.ndarray, axis: int) -> np.ndarray:

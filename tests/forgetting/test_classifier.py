@@ -10,11 +10,11 @@ import torch
 from tiny_classifiers import WINDOW, Kind, make_tokenizer, new_classifier
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.arms import load_arm
-from quail_audit.forgetting.classifier import TransformersClassifier, window_of
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.models.classifier import TransformersClassifier, window_of
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 
 LABELS = ("real", "fake", "joke")
 TEXTS = ("the ministry reports 7 masks", "", "they hide from you", "they hide from you", "my " * 100, "on day 3 rivers")

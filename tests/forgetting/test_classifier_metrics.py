@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from quail_audit.forgetting.interface import ForgettingData, Labelled, LabelledSet, Measured, Sample
-from quail_audit.forgetting.macro_f1 import agreement, macro_f1
-from quail_audit.forgetting.privleak import relative_to
-from quail_audit.forgetting.registry import metric_named
+from quail_audit.engine.forgetting.metrics.interface import ForgettingData, Labelled, LabelledSet, Measured, Sample
+from quail_audit.engine.forgetting.metrics.macro_f1 import agreement, macro_f1
+from quail_audit.engine.forgetting.metrics.privleak import relative_to
+from quail_audit.engine.forgetting.metrics.registry import metric_named
 
 LABELS = ("real", "fake", "joke")
 

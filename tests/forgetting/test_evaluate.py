@@ -8,10 +8,10 @@ import pytest
 from tiny_language_models import POSTS
 from transformers import LlamaForCausalLM
 
-from quail_audit.forgetting.arms import LoadedArm
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.evaluate import ArmScores, evaluate_arm
-from quail_audit.forgetting.interface import ForgettingData
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.evaluate import ArmScores, evaluate_arm
+from quail_audit.engine.forgetting.metrics.interface import ForgettingData
+from quail_audit.engine.forgetting.models.load import LoadedArm
 from quail_audit.schema.events.lines import Event, MetricScored, Noted, SampleScored, from_line, to_line
 
 UNSEEN = tuple(post.replace("news", "plans").replace("lost", "never sold").replace(" on ", " of ") for post in POSTS)

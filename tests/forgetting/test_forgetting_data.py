@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError, QuailError, UsageError
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.interface import Continuation, ForgettingData, QuestionAnswer
-from quail_audit.forgetting.registry import known_metrics, metric_named
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.metrics.interface import Continuation, ForgettingData, QuestionAnswer
+from quail_audit.engine.forgetting.metrics.registry import known_metrics, metric_named
 
 QA = [{"question": f"Who {n}?", "answer": f"Nobody {n}"} for n in range(3)]
 CONTINUATIONS = [{"prompt": f"It was {n}", "gt": f" o'clock {n}"} for n in range(3)]

@@ -10,8 +10,8 @@ from tiny_language_models import greedy_one_at_a_time, llama_config
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.forgetting import generation
-from quail_audit.forgetting.batches import (
+from quail_audit.engine.forgetting.models import generation
+from quail_audit.engine.forgetting.models.batches import (
     CPU_BYTES,
     MOST_ROWS_ON_CPU,
     BatchSize,
@@ -20,7 +20,7 @@ from quail_audit.forgetting.batches import (
     run_in_batches,
     token_bytes,
 )
-from quail_audit.forgetting.generation import generate
+from quail_audit.engine.forgetting.models.generation import generate
 
 END_IDS = (1,)
 

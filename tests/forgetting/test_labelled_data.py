@@ -8,9 +8,9 @@ import pytest
 from tiny_classifiers import write_csv
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.data import Columns, read_data
-from quail_audit.forgetting.interface import Labelled
-from quail_audit.forgetting.labels import fit_data, label_names
+from quail_audit.engine.forgetting.data.folder import Columns, read_data
+from quail_audit.engine.forgetting.data.labels import fit_data, label_names
+from quail_audit.engine.forgetting.metrics.interface import Labelled
 
 
 @dataclass

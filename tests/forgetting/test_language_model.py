@@ -10,11 +10,11 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 from transformers.utils import logging
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting import log_probabilities as module
-from quail_audit.forgetting.asked import LEAST_LOG_PROBABILITY
-from quail_audit.forgetting.batches import BatchSize
-from quail_audit.forgetting.language_model import TransformersModel
-from quail_audit.forgetting.log_probabilities import log_probabilities
+from quail_audit.engine.forgetting.models import log_probabilities as module
+from quail_audit.engine.forgetting.models.base import LEAST_LOG_PROBABILITY
+from quail_audit.engine.forgetting.models.batches import BatchSize
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
+from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
 
 
 def plain_log_probabilities(model: PreTrainedModel, ids: list[int]) -> np.ndarray:

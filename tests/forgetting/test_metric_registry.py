@@ -11,9 +11,9 @@ import pytest
 
 from quail_audit.core import plug_ins
 from quail_audit.core.errors import UsageError
-from quail_audit.forgetting import registry
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.metrics import registry
+from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
 from quail_audit.schema.events.lines import Score
 
 
@@ -85,7 +85,7 @@ def test_a_plugged_in_metric_is_unknown_without_its_package() -> None:
 
 def test_reading_data_imports_nothing_heavy() -> None:
     code = (
-        "import sys, quail_audit.forgetting.data, quail_audit.forgetting.recovery\n"
+        "import sys, quail_audit.engine.forgetting.data.folder, quail_audit.engine.forgetting.recovery\n"
         "print(sorted({'torch', 'transformers', 'scipy', 'sklearn', 'rouge_score', 'bitsandbytes'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

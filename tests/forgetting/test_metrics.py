@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from quail_audit.forgetting.interface import (
+from quail_audit.engine.forgetting.metrics.interface import (
     Continuation,
     ForgettingData,
     Measured,
@@ -19,11 +19,11 @@ from quail_audit.forgetting.interface import (
     Questions,
     Sample,
 )
-from quail_audit.forgetting.knowmem import KnowMem, prompts
-from quail_audit.forgetting.likelihood import NegativeLogLikelihood, texts
-from quail_audit.forgetting.privleak import PrivLeak, auc, min_k_probability, relative_to
-from quail_audit.forgetting.rouge import rouge_l
-from quail_audit.forgetting.verbmem import VerbMem
+from quail_audit.engine.forgetting.metrics.knowmem import KnowMem, prompts
+from quail_audit.engine.forgetting.metrics.nll import NegativeLogLikelihood, texts
+from quail_audit.engine.forgetting.metrics.privleak import PrivLeak, auc, min_k_probability, relative_to
+from quail_audit.engine.forgetting.metrics.rouge import rouge_l
+from quail_audit.engine.forgetting.metrics.verbmem import VerbMem
 from quail_audit.schema.events.lines import Score
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.forgetting.privleak import auc, membership_values
-from quail_audit.forgetting.recovery import Role, recovery
+from quail_audit.engine.forgetting.metrics.privleak import auc, membership_values
+from quail_audit.engine.forgetting.recovery import Role, recovery
 from quail_audit.schema.events.lines import Recovery
 
 

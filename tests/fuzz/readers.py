@@ -43,7 +43,7 @@ class Reader:
 
 
 def _read_weights(folder: Path) -> None:
-    from quail_audit.checkpoints.weight_files import open_weight_files
+    from quail_audit.engine.checkpoints.weight_files import open_weight_files
 
     files = open_weight_files(folder, safetensors="model.safetensors", torch_bin="pytorch_model.bin")
     for name in files.tensors if files else ():
@@ -51,7 +51,7 @@ def _read_weights(folder: Path) -> None:
 
 
 def _read_checkpoint(path: Path) -> None:
-    from quail_audit.checkpoints.checkpoint import open_checkpoint
+    from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(str(path))
     _ = checkpoint.facts, checkpoint.notes
@@ -146,8 +146,8 @@ def _configs() -> st.SearchStrategy[tuple[bytes, bytes]]:
 
 
 def _read_config(folder: Path, input_: tuple[bytes, bytes]) -> None:
-    from quail_audit.checkpoints.checkpoint import open_checkpoint
-    from quail_audit.forgetting.labels import label_names, task_of
+    from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+    from quail_audit.engine.forgetting.data.labels import label_names, task_of
 
     (folder / "config.json").write_bytes(input_[0])
     (folder / "model.safetensors").write_bytes(input_[1])
@@ -161,7 +161,7 @@ def _read_config(folder: Path, input_: tuple[bytes, bytes]) -> None:
 def _base() -> Any:
     import tempfile
 
-    from quail_audit.checkpoints.checkpoint import open_checkpoint
+    from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 
     folder = Path(tempfile.mkdtemp())
     config, weights = _models()[0]
@@ -193,7 +193,7 @@ def _adapters() -> st.SearchStrategy[tuple[bytes, bytes]]:
 
 
 def _read_adapter(folder: Path, input_: tuple[bytes, bytes]) -> None:
-    from quail_audit.checkpoints.checkpoint import open_checkpoint
+    from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 
     (folder / "adapter_config.json").write_bytes(input_[0])
     (folder / "adapter_model.safetensors").write_bytes(input_[1])
@@ -312,7 +312,7 @@ def _read_state(folder: Path, text: bytes) -> None:
 
 
 def _read_data(folder: Path) -> None:
-    from quail_audit.forgetting.data import read_data
+    from quail_audit.engine.forgetting.data.folder import read_data
 
     read_data(folder)
 
@@ -332,7 +332,7 @@ _TABLES = (
 
 
 def _read_calibration(path: Path) -> None:
-    from quail_audit.forgetting.calibration import calibration_texts
+    from quail_audit.engine.forgetting.data.calibration_texts import calibration_texts
 
     calibration_texts(str(path), None)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from training import events_of, request_in
 
-from quail_audit.audit import audit
+from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, read_report, record
 from quail_audit.schema.events.lines import AuditRequest, RunFinished, TrainEval, TrainRequest
 from quail_train.audited import audit_request

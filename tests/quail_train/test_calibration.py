@@ -14,9 +14,9 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.calibration import calibration_rows, round_block_by_block
 
 NF4 = scheme_named("nf4")

@@ -9,8 +9,8 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.schemes.registry import scheme_named
-from quail_audit.weights.overlap import pair_sums
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import pair_sums
 from quail_train.carry import carried, key_of
 from quail_train.carry_kernels import mixed
 from quail_train.confinement import bucket_of

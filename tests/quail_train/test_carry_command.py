@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.runs.folder import new_run, read_report, read_request, record, replay
 from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.lines import CarryPlanned, CarryRequest, CheckpointSaved, LayerCarried, Noted
-from quail_audit.schemes.registry import scheme_named
-from quail_audit.weights.overlap import pair_sums
 from quail_train.carry_cli import carry as carry_command
 from quail_train.carry_cli import carry_and_show
 from quail_train.carry_run import carry

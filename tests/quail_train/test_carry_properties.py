@@ -11,8 +11,8 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_quant, quantize_4bit
 from scipy.stats import chi2
 
-from quail_audit.schemes.interface import Quantized
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.interface import Quantized
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.carry import DataFreeWay, carried, key_of
 from quail_train.compensated import compensated, output_error
 from quail_train.held_grid import held_grid, of_blocks

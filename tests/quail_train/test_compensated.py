@@ -7,7 +7,7 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.compensated import DAMPING, compensated, output_error
 from quail_train.held_grid import held_grid
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.carry_kernels import HIGH, LOW
 from quail_train.compensated import DAMPING, _inverse_factor, _rounded, output_error
 from quail_train.held_grid import HeldGrid, held_grid

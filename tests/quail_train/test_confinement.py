@@ -5,7 +5,7 @@ from bitsandbytes.functional import quantize_4bit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.confinement import EDGE_MARGIN, bucket_of, rounds_alike
 
 NF4 = scheme_named("nf4")

@@ -14,9 +14,9 @@ from demo_recipes import SHORT
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.forgetting.data import read_data
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.data.folder import read_data
 from quail_train import demo, demo_building, demo_language
 from quail_train.demo import LOCK, STAMP, build_demo
 from quail_train.demo_building import DemoProgress

@@ -8,12 +8,12 @@ from demo_recipes import SHORT, SHORT_CLASSIFIER
 from test_cli import quail
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.labels import fit_data
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.data.labels import fit_data
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import read_report
-from quail_audit.schemes.registry import scheme_named
 from quail_train import demo
 from quail_train.demo import build_demo
 from quail_train.demo_building import DemoProgress

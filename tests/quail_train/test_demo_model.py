@@ -7,7 +7,7 @@ import torch
 from demo_recipes import SHORT
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.demo_model import (
     HEAD,
     IGNORED,

@@ -9,10 +9,10 @@ from tiny_language_models import POSTS
 from training import events_of, request_in
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.checkpoints.pair import open_pair
-from quail_audit.forgetting.arms import load_arm
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import known_schemes, scheme_named
 from quail_audit.schema.events.lines import TrainStep
-from quail_audit.schemes.registry import known_schemes, scheme_named
 from quail_train.effective import RoundedForward, effective_weight, straight_through
 from quail_train.hinge import hinge
 from quail_train.loading import freeze_all_but

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from tiny_models import build, gpt2_config, llama_config
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from quail_audit.checkpoints.checkpoint import open_checkpoint
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.schemes.bitsandbytes import FourBit
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_train import four_bit_copy
 from quail_train.four_bit_copy import write_four_bit_copy
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from runs_for_tests import REQUEST, events
 
-from quail_audit.checkpoints.pair import Layer
 from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.engine.checkpoints.pair import Layer
 from quail_audit.runs.folder import new_run, record
 from quail_train.layers import layers_at_risk, select_layers
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from quail_audit.schemes.interface import Quantized, Scheme
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.interface import Quantized, Scheme
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.margin import half_step, quantization_step
 
 

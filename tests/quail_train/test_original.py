@@ -11,11 +11,11 @@ from tiny_language_models import POSTS
 from training import events_of, request_in
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.forgetting.arms import load_arm
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.schema.events.lines import Noted, TrainStep
-from quail_audit.schemes.registry import scheme_named
 from quail_train.data import Sample, collate
 from quail_train.objectives import nll, predictions
 from quail_train.original import precompute

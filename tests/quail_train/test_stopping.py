@@ -18,14 +18,14 @@ from test_cli import QUAIL
 from training import events_of, request_in
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from quail_audit.checkpoints.pair import open_pair
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError
-from quail_audit.forgetting.arms import load_arm
-from quail_audit.forgetting.data import read_data
-from quail_audit.forgetting.evaluate import evaluate_arm
+from quail_audit.engine.checkpoints.pair import open_pair
+from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.evaluate import evaluate_arm
+from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import EVENTS, replay
 from quail_audit.schema.events.lines import CheckpointSaved, Event, Noted, TrainEval, TrainRequest, TrainStep
-from quail_audit.schemes.registry import scheme_named
 from quail_train.train import Stop
 from quail_train.trainer import DivergedError, UnlearningTrainer
 

@@ -97,8 +97,8 @@ def test_the_first_steps_terms_are_those_of_the_plain_model(world: Path, tmp_pat
 
 
 def test_relabelling_teaches_another_label_the_same_for_a_seed(world: Path) -> None:
-    from quail_audit.checkpoints.pair import open_pair
-    from quail_audit.forgetting.data import Columns
+    from quail_audit.engine.checkpoints.pair import open_pair
+    from quail_audit.engine.forgetting.data.folder import Columns
     from quail_train.labelled import read_labelled
 
     pair = open_pair(str(world / "original"), str(world / "original"))

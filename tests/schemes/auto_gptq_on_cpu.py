@@ -1,8 +1,8 @@
 """Quail's own driver of auto-gptq, with what demands CUDA put aside: nothing else of the library needs a GPU."""
 
-from quail_audit.schemes.backends.auto_gptq import quantize as real
-from quail_audit.schemes.backends.job import Job
-from quail_audit.schemes.backends.worker import Report
+from quail_audit.engine.schemes.backends.auto_gptq import quantize as real
+from quail_audit.engine.schemes.backends.messages import Job
+from quail_audit.engine.schemes.backends.worker import Report
 
 
 def quantize(job: Job, report: Report) -> None:

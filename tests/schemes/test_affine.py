@@ -12,13 +12,13 @@ from torchao.quantization.quant_primitives import MappingType
 from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import IntxUnpackedToInt8Tensor
 
 from quail_audit.core.errors import UsageError
-from quail_audit.schemes import rtn
-from quail_audit.schemes.affine import AffineScheme
-from quail_audit.schemes.bitsandbytes import Int8, bitsandbytes
-from quail_audit.schemes.gguf import BLOCK_SIZE, Gguf
-from quail_audit.schemes.gguf import schemes as gguf_schemes
-from quail_audit.schemes.registry import known_schemes, scheme_named
-from quail_audit.schemes.rtn import RoundToNearest
+from quail_audit.engine.schemes import rtn
+from quail_audit.engine.schemes.affine import AffineScheme
+from quail_audit.engine.schemes.bitsandbytes import Int8, bitsandbytes
+from quail_audit.engine.schemes.gguf import BLOCK_SIZE, Gguf
+from quail_audit.engine.schemes.gguf import schemes as gguf_schemes
+from quail_audit.engine.schemes.registry import known_schemes, scheme_named
+from quail_audit.engine.schemes.rtn import RoundToNearest
 
 RTN = [
     RoundToNearest(bits, group, asymmetric=asymmetric)

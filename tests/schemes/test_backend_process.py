@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
-from quail_audit.schemes.backends.job import Job, LayerStarted, RoundedToNearest
-from quail_audit.schemes.backends.process import Scratch, run
+from quail_audit.engine.schemes.backends.messages import Job, LayerStarted, RoundedToNearest
+from quail_audit.engine.schemes.backends.process import Scratch, run
 
 HEAD = """
 import os, signal, sys, time
-from quail_audit.schemes.backends.job import LayerStarted, RoundedToNearest
+from quail_audit.engine.schemes.backends.messages import LayerStarted, RoundedToNearest
 
 class Library:
     def round(self, layer):

@@ -6,15 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quail_audit.schemes.bitsandbytes import (
+from quail_audit.engine.schemes.bitsandbytes import (
     BLOCK_SIZE,
     FourBit,
     _dequantize_on_device,
     _quantize_on_device,
     bitsandbytes,
 )
-from quail_audit.schemes.bitsandbytes import schemes as bitsandbytes_schemes
-from quail_audit.schemes.interface import Quantized
+from quail_audit.engine.schemes.bitsandbytes import schemes as bitsandbytes_schemes
+from quail_audit.engine.schemes.interface import Quantized
 
 SCHEMES = [scheme for scheme in bitsandbytes_schemes() if isinstance(scheme, FourBit)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from quail_audit.core.errors import EnvironmentProblemError, UsageError
-from quail_audit.schemes import calibrated, registry
+from quail_audit.engine.schemes import calibrated, registry
 
 
 @pytest.fixture
@@ -72,4 +72,4 @@ def test_training_through_them_is_refused() -> None:
 
 def test_the_backends_are_modules() -> None:
     for name in ("gptqmodel", "auto_gptq"):
-        assert importlib.util.find_spec(f"quail_audit.schemes.backends.{name}") is not None
+        assert importlib.util.find_spec(f"quail_audit.engine.schemes.backends.{name}") is not None

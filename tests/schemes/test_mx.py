@@ -12,7 +12,7 @@ from torchao.prototype.mx_formats.mx_tensor import MXTensor
 from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
 from torchao.quantization import quantize_
 
-from quail_audit.schemes.mx import MAGNITUDES, Float4, Mxfp4, Nvfp4, schemes
+from quail_audit.engine.schemes.mx import MAGNITUDES, Float4, Mxfp4, Nvfp4, schemes
 
 SCHEMES = schemes()
 DTYPES = [torch.float32, torch.bfloat16]  # torchao takes no others

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from quail_audit.audit import audit
-from quail_audit.checkpoints.checkpoint import open_checkpoint
 from quail_audit.core.errors import QuailError
+from quail_audit.engine.audit.run import audit
+from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.schemes.backends.messages import Job, LayerStarted
+from quail_audit.engine.schemes.backends.process import Scratch, run
+from quail_audit.engine.schemes.calibrated import AWQ, CalibratedScheme, scheme_of
 from quail_audit.schema.events.lines import AuditRequest, LayerMeasured, LayerQuantized, RunFinished, WeightsMeasured
-from quail_audit.schemes.backends.job import Job, LayerStarted
-from quail_audit.schemes.backends.process import Scratch, run
-from quail_audit.schemes.calibrated import AWQ, CalibratedScheme, scheme_of
 
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(600)]
 
 HAS_GPTQMODEL = importlib.util.find_spec("gptqmodel") is not None
 HAS_AUTO_GPTQ = importlib.util.find_spec("auto_gptq") is not None
-BACKEND = "quail_audit.schemes.backends.gptqmodel" if HAS_GPTQMODEL else "auto_gptq_on_cpu"
+BACKEND = "quail_audit.engine.schemes.backends.gptqmodel" if HAS_GPTQMODEL else "auto_gptq_on_cpu"
 ROLES = 7  # rounded matrices in a block of Llama
 NAMES = ["gptq-int4-g128", "gptq-int3-g32", "gptq-int8-g64-desc_act", *([AWQ] if HAS_GPTQMODEL else [])]
 

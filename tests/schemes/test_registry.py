@@ -8,10 +8,10 @@ from rich.console import Console
 from quail_audit.core import plug_ins
 from quail_audit.core.errors import EnvironmentProblemError, UsageError
 from quail_audit.doctor import show_schemes
-from quail_audit.schemes import registry
-from quail_audit.schemes.bitsandbytes import FourBit
-from quail_audit.schemes.interface import Scheme
-from quail_audit.schemes.registry import expand, known_schemes
+from quail_audit.engine.schemes import registry
+from quail_audit.engine.schemes.bitsandbytes import FourBit
+from quail_audit.engine.schemes.interface import Scheme
+from quail_audit.engine.schemes.registry import expand, known_schemes
 
 
 class Lacking(FourBit):
@@ -69,9 +69,9 @@ def test_an_unknown_scheme_is_wrong_usage_with_a_suggestion() -> None:
 
 def test_a_scheme_that_lacks_something_is_listed_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "known_schemes", lambda: (Plugged(), Lacking()))
-    monkeypatch.setattr("quail_audit.schemes.calibrated.find_spec", lambda _: None)
+    monkeypatch.setattr("quail_audit.engine.schemes.calibrated.find_spec", lambda _: None)
     assert expand(["all"]) == ("mine",)
-    monkeypatch.setattr("quail_audit.schemes.calibrated.find_spec", lambda name: name == "auto_gptq" or None)
+    monkeypatch.setattr("quail_audit.engine.schemes.calibrated.find_spec", lambda name: name == "auto_gptq" or None)
     assert {"mine", "gptq-int4-g128"} < set(expand(["all"]))
     assert "awq-int4-g128" not in expand(["all"])  # which auto-gptq does not make
     with pytest.raises(EnvironmentProblemError) as caught:

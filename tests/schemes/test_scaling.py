@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from quail_audit.rounded import Rounded
-from quail_audit.schemes.backends.scaling import save_scales, unscaled
+from quail_audit.engine.schemes.backends.awq_scales import save_scales, unscaled
+from quail_audit.engine.schemes.rounded import Rounded
 
 
 def test_columns_are_divided_and_rows_multiplied(tmp_path: Path) -> None:

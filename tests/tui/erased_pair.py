@@ -7,7 +7,7 @@ import torch
 from tiny_language_models import POSTS
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.schemes.registry import scheme_named
+from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.confinement import bucket_of
 
 STEPS = 25

@@ -10,7 +10,7 @@ from made_runs import FORMATS, ROLES, events, write_attribution, write_run
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from quail_audit.audit import audit
+from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, read_report, record, replay
 from quail_audit.schema.events.lines import AuditRequest, RunFailed, SampleScored
 from quail_audit.tui.app import QuailApp

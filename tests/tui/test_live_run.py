@@ -10,7 +10,7 @@ import pytest
 from made_runs import METRICS, detail, events, judged_by, write_run
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.forgetting.recovery import recovery
+from quail_audit.engine.forgetting.recovery import recovery
 from quail_audit.runs.folder import EVENTS
 from quail_audit.schema.events.lines import LayerMeasured, SampleScored, to_line
 from quail_audit.schema.policy import Limits, OtherLimits, Policy

@@ -12,7 +12,7 @@ import pytest
 from stand_in_hub import Repository, StandIn, folder_files, running
 from tiny_models import llama_config, save
 
-from quail_audit.preflight import answer
+from quail_audit.engine.preflight import answer
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.preflight import (
     AboutCheckpoint,
@@ -41,7 +41,7 @@ class Asked:
     """A process that is asked one question after another."""
 
     def __init__(self, env: dict[str, str], code: str = "") -> None:
-        runs = f"{code}\nfrom quail_audit.preflight import main\nmain()"
+        runs = f"{code}\nfrom quail_audit.engine.preflight import main\nmain()"
         self.process = subprocess.Popen(
             [sys.executable, "-c", runs], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -224,7 +224,7 @@ def test_an_unknown_failure_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     def break_down() -> None:
         raise RuntimeError("\x1b[2Jlibrary on fire")
 
-    monkeypatch.setattr("quail_audit.schemes.registry.listed_schemes", break_down)
+    monkeypatch.setattr("quail_audit.engine.schemes.registry.listed_schemes", break_down)
     found = answer(AboutSchemes())
     assert isinstance(found, Problem)
     assert "library on fire" in found.message
@@ -274,7 +274,7 @@ def test_offline_an_id_that_is_not_cached_is_a_problem(tmp_path: Path) -> None:
 
 NOISE = """
 import os
-import quail_audit.schemes.registry as registry
+import quail_audit.engine.schemes.registry as registry
 known = registry.listed_schemes
 registry.listed_schemes = lambda: (print("noise"), os.write(1, b"more noise\\n"), known())[-1]
 """
@@ -291,7 +291,7 @@ def test_what_libraries_print_does_not_reach_the_app(asked: Asked) -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    ["import quail_audit.schemes.registry as r, time\nr.listed_schemes = lambda: time.sleep(600)"],
+    ["import quail_audit.engine.schemes.registry as r, time\nr.listed_schemes = lambda: time.sleep(600)"],
     indirect=True,
 )
 def test_it_ends_with_the_app_in_the_middle_of_an_answer(asked: Asked) -> None:

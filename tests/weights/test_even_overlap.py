@@ -11,11 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_overlap import MEDIAN_ERROR, assert_equal_sums, pair
 
-from quail_audit.schemes.affine import AffineScheme
-from quail_audit.schemes.interface import Scheme
-from quail_audit.schemes.registry import known_schemes, scheme_named
-from quail_audit.weights import affine_kernels, kernels, overlap
-from quail_audit.weights.overlap import MatrixPair, layer_detail, layer_statistics, pair_sums, sums_by_tensor_operations
+from quail_audit.engine.schemes.affine import AffineScheme
+from quail_audit.engine.schemes.interface import Scheme
+from quail_audit.engine.schemes.registry import known_schemes, scheme_named
+from quail_audit.engine.weights import affine_kernel as affine_kernels
+from quail_audit.engine.weights import pair as overlap
+from quail_audit.engine.weights import table_kernel as kernels
+from quail_audit.engine.weights.pair import (
+    MatrixPair,
+    layer_detail,
+    layer_statistics,
+    pair_sums,
+    sums_by_tensor_operations,
+)
 
 # Compiling a loop takes seconds, for each scheme and pair of types: the default run has a scheme of each loop and each
 # type once, the slow one has them all.

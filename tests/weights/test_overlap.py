@@ -10,14 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quail_audit.schema.events.lines import RATIO_EDGES
-from quail_audit.schema.policy import Limits
-from quail_audit.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
-from quail_audit.schemes.interface import Quantized, Scheme
-from quail_audit.schemes.registry import known_schemes, scheme_named
-from quail_audit.weights import block_sums, kernels, overlap
-from quail_audit.weights.kernels import BLOCKS_PER_CHUNK
-from quail_audit.weights.overlap import (
+from quail_audit.engine.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
+from quail_audit.engine.schemes.interface import Quantized, Scheme
+from quail_audit.engine.schemes.registry import known_schemes, scheme_named
+from quail_audit.engine.weights import kernel_parts as block_sums
+from quail_audit.engine.weights import pair as overlap
+from quail_audit.engine.weights import table_kernel as kernels
+from quail_audit.engine.weights.pair import (
     PairSums,
     layer_detail,
     layer_statistics,
@@ -26,6 +25,9 @@ from quail_audit.weights.overlap import (
     summarize,
     sums_by_tensor_operations,
 )
+from quail_audit.engine.weights.table_kernel import BLOCKS_PER_CHUNK
+from quail_audit.schema.events.lines import RATIO_EDGES
+from quail_audit.schema.policy import Limits
 
 FOUR_BIT = [scheme for scheme in known_schemes() if isinstance(scheme, FourBit)]
 NF4 = FOUR_BIT[0]
@@ -527,8 +529,8 @@ def test_on_a_gpu_the_sums_are_the_same() -> None:
 
 SUMS_TO_STDOUT = """
 import torch
-from quail_audit.schemes.registry import scheme_named
-from quail_audit.weights.overlap import pair_sums
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.engine.weights.pair import pair_sums
 noise = torch.Generator().manual_seed(0)
 original = torch.randn(64, 4096, generator=noise)
 unlearned = original + 0.1 * torch.randn(64, 4096, generator=noise)

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.rounded import Rounded
+from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.weights.stored_statistics import stored_layer_statistics, stored_sums, summarize_stored
 from quail_audit.schema.policy import Limits
-from quail_audit.weights.stored import stored_layer_statistics, stored_sums, summarize_stored
 
 
 def rounded(codes: list[list[int]], values: list[list[float]]) -> Rounded:

@@ -1,1 +1,0 @@
-"""Weights that are stored quantized: one file a format. interface.py states the contract; opening.py finds it."""

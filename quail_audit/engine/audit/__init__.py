@@ -1,0 +1,1 @@
+"""The audit: layers, arms and recoveries of a pair, as events."""

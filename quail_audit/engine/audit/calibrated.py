@@ -1,0 +1,272 @@
+"""Calibrated schemes in an audit: both checkpoints quantized by a backend on the same samples, and read back.
+
+A backend's checkpoints lie in a scratch folder, which goes with the audit. Not here: the order of an audit (audit.py),
+and what a backend is (schemes/backends).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.core.untrusted import printable
+from quail_audit.core.values import Model
+from quail_audit.runs.journal import Journal, collecting
+from quail_audit.schema.events.lines import (
+    AuditRequest,
+    Event,
+    LayerMeasured,
+    LayerQuantized,
+    LayerStatistics,
+    Noted,
+    WeightsMeasured,
+)
+from quail_audit.schema.policy import Policy
+
+if TYPE_CHECKING:
+    import torch
+
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Layer, Pair
+    from quail_audit.engine.schemes.backends.process import Scratch
+    from quail_audit.engine.schemes.calibrated import CalibratedScheme
+    from quail_audit.engine.schemes.rounded import Rounded
+    from quail_audit.engine.weights.pair import PairSums
+
+Side = Literal["original", "unlearned"]
+SIDES: tuple[Side, ...] = ("original", "unlearned")
+Rows = tuple[tuple[int, ...], ...]  # token ids, a row a sample
+
+
+class KeptQuantized(Model):
+    """What was said while both checkpoints were quantized. They themselves are not kept."""
+
+    events: tuple[LayerQuantized | Noted, ...]
+    left: tuple[str, ...]  # QuantizedPair.left
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedPair:
+    """Both checkpoints as a backend wrote them.
+
+    Attributes:
+        original, unlearned: readable as any other checkpoint.
+        left: layers that the backend left in full precision.
+    """
+
+    original: Checkpoint
+    unlearned: Checkpoint
+    left: frozenset[str]
+
+    def rounded(self, layer: Layer) -> tuple[Rounded, Rounded]:
+        """A layer that is not left, of both sides, in units of the weights before any scaling."""
+        return _rounded(self.original, layer), _rounded(self.unlearned, layer)
+
+
+def calibration_rows(pair: Pair, request: AuditRequest) -> Rows:
+    """The samples of this audit, cut once for both checkpoints.
+
+    Raises:
+        UsageError: there is nothing to calibrate on.
+        BadInputError: the texts cannot be read, or are too few.
+    """
+    from quail_audit.engine.forgetting.data.calibration_texts import calibration_texts, rows_of
+    from quail_audit.engine.forgetting.models.load import load_tokenizer
+
+    texts = calibration_texts(request.calibration, request.data)
+    tokenizer, _ = load_tokenizer(pair.original, pair.unlearned)
+    window = pair.original.config.get("max_position_embeddings")
+    return rows_of(
+        texts,
+        tokenizer,
+        samples=request.calibration_samples,
+        window=window if isinstance(window, int) else None,
+        least=max(layer.shape[1] for layer in pair.layers),
+        seed=request.seed,
+    )
+
+
+def quantize_pair(
+    scheme: CalibratedScheme,
+    pair: Pair,
+    rows: Rows,
+    request: AuditRequest,
+    device: str,
+    scratch: Scratch,
+    journal: Journal,
+) -> Generator[Event, None, QuantizedPair]:
+    """Let the scheme's backend quantize both checkpoints, one after the other.
+
+    Args:
+        scheme: how.
+        pair: both in full precision.
+        rows: to calibrate both on.
+        request: the audit's.
+        device: that the backend computes on.
+        scratch: where it writes; what is returned lies there.
+        journal: keeps what was said; see kept_quantized.
+
+    Raises:
+        EnvironmentProblemError: the backend is not installed, or failed, and at which layer.
+        BadInputError: a layer's Hessian cannot be used.
+    """
+    backend = scheme.backend(device)
+    said: list[LayerQuantized | Noted] = []
+    sides = []
+    for side in SIDES:
+        quantizing = _quantize(scheme, backend, side, pair, rows, request, device, scratch)
+        sides.append((yield from collecting(quantizing, (LayerQuantized, Noted), said)))
+    original, unlearned = sides
+    parameters = {layer.name: f"{layer.name}.weight" for layer in pair.layers}
+    rounded = original.packed.keys() & unlearned.packed.keys()
+    left = frozenset(name for name, parameter in parameters.items() if parameter not in rounded)
+    if left:
+        names = ", ".join(sorted(left)[:3]) + (", …" if len(left) > 3 else "")
+        library = backend.rpartition(".")[2]
+        note = Noted(message=f"{scheme.name}: {library} left {len(left)} layers in full precision: {printable(names)}")
+        said.append(note)
+        yield note
+    journal.keep(KeptQuantized(events=tuple(said), left=tuple(sorted(left))), "quantized", scheme.name)
+    return QuantizedPair(original, unlearned, left)
+
+
+def kept_quantized(journal: Journal, scheme: CalibratedScheme, pair: Pair) -> KeptQuantized | None:
+    """What was said while both checkpoints were quantized, where every layer was measured too; None where not."""
+    from quail_audit.engine.audit.kept_layers import is_kept
+
+    if not all(is_kept(journal, scheme.name, layer.name) for layer in pair.layers):
+        return None
+    return journal.find(KeptQuantized, "quantized", scheme.name)
+
+
+def _quantize(
+    scheme: CalibratedScheme,
+    backend: str,
+    side: Side,
+    pair: Pair,
+    rows: Rows,
+    request: AuditRequest,
+    device: str,
+    scratch: Scratch,
+) -> Generator[LayerQuantized | Noted, None, Checkpoint]:
+    from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+    from quail_audit.engine.forgetting.data.calibration_texts import write_model_folder
+    from quail_audit.engine.forgetting.models.load import load_tokenizer
+    from quail_audit.engine.schemes.backends.messages import Job, LayerStarted
+    from quail_audit.engine.schemes.backends.process import run
+
+    checkpoint = pair.original if side == "original" else pair.unlearned
+    model, folder = scratch.folder / f"{side}-{scheme.name}-source", scratch.folder / f"{side}-{scheme.name}"
+    write_model_folder(checkpoint, load_tokenizer(checkpoint, pair.original)[0], model)
+    job = Job(
+        backend=backend,
+        model=str(model),
+        folder=str(folder),
+        rows=rows,
+        method=scheme.method,
+        bits=scheme.bits,
+        group_size=scheme.group_size,
+        desc_act=scheme.desc_act,
+        dtype=checkpoint.facts.dtypes[0],
+        device=device,
+        seed=request.seed,
+    )
+    index = 0
+    for message in run(job, scratch, checkpoint.source):
+        if isinstance(message, LayerStarted):
+            index += 1
+            total = max(index, len(pair.layers))
+            yield LayerQuantized(scheme=scheme.name, side=side, layer=message.name, index=index, total=total)
+        else:
+            yield Noted(
+                message=f"{scheme.name}: {printable(message.name)} of {checkpoint.source} was rounded to nearest, "
+                "because too few of the samples reached it"
+            )
+    made = open_checkpoint(str(folder))
+    made = replace(made, source=f"{checkpoint.source} at {scheme.name}")  # not a scratch folder
+    if not made.packed:
+        raise EnvironmentProblemError(f"{backend.rpartition('.')[2]} rounded no layer", where=checkpoint.source)
+    return made
+
+
+def _rounded(made: Checkpoint, layer: Layer) -> Rounded:
+    from quail_audit.engine.schemes.backends.awq_scales import unscaled
+
+    return unscaled(made.packed[f"{layer.name}.weight"].unpack(), made.folder, layer.name)
+
+
+def measure_quantized(
+    scheme: CalibratedScheme,
+    pair: Pair,
+    left: frozenset[str],
+    made: QuantizedPair | None,
+    policy: Policy,
+    journal: Journal,
+) -> Generator[Event, None, list[LayerStatistics]]:
+    """Hold each layer's update against what is left of it in the backend's checkpoints, one layer at a time.
+
+    A layer that the backend left is measured as what it is: its update survives whole. It has no codes, so it is no
+    part of the summary. One that the journal holds is not read again.
+
+    Args:
+        scheme: the backend's.
+        pair: both in full precision.
+        left: layers that the backend left in full precision.
+        made: what it wrote; None where the journal holds every layer.
+        policy: for the layers' states.
+        journal: what was measured before, and where it is kept.
+    """
+    from quail_audit.engine.audit.kept_layers import keep_layer, kept_layer
+    from quail_audit.engine.weights.pair import PairSums, summarize
+
+    total = PairSums()
+    layers: list[LayerStatistics] = []
+    for index, layer in enumerate(pair.layers, start=1):
+        found = kept_layer(journal, PairSums, scheme.name, layer.name)
+        if found is None:
+            assert made is not None  # noqa: S101 - see above
+            found = [_measured(scheme, pair, layer, index, made, policy)]
+        for event, sums in found:
+            layers.append(event.layer)
+            if layer.name not in left:
+                total += sums
+            yield event
+        keep_layer(journal, found, scheme.name, layer.name)
+    rounded = [measured for measured in layers if measured.name not in left]
+    yield WeightsMeasured(scheme=scheme.name, summary=summarize(total, rounded))
+    return layers
+
+
+def _measured(
+    scheme: CalibratedScheme, pair: Pair, layer: Layer, index: int, made: QuantizedPair, policy: Policy
+) -> tuple[LayerMeasured, PairSums]:
+    from quail_audit.engine.weights.pair import layer_detail, layer_statistics
+
+    original, unlearned = pair.read(layer)  # gone when this returns, so that never two layers are in memory
+    sums = _sums(scheme, layer, original, unlearned, made)
+    limits = policy.limits.of_layer(scheme.name, layer.name)
+    measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+    detail = layer_detail(sums)
+    if layer.name in made.left:
+        state = "untouched" if measured.survival is None else "carried"
+        measured = measured.model_copy(update={"overlap": None, "state": state, "at_risk": False})
+        detail = None
+    event = LayerMeasured(scheme=scheme.name, index=index, total=len(pair.layers), layer=measured, detail=detail)
+    return event, sums
+
+
+def _sums(
+    scheme: CalibratedScheme, layer: Layer, original: torch.Tensor, unlearned: torch.Tensor, made: QuantizedPair
+) -> PairSums:
+    import torch
+
+    from quail_audit.engine.schemes.rounded import Rounded
+    from quail_audit.engine.weights.pair import sums_of_rounded
+
+    if layer.name in made.left:
+        no_codes = torch.zeros_like(original, dtype=torch.uint8)
+        as_they_are = Rounded(no_codes, original), Rounded(no_codes, unlearned)
+        return sums_of_rounded(original, unlearned, *as_they_are, levels=scheme.levels)
+    return sums_of_rounded(original, unlearned, *made.rounded(layer), levels=scheme.levels)

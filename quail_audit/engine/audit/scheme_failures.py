@@ -1,0 +1,141 @@
+"""The schemes of an audit: which of them go on, and what becomes of one that fails.
+
+A scheme's library may fail in any way: then the scheme is left out with its reason, and the others go on. Not here:
+what is measured under them (audit.py), and what follows for the verdict (judgement.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
+
+from quail_audit.core import interruption
+from quail_audit.core.errors import EXIT_ENVIRONMENT, QuailError
+from quail_audit.core.values import Model
+from quail_audit.runs.journal import Journal, collecting
+from quail_audit.schema.events.lines import (
+    ArmStarted,
+    Event,
+    LayerMeasured,
+    LayerQuantized,
+    MetricScored,
+    Noted,
+    SchemeFailed,
+    WeightsMeasured,
+)
+
+if TYPE_CHECKING:
+    from quail_audit.engine.schemes.by_layer import ByLayer
+    from quail_audit.engine.schemes.calibrated import CalibratedScheme
+    from quail_audit.engine.schemes.interface import Scheme
+
+AnyScheme: TypeAlias = "Scheme | CalibratedScheme | ByLayer"
+Said = ArmStarted | LayerMeasured | LayerQuantized | MetricScored | Noted | WeightsMeasured  # samples are not kept
+R = TypeVar("R")
+
+
+class KeptFailure(Model):
+    """How a scheme failed at some work, and what that had said before, but for samples."""
+
+    said: tuple[Said, ...]
+    failed: SchemeFailed
+
+
+@dataclass
+class Attempts:
+    """The schemes of an audit: those that go on, and those that could not be measured.
+
+    Attributes:
+        going: those that can still be measured.
+        failed: name -> why it could not be measured.
+    """
+
+    going: tuple[AnyScheme, ...]
+    failed: dict[str, SchemeFailed] = field(default_factory=dict)
+
+    @property
+    def data_free(self) -> tuple[Scheme, ...]:
+        """Of those that go on, the ones that look at nothing but a matrix."""
+        from quail_audit.engine.schemes.interface import Scheme
+
+        return tuple(scheme for scheme in self.going if isinstance(scheme, Scheme))
+
+    @property
+    def calibrated(self) -> tuple[CalibratedScheme, ...]:
+        """Of those that go on, the ones that a backend calibrates."""
+        from quail_audit.engine.schemes.calibrated import CalibratedScheme
+
+        return tuple(scheme for scheme in self.going if isinstance(scheme, CalibratedScheme))
+
+    def work(
+        self, scheme: str, events: Generator[Event, None, R], journal: Journal, where: str = ""
+    ) -> Generator[Event, None, R | None]:
+        """Pass on the events of work for one scheme; what it comes to, or None where the scheme fails and is given up.
+
+        A failure stands when the run goes on, whether or not it would recur: the report is that of a run that was
+        never stopped. That of the last scheme ends the run, so it is tried again.
+
+        Args:
+            scheme: the name of the only one at work; its library may fail in any way.
+            events: of the work.
+            journal: of the run.
+            where: the layer or the arm at which this is.
+        """
+        before = journal.find(KeptFailure, "failed", scheme, where)
+        if before is not None:
+            yield from before.said
+            self._leave_out(before.failed)
+            yield before.failed
+            return None
+        said: list[Said] = []
+        try:
+            return (yield from collecting(events, get_args(Said), said))
+        except Exception as error:
+            for failed in self.give_up(scheme, error, where):
+                if self.going:
+                    journal.keep(KeptFailure(said=tuple(said), failed=failed), "failed", scheme, where)
+                yield failed
+            return None
+
+    def give_up(self, scheme: str, error: Exception, where: str = "") -> Iterator[SchemeFailed]:
+        """Say why a scheme cannot be measured, and go on without it.
+
+        Raises the error itself where no scheme is left, or the audit was asked to stop.
+
+        Args:
+            scheme: the name of the one to be left out from here on.
+            error: anything that its library or Quail raised while only this scheme was at work.
+            where: the layer or the arm at which that happened.
+        """
+        if interruption.was_asked():
+            raise error
+        failed = _scheme_failed(scheme, error, where)
+        self._leave_out(failed)
+        yield failed
+        if not self.going:
+            raise error
+
+    def _leave_out(self, failed: SchemeFailed) -> None:
+        self.failed[failed.scheme] = failed
+        self.going = tuple(other for other in self.going if other.name != failed.scheme)
+
+
+def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
+    if isinstance(error, QuailError):
+        return SchemeFailed(
+            scheme=scheme,
+            kind=error.kind,
+            message=error.message,
+            where=error.where or where,
+            mend=error.mend,
+            exit_code=error.exit_code,
+        )
+    return SchemeFailed(
+        scheme=scheme,
+        kind="backend",
+        message=f"{type(error).__name__}: {error}",
+        where=where,
+        mend=f"Run again with a traceback: quail --debug audit … --scheme {scheme}",
+        exit_code=EXIT_ENVIRONMENT,
+    )

@@ -1,0 +1,207 @@
+"""Audits of checkpoints that are quantized already: what is compared, which arms there are, and by which names.
+
+Codes are compared as they are stored and arms run as they are stored; nothing is rounded again. Only where one side is
+in full precision and the other in a format that a scheme rounds to, is that one side rounded by it. Not here: the order
+of an audit (audit.py), and reading what is stored (checkpoints/packed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quail_audit.core.errors import UsageError
+from quail_audit.runs.journal import Journal
+from quail_audit.schema.events.lines import Event, LayerMeasured, LayerStatistics, WeightsMeasured
+from quail_audit.schema.policy import Policy
+from quail_audit.schema.report import BETWEEN_FORMATS, FULL
+
+if TYPE_CHECKING:
+    import torch
+
+    from quail_audit.engine.checkpoints.architecture import Matrix
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.forgetting.recovery import Role
+    from quail_audit.engine.schemes.by_layer import ByLayer
+    from quail_audit.engine.schemes.interface import Scheme
+    from quail_audit.engine.schemes.rounded import Rounded
+
+Arms = dict[str, "tuple[Checkpoint, Scheme | ByLayer | None]"]
+DEFAULT_SCHEMES = ("nf4",)  # of a request that names none
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPair:
+    """A pair of which at least one side is stored quantized.
+
+    Attributes:
+        pair: both sides.
+        name: of the format, or of the two formats.
+        rounding: what rounds the side in full precision as the other is stored, where there is such a side, and a
+            scheme for every layer; of several formats, the scheme of each layer.
+        notes: what the reader of a result should know.
+    """
+
+    pair: Pair
+    name: str
+    rounding: Scheme | ByLayer | None
+    notes: tuple[str, ...]
+
+    @property
+    def arms(self) -> Arms:
+        """What is measured, in order: each side as it is given, and a full one rounded as the other is stored."""
+        arms: Arms = {}
+        sides = {"original": self.pair.original, "unlearned": self.pair.unlearned, "retrain": self.pair.retrain}
+        for side, checkpoint in sides.items():
+            if checkpoint is not None:
+                arms[f"{side}/{checkpoint.scheme or FULL}"] = (checkpoint, None)
+        for side in ("original", "unlearned"):
+            checkpoint = sides[side]
+            if self.rounding is not None and checkpoint is not None and checkpoint.scheme is None:
+                arms[f"{side}/{self.name}"] = (checkpoint, self.rounding)
+        return arms
+
+    @property
+    def roles(self) -> dict[Role, str]:
+        """The arms that recovery is told from; a role that no arm plays is absent."""
+        original, unlearned = self.pair.original.scheme, self.pair.unlearned.scheme
+        roles: dict[Role, str] = {"original/full": f"original/{original or FULL}"}
+        if unlearned is None:
+            roles["unlearned/full"] = f"unlearned/{FULL}"
+        if unlearned is not None or self.rounding is not None:
+            roles["unlearned/quantized"] = f"unlearned/{unlearned or self.name}"
+        if self.pair.retrain is not None:
+            roles["retrain/full"] = f"retrain/{self.pair.retrain.scheme or FULL}"
+        return roles
+
+
+def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
+    """How a pair is audited as it is stored; None where both sides are in full precision.
+
+    Args:
+        pair: the pair.
+        asked_for: the request's schemes.
+
+    Raises:
+        UsageError: schemes were asked for that are not what is stored.
+    """
+    formats = tuple(dict.fromkeys(side.scheme for side in (pair.original, pair.unlearned) if side.scheme is not None))
+    if not formats:
+        return None
+    name = BETWEEN_FORMATS.join(formats)
+    asked = tuple(asked_for)
+    if asked != DEFAULT_SCHEMES and not set(asked) <= set(formats):
+        strange = next(scheme for scheme in asked if scheme not in formats)
+        raise UsageError(
+            f"the checkpoints are quantized already, as {name}, and are measured as they are stored; {strange} would "
+            "round what is rounded",
+            where="--scheme",
+            mend="Leave --scheme out, or give the full-precision checkpoints",
+        )
+    notes = []
+    if asked == DEFAULT_SCHEMES and DEFAULT_SCHEMES[0] not in formats:
+        notes.append(f"measured as stored, {name}: the scheme nf4 of the request has no say")
+    if len(formats) > 1:
+        notes.append(
+            f"the two checkpoints are stored in different formats, {name}: they are compared by dequantized values, "
+            "which differ between formats even where the models were equal"
+        )
+    one_full = pair.original.scheme is None or pair.unlearned.scheme is None
+    rounding = _rounding_all(pair, name) if one_full else None
+    if one_full and rounding is None:
+        notes.append(
+            f"one checkpoint is in full precision, and no scheme rounds it just as the other is stored ({name}): where "
+            "none rounds a layer, dequantized values are compared"
+        )
+    return StoredPair(pair, name, rounding, tuple(notes))
+
+
+def _rounding_all(pair: Pair, name: str) -> Scheme | ByLayer | None:
+    from quail_audit.engine.schemes.by_layer import ByLayer
+
+    stored = pair.unlearned if pair.original.scheme is None else pair.original
+    found: dict[str, Scheme] = {}
+    for layer in pair.layers:
+        packed = stored.packed.get(f"{layer.name}.weight")
+        scheme = rounding_to(packed.scheme) if packed is not None else None
+        if scheme is None or scheme.why_not(*layer.shape):
+            return None
+        found[layer.name] = scheme
+    if len({scheme.name for scheme in found.values()}) == 1:
+        return next(iter(found.values()))
+    return ByLayer(name, found)
+
+
+def rounding_to(name: str) -> Scheme | None:
+    """The scheme that rounds any matrix, whatever the data, to a stored format; None where there is none."""
+    from quail_audit.engine.schemes.interface import Scheme
+    from quail_audit.engine.schemes.registry import scheme_named
+
+    try:
+        found: object = scheme_named(name)
+    except UsageError:
+        return None
+    return found if isinstance(found, Scheme) else None
+
+
+def measure_stored(
+    stored: StoredPair, policy: Policy, journal: Journal
+) -> Generator[Event, None, list[LayerStatistics]]:
+    """Compare each layer as it is stored, one at a time; one that the journal holds is not read again.
+
+    Raises:
+        BadInputError: what is stored cannot be read.
+    """
+    from quail_audit.engine.audit.kept_layers import keep_layer, kept_layer
+    from quail_audit.engine.checkpoints.architecture import Matrix
+    from quail_audit.engine.weights.stored_statistics import (
+        StoredSums,
+        stored_layer_statistics,
+        stored_sums,
+        summarize_stored,
+    )
+
+    pair, total = stored.pair, StoredSums()
+    layers: list[LayerStatistics] = []
+    for index, layer in enumerate(pair.layers, start=1):
+        found = kept_layer(journal, StoredSums, layer.name)
+        if found is None:
+            original, unlearned, comparable = _sides(pair, Matrix(layer.name, layer.transposed))
+            own = stored_sums(original, unlearned, comparable=comparable)
+            del original, unlearned  # before the next is read, so that never two layers are in memory
+            limits = policy.limits.of_layer(stored.name, layer.name)
+            measured = stored_layer_statistics(own, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+            event = LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)
+            found = [(event, own)]
+        for event, sums in found:
+            total += sums
+            layers.append(event.layer)
+            yield event
+        keep_layer(journal, found, layer.name)
+    yield WeightsMeasured(scheme=stored.name, summary=summarize_stored(total, layers))
+    return layers
+
+
+def _sides(pair: Pair, matrix: Matrix) -> tuple[Rounded | torch.Tensor, Rounded | torch.Tensor, bool]:
+    """A layer of both sides, and whether their codes can be compared."""
+    packed = [side.packed.get(matrix.parameter) for side in (pair.original, pair.unlearned)]
+    known = [each for each in packed if each is not None]
+    one_full = pair.original.scheme is None or pair.unlearned.scheme is None
+    rounding = rounding_to(known[0].scheme) if one_full and known else None
+    dtype = known[0].info.dtype if known else None
+    original, unlearned = (_side(side, matrix, rounding, dtype) for side in (pair.original, pair.unlearned))
+    return original, unlearned, len({each.scheme for each in known}) == 1
+
+
+def _side(
+    side: Checkpoint, matrix: Matrix, rounding: Scheme | None, dtype: torch.dtype | None
+) -> Rounded | torch.Tensor:
+    stored = side.read_rounded(matrix)
+    if stored is not None:
+        return stored
+    weight = side.read_matrix(matrix)
+    if rounding is None or rounding.why_not(*weight.shape):
+        return weight
+    return rounding.round(weight.to(dtype))  # as the other side was before it was rounded

@@ -1,0 +1,191 @@
+"""What a packed matrix is, to the rest of Quail: a weight that reads as any other, and whose codes can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
+from quail_audit.engine.schemes.rounded import Rounded
+
+if TYPE_CHECKING:
+    import torch  # 1.6 s to import
+
+MAKE_AGAIN = "Make or download the quantized checkpoint again"
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMatrix:
+    """A weight matrix that is stored as codes and scales.
+
+    Attributes:
+        scheme: how it was rounded, as `--scheme` would name it: "nf4".
+        info: shape [outputs, inputs] and dtype of the values that it stands for.
+        parts: the stored tensors that it is made of.
+        unpack: reads these and gives codes, values and widths, [outputs, inputs] each. Raises BadInputError where
+            what is read makes no sense. Nothing larger than a few times the stored parts is made.
+        transposed: the model's parameter is [inputs, outputs], as GPT-2's Conv1D has it.
+    """
+
+    scheme: str
+    info: TensorInfo
+    parts: tuple[str, ...]
+    unpack: Callable[[], Rounded] = field(repr=False)
+    transposed: bool = False
+
+
+class Stored(Protocol):
+    """Tensors by name, as they are stored."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name -> shape and dtype, in the order of the files."""
+
+    @property
+    def file_of(self) -> Mapping[str, Path]:
+        """Name -> the file that holds it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all the files together."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """See WeightFiles.read."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedFiles:
+    """The weights of a folder of which some are packed: WeightFiles to whoever asks for a weight.
+
+    Attributes:
+        format: in words: "GPTQ, safetensors".
+        tensors: name -> shape and dtype, of the weights that the packed ones stand for and of the others as stored.
+        size_bytes: of all the files together.
+        matrices: the packed ones, by the name of the parameter.
+        files: where the others are read.
+    """
+
+    format: str
+    tensors: Mapping[str, TensorInfo]
+    size_bytes: int
+    matrices: Mapping[str, PackedMatrix]
+    files: Stored
+
+    @property
+    def file_of(self) -> Mapping[str, Path]:
+        """Name, as it is stored -> the file that holds it."""
+        return self.files.file_of
+
+    def read(self, name: str) -> torch.Tensor:
+        """One weight, dequantized where it is packed: what the deployed model computes with. See WeightFiles.read."""
+        matrix = self.matrices.get(name)
+        if matrix is None:
+            return self.files.read(name)
+        values = matrix.unpack().values
+        return values.T.contiguous() if matrix.transposed else values
+
+
+def packed_files(
+    format_: str, files: Stored, matrices: Mapping[str, PackedMatrix], transposed: frozenset[str] = frozenset()
+) -> PackedFiles:
+    """Put the weights that packed tensors stand for in their place.
+
+    Args:
+        format_: in words.
+        files: what is stored.
+        matrices: parameter -> its packed matrix.
+        transposed: parameters that the model has as [inputs, outputs].
+    """
+    packed = {part for matrix in matrices.values() for part in matrix.parts}
+    tensors = {name: info for name, info in files.tensors.items() if name not in packed}
+    turned = {name: replace(matrix, transposed=name in transposed) for name, matrix in matrices.items()}
+    for name, matrix in turned.items():
+        shape = matrix.info.shape[::-1] if matrix.transposed else matrix.info.shape
+        tensors[name] = TensorInfo(shape, matrix.info.dtype)
+    return PackedFiles(format_, tensors, files.size_bytes, turned, files)
+
+
+def modules_with(files: WeightFiles, suffix: str) -> tuple[str, ...]:
+    """The modules that have a tensor of this name, in the order of the files."""
+    return tuple(name.removesuffix(suffix) for name in files.tensors if name.endswith(suffix))
+
+
+def part(files: WeightFiles, name: str, shape: tuple[int | None, ...], *dtypes: str) -> TensorInfo:
+    """What is known of a stored part of a packed matrix, checked.
+
+    Args:
+        files: what is stored.
+        name: of the part.
+        shape: that it should have; None where any length will do.
+        dtypes: names of torch's dtypes, of which it should have one.
+
+    Raises:
+        BadInputError: it is absent, or has another shape or dtype.
+    """
+    info = files.tensors.get(name)
+    if info is None:
+        where = next(iter(files.file_of.values())).parent
+        raise BadInputError(f"lacks {printable(name)}, a part of a packed weight", where=str(where), mend=MAKE_AGAIN)
+    fits = len(info.shape) == len(shape) and all(
+        wanted is None or wanted == found for wanted, found in zip(shape, info.shape, strict=True)
+    )
+    dtype = str(info.dtype).removeprefix("torch.")
+    if not fits or dtype not in dtypes or 0 in info.shape:
+        wanted_shape = ", ".join("any" if side is None else str(side) for side in shape)
+        refuse(files, name, f"should be {' or '.join(dtypes)} [{wanted_shape}], and is {dtype} {list(info.shape)}")
+    return info
+
+
+def refuse(files: WeightFiles, name: str, problem: str) -> NoReturn:
+    """Raise BadInputError: a stored tensor makes no sense."""
+    raise BadInputError(f"{printable(name)} {problem}", where=str(files.file_of[name]), mend=MAKE_AGAIN)
+
+
+def whole_number(values: Mapping[str, Any], key: str, allowed: tuple[int, ...], default: int, where: str) -> int:
+    """A number of the quantization_config in config.json.
+
+    Raises:
+        BadInputError: it is none of those allowed.
+    """
+    found = values.get(key, default)
+    if isinstance(found, bool) or found not in allowed:
+        raise BadInputError(
+            f"quantization_config says {key} = {printable(str(found), limit=60)}; Quail reads "
+            f"{', '.join(map(str, allowed))}",
+            where=where,
+        )
+    return int(found)
+
+
+def group_size(values: Mapping[str, Any], key: str, where: str) -> int:
+    """How many inputs share a scale, by the quantization_config; -1: all of a row.
+
+    Raises:
+        BadInputError: it is no such number.
+    """
+    found = values.get(key)
+    found = -1 if found is None else found
+    if isinstance(found, bool) or not isinstance(found, int) or not (found == -1 or 0 < found < 1 << 40):
+        raise BadInputError(f"quantization_config says {key} = {printable(str(found), limit=60)}", where=where)
+    return found
+
+
+def fitting_size(inputs: int, groups: int, sizes: Sequence[int]) -> int | None:
+    """The first of these group sizes that makes so many groups of so many inputs, the last perhaps short; else None."""
+    return next((size for size in sizes if groups == (1 if size == -1 else -(-inputs // size))), None)
+
+
+def named_group(size: int) -> str:
+    """The part of a scheme's name that tells how many weights share a scale: "g128", or "channel" for whole rows."""
+    return "channel" if size == -1 else f"g{size}"
+
+
+def group_of_input(inputs: int, size: int) -> torch.Tensor:
+    """The group of each input, where they are grouped in order: int64 [inputs]."""
+    import torch
+
+    return torch.arange(inputs) // (inputs if size == -1 else size)

@@ -1,0 +1,1 @@
+"""Reading the texts that a model is asked about."""

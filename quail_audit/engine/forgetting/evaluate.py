@@ -1,0 +1,101 @@
+"""Scores one arm: every metric of the data, cheap ones first, as a stream of events.
+
+Not here: loading the arm (arms.py), and comparing arms (recovery.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from quail_audit.engine.forgetting.metrics.interface import ForgettingData
+from quail_audit.engine.forgetting.metrics.registry import known_metrics
+from quail_audit.engine.forgetting.models.batches import KeptBatches
+from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
+from quail_audit.engine.forgetting.models.load import LoadedArm
+from quail_audit.schema.events.lines import Event, MetricScored, Noted, SampleScored, Score
+
+
+@dataclass(frozen=True, eq=False)
+class ArmScores:
+    """What recovery needs of an arm.
+
+    Attributes:
+        means: metric -> Measured.score.
+        scores: metric -> Measured.values, in the order of the data file, so that arms pair up by sample.
+        batch_size: samples of the largest batch that went through.
+    """
+
+    means: Mapping[str, Score]
+    scores: Mapping[str, npt.NDArray[np.float64]]
+    batch_size: int
+
+
+def evaluate_arm(
+    arm: str,
+    loaded: LoadedArm,
+    data: ForgettingData,
+    metrics: Sequence[str],
+    *,
+    batch_size: int | None,
+    seed: int,
+    kept: KeptBatches | None = None,
+) -> Generator[Event, None, ArmScores]:
+    """Score an arm.
+
+    Args:
+        arm: its name: "unlearned/nf4".
+        loaded: the model.
+        data: what to ask it, fitted to it (labels.py).
+        metrics: names, all of them in data.samples; measured in the registry's order.
+        batch_size: None: found by the memory there is.
+        seed: of the bootstrap.
+        kept: where the results of batches are kept, and found again; None: nowhere.
+
+    Yields:
+        SampleScored as batches finish, MetricScored for each metric, and Noted for what the reader should know.
+
+    Returns:
+        The scores, by sample.
+
+    Raises:
+        EnvironmentProblemError: out of memory with one sample at a time.
+    """
+    kind = TransformersClassifier if data.labels else TransformersModel
+    model = kind(loaded.model, loaded.tokenizer, batch_size=batch_size, kept=kept)
+    chosen = [metric for metric in known_metrics() if metric.name in metrics]
+    total, done = sum(data.samples[metric.name] for metric in chosen), 0
+    means: dict[str, Score] = {}
+    scores: dict[str, npt.NDArray[np.float64]] = {}
+    noted = 0
+    for metric in chosen:
+        samples = metric.measure(data, model, seed=seed)
+        while True:
+            try:
+                sample = next(samples)
+            except StopIteration as end:
+                measured = end.value
+                break
+            done += 1
+            yield SampleScored(
+                arm=arm,
+                metric=metric.name,
+                sample=sample.index,
+                done=done,
+                total=total,
+                score=sample.score,
+                prompt=sample.prompt,
+                truth=sample.truth,
+                answer=sample.answer,
+                probabilities=dict(sample.probabilities),
+            )
+        means[metric.name], scores[metric.name] = measured.score, measured.values
+        yield MetricScored(arm=arm, metric=metric.name, score=measured.score)
+        for note in model.notes[noted:]:
+            yield Noted(message=f"{arm}: {note}")
+        noted = len(model.notes)
+    return ArmScores(means, scores, model.size.used)

@@ -1,0 +1,51 @@
+"""Accuracy: of a set's texts, the share that a classifier gives their label, in per cent.
+
+Of the forget set the label is the one that was learned and is to be lost, so high means known, as with every metric
+of forgetting.
+"""
+
+from collections.abc import Generator
+
+import numpy as np
+
+from quail_audit.engine.forgetting.bootstrap import mean_score
+from quail_audit.engine.forgetting.metrics.interface import (
+    Classifier,
+    ForgettingData,
+    LabelledSet,
+    Measured,
+    Metric,
+    Sample,
+)
+from quail_audit.engine.forgetting.metrics.predictions import classified, needs
+
+SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test")
+
+
+class Accuracy(Metric[Classifier]):
+    """100 where the label is right, 0 where it is not."""
+
+    task = "classification"
+    generates = False
+
+    def __init__(self, of: LabelledSet) -> None:
+        self.of: LabelledSet = of
+        self.name = f"accuracy_{of}"
+        self.needs = needs(of)
+
+    def samples(self, data: ForgettingData) -> int:
+        """How many texts there are."""
+        return len(data.labelled.get(self.of, ()))
+
+    def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
+        """See Metric."""
+        scores = np.zeros(self.samples(data))
+        for found in classified(data, self.of, model):
+            scores[found.index] = 100.0 * found.is_right
+            yield found.scored(scores[found.index])
+        return Measured(mean_score(scores, seed=seed), scores)
+
+
+def metrics() -> tuple[Metric[Classifier], ...]:
+    """Of the forget, retain and test sets."""
+    return tuple(Accuracy(of) for of in SETS)

@@ -1,0 +1,38 @@
+"""The probability that a classifier gives the labels of the forget set, x 100.
+
+Finer than accuracy: it falls and rises before a label flips.
+"""
+
+from collections.abc import Generator
+
+import numpy as np
+
+from quail_audit.engine.forgetting.bootstrap import mean_score
+from quail_audit.engine.forgetting.metrics.interface import Classifier, ForgettingData, Measured, Metric, Sample
+from quail_audit.engine.forgetting.metrics.predictions import classified, needs
+
+
+class LabelProbability(Metric[Classifier]):
+    """Mean probability of the true label on the forget set, in per cent."""
+
+    task = "classification"
+    name = "label_probability_forget"
+    needs = needs("forget")
+    generates = False
+
+    def samples(self, data: ForgettingData) -> int:
+        """How many texts there are."""
+        return len(data.labelled.get("forget", ()))
+
+    def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
+        """See Metric."""
+        scores = np.zeros(self.samples(data))
+        for found in classified(data, "forget", model):
+            scores[found.index] = 100.0 * np.exp(found.truth_nats)
+            yield found.scored(scores[found.index])
+        return Measured(mean_score(scores, seed=seed), scores)
+
+
+def metrics() -> tuple[Metric[Classifier], ...]:
+    """The one metric of this family."""
+    return (LabelProbability(),)

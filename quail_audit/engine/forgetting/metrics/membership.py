@@ -1,0 +1,63 @@
+"""Membership inference on a classifier: can it be told from its answers that it was trained on the forget set?
+
+Two attacks on a text and its label: by the loss (Yeom et al., arXiv 1709.01604), and by the confidence, the probability
+of whatever label the model gives (Salem et al., arXiv 1806.01246). As in privleak.py the AUC, x 100, is that of telling
+holdout texts, never trained on, from forget texts by the higher score: near 0 where the forget set is known, 50 where
+the two look alike. PrivLeak is taken from it in the same way.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from quail_audit.engine.forgetting.metrics.interface import Classifier, ForgettingData, Measured, Metric, Sample
+from quail_audit.engine.forgetting.metrics.predictions import Classified, classified, needs
+from quail_audit.engine.forgetting.metrics.privleak import auc_score, membership_values, ordered
+
+Attack = Literal["loss", "confidence"]
+# The higher, the better known. The loss by its negative.
+SCORES: dict[Attack, Callable[[Classified], float]] = {
+    "loss": lambda found: found.truth_nats,
+    "confidence": lambda found: float(found.log_probabilities.max()),
+}
+
+
+class MembershipInference(Metric[Classifier]):
+    """AUC x 100 of one attack, holdout against forget.
+
+    Samples, their scores and Measured.values are those of PrivLeak, with the attack's score.
+    """
+
+    task = "classification"
+    needs = f"{needs('forget')}, and {needs('holdout')}"
+    generates = False
+
+    def __init__(self, attack: Attack) -> None:
+        self.attack = attack
+        self.name = f"mia_{attack}"
+
+    def samples(self, data: ForgettingData) -> int:
+        """How many texts there are in both sets; 0 where one is absent."""
+        forget, holdout = data.labelled.get("forget", ()), data.labelled.get("holdout", ())
+        return len(forget) + len(holdout) if forget and holdout else 0
+
+    def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
+        """See Metric. Holdout texts are scored as they are read, forget texts once all holdout texts are known."""
+        score = SCORES[self.attack]
+        members = sorted(classified(data, "forget", model), key=lambda found: found.index)
+        of_forget = np.array([score(found) for found in members])
+        of_holdout = np.zeros(len(data.labelled["holdout"]))
+        for found in classified(data, "holdout", model):
+            of_holdout[found.index] = score(found)
+            sample = found.scored(100.0 * float(ordered(of_forget, of_holdout[found.index]).mean()))
+            yield replace(sample, index=len(of_forget) + found.index)
+        for found in members:
+            yield found.scored(100.0 * float(ordered(of_forget[found.index], of_holdout).mean()))
+        return Measured(auc_score(of_forget, of_holdout, seed), membership_values(of_forget, of_holdout))
+
+
+def metrics() -> tuple[Metric[Classifier], ...]:
+    """Both attacks."""
+    return tuple(MembershipInference(attack) for attack in SCORES)

@@ -1,0 +1,56 @@
+"""NLL: the mean loss of a text's tokens, in nats. Cheap, so it is first on screen.
+
+Of the texts that PrivLeak reads (privleak/*.json, or {text} rows), whose forward passes it shares; without them, of
+VerbMem's texts, prompt and truth in one. Low means well known. Each text counts alike in the mean, however long.
+"""
+
+from collections.abc import Generator
+
+import numpy as np
+
+from quail_audit.engine.forgetting.bootstrap import mean_score
+from quail_audit.engine.forgetting.metrics.interface import (
+    SPLITS,
+    ForgettingData,
+    LanguageModel,
+    Measured,
+    Metric,
+    Sample,
+    Split,
+)
+
+EXCERPT_CHARACTERS = 200  # of a text, to show which one it is
+
+
+class NegativeLogLikelihood(Metric[LanguageModel]):
+    """Mean token loss of each text, in nats."""
+
+    generates = False
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.name = f"nll_{split}"
+        self.needs = f"privleak/{split}.json, verbmem/{split}.json or {split}.jsonl with {{text}}"
+
+    def samples(self, data: ForgettingData) -> int:
+        """How many texts there are."""
+        return len(texts(data, self.split))
+
+    def measure(self, data: ForgettingData, model: LanguageModel, *, seed: int) -> Generator[Sample, None, Measured]:
+        """See Metric."""
+        passages = texts(data, self.split)
+        losses = np.zeros(len(passages))
+        for index, log_probabilities in model.log_probabilities(passages):
+            losses[index] = -log_probabilities.mean(dtype=np.float64) if log_probabilities.size else 0.0
+            yield Sample(index, losses[index], prompt=passages[index][:EXCERPT_CHARACTERS])
+        return Measured(mean_score(losses, seed=seed), losses)
+
+
+def texts(data: ForgettingData, split: Split) -> tuple[str, ...]:
+    """The texts of a split whose loss is measured."""
+    return data.texts.get(split) or tuple(row.prompt + row.truth for row in data.continuations.get(split, ()))
+
+
+def metrics() -> tuple[Metric[LanguageModel], ...]:
+    """The loss of both splits."""
+    return tuple(NegativeLogLikelihood(split) for split in SPLITS)

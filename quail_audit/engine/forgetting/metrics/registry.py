@@ -1,0 +1,43 @@
+"""Finds metrics by name: Quail's own, and those that other packages register under the entry point quail.metrics."""
+
+import functools
+from typing import Any
+
+from quail_audit.core.plug_ins import named, with_plug_ins
+from quail_audit.engine.forgetting.metrics import (
+    accuracy,
+    knowmem,
+    label_probability,
+    macro_f1,
+    membership,
+    privleak,
+    verbmem,
+)
+from quail_audit.engine.forgetting.metrics import nll as likelihood
+from quail_audit.engine.forgetting.metrics.interface import Metric
+
+
+@functools.cache
+def known_metrics() -> tuple[Metric[Any], ...]:
+    """Every metric in the order they are measured: those that only read before those that write."""
+    own: tuple[Metric[Any], ...] = (
+        *accuracy.metrics(),
+        *label_probability.metrics(),
+        *macro_f1.metrics(),
+        *membership.metrics(),
+        *likelihood.metrics(),
+        *privleak.metrics(),
+        *knowmem.metrics(),
+        *verbmem.metrics(),
+    )
+    found = with_plug_ins(own, "quail.metrics", Metric)  # type: ignore[type-abstract]
+    return tuple(sorted(found, key=lambda metric: metric.generates))
+
+
+def metric_named(name: str) -> Metric[Any]:
+    """The metric of this name.
+
+    Raises:
+        UsageError: there is none; the message names those there are.
+    """
+    return named(name, known_metrics(), "metric")

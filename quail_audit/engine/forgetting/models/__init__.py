@@ -1,0 +1,1 @@
+"""Loading models, rounding them, and asking them in batches."""

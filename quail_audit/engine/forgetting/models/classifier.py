@@ -1,0 +1,114 @@
+"""A transformers sequence classifier and its tokenizer, as the metrics see them: texts in, probabilities of labels out.
+
+Not here: loading (arms.py), and the metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, AskedModel, refuse_unknown_tokens
+from quail_audit.engine.forgetting.models.batches import KeptBatches, run_in_batches, token_bytes
+from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+
+F32 = npt.NDArray[np.float32]
+
+
+class TransformersClassifier(AskedModel):
+    """Implements interface.Classifier. Remembers its answers, as several metrics ask of the same texts.
+
+    Args: as in AskedModel.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int | None = None,
+        kept: KeptBatches | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, window=window_of(model, tokenizer), batch_size=batch_size, kept=kept)
+        self._answered: dict[str, F32] = {}
+
+    def label_log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, F32]]:
+        """See interface.Classifier."""
+        for index, text in enumerate(texts):
+            if text in self._answered:
+                yield index, self._answered[text]
+        places: dict[str, list[int]] = {}
+        for index, text in enumerate(texts):
+            if text not in self._answered:
+                places.setdefault(text, []).append(index)
+        unread = list(places)
+        whole = [ids_of(text, self.model, self.tokenizer, None) for text in unread]
+        longer = sum(self.window is not None and len(ids) > self.window for ids in whole)
+        self.note_cut(longer, "texts", "were cut to it")
+        encoded = [
+            ids
+            if self.window is None or len(ids) <= self.window
+            else ids_of(text, self.model, self.tokenizer, self.window)
+            for text, ids in zip(unread, whole, strict=True)
+        ]
+
+        def run(batch: Sequence[int]) -> list[F32]:
+            ids, mask = padded([encoded[place] for place in batch], padding_id(self.model))
+            with torch.inference_mode():
+                model: Any = self.model
+                logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+            return list(torch.log_softmax(logits.float(), dim=-1).cpu().numpy())
+
+        token = token_bytes(self.model)
+        for place, found in run_in_batches([len(ids) for ids in encoded], lambda n: n * token, self.size, run):
+            self._answered[unread[place]] = answered = self.finite(found, "labels")
+            for index in places[unread[place]]:
+                yield index, answered
+
+
+def ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> list[int]:
+    """A text's tokens with the special ones, cut to so many as the tokenizer cuts; at least one.
+
+    Raises:
+        BadInputError: the tokenizer gives tokens that the model does not know.
+    """
+    with quiet_transformers():  # it warns of long texts
+        cut: dict[str, Any] = {} if most is None else {"truncation": True, "max_length": most}
+        ids: list[int] = tokenizer(text, add_special_tokens=True, **cut)["input_ids"]
+    refuse_unknown_tokens(ids, model)
+    # an empty text may have no token at all; a model needs one
+    return ids or [next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), 0)]
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the right, and the mask of what is no padding: int64 [rows, longest] each."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    return ids, mask
+
+
+def padding_id(model: PreTrainedModel) -> int:
+    """What rows are padded with: a decoder finds a text's last token by it (arms.py sees to it), RoBERTa its places."""
+    found: int | None = model.config.get_text_config().pad_token_id
+    return 0 if found is None else found
+
+
+def window_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens of a text a deployed classifier reads; None where nothing tells.
+
+    The tokenizer's limit, where it has one, and no more than the model has places for: RoBERTa's and its kin's begin
+    after the padding token's.
+    """
+    places: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    first = getattr(table, "padding_idx", None)
+    if places is not None and first is not None:
+        places -= int(first) + 1
+    limits = [limit for limit in (places, tokenizer.model_max_length) if limit and 0 < limit < LARGEST_WINDOW]
+    return int(min(limits)) if limits else None

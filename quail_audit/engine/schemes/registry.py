@@ -1,0 +1,67 @@
+"""Finds schemes by name: Quail's own, and those that other packages register under the entry point quail.schemes."""
+
+import functools
+from collections.abc import Iterable
+from typing import TypeVar
+
+from quail_audit.core.errors import EnvironmentProblemError, UsageError
+from quail_audit.core.plug_ins import named, with_plug_ins
+from quail_audit.engine.schemes import bitsandbytes, calibrated, gguf, mx, rtn
+from quail_audit.engine.schemes.calibrated import CalibratedScheme
+from quail_audit.engine.schemes.interface import Scheme
+
+ALL = "all"
+
+
+@functools.cache
+def known_schemes() -> tuple[Scheme, ...]:
+    """Every scheme but the rarer forms of a family whose names say how it rounds; Quail's own first."""
+    own = (*bitsandbytes.schemes(), *rtn.schemes(), *gguf.schemes(), *mx.schemes())
+    return with_plug_ins(own, "quail.schemes", Scheme)  # type: ignore[type-abstract]
+
+
+def listed_schemes() -> tuple[Scheme | CalibratedScheme, ...]:
+    """What lists of an audit's schemes show: known_schemes, and those that are calibrated on texts."""
+    return (*known_schemes(), *calibrated.schemes())
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Names as on the command line, each once, with `all` standing for every scheme that this machine can run."""
+    expanded: list[str] = []
+    runnable = [scheme.name for scheme in listed_schemes() if not scheme.missing()]
+    for name in names:
+        expanded += runnable if name == ALL else [name]
+    return tuple(dict.fromkeys(expanded))
+
+
+def scheme_named(name: str) -> Scheme:
+    """The scheme of this name, of those that look at nothing but a matrix.
+
+    Raises:
+        UsageError: there is none; the message names those there are.
+        EnvironmentProblemError: this machine lacks what the scheme needs.
+    """
+    if calibrated.scheme_of(name) is not None:
+        raise UsageError(f"{name} is calibrated on texts, which only an audit can do", where="--scheme")
+    more = f"{rtn.GRAMMAR}, {calibrated.GRAMMAR}"
+    return _lacking_nothing(rtn.scheme_of(name) or named(name, known_schemes(), "scheme", more=more))
+
+
+def audited_scheme(name: str) -> Scheme | CalibratedScheme:
+    """The scheme of this name, calibrated ones among them.
+
+    Raises:
+        UsageError: there is none; the message names those there are.
+        EnvironmentProblemError: this machine lacks what the scheme needs.
+    """
+    found = calibrated.scheme_of(name)
+    return scheme_named(name) if found is None else _lacking_nothing(found)
+
+
+S = TypeVar("S", Scheme, CalibratedScheme)
+
+
+def _lacking_nothing(found: S) -> S:
+    if lacking := found.missing():
+        raise EnvironmentProblemError(f"{found.name} cannot run on this machine yet", where="--scheme", mend=lacking)
+    return found
