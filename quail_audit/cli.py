@@ -578,7 +578,7 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
 def _face(stream: TextIO) -> LiveView | PlainProgress:
     """A live view where a person looks, plain lines elsewhere."""
     if stream.isatty() and os.environ.get("TERM") != "dumb":
-        from quail_audit.reports.console import PlainTextConsole
+        from quail_audit.reports.text.console import PlainTextConsole
         from quail_audit.terminal.live import LiveView
 
         return LiveView(PlainTextConsole(stream))
@@ -615,7 +615,9 @@ def _write_report(
     if format == "json":
         stream.write(report.model_dump_json(indent=2) + "\n")
     elif format == "text":
-        from quail_audit.reports import cure_text, text, training_text
+        from quail_audit.reports.text import audit as text
+        from quail_audit.reports.text import cure as cure_text
+        from quail_audit.reports.text import training as training_text
 
         if isinstance(report, TrainingReport):
             training_text.show(report, new_console(stream))
@@ -638,7 +640,7 @@ def _write_report(
 
 def new_console(stream: TextIO) -> Console:
     """For results: as wide as the terminal, or TEXT_WIDTH elsewhere."""
-    from quail_audit.reports.console import PlainTextConsole
+    from quail_audit.reports.text.console import PlainTextConsole
 
     return PlainTextConsole(stream, width=None if stream.isatty() else TEXT_WIDTH)
 
@@ -773,7 +775,7 @@ def compare(
     """
     from pydantic import TypeAdapter
 
-    from quail_audit.reports import changes
+    from quail_audit.reports import comparison as changes
     from quail_audit.runs.folder import read_report
     from quail_audit.verdict.comparison import Comparison
     from quail_audit.verdict.comparison import compare as compared
@@ -826,7 +828,7 @@ def verify(
     The exit code is 0 where nothing has, 1 where something was changed, added or is missing, and 5 where nothing was
     found changed but not everything could be checked.
     """
-    from quail_audit.reports import verification_text
+    from quail_audit.reports.text import verification as verification_text
     from quail_audit.runs.integrity.verify import verify as verified
     from quail_audit.schema.events.lines import FileRole
     from quail_audit.terminal.reading import shown_reading
@@ -927,7 +929,7 @@ def policy_check(
 
     The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive.
     """
-    from quail_audit.reports import rules_text
+    from quail_audit.reports.text import rules as rules_text
     from quail_audit.runs.folder import read_report
     from quail_audit.schema.policy import Policy
     from quail_audit.verdict.checks import exit_code

@@ -130,7 +130,7 @@ def prescribe(
     was not forgotten in full precision is mended by none of these.
     """
     from quail_audit.cli import new_console
-    from quail_audit.reports.advice_text import show
+    from quail_audit.reports.text.prescription import show
     from quail_audit.runs.attributions import units_measured
     from quail_audit.runs.folder import read_report
     from quail_audit.verdict.prescription import prescribe as advice_on
@@ -170,7 +170,7 @@ def _apply(prescription: Prescription, before: Report, *, quiet: bool) -> int:
         QuailError: a command failed, or the audit could not be finished.
     """
     from quail_audit.cli import audit_and_show, new_console
-    from quail_audit.reports.advice_text import show_change
+    from quail_audit.reports.text.prescription import show_change
     from quail_audit.runs.folder import RUNS_FOLDER, new_run_id, read_report
 
     for command, shown in zip(prescription.commands, prescription.shown, strict=True):
@@ -252,7 +252,7 @@ def run_and_show(
     draw: adds a picture of the report to the run's folder.
     """
     from quail_audit.cli import follow, new_console
-    from quail_audit.reports.cure_text import show
+    from quail_audit.reports.text.cure import show
     from quail_audit.runs.attributions import CURES_FOLDER
     from quail_audit.runs.folder import new_run, new_run_id, record
     from quail_audit.runs.state.cure import CureState

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import quail_audit
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import TrainEval, TrainingPlanned, TrainRequest
 
 NAME = "README.md"

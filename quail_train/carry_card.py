@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 import quail_audit
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import CarryRequest, CarryWay, LayerCarried
 from quail_train.card import NAME, code
 

@@ -116,7 +116,7 @@ def carry_and_show(
         QuailError: the run could not be finished; what was done is in its folder.
     """
     from quail_audit.cli import follow, new_console
-    from quail_audit.reports.cure_text import show
+    from quail_audit.reports.text.cure import show
     from quail_audit.runs.folder import RUNS_FOLDER, new_run, new_run_id, record
     from quail_audit.runs.state.cure import CureState
     from quail_train.carry_run import carry as events_of

@@ -10,8 +10,8 @@ import pytest
 from made_runs import events, write_attribution, write_run
 from rich.console import Console
 
-from quail_audit.reports import text
 from quail_audit.reports.formats import FORMATS
+from quail_audit.reports.text import audit as text
 from quail_audit.runs.attributions import brought_back, brought_back_in, units_measured
 from quail_audit.runs.folder import EVENTS, REQUEST, read_report
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from runs_for_tests import REQUEST, events, report_of
 
-from quail_audit.reports import text
 from quail_audit.reports.formats import FORMATS
+from quail_audit.reports.text import audit as text
 from quail_audit.runs.digest import canonical, digest_of
 from quail_audit.runs.folder import REPORT, new_run, read_report, record
 from quail_audit.schema.events.lines import Event, FileHash, FilesHashed

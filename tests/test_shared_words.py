@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
-from quail_audit.shared_words import MOST_WORDS, SharedWords, shared_words, words_of
+from quail_audit.reports.shared_words import MOST_WORDS, SharedWords, shared_words, words_of
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "the", "of", "x1"]), max_size=30)
 TEXTS = st.text(alphabet="aAbB z09.,\n\tİK\u017fß\x1b[]é\u202e", max_size=60)

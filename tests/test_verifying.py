@@ -17,7 +17,7 @@ from test_cli import quail
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_bounded
-from quail_audit.reports import verification_text
+from quail_audit.reports.text import verification as verification_text
 from quail_audit.runs.digest import digest_of
 from quail_audit.runs.folder import EVENTS, REPORT, new_run, record
 from quail_audit.runs.integrity.verify import Verification, verify

@@ -12,8 +12,8 @@ schemes, which are there where it is installed (pip install 'quail-audit[gptq]')
 import sys
 from pathlib import Path
 
-from quail_audit import wording
 from quail_audit.engine.schemes.registry import listed_schemes
+from quail_audit.reports import wording
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.verdict.standings import formats

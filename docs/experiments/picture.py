@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from quail_audit.reports.text import show
+from quail_audit.reports.text.audit import show
 from quail_audit.runs.folder import read_report
 
 WIDTH = 118

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
+from quail_audit.reports.shared_words import shared_words
 from quail_audit.reports.worst_samples import WorstSample
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.events.lines import LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
-from quail_audit.shared_words import shared_words
 from quail_audit.verdict.standings import Format, formats, riskiness
 
 SAMPLES_SHOWN = 8

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from quail_audit import wording
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
+from quail_audit.reports import wording
 from quail_audit.schema.report import FULL, Report, arm_at
 from quail_audit.verdict.standings import formats
 

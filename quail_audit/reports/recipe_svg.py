@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from quail_audit import wording
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import RecipePoint
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 60, 50, 20, 20

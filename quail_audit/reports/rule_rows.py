@@ -6,7 +6,7 @@ No layout. Cells may hold anybody's text.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quail_audit import wording
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.schema.report import Report
 from quail_audit.verdict.rules import limits_in_words

@@ -18,10 +18,10 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from quail_audit import wording
 from quail_audit.core.clock import utc_of
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.events.lines import Reason
 from quail_audit.schema.report import Report, badness

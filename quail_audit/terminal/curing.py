@@ -5,9 +5,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.reports.cure_text import carried_line, fall_line, point_line, unit_line
+from quail_audit.reports import wording
+from quail_audit.reports.text.cure import carried_line, fall_line, point_line, unit_line
 from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.lines import AttributeRequest, CureRequest, RecipeRequest
 

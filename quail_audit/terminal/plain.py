@@ -2,9 +2,9 @@
 
 from typing import TextIO
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.reports import cure_text
+from quail_audit.reports import wording
+from quail_audit.reports.text import cure as cure_text
 from quail_audit.runs.folder import AnyState
 from quail_audit.schema.events.lines import (
     ArmStarted,

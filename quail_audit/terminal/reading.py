@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from quail_audit import wording
+from quail_audit.reports import wording
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -22,7 +22,7 @@ def shown_reading(stream: TextIO | None, what: str) -> Iterator[Progress]:
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        from quail_audit.reports.console import PlainTextConsole
+        from quail_audit.reports.text.console import PlainTextConsole
 
         columns = (TextColumn(f" {what}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with Bars(*columns, console=PlainTextConsole(stream), transient=True) as bars:

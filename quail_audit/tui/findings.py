@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.preflight import (
     Answer,
     CheckpointFound,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerStatistics
 
 Mode = Literal["risk", "overlap", "survival", "update/bucket", "brings back"]

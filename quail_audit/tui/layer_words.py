@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from quail_audit import wording
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import RATIO_EDGES, LayerDetail, LayerStatistics
 from quail_audit.schema.policy import Limits
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from quail_audit import wording
+from quail_audit.reports import wording
 from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live_run import AnswersOf, LiveRun
 

@@ -475,8 +475,8 @@ def _reports() -> st.SearchStrategy[bytes]:
 def _read_report(folder: Path) -> None:
     from rich.console import Console
 
-    from quail_audit.reports import text
     from quail_audit.reports.formats import FORMATS
+    from quail_audit.reports.text import audit as text
     from quail_audit.runs.report_file import read_report_file
 
     report = read_report_file(folder / "report.json")

@@ -9,7 +9,7 @@ from rich.console import Console
 from runs_for_tests import report_of
 from test_cli import quail
 
-from quail_audit.reports import changes
+from quail_audit.reports import comparison as changes
 from quail_audit.verdict.comparison import Comparison, compare
 
 

@@ -4,7 +4,7 @@ import made_runs
 from rich.console import Console
 from runs_for_tests import UNTOUCHED, events, layer
 
-from quail_audit.reports.text import show
+from quail_audit.reports.text.audit import show
 from quail_audit.schema.events.lines import Event, RunFailed
 from quail_audit.schema.report import Report, RunState, badness
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from quail_audit.reports import training_text
+from quail_audit.reports.text import training as training_text
 from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.lines import (
     CheckpointSaved,

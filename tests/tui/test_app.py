@@ -13,7 +13,7 @@ from textual.command import CommandList, CommandPalette
 from textual.widgets import Input, RadioButton
 
 from quail_audit.reports.formats import FORMATS
-from quail_audit.reports.text import show
+from quail_audit.reports.text.audit import show
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report
 from quail_audit.tui.app import QuailApp

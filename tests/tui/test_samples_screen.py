@@ -12,9 +12,9 @@ from rich.style import Style
 from textual.pilot import Pilot
 from textual.widgets import Input, Static, Tabs
 
+from quail_audit.reports.shared_words import shared_words
 from quail_audit.runs.folder import EVENTS
 from quail_audit.schema.events.lines import Event, SampleScored, to_line
-from quail_audit.shared_words import shared_words
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.sample_scores import (

@@ -12,9 +12,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
-from quail_audit.reports.cure_text import carried_line, fall_line, point_line, recipe_in_words, unit_line
+from quail_audit.reports import wording
+from quail_audit.reports.text.cure import carried_line, fall_line, point_line, recipe_in_words, unit_line
 from quail_audit.schema.events.lines import AuditRequest, CarryRequest, CheckpointSaved
 from quail_audit.tui import palette
 from quail_audit.tui.choices import policy_here

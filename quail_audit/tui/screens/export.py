@@ -127,8 +127,8 @@ class ExportScreen(ModalScreen[None]):
         if kind == "json":
             return (report.model_dump_json(indent=2) + "\n",)
         if kind == "text":
-            from quail_audit.reports.console import PlainTextConsole
-            from quail_audit.reports.text import show
+            from quail_audit.reports.text.audit import show
+            from quail_audit.reports.text.console import PlainTextConsole
             from quail_audit.runs.attributions import brought_back_in
 
             stream = io.StringIO()

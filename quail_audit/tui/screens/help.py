@@ -12,7 +12,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-from quail_audit import wording
+from quail_audit.reports import wording
 from quail_audit.tui import palette
 
 TERMS: Mapping[str, str] = {

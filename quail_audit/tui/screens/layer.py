@@ -12,9 +12,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static, Tab, Tabs
 
-from quail_audit import wording
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerDetail, LayerStatistics
 from quail_audit.tui import layer_views, palette
 from quail_audit.tui.layer_words import state_in_words

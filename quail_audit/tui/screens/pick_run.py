@@ -19,10 +19,10 @@ from textual.widgets.option_list import Option
 
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
+from quail_audit.reports.wording import STANDING_MARKS, duration, unjudged_mark
 from quail_audit.runs.folder import RUNS_FOLDER, RunSummary, list_runs, replay, summarize_run
 from quail_audit.schema.events.lines import LayerMeasured, PairOpened
 from quail_audit.verdict.checks import OUTCOME_OF
-from quail_audit.wording import STANDING_MARKS, duration, unjudged_mark
 
 MOST_RUNS = 50
 

@@ -13,8 +13,8 @@ from textual.containers import Container, VerticalScroll
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.runs.attributions import units_measured
 from quail_audit.tui import palette
 from quail_audit.tui.live_cure import LiveCure

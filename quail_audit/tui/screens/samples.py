@@ -17,9 +17,9 @@ from textual.message import Message
 from textual.widgets import Input, Tab, Tabs
 from textual.worker import get_current_worker
 
-from quail_audit import wording
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.tui.live_run import AnswersOf, LiveRun
 from quail_audit.tui.sample_scores import SampleScores, came_back_in_words
 from quail_audit.tui.sample_search import Searched, search

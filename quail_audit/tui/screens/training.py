@@ -11,9 +11,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widgets import Static
 
-from quail_audit import wording
 from quail_audit.core.errors import EXIT_INTERRUPTED
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import AuditRequest, CheckpointSaved, RunFailed, TrainEval
 from quail_audit.tui import palette
 from quail_audit.tui.choices import policy_here

@@ -18,7 +18,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from quail_audit import wording
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import Recovery, Score
 from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui import palette

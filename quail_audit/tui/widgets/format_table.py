@@ -9,8 +9,8 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.tui import palette
 from quail_audit.tui.live_run import LiveRun
 from quail_audit.tui.widgets.layer_table import end_of

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
-from quail_audit import wording
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.schema.report import STATES_BY_RISK
 from quail_audit.tui import palette

@@ -11,8 +11,8 @@ from textual.message import Message
 from textual.widgets import DataTable
 from textual.widgets.data_table import RowKey
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.schema.report import badness
 from quail_audit.tui import layer_views, palette

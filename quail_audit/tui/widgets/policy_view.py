@@ -16,9 +16,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from quail_audit import wording
 from quail_audit.core.clock import utc_of
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, policy_title, rule_row
 from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.schema.policy import Policy

@@ -17,9 +17,9 @@ from textual.containers import Grid, VerticalScroll
 from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
+from quail_audit.reports.shared_words import SharedWords, shared_words
 from quail_audit.schema.events.lines import SampleScored
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.shared_words import SharedWords, shared_words
 from quail_audit.tui import palette
 from quail_audit.tui.sample_scores import LEAK, figure, has_answers
 

@@ -14,8 +14,8 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import AuditRequest, Outcome
 from quail_audit.tui import palette
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 from rich.text import Text
 from textual.widgets import Static
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.events.lines import TrainStep
 from quail_audit.tui import palette
 from quail_audit.tui.braille import curve

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 from textual.widgets import Static
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.tui import palette
 from quail_audit.tui.endings import why_it_stopped
 from quail_audit.tui.live_run import LiveRun

@@ -7,8 +7,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, STANDING_STYLES, rule_row
 from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.verdict.checks import Judgement

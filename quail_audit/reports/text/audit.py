@@ -7,10 +7,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable, printable_everywhere
+from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import policy_title, shown_rules
-from quail_audit.reports.rules_text import rules_table
+from quail_audit.reports.text.rules import rules_table
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.events.lines import LayerStatistics, Verdict
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness

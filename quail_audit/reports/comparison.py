@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quail_audit import wording
 from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.reports.markdown import code, plain
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.verdict.comparison import (
