@@ -22,8 +22,8 @@ from quail_audit.core.errors import EXIT_FAIL, EXIT_PASS
 from quail_audit.runs.folder import EVENTS, REQUEST, RUNS_FOLDER, RunSummary, list_runs
 from quail_audit.schema.events.lines import TrainRequest
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.live_training import LiveTraining
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.live.training import LiveTraining
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.training import TrainingScreen
 

@@ -968,7 +968,7 @@ def serve(
     an app of its own, and closing it ends the audit it has started. From another machine, connect with ssh -L.
     """
     from quail_audit.runs.folder import require_run
-    from quail_audit.tui.serve import AppServer, is_loopback, listen
+    from quail_audit.tui.browser.serve import AppServer, is_loopback, listen
 
     if run is not None:
         require_run(run)

@@ -28,17 +28,17 @@ from quail_audit.schema.events.lines import (
     RecipeRequest,
     TrainRequest,
 )
-from quail_audit.tui.child import Child
-from quail_audit.tui.leash import GRACE_S
-from quail_audit.tui.live_cure import LiveCure
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.live_training import LiveTraining
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.child import Child
+from quail_audit.tui.live.cure import LiveCure
+from quail_audit.tui.live.leash import GRACE_S
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.live.training import LiveTraining
+from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.settings import Settings, load_settings, save_settings, user_themes_folder
-from quail_audit.tui.themes import DEFAULT_THEME, QuailTheme, find_themes
+from quail_audit.tui.theme.files import DEFAULT_THEME, QuailTheme, find_themes
 
 if TYPE_CHECKING:
-    from quail_audit.tui.followed import Followed
+    from quail_audit.tui.live.followed import Followed
 
 TAKES_PER_SECOND = 60
 TAKE_BUDGET_S = 0.008  # of each of those, spent on events; the rest is for keys and drawing

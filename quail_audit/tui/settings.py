@@ -15,8 +15,8 @@ from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.values import Model, Name, first_problem
 from quail_audit.core.writing import writable, write_whole
-from quail_audit.tui.layer_views import Mode
-from quail_audit.tui.themes import DEFAULT_THEME
+from quail_audit.tui.theme.files import DEFAULT_THEME
+from quail_audit.tui.words.layer_views import Mode
 
 FILE = "settings.json"
 LARGEST_BYTES = 256 * 1024

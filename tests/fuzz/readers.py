@@ -407,7 +407,7 @@ def _themes() -> st.SearchStrategy[bytes]:
 
 
 def _read_theme(folder: Path) -> None:
-    from quail_audit.tui.themes import read_theme
+    from quail_audit.tui.theme.files import read_theme
 
     read_theme(folder / "theme.toml").textual()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.screens.base import QuailScreen
 
 TURNS = 5  # from a key to the last of what it leads to there are three or four
 PATIENCE_S = 60.0  # a machine may stand still for long; only a failure takes so long

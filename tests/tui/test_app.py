@@ -23,7 +23,7 @@ from quail_audit.tui.screens.export import KINDS, ExportScreen
 from quail_audit.tui.screens.help import TERMS, HelpScreen
 from quail_audit.tui.screens.log import LogScreen
 from quail_audit.tui.settings import load_settings
-from quail_audit.tui.themes import SHIPPED_NAMES
+from quail_audit.tui.theme.files import SHIPPED_NAMES
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.tui.braille import curve
+from quail_audit.tui.widgets.braille import curve
 
 
 def test_a_rising_line_goes_from_the_lower_left_to_the_upper_right() -> None:

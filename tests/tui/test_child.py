@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quail_audit.tui.child import Child, how_it_ended
+from quail_audit.tui.live.child import Child, how_it_ended
 
 PATIENCE_S = 30.0
 
@@ -119,7 +119,7 @@ def other_of_when_there(folder: Path) -> int:
 def test_a_command_ends_with_the_app_that_was_killed(plug_in: Path) -> None:
     script = f"""
         import time
-        from quail_audit.tui.child import Child
+        from quail_audit.tui.live.child import Child
         child = Child(["sleep", {str(plug_in)!r}])
         print(child._process.pid, flush=True)
         time.sleep(600)

@@ -21,13 +21,13 @@ from quail_audit.schema.events.lines import (
     to_line,
 )
 from quail_audit.schema.policy import Limits
-from quail_audit.tui import layer_words
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.layer import LayerScreen
 from quail_audit.tui.widgets.histogram import Histogram
 from quail_audit.tui.widgets.layer_table import LayerTable
 from quail_audit.tui.widgets.transitions import Transitions, short_count
+from quail_audit.tui.words import layers as layer_words
 
 
 @pytest.fixture(autouse=True)
@@ -283,7 +283,7 @@ async def test_a_layer_appears_when_it_is_measured(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", iter(made[: measured[1]]))  # the first layer under nf4 only
     app = QuailApp()
     async with app.run_test() as pilot:
-        from quail_audit.tui.live_run import LiveRun
+        from quail_audit.tui.live.run import LiveRun
 
         run = LiveRun(folder)
         await until(pilot, lambda: run.advance(0.01) or run.state.layers_done)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_runs import layers as made_layers
 
 from quail_audit.schema.events.lines import LayerStatistics
-from quail_audit.tui.layer_specs import layer_specs
+from quail_audit.tui.form.layer_specs import layer_specs
 
 LLAMA = list(made_layers(32, "nf4"))
 NAMES = [layer.name for layer in LLAMA]

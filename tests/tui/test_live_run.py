@@ -15,9 +15,9 @@ from quail_audit.runs.folder import EVENTS
 from quail_audit.schema.events.lines import LayerMeasured, SampleScored, to_line
 from quail_audit.schema.policy import Limits, OtherLimits, Policy
 from quail_audit.schema.report import RunState
-from quail_audit.tui import feed as feed_module
-from quail_audit.tui.feed import Feed
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live import feed as feed_module
+from quail_audit.tui.live.feed import Feed
+from quail_audit.tui.live.run import LiveRun
 
 PATIENCE_S = 20.0
 

@@ -18,10 +18,10 @@ from quail_audit.schema.events.lines import RunStarted
 from quail_audit.schema.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
 from quail_audit.schema.preflight import PolicyFound
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.findings import details, finding
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.policy import PolicyScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel, gauge_cell
+from quail_audit.tui.words.findings import details, finding
 from quail_audit.verdict.judge import day_of, judge_report
 
 HOSTILE = "[red]MLPs[/red] \x1b[31m carry"

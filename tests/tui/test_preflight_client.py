@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from quail_audit.schema.preflight import AboutCheckpoint, AboutSchemes, Answer, NotYetKnown, Problem, SchemesFound
-from quail_audit.tui.preflight_client import Preflight
+from quail_audit.tui.form.preflight import Preflight
 
 # Answers "ID: what was asked" after as many seconds as the source says: "0.5 name".
 ECHO = """

@@ -14,7 +14,7 @@ from textual.widgets import Input, Select, Static
 
 from quail_audit.schema.events.lines import AuditRequest
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.live_training import LiveTraining
+from quail_audit.tui.live.training import LiveTraining
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen
 from quail_audit.tui.screens.remediate import RemediateScreen

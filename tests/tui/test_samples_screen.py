@@ -16,8 +16,8 @@ from quail_audit.reports.shared_words import shared_words
 from quail_audit.runs.folder import EVENTS
 from quail_audit.schema.events.lines import Event, SampleScored, to_line
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.sample_scores import (
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.live.sample_scores import (
     BY_NUMBER,
     CAME_BACK,
     SampleScores,
@@ -25,7 +25,7 @@ from quail_audit.tui.sample_scores import (
     change,
     low_is_known,
 )
-from quail_audit.tui.sample_search import search
+from quail_audit.tui.live.sample_search import search
 from quail_audit.tui.screens.samples import SamplesScreen
 from quail_audit.tui.widgets.reading_pane import MOST_CHARACTERS, ReadingPane, columns_in, marked_text
 from quail_audit.tui.widgets.sample_list import SampleList

@@ -14,7 +14,7 @@ import pytest
 from served_app import END_S, served, still_alive
 
 from quail_audit.core.errors import EnvironmentProblemError, UsageError
-from quail_audit.tui import serve
+from quail_audit.tui.browser import serve
 
 
 def quail(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -225,6 +225,7 @@ async def test_a_tab_that_goes_while_the_app_draws_leaves_nothing(tmp_path: Path
 
 
 def test_the_serving_process_imports_nothing_heavy() -> None:
-    code = "import sys, quail_audit.tui.serve; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    heavy = "{'torch', 'transformers', 'numpy'}"
+    code = f"import sys, quail_audit.tui.browser.serve; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

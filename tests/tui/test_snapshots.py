@@ -145,7 +145,7 @@ async def draw_compare(pilot: Pilot[Any]) -> None:
 
 
 async def draw_cure(pilot: Pilot[Any]) -> None:
-    from quail_audit.tui.live_cure import LiveCure
+    from quail_audit.tui.live.cure import LiveCure
 
     app = pilot.app
     assert isinstance(app, QuailApp)
@@ -157,7 +157,7 @@ async def draw_cure(pilot: Pilot[Any]) -> None:
 
 
 async def draw_training(pilot: Pilot[Any]) -> None:
-    from quail_audit.tui.live_training import LiveTraining
+    from quail_audit.tui.live.training import LiveTraining
 
     app = pilot.app
     assert isinstance(app, QuailApp)

@@ -28,16 +28,16 @@ from quail_audit.schema.preflight import (
     SchemesFound,
 )
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.choices import Choices, choices_to_begin_with, readiness, usable
-from quail_audit.tui.findings import details, finding
-from quail_audit.tui.folder_suggester import complete
-from quail_audit.tui.recent_runs import RecentRuns
+from quail_audit.tui.form.choices import Choices, choices_to_begin_with, readiness, usable
+from quail_audit.tui.form.folder_suggester import complete
+from quail_audit.tui.live.recent_runs import RecentRuns
 from quail_audit.tui.screens import start
 from quail_audit.tui.screens.found import FoundScreen
 from quail_audit.tui.screens.start import StartScreen
 from quail_audit.tui.settings import Settings, load_settings, save_settings
 from quail_audit.tui.widgets.choice import Choice
 from quail_audit.tui.widgets.runs_table import RunsTable, mark, pair, schemes, when
+from quail_audit.tui.words.findings import details, finding
 
 Test = Pilot[None]
 
@@ -50,7 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("QUAIL_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setattr(start, "CHECK_AFTER_S", 0.02)
-    monkeypatch.setattr("quail_audit.tui.preflight_client.COMMAND", ())
+    monkeypatch.setattr("quail_audit.tui.form.preflight.COMMAND", ())
     real = start.Preflight
     monkeypatch.setattr(
         start, "Preflight", lambda *arguments: real(*arguments, command=(sys.executable, "-c", ANSWERS))

@@ -23,7 +23,7 @@ from demo_story import (
 )
 
 from quail_audit.runs.folder import EVENTS, read_report
-from quail_audit.tui.leash import GRACE_S
+from quail_audit.tui.live.leash import GRACE_S
 
 pytestmark = pytest.mark.terminal
 COLUMNS, ROWS = 80, 24

@@ -36,11 +36,11 @@ from textual.widgets import (
 from textual.widgets.option_list import Option
 from wcag import COLOUR_VISION, Rgb, contrast, difference, lightness, linear, luminance, over, rgb, seen_with
 
-import quail_audit.tui.themes as themes_module
+import quail_audit.tui.theme.files as themes_module
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.events.lines import State
-from quail_audit.tui.themes import (
+from quail_audit.tui.theme.files import (
     DEFAULT_THEME,
     HEAT_STOPS,
     MOST_USER_THEMES,
@@ -420,7 +420,7 @@ def test_too_many_or_no_users_themes(tmp_path: Path) -> None:
 
 
 def test_without_the_shipped_files_there_is_still_a_theme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(themes_module, "__file__", str(tmp_path / "quail_audit" / "tui" / "themes.py"))
+    monkeypatch.setattr(themes_module, "__file__", str(tmp_path / "quail_audit" / "tui" / "theme" / "files.py"))
     themes, (problem,) = find_themes(None)
     assert [theme.name for theme in themes] == [DEFAULT_THEME]
     assert "Install Quail again" in str(problem)
@@ -433,7 +433,7 @@ def test_themes_are_found_in_a_package_and_in_a_checkout(
     folder = tmp_path / where
     folder.mkdir(parents=True)
     write(folder, 'name = "quail-dark"\n', "quail-dark.toml")
-    monkeypatch.setattr(themes_module, "__file__", str(tmp_path / "quail_audit" / "tui" / "themes.py"))
+    monkeypatch.setattr(themes_module, "__file__", str(tmp_path / "quail_audit" / "tui" / "theme" / "files.py"))
     assert shipped_folder() == folder
 
 
@@ -464,6 +464,7 @@ def test_the_wheel_carries_the_themes_where_they_are_looked_for() -> None:
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    code = "import sys, quail_audit.tui.themes; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    heavy = "{'torch', 'transformers', 'numpy'}"
+    code = f"import sys, quail_audit.tui.theme.files; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

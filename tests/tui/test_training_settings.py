@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quail_audit.schema.command_line import train_arguments
 from quail_audit.schema.events.lines import TrainRequest
-from quail_audit.tui.training_settings import (
+from quail_audit.tui.form.training_settings import (
     PAPERS_OBJECTIVE,
     SETTINGS,
     objective_explained,

@@ -12,8 +12,8 @@ from textual.reactive import reactive
 from textual.widgets import Input, Tab, Tabs
 
 from quail_audit.schema.events.lines import RunFinished
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel
 from quail_audit.tui.widgets.format_table import FormatTable
 from quail_audit.tui.widgets.heat_map import HeatMap

@@ -16,13 +16,13 @@ from textual.widgets import Input, Static
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.runs.folder import EVENTS
-from quail_audit.tui import palette
-from quail_audit.tui.endings import why_it_stopped
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.screens.base import QuailScreen
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.change_table import ChangeTable
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.score_changes import ScoreChanges
+from quail_audit.tui.words.endings import why_it_stopped
 from quail_audit.verdict.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
 
 LIVE_INTERVAL_S = 0.5  # between two comparisons while a run is still measured

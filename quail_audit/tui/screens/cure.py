@@ -16,13 +16,13 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.text.cure import carried_line, fall_line, point_line, recipe_in_words, unit_line
 from quail_audit.schema.events.lines import AuditRequest, CarryRequest, CheckpointSaved
-from quail_audit.tui import palette
-from quail_audit.tui.choices import policy_here
-from quail_audit.tui.endings import CURE, why_it_stopped
-from quail_audit.tui.live_cure import LiveCure
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.form.choices import policy_here
+from quail_audit.tui.live.cure import LiveCure
+from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.making import MakingScreen
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.key_bar import KeyBar
+from quail_audit.tui.words.endings import CURE, why_it_stopped
 
 MOST_LINES = 400  # of what was found, the latest; the run's folder has all
 

@@ -21,7 +21,7 @@ from quail_audit.core.writing import new_file
 from quail_audit.runs.digest import sealed
 from quail_audit.runs.folder import replay
 from quail_audit.schema.events.lines import to_line
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live.run import LiveRun
 
 TEXT_COLUMNS = 120
 PICTURE = "svg"

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from quail_audit.tui.choices import Found
+from quail_audit.tui.form.choices import Found
 from quail_audit.tui.widgets.found import FoundView
 
 LOOK_EVERY_S = 0.25

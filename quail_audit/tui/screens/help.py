@@ -13,7 +13,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
 from quail_audit.reports import wording
-from quail_audit.tui import palette
+from quail_audit.tui.theme import palette
 
 TERMS: Mapping[str, str] = {
     "arm": "one checkpoint at one precision: unlearned/nf4 is the unlearned model rounded to nf4",

@@ -16,16 +16,17 @@ from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerDetail, LayerStatistics
-from quail_audit.tui import layer_views, palette
-from quail_audit.tui.layer_words import state_in_words
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.screens.base import QuailScreen
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.histogram import Histogram
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.layer_figures import LayerFigures
 from quail_audit.tui.widgets.layer_table import end_of
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.transitions import Transitions
+from quail_audit.tui.words import layer_views
+from quail_audit.tui.words.layers import state_in_words
 
 NO_DETAIL = (
     "Nothing to draw: the run did not keep this layer's counts. Runs of older versions have none, and neither have "

@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Log
 
 from quail_audit.core.untrusted import printable
-from quail_audit.tui.followed import Followed
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.followed import Followed
+from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
 
 

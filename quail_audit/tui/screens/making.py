@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from quail_audit.schema.events.lines import AuditRequest, CheckpointSaved
-from quail_audit.tui import palette
-from quail_audit.tui.followed import Making
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.followed import Making
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.screens.base import QuailScreen
+from quail_audit.tui.theme import palette
 
 
 class MakingScreen(QuailScreen[None]):

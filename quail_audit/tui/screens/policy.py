@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.widgets.policy_view import PolicyView
 
 LOOK_EVERY_S = 0.25

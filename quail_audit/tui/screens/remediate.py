@@ -16,11 +16,11 @@ from textual.widgets.option_list import Option
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.runs.attributions import units_measured
-from quail_audit.tui import palette
-from quail_audit.tui.live_cure import LiveCure
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.cure import LiveCure
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.screens.retrain import RetrainScreen, is_installed
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.run_header import pair_in
 from quail_audit.verdict.prescription import Advice, Prescription, prescribe

@@ -18,12 +18,12 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.command_line import train_arguments
 from quail_audit.schema.events.lines import TrainRequest
-from quail_audit.tui import palette
-from quail_audit.tui.layer_specs import AT_RISK, layer_specs
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.live_training import LiveTraining
-from quail_audit.tui.screens.interface import QuailScreen
-from quail_audit.tui.training_settings import SETTINGS, Chosen, suggested_output
+from quail_audit.tui.form.layer_specs import AT_RISK, layer_specs
+from quail_audit.tui.form.training_settings import SETTINGS, Chosen, suggested_output
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.live.training import LiveTraining
+from quail_audit.tui.screens.base import QuailScreen
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.heat_map import HeatMap
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.layer_picker import LayerPicker

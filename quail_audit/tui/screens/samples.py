@@ -20,10 +20,10 @@ from textual.worker import get_current_worker
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.tui.live_run import AnswersOf, LiveRun
-from quail_audit.tui.sample_scores import SampleScores, came_back_in_words
-from quail_audit.tui.sample_search import Searched, search
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.live.run import AnswersOf, LiveRun
+from quail_audit.tui.live.sample_scores import SampleScores, came_back_in_words
+from quail_audit.tui.live.sample_search import Searched, search
+from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.reading_pane import ReadingPane, Sample, as_text
 from quail_audit.tui.widgets.run_header import RunHeader

@@ -35,8 +35,7 @@ from quail_audit.schema.preflight import (
     Question,
     SchemesFound,
 )
-from quail_audit.tui import palette
-from quail_audit.tui.choices import (
+from quail_audit.tui.form.choices import (
     DEMOS,
     TITLES,
     Choices,
@@ -49,15 +48,16 @@ from quail_audit.tui.choices import (
     readiness,
     usable,
 )
-from quail_audit.tui.findings import finding
-from quail_audit.tui.preflight_client import Preflight
-from quail_audit.tui.recent_runs import RecentRuns
-from quail_audit.tui.screens.interface import QuailScreen
+from quail_audit.tui.form.preflight import Preflight
+from quail_audit.tui.live.recent_runs import RecentRuns
+from quail_audit.tui.screens.base import QuailScreen
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.choice import Choice
 from quail_audit.tui.widgets.found import FoundView
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.runs_table import RunsTable
 from quail_audit.tui.widgets.scheme_choice import SchemeChoices
+from quail_audit.tui.words.findings import finding
 
 CHECK_AFTER_S = 0.3  # without a key
 LOOK_AGAIN_S = 2.0  # at the runs, while one goes on; a quiet folder is looked at less often

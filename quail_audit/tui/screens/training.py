@@ -15,14 +15,14 @@ from quail_audit.core.errors import EXIT_INTERRUPTED
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import AuditRequest, CheckpointSaved, RunFailed, TrainEval
-from quail_audit.tui import palette
-from quail_audit.tui.choices import policy_here
-from quail_audit.tui.endings import TRAINING, why_it_stopped
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.live_training import LiveTraining
+from quail_audit.tui.form.choices import policy_here
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.live.training import LiveTraining
 from quail_audit.tui.screens.making import MakingScreen
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.training_plots import TrainingPlots, figure
+from quail_audit.tui.words.endings import TRAINING, why_it_stopped
 
 BAR_COLUMNS = 24
 FACT_COLUMNS = 17

@@ -12,9 +12,9 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Button, Input, Static
 
-from quail_audit.tui import palette
-from quail_audit.tui.findings import Finding, Tone
-from quail_audit.tui.folder_suggester import FolderSuggester
+from quail_audit.tui.form.folder_suggester import FolderSuggester
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words.findings import Finding, Tone
 
 STYLES: dict[Tone, str] = {"good": "success", "bad": "error", "open": "accent"}
 

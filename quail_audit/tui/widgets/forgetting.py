@@ -21,8 +21,8 @@ from textual.widgets import Static
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import Recovery, Score
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.tui import palette
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.theme import palette
 
 TITLE_COLUMNS = 16
 WIDE_ARM, NARROW_ARM = 12, 7  # columns of an arm, with and without its interval

@@ -11,8 +11,8 @@ from textual.widgets import DataTable
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.tui import palette
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.layer_table import end_of
 from quail_audit.verdict.standings import Format, safe_to_ship
 

@@ -14,9 +14,9 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit.schema.preflight import CheckpointFound
-from quail_audit.tui import palette
-from quail_audit.tui.choices import TITLES, Found
-from quail_audit.tui.findings import details
+from quail_audit.tui.form.choices import TITLES, Found
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words.findings import details
 
 CHECKPOINTS = ("original", "unlearned", "retrain")
 FACTS = ("architecture", "parameters", "type", "layers", "size", "format", "from")

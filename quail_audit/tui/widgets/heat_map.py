@@ -18,8 +18,9 @@ from textual.strip import Strip
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.schema.report import STATES_BY_RISK, badness
-from quail_audit.tui import layer_views, palette
-from quail_audit.tui.layer_views import BROUGHT_BACK, MODES, VIEWS, Mode
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words import layer_views
+from quail_audit.tui.words.layer_views import BROUGHT_BACK, MODES, VIEWS, Mode
 
 LABEL_COLUMNS = 5
 WIDEST_CELL = 6

@@ -15,8 +15,8 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from quail_audit.schema.events.lines import RATIO_EDGES, LayerDetail
-from quail_audit.tui import palette
-from quail_audit.tui.layer_words import HALF, WHOLE, below_half_in_words, bin_in_words, fraction, percent
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words.layers import HALF, WHOLE, below_half_in_words, bin_in_words, fraction, percent
 
 BINS = len(RATIO_EDGES) + 1
 MARKED = (HALF, WHOLE)  # edges with a line of their own through the bars

@@ -17,8 +17,9 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.schema.policy import Limits
-from quail_audit.tui import layer_views, palette
-from quail_audit.tui.layer_words import readings
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words import layer_views
+from quail_audit.tui.words.layers import readings
 
 BLOCKS_BESIDE = 3  # on either side
 

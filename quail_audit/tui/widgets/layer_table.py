@@ -15,7 +15,8 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import LayerStatistics
 from quail_audit.schema.report import badness
-from quail_audit.tui import layer_views, palette
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words import layer_views
 
 ALL_COLUMNS = ("layer", "weights", "identical", "overlap", "survival", "noise", "update/bucket", "state")
 FEW_COLUMNS = ("layer", "overlap", "survival", "state")

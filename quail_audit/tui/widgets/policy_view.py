@@ -22,9 +22,9 @@ from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, policy_title, rule_row
 from quail_audit.schema.events.lines import RuleOutcome
 from quail_audit.schema.policy import Policy
-from quail_audit.tui import palette
-from quail_audit.tui.live_run import LiveRun
-from quail_audit.tui.policy_words import Row, rows_of_limits, rows_of_required, rows_of_rules, rows_of_waivers
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words.policy import Row, rows_of_limits, rows_of_required, rows_of_rules, rows_of_waivers
 
 MOST_LAYERS = 8  # that are named of a rule; the layer table has them all
 NARROW_COLUMNS = 96  # below, a rule takes two lines and not a row

@@ -20,8 +20,8 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports.shared_words import SharedWords, shared_words
 from quail_audit.schema.events.lines import SampleScored
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.tui import palette
-from quail_audit.tui.sample_scores import LEAK, figure, has_answers
+from quail_audit.tui.live.sample_scores import LEAK, figure, has_answers
+from quail_audit.tui.theme import palette
 
 MOST_ARMS = 5
 MOST_CHARACTERS = 20_000  # of a text on screen; nobody reads further, and a text may have millions

@@ -10,8 +10,8 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.tui import palette
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.theme import palette
 
 
 class RunHeader(Static):

@@ -17,7 +17,7 @@ from textual.widgets import DataTable
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import AuditRequest, Outcome
-from quail_audit.tui import palette
+from quail_audit.tui.theme import palette
 
 Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]
 WHEN_COLUMNS, SCHEMES_COLUMNS, STANDING_COLUMNS = 12, 11, 14

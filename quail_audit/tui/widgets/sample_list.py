@@ -20,8 +20,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from quail_audit.core.untrusted import printable
-from quail_audit.tui import palette
-from quail_audit.tui.sample_scores import CAME_BACK, LEAK, SampleScores, change, figure
+from quail_audit.tui.live.sample_scores import CAME_BACK, LEAK, SampleScores, change, figure
+from quail_audit.tui.theme import palette
 
 MARK_COLUMNS = 2
 NUMBER_COLUMNS = 6

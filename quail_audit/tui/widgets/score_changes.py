@@ -16,8 +16,8 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import Recovery, Score
 from quail_audit.schema.policy import Limits
-from quail_audit.tui import palette
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.theme import palette
 from quail_audit.verdict.comparison import (
     CHECKPOINT_THAT_CHANGES,
     STANDING_MARKS,

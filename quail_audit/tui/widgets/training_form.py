@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Label, Select
 
-from quail_audit.tui.training_settings import (
+from quail_audit.tui.form.training_settings import (
     SET_BY_OBJECTIVE,
     SETTINGS,
     Chosen,

@@ -12,8 +12,8 @@ from textual.widgets import Static
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.events.lines import TrainStep
-from quail_audit.tui import palette
-from quail_audit.tui.braille import curve
+from quail_audit.tui.theme import palette
+from quail_audit.tui.widgets.braille import curve
 
 AXIS_COLUMNS = 9
 LEAST_COLUMNS = 32  # of a plot with its axis

@@ -17,9 +17,9 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from quail_audit.schema.events.lines import LayerDetail
-from quail_audit.tui import palette
-from quail_audit.tui.layer_words import kept_codes, levels_of, percent, sentence_case
-from quail_audit.tui.themes import contrast, mix, readable
+from quail_audit.tui.theme import palette
+from quail_audit.tui.theme.files import contrast, mix, readable
+from quail_audit.tui.words.layers import kept_codes, levels_of, percent, sentence_case
 
 LABEL_COLUMNS = 4
 NARROWEST_CELL, WIDEST_CELL = 2, 6

@@ -7,9 +7,9 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.tui import palette
-from quail_audit.tui.endings import why_it_stopped
-from quail_audit.tui.live_run import LiveRun
+from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.theme import palette
+from quail_audit.tui.words.endings import why_it_stopped
 
 PROMPT_CHARACTERS = 40
 

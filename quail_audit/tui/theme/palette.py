@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.style import Style
 
-from quail_audit.tui.themes import HEAT_STOPS
+from quail_audit.tui.theme.files import HEAT_STOPS
 
 if TYPE_CHECKING:
     from textual.app import App

@@ -13,7 +13,7 @@ import numpy as np
 
 from quail_audit.reports import wording
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.tui.live_run import AnswersOf, LiveRun
+from quail_audit.tui.live.run import AnswersOf, LiveRun
 
 CAME_BACK = "came back"
 BY_NUMBER = "number"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from quail_audit.runs.folder import Placed
 from quail_audit.schema.events.lines import CheckpointSaved, RunFinished
-from quail_audit.tui.child import Child
-from quail_audit.tui.feed import Feed
+from quail_audit.tui.live.child import Child
+from quail_audit.tui.live.feed import Feed
 
 if TYPE_CHECKING:
     from quail_audit.runs.state.cure import CureState

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from quail_audit.tui.live_run import AnswersOf, LiveRun
+from quail_audit.tui.live.run import AnswersOf, LiveRun
 
 SAMPLES_AT_ONCE = 50  # then whoever searches hears how far it is, and may stop
 

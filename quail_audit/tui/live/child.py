@@ -18,7 +18,7 @@ from typing import IO
 
 import psutil
 
-from quail_audit.tui.leash import GRACE_S
+from quail_audit.tui.live.leash import GRACE_S
 
 PATIENCE_S = 5.0  # beyond the grace that the leash gives, before it is killed itself
 MEMORY_INTERVAL_S = 1.0
@@ -37,7 +37,7 @@ class Child:
         self._memory: tuple[float, int | None] = (-math.inf, None)  # when it was looked at, and what it was
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "quail_audit.tui.leash", *arguments],
+            [sys.executable, "-P", "-m", "quail_audit.tui.live.leash", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,

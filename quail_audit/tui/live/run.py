@@ -26,8 +26,8 @@ from quail_audit.schema.events.lines import (
 )
 from quail_audit.schema.policy import Limits
 from quail_audit.schema.report import FULL, RunState, arms_in_order
-from quail_audit.tui.child import Child
-from quail_audit.tui.followed import Followed
+from quail_audit.tui.live.child import Child
+from quail_audit.tui.live.followed import Followed
 from quail_audit.verdict.policy_file import read_policy
 from quail_audit.verdict.standings import Format, format_of
 

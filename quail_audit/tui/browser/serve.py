@@ -27,11 +27,11 @@ from textual_serve.app_service import AppService
 from textual_serve.server import Server, to_int
 
 from quail_audit.core.errors import EnvironmentProblemError, UsageError
-from quail_audit.tui.leash import GRACE_S
+from quail_audit.tui.live.leash import GRACE_S
 
 APP_GRACE_S = GRACE_S + 5.0  # an app waits so long for its audit, and a little for itself
 HEARTBEAT_S = 15.0  # a tab that does not answer for as long has gone
-DRIVER = "quail_audit.tui.tab:TabDriver"
+DRIVER = "quail_audit.tui.browser.tab:TabDriver"
 PAGE = Path(__file__).parent / "web"
 # Nothing comes from other hosts or goes there, and no other page may show this one in a frame. Styles: xterm.js writes
 # its own into the page.

@@ -7,8 +7,8 @@ from typing import Literal
 
 from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.lines import CureRequest
-from quail_audit.tui.child import Child
-from quail_audit.tui.followed import Making
+from quail_audit.tui.live.child import Child
+from quail_audit.tui.live.followed import Making
 
 Stage = Literal["starting", "running", "finished", "stopped"]
 

@@ -329,7 +329,7 @@ def shipped_folder() -> Path:
     Raises:
         BadInputError: they are in neither, so the installation is damaged.
     """
-    package = Path(__file__).parent.parent
+    package = Path(__file__).parents[2]
     for folder in (package / "themes", package.parent / "themes"):
         if (folder / f"{DEFAULT_THEME}.toml").is_file():
             return folder

@@ -21,7 +21,7 @@ from quail_audit.schema.preflight import (
     Problem,
     SchemesFound,
 )
-from quail_audit.tui.policy_words import (
+from quail_audit.tui.words.policy import (
     contents_in_a_line,
     limits_in_a_line,
     rows_of_limits,

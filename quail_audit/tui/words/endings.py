@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quail_audit.schema.events.lines import RunFailed
-from quail_audit.tui.child import how_it_ended
-from quail_audit.tui.followed import Followed
+from quail_audit.tui.live.child import how_it_ended
+from quail_audit.tui.live.followed import Followed
 
 OUT_OF_MEMORY_KILL = -9
 

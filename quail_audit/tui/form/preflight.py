@@ -18,7 +18,7 @@ from typing import IO
 
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.preflight import Answer, Problem, Question, answer_of
-from quail_audit.tui.child import TAIL_BYTES, how_it_ended
+from quail_audit.tui.live.child import TAIL_BYTES, how_it_ended
 
 # -P: the folder the app was started in is no place to import from.
 COMMAND = (sys.executable, "-P", "-m", "quail_audit.engine.preflight")

@@ -1,0 +1,1 @@
+"""Themes: their files, and their colours as styles."""
