@@ -1,5 +1,5 @@
 """`python -m quail_audit` is `quail`."""
 
-from quail_audit.cli import main
+from quail_audit.cli.main import main
 
 main()

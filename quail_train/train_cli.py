@@ -249,7 +249,7 @@ def train_and_show(
     Raises:
         QuailError: the run could not be finished; what was done is in its folder.
     """
-    from quail_audit.cli import follow, new_console
+    from quail_audit.cli.main import follow, new_console
     from quail_audit.reports.text.training import show
     from quail_audit.runs.folder import RUNS_FOLDER, new_run, new_run_id, record
     from quail_audit.runs.state.training import TrainingState

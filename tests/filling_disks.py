@@ -14,7 +14,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from quail_audit import cli
+from quail_audit.cli import main as cli
 from quail_audit.schema.events.lines import from_line
 
 RUNS = {"run", ".quail"}  # folders of runs, whose events hold times

@@ -409,7 +409,7 @@ def test_a_full_disk_is_exit_4(world: Path, tmp_path: Path) -> None:
         "import numba\n"
         "import quail_audit.engine.weights.pair\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))\n"
-        "from quail_audit.cli import main\n"
+        "from quail_audit.cli.main import main\n"
         f"sys.argv = ['quail', 'audit', {str(world / 'original')!r}, {str(world / 'blank')!r}, '--run-dir', "
         f"{str(tmp_path / 'run')!r}]\n"
         "main()\n"

@@ -14,7 +14,7 @@ import typer
 import yaml
 from made_runs import events, write_run
 
-from quail_audit.cli import app
+from quail_audit.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".github" / "actions" / "audit"
@@ -224,7 +224,7 @@ def test_the_shell_completes_options(shell: str) -> None:
         "_TYPER_COMPLETE_ARGS": "quail report --form",
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
-    program = "import sys; from quail_audit.cli import main; sys.argv = ['quail']; main()"
+    program = "import sys; from quail_audit.cli.main import main; sys.argv = ['quail']; main()"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | words | {"_QUAIL_COMPLETE": f"complete_{shell}"},

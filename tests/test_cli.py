@@ -10,7 +10,7 @@ import pytest
 from runs_for_tests import REQUEST, events
 from typer.testing import CliRunner, Result
 
-from quail_audit import cli
+from quail_audit.cli import main as cli
 from quail_audit.runs.folder import EVENTS, new_run, record
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.report import Report
@@ -60,7 +60,7 @@ def test_help_imports_nothing_heavy() -> None:
     """What made `quail --help` slow would be one of these; the time itself is in docs/benchmarks.md."""
     script = (
         "import sys\n"
-        "from quail_audit.cli import main\n"
+        "from quail_audit.cli.main import main\n"
         "sys.argv = ['quail', '--help']\n"
         "try:\n    main()\n"
         "except SystemExit:\n    print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))\n"

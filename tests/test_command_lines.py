@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from quail_audit import cli
+from quail_audit.cli import main as cli
 from quail_audit.schema.command_line import audit_arguments, train_arguments
 from quail_audit.schema.events.lines import AuditRequest, TrainRequest
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from quail_audit import cli
+from quail_audit.cli import main as cli
 from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import read_report
 

@@ -8,7 +8,7 @@ import pytest
 from test_audit import request
 from test_resuming import lines_of, report_in
 
-from quail_audit import cli
+from quail_audit.cli import main as cli
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import _Writing, writable
 from quail_audit.runs.folder import EVENTS, JOURNAL, REPORT, REQUEST

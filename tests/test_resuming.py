@@ -20,7 +20,7 @@ from test_audit import fails_for, request, started
 from test_calibrated_audit import SCHEME, stand_in, texts
 from test_cli import QUAIL, quail
 
-from quail_audit import cli
+from quail_audit.cli import main as cli
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint

@@ -15,6 +15,7 @@ from rich.console import Console
 from runs_for_tests import REQUEST, events
 from test_cli import quail
 
+from quail_audit.cli.progress import reading
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_bounded
 from quail_audit.reports.text import verification as verification_text
@@ -22,7 +23,6 @@ from quail_audit.runs.digest import digest_of
 from quail_audit.runs.folder import EVENTS, REPORT, new_run, record
 from quail_audit.runs.integrity.verify import Verification, verify
 from quail_audit.schema.events.lines import Event, FileHash, FileRole, FilesHashed, RunStarted
-from quail_audit.terminal import reading
 
 GOLDEN = Path(__file__).parent / "golden"
 WITHOUT_DIGEST = {"cc0961e", "069a970", "7f02636", "40fa698"}

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quail_audit.cli.attribute import attribute as attribute_command
+from quail_audit.cli.attribute import read_budget, worst_scheme
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.cure_cli import attribute as attribute_command
-from quail_audit.cure_cli import read_budget, worst_scheme
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.cures.attribution import attribute, coarse_units, fine_units, share_of_fall
 from quail_audit.engine.forgetting.models.language_model import TransformersModel

@@ -8,7 +8,7 @@ import typer.main
 from runs_for_tests import REQUEST, layer
 from typer.testing import CliRunner
 
-from quail_audit import cure_cli
+from quail_audit.cli import attribute as cure_cli
 from quail_audit.core.errors import UsageError
 from quail_audit.engine.schemes import rtn
 from quail_audit.engine.schemes.registry import known_schemes

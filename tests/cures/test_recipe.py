@@ -12,9 +12,9 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from quail_audit.cli.attribute import attribute as attribute_command
+from quail_audit.cli.attribute import recipe as recipe_command
 from quail_audit.core.errors import BadInputError
-from quail_audit.cure_cli import attribute as attribute_command
-from quail_audit.cure_cli import recipe as recipe_command
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.cures.recipe import configurations, find_attribution, in_order, recipe, smallest
 from quail_audit.engine.forgetting.models.language_model import TransformersModel

@@ -442,9 +442,9 @@ def _runs() -> st.SearchStrategy[bytes]:
 
 
 def _read_run(folder: Path) -> None:
+    from quail_audit.cli.progress.plain import PlainProgress
     from quail_audit.runs.folder import read_report, replay, state_for, summarize_run
     from quail_audit.schema.report import RunState
-    from quail_audit.terminal.plain import PlainProgress
 
     summarize_run(folder)
     said = io.StringIO()

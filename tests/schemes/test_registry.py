@@ -5,9 +5,9 @@ from importlib.metadata import EntryPoint
 import pytest
 from rich.console import Console
 
+from quail_audit.cli.doctor import show_schemes
 from quail_audit.core import plug_ins
 from quail_audit.core.errors import EnvironmentProblemError, UsageError
-from quail_audit.doctor import show_schemes
 from quail_audit.engine.schemes import registry
 from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.interface import Scheme

@@ -4,6 +4,8 @@ import io
 
 from rich.console import Console
 
+from quail_audit.cli.progress.plain import PlainProgress
+from quail_audit.cli.progress.training import curve, view
 from quail_audit.reports.text import training as training_text
 from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.lines import (
@@ -18,8 +20,6 @@ from quail_audit.schema.events.lines import (
     TrainRequest,
     TrainStep,
 )
-from quail_audit.terminal.plain import PlainProgress
-from quail_audit.terminal.training import curve, view
 
 REQUEST = TrainRequest(
     original="original", unlearned="unlearned", data="data", out="out\x1b[31m", objective="hinge_gdr"

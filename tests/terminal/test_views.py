@@ -5,10 +5,10 @@ import pytest
 from rich.console import Console
 from runs_for_tests import events
 
+from quail_audit.cli.progress.live import LiveView, view
+from quail_audit.cli.progress.plain import PlainProgress
 from quail_audit.schema.events.lines import Event, FilesAwaited, FilesHashed, MetricScored, RunFinished, SampleScored
 from quail_audit.schema.report import Progress, RunState
-from quail_audit.terminal.live import LiveView, view
-from quail_audit.terminal.plain import PlainProgress
 
 
 def state_after(*run: Event) -> RunState:

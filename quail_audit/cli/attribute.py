@@ -129,7 +129,7 @@ def prescribe(
     An erased update can be carried, a drowned one carried with calibration or trained again, a few layers spared; what
     was not forgotten in full precision is mended by none of these.
     """
-    from quail_audit.cli import new_console
+    from quail_audit.cli.main import new_console
     from quail_audit.reports.text.prescription import show
     from quail_audit.runs.attributions import units_measured
     from quail_audit.runs.folder import read_report
@@ -169,7 +169,7 @@ def _apply(prescription: Prescription, before: Report, *, quiet: bool) -> int:
     Raises:
         QuailError: a command failed, or the audit could not be finished.
     """
-    from quail_audit.cli import audit_and_show, new_console
+    from quail_audit.cli.main import audit_and_show, new_console
     from quail_audit.reports.text.prescription import show_change
     from quail_audit.runs.folder import RUNS_FOLDER, new_run_id, read_report
 
@@ -251,7 +251,7 @@ def run_and_show(
 
     draw: adds a picture of the report to the run's folder.
     """
-    from quail_audit.cli import follow, new_console
+    from quail_audit.cli.main import follow, new_console
     from quail_audit.reports.text.cure import show
     from quail_audit.runs.attributions import CURES_FOLDER
     from quail_audit.runs.folder import new_run, new_run_id, record

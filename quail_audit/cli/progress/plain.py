@@ -2,6 +2,7 @@
 
 from typing import TextIO
 
+from quail_audit.cli.progress import cure as curing
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.text import cure as cure_text
@@ -35,7 +36,6 @@ from quail_audit.schema.events.lines import (
     WeightsMeasured,
 )
 from quail_audit.schema.report import Awaiting
-from quail_audit.terminal import curing
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -37,13 +37,13 @@ from quail_audit.core.errors import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quail_audit.cli.progress.live import LiveView
+    from quail_audit.cli.progress.plain import PlainProgress
     from quail_audit.runs.folder import AnyState
     from quail_audit.runs.state.cure import CureReport
     from quail_audit.runs.state.training import TrainingReport
     from quail_audit.schema.events.lines import AuditRequest, Event
     from quail_audit.schema.report import Report
-    from quail_audit.terminal.live import LiveView
-    from quail_audit.terminal.plain import PlainProgress
 
 DEBUG_VARIABLE = "QUAIL_DEBUG"
 DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, as under quail serve
@@ -578,11 +578,11 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
 def _face(stream: TextIO) -> LiveView | PlainProgress:
     """A live view where a person looks, plain lines elsewhere."""
     if stream.isatty() and os.environ.get("TERM") != "dumb":
+        from quail_audit.cli.progress.live import LiveView
         from quail_audit.reports.text.console import PlainTextConsole
-        from quail_audit.terminal.live import LiveView
 
         return LiveView(PlainTextConsole(stream))
-    from quail_audit.terminal.plain import PlainProgress
+    from quail_audit.cli.progress.plain import PlainProgress
 
     return PlainProgress(stream)
 
@@ -828,10 +828,10 @@ def verify(
     The exit code is 0 where nothing has, 1 where something was changed, added or is missing, and 5 where nothing was
     found changed but not everything could be checked.
     """
+    from quail_audit.cli.progress.reading import shown_reading
     from quail_audit.reports.text import verification as verification_text
     from quail_audit.runs.integrity.verify import verify as verified
     from quail_audit.schema.events.lines import FileRole
-    from quail_audit.terminal.reading import shown_reading
 
     places: dict[FileRole, Path | None] = {
         "original": original,
@@ -1003,7 +1003,7 @@ def schema() -> int:
 @reports_errors
 def schemes() -> int:
     """List the quantization schemes, and whether this machine can run them."""
-    from quail_audit.doctor import show_schemes
+    from quail_audit.cli.doctor import show_schemes
 
     return show_schemes(new_console(sys.stdout))
 
@@ -1012,7 +1012,7 @@ def schemes() -> int:
 @reports_errors
 def doctor() -> int:
     """Say what this machine can run, which versions it has, and what to install for the rest."""
-    from quail_audit.doctor import examine, show
+    from quail_audit.cli.doctor import examine, show
 
     findings = examine()
     show(findings, new_console(sys.stdout))

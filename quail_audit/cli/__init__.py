@@ -1,0 +1,1 @@
+"""The `quail` command: one file a command."""
