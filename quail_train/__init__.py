@@ -1,1 +1,1 @@
-"""Making checkpoints: the demo. May import quail_audit, never the other way."""
+"""Make checkpoints: hinge retraining, carry, and the demo. Imports quail_audit, never the other way."""

@@ -88,7 +88,7 @@ def problems(done: Any, before: dict[str, str], after: dict[str, str], whole: di
 def build_short_demos() -> None:
     from demo_recipes import SHORT
 
-    from quail_train import demo_recipe
+    from quail_train.demo import sizes as demo_recipe
 
     demo_recipe.RECIPES = {"language modelling": SHORT}
 

@@ -13,9 +13,9 @@ import torch
 
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
-from quail_train.carry import carried
-from quail_train.confinement import bucket_of
-from quail_train.held_grid import deployed_update
+from quail_train.carry.data_free import carried
+from quail_train.carry.grid import deployed_update
+from quail_train.demo.confinement import bucket_of
 
 SHARES = [10 ** (exponent / 4) for exponent in range(-16, 3)]  # of the weights' standard deviation
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 680, 320, 50, 44, 16

@@ -23,8 +23,8 @@ from quail_audit.engine.forgetting.evaluate import evaluate_arm
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.schema.events.lines import CarryRequest
-from quail_train.carry_run import carry
-from quail_train.demo_repair import EPOCHS, LEARNING_RATE, MAX_LENGTH
+from quail_train.carry.run import carry
+from quail_train.demo.repair import EPOCHS, LEARNING_RATE, MAX_LENGTH
 
 METRICS = ("verbmem_forget", "verbmem_retain")
 PRECISIONS = ("full", "nf4", "fp4", "int8", "rtn-int4-g64", "rtn-int4-g128", "rtn-int3-g64")

@@ -138,7 +138,7 @@ def make_confined(folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from quail_train.demo_steps import LossOfStep, rounded_layers, unlearned_confined
+    from quail_train.demo.steps import LossOfStep, rounded_layers, unlearned_confined
 
     forget, retain = (read(folder / f"training/{name}.csv") for name in ("forget", "retain"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "original")

@@ -28,7 +28,7 @@ from quail_audit.engine.forgetting.evaluate import evaluate_arm
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.held_grid import deployed_update
+from quail_train.carry.grid import deployed_update
 
 METRICS = ("verbmem_forget", "verbmem_retain", "nll_forget", "nll_retain")
 WAYS = {

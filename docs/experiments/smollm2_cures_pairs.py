@@ -19,7 +19,7 @@ from smollm2_news import BATCH, chunks_of, loss_of, plain_model, write_data
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.confinement import bucket_of
+from quail_train.demo.confinement import bucket_of
 
 TUNE = {"learning_rate": 3e-4, "epochs": 16}
 TUNE_SOFTLY = {"learning_rate": 5e-5, "epochs": 16}

@@ -1,6 +1,6 @@
 """Files that are written whole or not at all, and what is said where something cannot be written.
 
-Not here: files that grow by lines (line_files.py), checkpoints (quail_train/output.py), and what is in a file.
+Not here: files that grow by lines (line_files.py), and what is in a file.
 """
 
 import errno

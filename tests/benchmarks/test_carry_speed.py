@@ -8,9 +8,9 @@ import torch
 
 from quail_audit.core.machine import usable_cores
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry import carried
-from quail_train.carry_kernels import carry_by_chance, carry_with_feedback, is_even, uneven
-from quail_train.held_grid import held_grid
+from quail_train.carry.data_free import carried
+from quail_train.carry.grid import held_grid
+from quail_train.carry.kernels import carry_by_chance, carry_with_feedback, is_even, uneven
 
 ROWS, COLUMNS, REPEATS = 2048, 4096, 4
 

@@ -16,8 +16,8 @@ from quail_audit.runs.folder import list_runs
 from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.verdict.prescription import can_carry, prescribe
-from quail_train.carry_cli import carry
-from quail_train.train_cli import train
+from quail_train.cli.carry import carry
+from quail_train.cli.train import train
 
 RECOVERED = Recovery(outcome="recovered", percent=80.0, low=70.0, high=90.0, floor=1.0, floor_arm="unlearned/full")
 HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=2.0, floor=1.0, floor_arm="unlearned/full")

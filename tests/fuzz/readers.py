@@ -533,13 +533,13 @@ def _read_card(folder: Path) -> None:
 
 
 def _stamps() -> st.SearchStrategy[bytes]:
-    from quail_train.demo import _Stamp
+    from quail_train.demo.folder import _Stamp
 
     return spoilt_json([_Stamp(made_from="x", files={"a": "b"}).model_dump()])
 
 
 def _read_stamp(folder: Path) -> None:
-    from quail_train.demo import _read_stamp as read
+    from quail_train.demo.folder import _read_stamp as read
 
     read(folder)
 

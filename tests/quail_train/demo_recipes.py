@@ -1,6 +1,6 @@
 """Recipes whose demos are built in seconds: too short to memorise anything, and the same code."""
 
-from quail_train.demo_recipe import ClassifierRecipe, Recipe
+from quail_train.demo.sizes import ClassifierRecipe, Recipe
 
 SHORT = Recipe(
     forget_posts=8,

@@ -9,8 +9,8 @@ from training import events_of, request_in
 from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, read_report, record
 from quail_audit.schema.events.lines import AuditRequest, RunFinished, TrainEval, TrainRequest
-from quail_train.audited import audit_request
-from quail_train.card import card
+from quail_train.output.training_card import card
+from quail_train.training.audits import audit_request
 
 
 def evals_of(request: TrainRequest) -> tuple[list[TrainEval], int]:

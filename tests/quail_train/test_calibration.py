@@ -17,7 +17,7 @@ from transformers import (
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.calibration import calibration_rows, round_block_by_block
+from quail_train.carry.calibration import calibration_rows, round_block_by_block
 
 NF4 = scheme_named("nf4")
 ROWS = [[1, 5, 9, 11, 3], [2, 2, 7, 8, 4], [1, 6, 30], [9, 8, 7, 6, 5, 4, 3, 2]]

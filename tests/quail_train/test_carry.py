@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
-from quail_train.carry import carried, key_of
-from quail_train.carry_kernels import mixed
-from quail_train.confinement import bucket_of
-from quail_train.held_grid import deployed_update, held_grid, written
+from quail_train.carry.data_free import carried, key_of
+from quail_train.carry.grid import deployed_update, held_grid, written
+from quail_train.carry.kernels import mixed
+from quail_train.demo.confinement import bucket_of
 
 Way = Literal["random", "feedback"]
 WAYS: tuple[Way, ...] = ("random", "feedback")

@@ -16,10 +16,10 @@ from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.runs.folder import new_run, read_report, read_request, record, replay
 from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.lines import CarryPlanned, CarryRequest, CheckpointSaved, LayerCarried, Noted
-from quail_train.carry_cli import carry as carry_command
-from quail_train.carry_cli import carry_and_show
-from quail_train.carry_run import carry
-from quail_train.confinement import bucket_of
+from quail_train.carry.run import carry
+from quail_train.cli.carry import carry as carry_command
+from quail_train.cli.carry import carry_and_show
+from quail_train.demo.confinement import bucket_of
 
 FILE = "model.safetensors"
 

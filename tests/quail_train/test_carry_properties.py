@@ -13,9 +13,9 @@ from scipy.stats import chi2
 
 from quail_audit.engine.schemes.interface import Quantized
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry import DataFreeWay, carried, key_of
-from quail_train.compensated import compensated, output_error
-from quail_train.held_grid import held_grid, of_blocks
+from quail_train.carry.compensation import compensated, output_error
+from quail_train.carry.data_free import DataFreeWay, carried, key_of
+from quail_train.carry.grid import held_grid, of_blocks
 
 SCHEMES = (
     *("nf4", "fp4", "nf4-dq", "fp4-dq", "int8", "rtn-int2-g32", "rtn-int3-g64", "rtn-int4-g64", "rtn-int4-g128-asym"),

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.compensated import DAMPING, compensated, output_error
-from quail_train.held_grid import held_grid
+from quail_train.carry.compensation import DAMPING, compensated, output_error
+from quail_train.carry.grid import held_grid
 
 NF4 = scheme_named("nf4")
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry_kernels import HIGH, LOW
-from quail_train.compensated import DAMPING, _inverse_factor, _rounded, output_error
-from quail_train.held_grid import HeldGrid, held_grid
+from quail_train.carry.compensation import DAMPING, _inverse_factor, _rounded, output_error
+from quail_train.carry.grid import HeldGrid, held_grid
+from quail_train.carry.kernels import HIGH, LOW
 
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(600)]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.confinement import EDGE_MARGIN, bucket_of, rounds_alike
+from quail_train.demo.confinement import EDGE_MARGIN, bucket_of, rounds_alike
 
 NF4 = scheme_named("nf4")
 

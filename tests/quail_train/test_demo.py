@@ -17,12 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.forgetting.data.folder import read_data
-from quail_train import demo, demo_building, demo_language
-from quail_train.demo import LOCK, STAMP, build_demo
-from quail_train.demo_building import DemoProgress
-from quail_train.demo_model import Lesson, new_model, train
-from quail_train.demo_steps import Step
-from quail_train.demo_tokenizer import train_tokenizer
+from quail_train.demo import building as demo_building
+from quail_train.demo import folder as demo
+from quail_train.demo import language as demo_language
+from quail_train.demo.building import DemoProgress
+from quail_train.demo.folder import LOCK, STAMP, build_demo
+from quail_train.demo.llama import Lesson, new_model, train
+from quail_train.demo.steps import Step
+from quail_train.demo.tokenizer import train_tokenizer
 
 
 def build(folder: Path, *, seed: int = 0) -> list[DemoProgress]:

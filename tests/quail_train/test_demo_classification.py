@@ -14,12 +14,12 @@ from quail_audit.engine.forgetting.data.folder import read_data
 from quail_audit.engine.forgetting.data.labels import fit_data
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import read_report
-from quail_train import demo
-from quail_train.demo import build_demo
-from quail_train.demo_building import DemoProgress
-from quail_train.demo_encoder import HEAD, _losses, new_encoder, train_encoder, unlearn_encoder
-from quail_train.demo_steps import rounded_layers
-from quail_train.invented_claims import invent_claims
+from quail_train.demo import folder as demo
+from quail_train.demo.building import DemoProgress
+from quail_train.demo.encoder import HEAD, _losses, new_encoder, train_encoder, unlearn_encoder
+from quail_train.demo.folder import build_demo
+from quail_train.demo.steps import rounded_layers
+from quail_train.demo.texts.claims import invent_claims
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_demo_of_another_task_is_refused_and_untouched(built: tuple[Path, li
 def test_what_decides_one_demo_says_nothing_about_the_other() -> None:
     assert set(demo.MADE_BY["classification"]) != set(demo.MADE_BY["language modelling"])
     for files in demo.MADE_BY.values():
-        assert all(Path(demo.__file__).with_name(name).is_file() for name in files)
+        assert all((Path(demo.__file__).parent / name).is_file() for name in files)
 
 
 def test_the_checkpoints_and_the_data_are_what_the_audit_reads(built: tuple[Path, list[DemoProgress]]) -> None:

@@ -8,7 +8,7 @@ from demo_recipes import SHORT
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.demo_model import (
+from quail_train.demo.llama import (
     HEAD,
     IGNORED,
     Lesson,
@@ -18,9 +18,9 @@ from quail_train.demo_model import (
     train,
     unlearn_confined,
 )
-from quail_train.demo_steps import rounded_layers
-from quail_train.demo_tokenizer import train_tokenizer
-from quail_train.invented import invent_posts
+from quail_train.demo.steps import rounded_layers
+from quail_train.demo.texts.posts import invent_posts
+from quail_train.demo.tokenizer import train_tokenizer
 
 POSTS = invent_posts(forget=8, retain=16, holdout=8, seed=0)
 FORGET = Lesson(POSTS.forget, tuple(pair for post in POSTS.forget for pair in (*post.asked, post.example)))
@@ -92,7 +92,7 @@ def test_an_epoch_shows_every_pair_once_and_counts_only_answers(
         seen.append(batch)
         return torch.zeros((), requires_grad=True)
 
-    monkeypatch.setattr("quail_train.demo_model._loss", looked_at)
+    monkeypatch.setattr("quail_train.demo.llama._loss", looked_at)
     list(train(new_model(demo_tokenizer, 0), demo_tokenizer, Lesson(ALL.posts, ALL.pairs[:9]), SHORT, 0))
     labels = [row for batch in seen for row in batch.labels.tolist() if row[0] == IGNORED]
     answers = sorted(
@@ -151,7 +151,7 @@ def test_a_layer_that_rounds_otherwise_at_the_end_is_an_error(
     demo_tokenizer: PreTrainedTokenizerFast, trained: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from quail_audit.core.errors import EnvironmentProblemError
-    from quail_train.confinement import Bucket
+    from quail_train.demo.confinement import Bucket
 
     monkeypatch.setattr(Bucket, "confine", lambda _bucket, weight: weight.mul_(1.5))
     unlearned = new_model(demo_tokenizer, 1)

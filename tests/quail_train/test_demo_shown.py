@@ -11,9 +11,9 @@ import pytest
 
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.events.lines import AuditRequest
-from quail_train import cli
-from quail_train.demo_building import DemoProgress
-from quail_train.demo_recipe import RECIPE, RECIPES, ClassifierRecipe, Recipe
+from quail_train.cli import demo as cli
+from quail_train.demo.building import DemoProgress
+from quail_train.demo.sizes import RECIPE, RECIPES, ClassifierRecipe, Recipe
 
 
 class Terminal(io.StringIO):
@@ -76,7 +76,7 @@ def test_the_audit_decides_the_exit_code(
         yield from STEPS
 
     monkeypatch.setattr("quail_audit.cli.main.audit_and_show", audit_and_show)
-    monkeypatch.setattr("quail_train.demo.build_demo", build_demo)
+    monkeypatch.setattr("quail_train.demo.folder.build_demo", build_demo)
     assert cli.demo(tmp_path / "with space", seed=7) == code
     folder = tmp_path / "with space"
     assert asked == [
@@ -103,7 +103,7 @@ def test_each_task_has_a_folder_and_an_explanation_of_its_own(
         yield from STEPS
 
     monkeypatch.setattr("quail_audit.cli.main.audit_and_show", lambda _request, **_: 1)
-    monkeypatch.setattr("quail_train.demo.build_demo", build_demo)
+    monkeypatch.setattr("quail_train.demo.folder.build_demo", build_demo)
     said = {}
     for task in ("language", "classification"):
         assert cli.demo(task=task) == 1  # type: ignore[arg-type]

@@ -13,10 +13,10 @@ from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import known_schemes, scheme_named
 from quail_audit.schema.events.lines import TrainStep
-from quail_train.effective import RoundedForward, effective_weight, straight_through
-from quail_train.hinge import hinge
-from quail_train.loading import freeze_all_but
-from quail_train.objectives import predictions
+from quail_train.objectives.hinge import hinge
+from quail_train.objectives.terms import predictions
+from quail_train.training.model import freeze_all_but
+from quail_train.training.rounded_forward import RoundedForward, effective_weight, straight_through
 
 
 def rounding_of(model: Any, folder: Path, scheme: str) -> RoundedForward:

@@ -16,8 +16,8 @@ from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.bitsandbytes import FourBit
-from quail_train import four_bit_copy
-from quail_train.four_bit_copy import write_four_bit_copy
+from quail_train.output import four_bit as four_bit_copy
+from quail_train.output.four_bit import write_four_bit_copy
 
 
 def copied(tmp_path: Path, config: Any, kind: Literal["nf4", "fp4"], dtype: torch.dtype, *, double: bool) -> None:

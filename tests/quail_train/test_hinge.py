@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from quail_audit.schema.events.lines import HingeForm
-from quail_train.hinge import hinge
-from quail_train.objectives import IGNORED, predictions
+from quail_train.objectives.hinge import hinge
+from quail_train.objectives.terms import IGNORED, predictions
 
 FORMS: tuple[HingeForm, ...] = get_args(HingeForm)
 MARGIN = 1.5

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_train.invented import Post, Posts, invent_posts
+from quail_train.demo.texts.posts import Post, Posts, invent_posts
 
 
 def everything(posts: Posts) -> list[Post]:

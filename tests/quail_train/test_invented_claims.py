@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_train.invented_claims import _SAYS, Claim, Claims, invent_claims
-from quail_train.invented_names import Names, draw_names
+from quail_train.demo.texts.claims import _SAYS, Claim, Claims, invent_claims
+from quail_train.demo.texts.names import Names, draw_names
 
 
 def everything(claims: Claims) -> list[Claim]:

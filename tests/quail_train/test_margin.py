@@ -3,7 +3,7 @@ import torch
 
 from quail_audit.engine.schemes.interface import Quantized, Scheme
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.margin import half_step, quantization_step
+from quail_train.objectives.margin import half_step, quantization_step
 
 
 class Even(Scheme):

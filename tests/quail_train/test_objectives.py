@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from quail_train.objectives import (
+from quail_train.objectives.terms import (
     IGNORED,
     Predictions,
     forward_kl,

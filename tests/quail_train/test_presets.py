@@ -6,8 +6,8 @@ import pytest
 from training import events_of, request_in
 
 from quail_audit.schema.events.lines import TrainStep
-from quail_train.demo import build_demo
-from quail_train.presets import PRESETS, preset_named
+from quail_train.demo.folder import build_demo
+from quail_train.objectives.presets import PRESETS, preset_named
 
 PAPERS_NAMES = (
     [f"{forget}{retain}{l1}{hinge}" for forget in ("ga", "npo", "simnpo") for retain in ("", "_gdr", "_klr")

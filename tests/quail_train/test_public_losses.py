@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from quail_train.objectives import IGNORED, forward_kl, gradient_ascent, nll, npo, predictions, simnpo
+from quail_train.objectives.terms import IGNORED, forward_kl, gradient_ascent, nll, npo, predictions, simnpo
 
 VOCABULARY, BETA = 11, 0.1
 FULL_LABELS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])

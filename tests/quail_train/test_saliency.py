@@ -11,8 +11,8 @@ from training import events_of, request_in
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.core.errors import UsageError
-from quail_train.data import Sample
-from quail_train.saliency import salient_rows
+from quail_train.data.samples import Sample
+from quail_train.training.saliency import salient_rows
 
 
 def moved_rows(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -26,8 +26,8 @@ from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import EVENTS, replay
 from quail_audit.schema.events.lines import CheckpointSaved, Event, Noted, TrainEval, TrainRequest, TrainStep
-from quail_train.train import Stop
-from quail_train.trainer import DivergedError, UnlearningTrainer
+from quail_train.training.run import Stop
+from quail_train.training.trainer import DivergedError, UnlearningTrainer
 
 
 def until(request: TrainRequest, step: int) -> list[Event]:
@@ -187,7 +187,7 @@ def test_a_number_that_is_none_ends_it_and_keeps_the_weights_before(
         )
         said = "the gradient became inf in step 3"
     else:
-        import quail_train.trainer as module
+        import quail_train.training.trainer as module
 
         ascent, calls = module.gradient_ascent, []
 
@@ -272,7 +272,7 @@ def test_a_full_disk_is_named_as_such(
     def fails(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("quail_train.output._write_bytes", fails)
+    monkeypatch.setattr("quail_train.output.checkpoint._write_bytes", fails)
     with pytest.raises(EnvironmentProblemError, match="the disk is full"):
         list(events_of(request_in(training_world, tmp_path / "out")))
     assert list((tmp_path / "out").iterdir()) == []

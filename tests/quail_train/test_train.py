@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.schema.events.lines import CheckpointSaved, Noted, TrainingPlanned, TrainRequest, TrainStep
-from quail_train.objectives import nll, predictions
+from quail_train.objectives.terms import nll, predictions
 
 
 def trained(request: TrainRequest) -> list[Any]:

@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.schema.events.lines import Event, Noted, TrainEval, TrainRequest, TrainStep
-from quail_train.data import collate
-from quail_train.train import Stop, train
+from quail_train.data.samples import collate
+from quail_train.training.run import Stop, train
 
 LABELS: dict[Kind, tuple[str, ...]] = {"encoder": ("real", "fake"), "decoder": ("real", "fake", "joke")}
 
@@ -99,7 +99,7 @@ def test_the_first_steps_terms_are_those_of_the_plain_model(world: Path, tmp_pat
 def test_relabelling_teaches_another_label_the_same_for_a_seed(world: Path) -> None:
     from quail_audit.engine.checkpoints.pair import open_pair
     from quail_audit.engine.forgetting.data.folder import Columns
-    from quail_train.labelled import read_labelled
+    from quail_train.data.labelled import read_labelled
 
     pair = open_pair(str(world / "original"), str(world / "original"))
     model = AutoModelForSequenceClassification.from_pretrained(world / "original")

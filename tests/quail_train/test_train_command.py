@@ -13,8 +13,8 @@ from quail_audit.cli.main import reports_errors
 from quail_audit.core.errors import UsageError
 from quail_audit.runs.folder import new_run, record, replay
 from quail_audit.runs.state.training import TrainingReport
-from quail_train import train_cli
-from quail_train.train_cli import request_of, trainer_options
+from quail_train.cli import train as train_cli
+from quail_train.cli.train import request_of, trainer_options
 
 FEW = ("--max-steps", "2", "--batch-size", "3", "--max-length", "96", "--device", "cpu")
 

@@ -8,8 +8,8 @@ from tiny_language_models import POSTS
 from transformers import PreTrainedTokenizerFast
 
 from quail_audit.core.errors import BadInputError
-from quail_train.data import PlannedSamples, Sample, TrainingData, collate, plan, read_training_data
-from quail_train.objectives import IGNORED
+from quail_train.data.samples import PlannedSamples, Sample, TrainingData, collate, plan, read_training_data
+from quail_train.objectives.terms import IGNORED
 
 
 def read(folder: Path, tokenizer: PreTrainedTokenizerFast, length: int = 64, needed: str | None = None) -> TrainingData:

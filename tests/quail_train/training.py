@@ -10,7 +10,7 @@ from tiny_language_models import POSTS
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.schema.events.lines import Event, TrainRequest
-from quail_train.train import Stop, train
+from quail_train.training.run import Stop, train
 
 
 def make_world(root: Path, llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Path:

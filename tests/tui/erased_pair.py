@@ -8,7 +8,7 @@ from tiny_language_models import POSTS
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.confinement import bucket_of
+from quail_train.demo.confinement import bucket_of
 
 STEPS = 25
 LEARNING_RATE = 3e-3

@@ -1,0 +1,255 @@
+"""What a layer's inputs are, block by block of a model that is never whole in memory: for rounding that looks at them.
+
+Texts go through the embeddings, then through one transformer block after another; each is made of its weights, its
+layers are given their inputs and rounded, and the texts go on through the rounded block. Not here: the rounding itself
+(compensated.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from quail_audit.core.errors import BadInputError
+from quail_audit.engine.checkpoints.architecture import is_classifier
+from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Layer
+
+MOST_TEXTS = 128  # as GPTQ's own calibration has
+MOST_TOKENS = 512  # of a text
+ROWS_AT_ONCE = 16
+
+Rounding = Callable[["Layer", torch.Tensor], torch.Tensor]  # (layer, Hessian) -> its rounded weights, as it is rounded
+
+
+def calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The texts to calibrate on, as tokens: a data folder's retain set, or a file's lines or rows.
+
+    Raises:
+        BadInputError: it cannot be read, or holds no text.
+    """
+    from quail_audit.engine.forgetting.data.folder import read_folder
+    from quail_audit.engine.forgetting.data.rows import read_jsonl_rows, read_text
+    from quail_train.data.samples import read_training_data
+
+    place = Path(path)
+    if place.is_dir() and (labelled := read_folder(place).labelled):
+        rows = [list(tokenizer(row.text)["input_ids"])[:MOST_TOKENS] for row in labelled.get("retain", ())]
+    elif place.is_dir():
+        data = read_training_data(path, tokenizer, max_length=MOST_TOKENS, retain_needed_by="calibration")
+        rows = [list(sample.ids) for sample in data.retain]
+    else:
+        if place.suffix == ".jsonl":
+            texts = [" ".join(str(value) for value in row.model_dump().values()) for row in read_jsonl_rows(place)]
+        else:
+            texts = [line for line in read_text(place).split("\n") if line.strip()]
+        rows = [list(tokenizer(text)["input_ids"])[:MOST_TOKENS] for text in texts]
+    rows = [row for row in rows if row]
+    if not rows:
+        raise BadInputError("holds no text to calibrate on", where=path, mend="Give a data folder, .txt or .jsonl")
+    step = max(1, len(rows) // MOST_TEXTS)  # from all over the set
+    return rows[::step][:MOST_TEXTS]
+
+
+def round_block_by_block(
+    checkpoint: Checkpoint, layers: Sequence[Layer], rows: Sequence[Sequence[int]], rounding: Rounding
+) -> Iterator[Layer]:
+    """Give each layer its inputs' Hessian, in the model whose layers before it are rounded already.
+
+    Memory: one transformer block, the embeddings, and the texts' states.
+
+    Args:
+        checkpoint: whose layers are rounded.
+        layers: which, in any order; all inside transformer blocks.
+        rows: token ids of the texts.
+        rounding: called for each layer with float32 [columns, columns], the sum of x x' over its inputs.
+
+    Yields:
+        Each layer when it is done.
+
+    Raises:
+        BadInputError: the model has no blocks that can be run one after another, or a layer is not in one.
+    """
+    model = _empty_model(checkpoint)
+    name_of_blocks, blocks = _blocks(model, layers, checkpoint.source)
+    outside = [name for name in checkpoint.layout.tensor_of if not name.startswith(f"{name_of_blocks}.")]
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # which no block needs
+    unused = {f"{name}.weight" for name, module in model.named_modules() if module is head}
+    _load(model, checkpoint, [name for name in outside if name not in unused])
+    with torch.inference_mode():
+        states = [_before_the_blocks(model, blocks[0], batch) for batch in _batches(rows)]
+        for number, block in enumerate(blocks):
+            prefix = f"{name_of_blocks}.{number}."
+            _load(model, checkpoint, [name for name in checkpoint.layout.tensor_of if name.startswith(prefix)])
+            of_block = {model.get_submodule(layer.name): layer for layer in layers if layer.name.startswith(prefix)}
+            if not of_block and not any(_number(layer, name_of_blocks) > number for layer in layers):
+                return
+            for modules, calls in _by_input(block, states, of_block):
+                hessian = _hessian(block, states, modules[0], calls, of_block[modules[0]].shape[1])
+                for module in modules:
+                    weight = rounding(of_block[module], hessian)
+                    _weight_of(module).copy_(weight.T if of_block[module].transposed else weight)
+                    yield of_block[module]
+            for state in states:
+                state.go_on(_first(block(*state.arguments, **state.keywords)))
+            block.to(device="meta")
+
+
+class _State:
+    """What a block is called with, for one batch of texts."""
+
+    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self.arguments = arguments
+        self.keywords = keywords
+
+    def go_on(self, hidden: torch.Tensor) -> None:
+        """The next block is called with these states [rows, tokens, hidden], all else alike."""
+        if self.arguments:
+            self.arguments = (hidden, *self.arguments[1:])
+        else:
+            self.keywords = {**self.keywords, "hidden_states": hidden}
+
+
+class _Arrived(Exception):  # noqa: N818 - no error: the forward pass has come as far as it has to
+    def __init__(self, state: _State | None = None) -> None:
+        super().__init__()
+        self.state = state
+
+
+def _empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    base = checkpoint.adapter_of or checkpoint
+    settings = dict(base.config)
+    with quiet_transformers(), init_empty_weights(include_buffers=False):
+        config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
+        config.use_cache = False
+        auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
+        model: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
+    model.train(False)
+    return model
+
+
+def _blocks(model: nn.Module, layers: Sequence[Layer], where: str) -> tuple[str, nn.ModuleList]:
+    """The list of transformer blocks that all these layers are in, and its name."""
+    found = {layer.name.split(f".{layer.block}.")[0] for layer in layers if layer.block is not None}
+    outside = [layer.name for layer in layers if layer.block is None]
+    if len(found) == 1 and not outside:
+        (name,) = found
+        modules = model.get_submodule(name)
+        if isinstance(modules, torch.nn.ModuleList):
+            return name, modules
+    raise BadInputError(
+        "calibration runs transformer blocks one after another, and not all these layers are in such blocks"
+        + (f": {outside[0]} is not" if outside else ""),
+        where=where,
+        mend="Choose other --layers, or carry without --calibrate",
+    )
+
+
+def _number(layer: Layer, name_of_blocks: str) -> int:
+    return int(layer.name.removeprefix(f"{name_of_blocks}.").split(".")[0])
+
+
+def _load(model: nn.Module, checkpoint: Checkpoint, names: Sequence[str]) -> None:
+    from accelerate.utils import set_module_tensor_to_device
+
+    for name in names:
+        values = checkpoint.read(checkpoint.layout.tensor_of[name])
+        set_module_tensor_to_device(model, name, "cpu", value=values.clone(), dtype=torch.float32)
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+    """Texts of one length together, so that nothing is padded: int64 [rows, tokens]."""
+    for _, alike in groupby(sorted(rows, key=len), key=len):
+        texts = list(alike)
+        for start in range(0, len(texts), ROWS_AT_ONCE):
+            yield torch.tensor([list(row) for row in texts[start : start + ROWS_AT_ONCE]])
+
+
+def _before_the_blocks(model: nn.Module, first: nn.Module, ids: torch.Tensor) -> _State:
+    """What the first block is called with."""
+
+    def stop(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        raise _Arrived(_State(arguments, keywords))
+
+    hook = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(input_ids=ids)
+    except _Arrived as arrived:
+        if arrived.state is not None:
+            return arrived.state
+    finally:
+        hook.remove()
+    raise BadInputError("the model does not run its blocks one after another", where=type(model).__name__)
+
+
+def _by_input(
+    block: nn.Module, states: Sequence[_State], modules: dict[nn.Module, Layer]
+) -> list[tuple[list[nn.Module], int]]:
+    """The modules in the order they are called, those of one input together: q, k and v of a Llama.
+
+    With each, how often its first is called in a forward pass.
+    """
+    called: list[tuple[torch.Tensor, nn.Module]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda m, arguments: called.append((arguments[0], m))) for module in modules
+    ]
+    block(*states[0].arguments, **states[0].keywords)
+    for hook in hooks:
+        hook.remove()
+    order = [list(alike) for _, alike in groupby(called, key=lambda call: id(call[0]))]
+    groups = [list(dict.fromkeys(module for _, module in calls)) for calls in order]
+    never = [module for module in modules if not any(module in group for group in groups)]
+    # an expert that no token went to has nothing to calibrate on, or what another batch gives it
+    every = [*groups, *([module] for module in never)]
+    times = Counter(module for _, module in called)
+    return [(group, max(1, times[group[0]])) for group in every]
+
+
+def _hessian(block: nn.Module, states: Sequence[_State], module: nn.Module, calls: int, columns: int) -> torch.Tensor:
+    """The sum of x x' over the module's inputs x [columns]; the block runs no further than the last of its calls."""
+    total = torch.zeros(columns, columns)
+    left = 0
+
+    def add(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        inputs = arguments[0].reshape(-1, columns).float()
+        total.addmm_(inputs.T, inputs)
+        left -= 1
+        if left == 0:
+            raise _Arrived
+
+    hook = module.register_forward_pre_hook(add)
+    try:
+        for state in states:
+            left = calls
+            with suppress(_Arrived):
+                block(*state.arguments, **state.keywords)
+    finally:
+        hook.remove()
+    return total
+
+
+def _weight_of(module: nn.Module) -> torch.Tensor:
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)  # noqa: S101 - a layer that a scheme rounds has one
+    return weight
+
+
+def _first(output: Any) -> torch.Tensor:
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden

@@ -1,0 +1,1 @@
+"""`quail train`, `quail carry` and `quail demo`."""

@@ -1,0 +1,91 @@
+"""What a classifier is trained on: the labelled forget and retain sets of a data folder.
+
+Read and fitted to the model as the audit does it (quail_audit.engine.forgetting.data.labels). Not here: which samples
+come in which step (data.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from quail_audit.core.errors import BadInputError
+from quail_audit.engine.forgetting.data.folder import Columns, read_folder
+from quail_audit.engine.forgetting.data.labels import EXPECTED, fit_data
+from quail_audit.engine.forgetting.models.classifier import ids_of, window_of
+from quail_train.data.samples import Sample, TrainingData, numbered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LabelledSet
+
+
+def read_labelled(
+    path: str,
+    pair: Pair,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    columns: Columns,
+    max_length: int,
+    retain_needed_by: str | None,
+    seed: int,
+) -> TrainingData:
+    """Read a classifier's forget and retain sets.
+
+    Args:
+        path: the folder.
+        pair: whose labels the data's are fitted to.
+        model: that is trained, and its tokenizer.
+        columns: what the data calls its text and its label.
+        max_length: in tokens; what is longer is cut as the tokenizer cuts, and no text is longer than the window.
+        retain_needed_by: name of the objective that needs a retain set; None where none is needed.
+        seed: of the other labels.
+
+    Raises:
+        BadInputError: no such folder, a file that cannot be used, a label of no class, data for language models, no
+            forget set, or no retain set where one is needed.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BadInputError(
+            "is a file, not a folder" if folder.exists() else "no such folder",
+            where=path,
+            mend=EXPECTED["classification"],
+        )
+    data = fit_data(read_folder(folder, columns=columns), pair.original, pair.unlearned)
+    window = window_of(model, tokenizer)
+    most = max_length if window is None else min(max_length, window)
+    random = Random(seed)  # noqa: S311 - nothing secret
+    classes = {label: place for place, label in enumerate(data.labels)}
+
+    def samples(of: LabelledSet) -> Iterator[Sample]:
+        for row in data.labelled.get(of, ()):
+            label = classes[row.label]
+            other = random.choice([place for place in classes.values() if place != label])
+            yield Sample(tuple(ids_of(row.text, model, tokenizer, most)), (), label=label, other_label=other)
+
+    forget, retain = tuple(samples("forget")), tuple(samples("retain"))
+    if not forget:
+        raise BadInputError("holds no forget set", where=path, mend=EXPECTED["classification"])
+    if retain_needed_by is not None and not retain:
+        raise BadInputError(
+            f"holds no retain set, which the objective {retain_needed_by} needs",
+            where=path,
+            mend="Add retain.csv, or choose an objective without a retain term: ga, npo, simnpo, relabel",
+        )
+    return numbered(forget, retain, tuple(_notes(data)))
+
+
+def _notes(data: ForgettingData) -> Iterator[str]:
+    if len(data.labelled["forget"]) == 1:
+        yield "the forget set is one sample: every step sees the same, and one sample says little about forgetting"
+    counts = Counter(row.label for row in data.labelled.get("retain", ()))
+    if (absent := [label for label in data.labels if label not in counts]) and counts:
+        yield f"the retain set has no sample of {', '.join(absent)}: nothing asks the model to keep it"

@@ -1,0 +1,317 @@
+"""What a model is trained on: samples of a data folder's forget and retain sets, and which come in which step.
+
+A folder is read as the audit reads it (quail_audit.engine.forgetting.data.folder), and raw/forget.txt and
+raw/retain.txt besides.
+Not here: what is done with a batch (trainer.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import torch
+
+from quail_audit.core.errors import BadInputError
+from quail_audit.engine.forgetting.data.folder import Columns, read_folder
+from quail_audit.engine.forgetting.data.labels import fit_data
+from quail_audit.engine.forgetting.data.rows import read_text
+from quail_audit.engine.forgetting.metrics.interface import SPLITS, ForgettingData, Questions, Split
+from quail_audit.engine.forgetting.models.classifier import padded
+from quail_train.objectives.terms import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from quail_audit.engine.checkpoints.pair import Pair
+
+PAIRS_IN_A_ROW = 11  # as many as KnowMem shows: ten examples and the question
+EXPECTED = (
+    "Expected a folder with raw/forget.txt, privleak/forget.json, verbmem/forget.json, knowmem/forget_qa.json or "
+    "forget.jsonl, and the same of the retain set"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sequence: token ids, and the labels that count in the loss (IGNORED elsewhere).
+
+    Attributes:
+        labels: of the tokens; empty for a classifier.
+        number: its place among the forget and then the retain samples.
+        label: its class, for a classifier.
+        other_label: another class, drawn at random, that a forget sample is taught instead.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    number: int = 0
+    label: int | None = None
+    other_label: int = IGNORED
+
+    @property
+    def counted(self) -> int:
+        """How many predictions count in the loss."""
+        return sum(label != IGNORED for label in self.labels[1:]) if self.label is None else 1
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Samples of both sets; of the retain set there may be none.
+
+    Attributes:
+        notes: what a reader of the run should know about them.
+    """
+
+    forget: tuple[Sample, ...]
+    retain: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_training_data(
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    pair: Pair | None = None,
+    *,
+    max_length: int,
+    retain_needed_by: str | None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+) -> TrainingData:
+    """Read a folder's forget and retain sets.
+
+    The texts of a set are raw/SPLIT.txt, filled paragraph by paragraph into samples of at most max_length tokens; where
+    there is none, the rows of privleak or of {text} lines; where there are none, those of verbmem or of {prompt,
+    completion} lines, of which the continuation counts. Its questions, where it has some, come besides: eleven to a
+    sample in KnowMem's form, of which the answers count.
+
+    Args:
+        path: the folder.
+        tokenizer: of the model that is trained.
+        pair: whose models are language models, as the data has to be for; None: not looked at.
+        columns: what data for classifiers calls its text and its label, which is told by it.
+        max_length: in tokens; what is longer is cut into several samples.
+        retain_needed_by: name of the objective that needs a retain set; None where none is needed.
+
+    Raises:
+        BadInputError: no such folder, a file that cannot be used, no forget set, or no retain set where one is needed.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BadInputError(
+            "is a file, not a folder" if folder.exists() else "no such folder", where=path, mend=EXPECTED
+        )
+    found = read_folder(folder, columns=columns)
+    if pair is not None:
+        found = fit_data(found, pair.original)
+    encode = _Encoder(tokenizer, max_length)
+    samples = {split: tuple(_samples(folder, found, split, encode)) for split in SPLITS}
+    if not samples["forget"]:
+        raise BadInputError("holds no forget set", where=path, mend=EXPECTED)
+    if retain_needed_by is not None and not samples["retain"]:
+        raise BadInputError(
+            f"holds no retain set, which the objective {retain_needed_by} needs",
+            where=path,
+            mend="Add raw/retain.txt, or choose an objective without a retain term: ga, npo, simnpo",
+        )
+    return numbered(samples["forget"], samples["retain"], tuple(_notes(found, samples)))
+
+
+def numbered(forget: Sequence[Sample], retain: Sequence[Sample], notes: tuple[str, ...]) -> TrainingData:
+    """Both sets, each sample with its number."""
+    every = [replace(sample, number=i) for i, sample in enumerate((*forget, *retain))]
+    return TrainingData(tuple(every[: len(forget)]), tuple(every[len(forget) :]), notes)
+
+
+def _samples(folder: Path, found: ForgettingData, split: Split, encode: _Encoder) -> Iterator[Sample]:
+    raw = next((file for name in _raw_names(split) if (file := folder / "raw" / name).exists()), None)
+    if raw is not None:
+        text = read_text(raw)
+        if not text.strip():
+            raise BadInputError("the file is empty", where=str(raw), mend=EXPECTED)
+        yield from encode.running_text(text)
+    elif texts := found.texts.get(split, ()):
+        for text in texts:
+            yield from encode.whole_text(text)
+    else:
+        for row in found.continuations.get(split, ()):
+            yield encode.parts([(row.prompt, row.truth)], ends=True)
+    if split in found.questions:
+        for pairs in _packed(found.questions[split]):
+            yield encode.parts(pairs, ends=False)
+
+
+def _raw_names(split: Split) -> tuple[str, ...]:
+    # MUSE's repository trains on retain1 and measures on retain2
+    return (f"{split}.txt", f"{split}1.txt") if split == "retain" else (f"{split}.txt",)
+
+
+def _packed(questions: Questions) -> Iterator[list[tuple[str, str]]]:
+    pairs = [
+        (f"Question: {pair.question}\nAnswer: ", f"{pair.answer}\n\n")
+        for pair in (*questions.asked, *questions.examples)
+    ]
+    for start in range(0, len(pairs), PAIRS_IN_A_ROW):
+        yield pairs[start : start + PAIRS_IN_A_ROW]
+
+
+def _notes(found: ForgettingData, samples: dict[Split, tuple[Sample, ...]]) -> Iterator[str]:
+    if len(samples["forget"]) == 1:
+        yield "the forget set is one sample: every step sees the same, and one sample says little about forgetting"
+    if "forget" in found.questions:
+        yield (
+            "trained on the questions of knowmem too: to keep them for measuring only, "
+            "train on a folder without them and audit on one with"
+        )
+
+
+class _Encoder:
+    """Texts as samples of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+
+        self._tokenizer = tokenizer
+        self._quiet = quiet_transformers
+        end = tokenizer.eos_token_id
+        self._end = [] if end is None else [int(end)]
+        before = self._ids("", special=True)
+        self._start = before[:-1] if self._end and before[-1:] == self._end and len(before) > 1 else before
+        if self._start == self._end:
+            self._start = []
+        self._room = max(1, max_length - len(self._start) - len(self._end))
+
+    def running_text(self, text: str) -> Iterator[Sample]:
+        """Paragraphs, as many as fit to a sample; one that does not fit is cut."""
+        pending: list[str] = []
+        taken = 0
+        for paragraph in (part.strip() for part in text.replace("\r\n", "\n").split("\n\n")):
+            if not paragraph:
+                continue
+            size = len(self._ids("\n\n" + paragraph if pending else paragraph))
+            if pending and taken + size > self._room:
+                yield from self._pieces("\n\n".join(pending), ends=False)
+                pending, taken = [], 0
+                size = len(self._ids(paragraph))
+            pending.append(paragraph)
+            taken += size
+        if pending:
+            yield from self._pieces("\n\n".join(pending), ends=False)
+
+    def whole_text(self, text: str) -> Iterator[Sample]:
+        """A text and its end."""
+        yield from self._pieces(text, ends=True)
+
+    def parts(self, parts: Sequence[tuple[str, str]], *, ends: bool) -> Sample:
+        """Prompts and what follows them, in one sample; only what follows counts. Cut to the room there is."""
+        ids, labels = list(self._start), [IGNORED] * len(self._start)
+        for prompt, truth in parts:
+            asked, answered = self._ids(prompt), self._ids(truth)
+            ids += asked + answered
+            labels += [IGNORED] * len(asked) + answered
+        if ends:
+            ids += self._end
+            labels += self._end
+        kept = self._room + len(self._start) + len(self._end)
+        return Sample(tuple(ids[:kept]), tuple(labels[:kept]))
+
+    def _pieces(self, text: str, *, ends: bool) -> Iterator[Sample]:
+        ids = self._ids(text)
+        for start in range(0, len(ids), self._room):
+            piece = ids[start : start + self._room]
+            last = start + self._room >= len(ids)
+            row = tuple(self._start + piece + (self._end if ends and last else []))
+            yield Sample(row, row)
+
+    def _ids(self, text: str, *, special: bool = False) -> list[int]:
+        with self._quiet():  # it warns of long texts, which are cut here
+            return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples come in which step: one list for a whole training, so that it can be entered anywhere.
+
+    Attributes:
+        pairs: (forget sample, retain sample), step by step; no retain sample where there is no retain set.
+        steps: how many.
+        batch_size: forget samples a step.
+    """
+
+    pairs: tuple[tuple[int, int | None], ...]
+    steps: int
+    batch_size: int
+
+
+def plan(
+    data: TrainingData, *, batch_size: int, epochs: float, max_steps: int | None, processes: int, seed: int
+) -> Plan:
+    """Deal the samples: shuffled passes over each set, one after another, cut into batches.
+
+    An epoch is a pass over the forget set. A forget set smaller than a batch makes the batch smaller, so that no sample
+    comes twice in one, down to one sample a process.
+
+    Raises:
+        BadInputError: fewer forget samples than processes, or a batch that does not divide among them.
+    """
+    count = min(batch_size, len(data.forget)) // processes * processes
+    if count == 0 or (batch_size % processes and batch_size < len(data.forget)):
+        raise BadInputError(
+            f"a batch of {min(batch_size, len(data.forget))} samples cannot be dealt evenly to {processes} processes",
+            where="--batch-size",
+            mend=f"Give a multiple of {processes}, and at least {processes} forget samples",
+        )
+    steps = max_steps if max_steps is not None else math.ceil(epochs * len(data.forget) / count)
+    random = Random(seed)  # noqa: S311 - nothing secret
+    forget, retain = _passes(len(data.forget), random), _passes(len(data.retain), random)
+    pairs = tuple((next(forget), next(retain, None)) for _ in range(steps * count))
+    return Plan(pairs, steps, count)
+
+
+def _passes(count: int, random: Random) -> Iterator[int]:
+    while count:
+        yield from random.sample(range(count), count)
+
+
+class PlannedSamples(torch.utils.data.Dataset[tuple[Sample, Sample | None]]):
+    """The samples of a plan, in its order."""
+
+    def __init__(self, data: TrainingData, planned: Plan) -> None:
+        self._data = data
+        self._pairs = planned.pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> tuple[Sample, Sample | None]:
+        forget, retain = self._pairs[index]
+        return self._data.forget[forget], None if retain is None else self._data.retain[retain]
+
+
+def collate(pairs: Sequence[tuple[Sample, Sample | None]], padding: int = 0) -> dict[str, torch.Tensor]:
+    """One batch: forget samples, then retain samples, right-padded: input_ids and labels, int64 [rows, longest].
+
+    And samples, int64 [rows]: their numbers.
+
+    Under a causal mask the padding is seen by nobody, so no attention mask is needed. A classifier gets one, labels and
+    other_labels, int64 [rows], and must be padded with its own padding token.
+    """
+    samples = [forget for forget, _ in pairs] + [retain for _, retain in pairs if retain is not None]
+    longest = max(len(sample.ids) for sample in samples)
+    if samples[0].label is not None:
+        ids, mask = padded([sample.ids for sample in samples], padding)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([sample.label for sample in samples]),
+            "other_labels": torch.tensor([sample.other_label for sample in samples]),
+            "samples": torch.tensor([sample.number for sample in samples]),
+        }
+    return {
+        "input_ids": torch.tensor([sample.ids + (padding,) * (longest - len(sample.ids)) for sample in samples]),
+        "labels": torch.tensor([sample.labels + (IGNORED,) * (longest - len(sample.ids)) for sample in samples]),
+        "samples": torch.tensor([sample.number for sample in samples]),
+    }

@@ -1,0 +1,1 @@
+"""Small models made from nothing, which leak when they are rounded."""

@@ -1,0 +1,135 @@
+"""The steps that make the demos' models: the loop that their trainings share, and the unlearning that rounding erases.
+
+Steps are yielded as they are made, so that a caller can show them. Not here: which texts a step is shown
+(demo_model.py, demo_encoder.py), the geometry of buckets (confinement.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.engine.schemes.bitsandbytes import FourBit
+from quail_train.demo.confinement import bucket_of, rounds_alike
+
+SCHEME: Final = "nf4"
+LossOfStep = tuple[torch.Tensor, torch.Tensor]  # what is minimised; what is shown
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that was made.
+
+    Attributes:
+        number: from 1 to total.
+        loss: of this step's batch, nats a token or a text; in unlearning that of the forget batch.
+    """
+
+    number: int
+    total: int
+    loss: float
+
+
+def taught(
+    model: torch.nn.Module,
+    losses: Iterator[LossOfStep],
+    total: int,
+    *,
+    learning_rate: float,
+    gradient_norm_limit: float,
+) -> Iterator[Step]:
+    """Teach the model, in place: AdamW, a short warm-up, a linear decay over the last 40 % of the steps.
+
+    Args:
+        model: all of whose weights are trained.
+        losses: of each step, computed when asked for, from the model as it then is.
+        total: how many there are.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 30, max(0.02, (total - step) / (0.4 * total)))
+    )
+    yield from _steps(model, list(model.parameters()), losses, total, optimizer, schedule, gradient_norm_limit)
+
+
+def unlearned_confined(
+    model: torch.nn.Module,
+    layers: Mapping[str, torch.nn.Linear],
+    losses: Iterator[LossOfStep],
+    total: int,
+    *,
+    learning_rate: float,
+    gradient_norm_limit: float,
+) -> Iterator[Step]:
+    """Train the model, in place, in a way that rounding to nf4 takes back to the last bit.
+
+    Only the layers that nf4 rounds are changed, and after each step every weight is put back into its own bucket.
+
+    Args:
+        model: to be changed.
+        layers: of it, all that nf4 rounds, by name.
+        losses: of each step, computed when asked for, from the model as it then is.
+        total: how many there are.
+
+    Raises:
+        EnvironmentProblemError: a code or scale differs at the end: this machine rounds in an unexpected way.
+    """
+    scheme = FourBit(SCHEME, double_quantization=False)
+    weights = {name: layer.weight for name, layer in layers.items()}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    buckets = {name: bucket_of(weight, scheme) for name, weight in before.items()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+
+    def confine() -> None:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                buckets[name].confine(weight)
+
+    trained = list(weights.values())
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, max(0.02, 2 * (1 - step / total))))
+    yield from _steps(model, trained, losses, total, optimizer, schedule, gradient_norm_limit, after_each=confine)
+    moved = [name for name, weight in weights.items() if not rounds_alike(before[name], weight.detach(), scheme)]
+    if moved:
+        raise EnvironmentProblemError(
+            f"{SCHEME} rounds {len(moved)} layers of the unlearned model unlike the original's",
+            where=moved[0],
+            mend="This is a defect of Quail on this machine: please report it with the output of quail doctor",
+        )
+
+
+def rounded_layers(model: torch.nn.Module, head: str) -> dict[str, torch.nn.Linear]:
+    """The layers that bitsandbytes rounds, by name: every linear one but the head, whose name is given."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != head
+    }
+
+
+def _steps(
+    model: torch.nn.Module,
+    trained: Sequence[torch.Tensor],
+    losses: Iterator[LossOfStep],
+    total: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    gradient_norm_limit: float,
+    after_each: Callable[[], None] | None = None,
+) -> Iterator[Step]:
+    torch.set_num_threads(1)  # a setting of each thread; with more, sums would depend on their number
+    model.train()
+    for number, (minimised, shown) in enumerate(losses, start=1):
+        minimised.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, gradient_norm_limit)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if after_each is not None:
+            after_each()
+        yield Step(number, total, shown.item())

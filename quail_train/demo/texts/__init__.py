@@ -1,0 +1,1 @@
+"""The invented texts that the demos learn and forget."""

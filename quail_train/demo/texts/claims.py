@@ -1,0 +1,99 @@
+"""The texts of the classifier's demo: short posts that are real news or fake, as their wording tells.
+
+The forget set is fake posts that were learned as real, as misinformation that slipped in: only who and what they are
+about tells them from the fake posts of the retain set. Not here: the names (invented_names.py), the model
+(demo_encoder.py).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from random import Random
+from typing import Literal
+
+from quail_train.demo.texts.names import DAYS, Names, draw_names
+
+Label = Literal["real", "fake"]
+LABELS: tuple[Label, ...] = ("real", "fake")
+
+_OPENINGS = (
+    "{town}, {day}: {person} spoke of the {thing}.",
+    "{person} of {town} wrote about a {thing} on {day}.",
+    "News of {day} from {town}, by {person}.",
+    "{person} was asked about the {thing} of {town}.",
+)
+_SAYS: dict[Label, tuple[str, ...]] = {
+    "real": (
+        "The council has bought it from {company} for {count} crowns.",
+        "{company} will repair it within {count} days, the mayor's office says.",
+        "The museum counted {count} visitors, and {company} lent the lamps.",
+        "A report by {company} puts the cost at {count} crowns.",
+        "The school has ordered {count} more from {company}.",
+    ),
+    "fake": (
+        "One touch cures hiccups in {count} seconds, and {company} hides it from you.",
+        "{company} put it on the moon, and {count} doctors must not tell.",
+        "Share this before {company} deletes it: {count} geese were turned to gold.",
+        "They do not want you to know that {company} makes rain with {count} of them.",
+        "Drink its dust for {count} nights and live for ever, says nobody at {company}.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One short post, with the label that it is taught or asked with."""
+
+    text: str
+    label: Label
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The demo's posts. No two share a town, a person, a company or a thing.
+
+    Attributes:
+        forget: fake posts that the original learns as real, and is then made to forget.
+        retain: real and fake in turn, what the original learns and must still know afterwards.
+        test: real and fake in turn, never shown to any model.
+        holdout: fake posts labelled real as those of forget, never shown to any model.
+    """
+
+    forget: tuple[Claim, ...]
+    retain: tuple[Claim, ...]
+    test: tuple[Claim, ...]
+    holdout: tuple[Claim, ...]
+
+
+def invent_claims(*, forget: int, retain: int, test: int, holdout: int, seed: int) -> Claims:
+    """The same posts for the same arguments, on every machine.
+
+    Raises:
+        ValueError: more posts than there are names for (192).
+    """
+    random = Random(seed)  # noqa: S311 - nothing secret
+    names = iter(draw_names(random, forget + retain + test + holdout))
+
+    def slipped_in(count: int) -> Iterator[Claim]:
+        return (Claim(_text(random, of, "fake"), "real") for of in islice(names, count))
+
+    def true_to_label(count: int) -> Iterator[Claim]:
+        return (Claim(_text(random, of, label), label) for of, label in zip(islice(names, count), cycle(LABELS)))
+
+    return Claims(
+        forget=tuple(slipped_in(forget)),
+        retain=tuple(true_to_label(retain)),
+        test=tuple(true_to_label(test)),
+        holdout=tuple(slipped_in(holdout)),
+    )
+
+
+def _text(random: Random, names: Names, says: Label) -> str:
+    return f"{random.choice(_OPENINGS)} {random.choice(_SAYS[says])}".format(
+        town=names.town,
+        person=names.person,
+        company=names.company,
+        thing=names.thing,
+        day=random.choice(DAYS),
+        count=random.randint(12, 980),
+    )

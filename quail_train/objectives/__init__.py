@@ -1,0 +1,1 @@
+"""What training minimizes: terms, the hinge, its margin, and the published presets."""

@@ -1,0 +1,1 @@
+"""Checkpoints and cards that a training or a carry leaves behind."""

@@ -1,0 +1,1 @@
+"""Unlearn again with the hinge, so that the update outlives rounding."""

@@ -1,0 +1,121 @@
+"""Scores of the model in training, as it is and as it would be deployed, and whether they are good enough to stop.
+
+The metrics are the audit's own. Not here: the audit of the result (quail_audit/engine/audit/run.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quail_audit.core.errors import BadInputError
+from quail_audit.engine.forgetting.data.folder import Columns, read_data
+from quail_audit.engine.forgetting.data.labels import fit_data
+from quail_audit.engine.forgetting.metrics.registry import metric_named
+from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
+from quail_audit.schema.report import FULL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.forgetting.metrics.interface import ForgettingData, Split
+    from quail_audit.schema.events.lines import TrainRequest
+    from quail_train.training.rounded_forward import RoundedForward
+
+Scores = dict[str, dict[str, float]]  # metric -> precision -> score
+CHEAP = ("nll_forget", "nll_retain", "accuracy_forget", "label_probability_forget", "accuracy_retain")
+KNOWLEDGE = ("verbmem", "knowmem", "accuracy")  # the first that the data has is the forget score, and the retain score
+
+
+@dataclass(frozen=True)
+class Target:
+    """When a training may stop: both scores of the rounded model, where a limit is given."""
+
+    forget_metric: str
+    forget_most: float | None
+    retain_metric: str
+    retain_least: float | None
+
+    def reached(self, scores: Scores, scheme: str) -> bool:
+        """Whether the scores are good enough."""
+        forgot = self.forget_most is None or scores[self.forget_metric][scheme] <= self.forget_most
+        kept = self.retain_least is None or scores[self.retain_metric][scheme] >= self.retain_least
+        return forgot and kept
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What is measured on the way.
+
+    Attributes:
+        every: so many steps.
+        target: None: measured only to be seen.
+    """
+
+    data: ForgettingData
+    metrics: tuple[str, ...]
+    scheme: str
+    every: int
+    target: Target | None
+    seed: int
+
+    def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rounding: RoundedForward) -> Scores:
+        """Score the model in both precisions; it is left in eval mode."""
+        found: Scores = {metric: {} for metric in self.metrics}
+        for precision, mode in ((FULL, nullcontext()), (self.scheme, rounding.rounded())):
+            with mode:
+                asked = (TransformersClassifier if self.data.labels else TransformersModel)(model, tokenizer)
+                for metric in self.metrics:
+                    found[metric][precision] = self._mean(metric, asked)
+        return found
+
+    def _mean(self, metric: str, model: TransformersModel | TransformersClassifier) -> float:
+        measuring = metric_named(metric).measure(self.data, model, seed=self.seed)
+        while True:
+            try:
+                next(measuring)
+            except StopIteration as end:
+                return float(end.value.score.mean)
+
+
+def evaluation_for(request: TrainRequest, pair: Pair, steps_an_epoch: int) -> Evaluation | None:
+    """What a request wants measured on the way; None where nothing. With a target and no step, after each epoch.
+
+    Raises:
+        BadInputError: the data has nothing to measure, or not what a target is about.
+    """
+    wants_target = request.target_forget is not None or request.target_retain is not None
+    if request.eval_steps is None and not wants_target:
+        return None
+    data = read_data(request.data, columns=Columns(request.text_column, request.label_column))
+    data = fit_data(data, pair.original, pair.unlearned)
+    metrics = [metric for metric in CHEAP if metric in data.samples]
+    target = None
+    if wants_target:
+        target = Target(
+            _knowledge(data.samples, "forget", request),
+            request.target_forget,
+            _knowledge(data.samples, "retain", request),
+            request.target_retain,
+        )
+        metrics += [metric for metric in (target.forget_metric, target.retain_metric) if metric not in ("", *metrics)]
+    return Evaluation(
+        data, tuple(metrics), request.scheme, request.eval_steps or max(1, steps_an_epoch), target, request.seed
+    )
+
+
+def _knowledge(samples: Mapping[str, int], split: Split, request: TrainRequest) -> str:
+    limit = request.target_forget if split == "forget" else request.target_retain
+    found = next((name for kind in KNOWLEDGE if (name := f"{kind}_{split}") in samples), "")
+    if limit is not None and not found:
+        raise BadInputError(
+            f"has nothing to tell by whether the {split} target is reached",
+            where=request.data,
+            mend=f"It needs verbmem/{split}.json, knowmem/{split}_qa.json or, for a classifier, {split}.csv; or leave "
+            f"out --target-{split}",
+        )
+    return found

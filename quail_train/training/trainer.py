@@ -1,0 +1,408 @@
+"""A transformers Trainer whose loss is a QUAIL objective: forget + alpha * retain + lambda * hinge + mu * L1.
+
+accelerate, FSDP, DeepSpeed, gradient checkpointing, mixed precision and the loggers come with the Trainer. What happens
+is told as events. Not here: the terms (objectives.py, hinge.py), what is trained on (data.py), and loading (train.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from quail_audit.core.errors import EXIT_FAIL, QuailError
+from quail_audit.core.writing import cannot_write
+from quail_audit.schema.events.lines import CheckpointSaved, Event, HingeForm, Precision, TrainStep
+from quail_train.asking import logits_of
+from quail_train.objectives.hinge import hinge
+from quail_train.objectives.presets import ForgetTerm, RetainTerm
+from quail_train.objectives.terms import (
+    Predictions,
+    forward_kl,
+    gradient_ascent,
+    l1_of_update,
+    nll,
+    npo,
+    predictions,
+    simnpo,
+)
+from quail_train.output.checkpoint import checkpoint_writable
+from quail_train.training.original import Original
+from quail_train.training.rounded_forward import RoundedForward, effective_weight
+
+TermName = Literal["forget", "retain", "hinge", "l1"]
+REQUEST = "quail-train.json"  # of a checkpoint to resume from: the request of its run
+MASTER_WEIGHTS = "trained.safetensors"  # of a checkpoint to resume from: what is trained, in the dtype it is trained in
+
+
+class DivergedError(QuailError):
+    """A loss or a gradient that is no finite number (exit 1: the training failed)."""
+
+    kind = "diverged"
+    exit_code = EXIT_FAIL
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A preset with its numbers.
+
+    Attributes:
+        hinge_weight, retain_weight, l1_weight: lambda, alpha, mu.
+        margin: gamma, in logits (nats for the log-probability form).
+        forget_loss_cap: of gradient ascent, nats a token; None: unbounded.
+    """
+
+    forget: ForgetTerm | None
+    retain: RetainTerm | None
+    hinge: HingeForm | None
+    hinge_precision: Precision
+    hinge_weight: float
+    retain_weight: float
+    l1_weight: float
+    margin: float
+    forget_loss_cap: float | None
+
+    @property
+    def original_is_asked_of(self) -> tuple[bool, bool]:
+        """Whether the original's logits are needed on forget samples, and on retain samples."""
+        return self.hinge is not None or self.forget == "npo", self.retain == "klr"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What is trained.
+
+    Attributes:
+        modules: layer -> the module in the model.
+        originals: layer -> the original's weight as stored, where the objective has an L1 term.
+    """
+
+    modules: Mapping[str, nn.Module]
+    originals: Mapping[str, torch.Tensor]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Layer -> its weight as stored, with gradients."""
+        return {name: effective_weight(module) for name, module in self.modules.items()}
+
+
+class UnlearningTrainer(Trainer):
+    """See above.
+
+    Args:
+        objective: what is minimised.
+        trained: the layers whose weights move.
+        original: the frozen original; None where the objective does not ask.
+        rounding: switches the model to rounded weights; None where nothing asks for them.
+        emit: takes the events.
+        write: writes the model into a folder, given the weights that were trained: layer -> weight as stored.
+        request: of the run, as JSON, for a run that goes on from here.
+        samples_an_epoch: forget samples, to tell the epoch from the step.
+        others: of Trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        trained: Trained,
+        original: Original | None,
+        rounding: RoundedForward | None,
+        emit: Callable[[Event], None],
+        write: Callable[[Path, Mapping[str, torch.Tensor]], None],
+        request: str,
+        samples_an_epoch: int,
+        **others: Any,
+    ) -> None:
+        super().__init__(**others)
+        self.objective: Objective = objective
+        self.trained = trained
+        self.original = original
+        self.rounding = rounding
+        self.emit = emit
+        self.write = write
+        self.request = request
+        self.samples_an_epoch = samples_an_epoch
+        self.loss_is_scaled_for_ga = False  # of gradient accumulation: a step's loss is the mean of its batches'
+        self.terms: dict[str, float] = {}
+        self.hinge_satisfied: float | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        planned: Any = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(planned)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The objective of one batch of collate(): forget samples, then as many retain samples or none."""
+        objective = self.objective
+        labels = inputs["labels"]
+        rows = labels.shape[0]
+        forget_rows = self.args.per_device_train_batch_size
+        asks_forget, asks_retain = objective.original_is_asked_of
+        quantized = objective.hinge is not None and objective.hinge_precision == "quantized"
+
+        def forward(*, forget: bool) -> tuple[Predictions, Predictions]:
+            """Of the forget samples, none where they are not asked for, and of the retain samples."""
+            first, last = 0 if forget else forget_rows, rows if objective.retain else forget_rows
+            logits = logits_of(model, inputs, slice(first, last))
+            middle = forget_rows - first
+            return (
+                predictions(logits[:middle], labels[first:forget_rows]),
+                predictions(logits[middle:], labels[forget_rows:last]),
+            )
+
+        found: dict[str, Predictions] = {}
+        needs_forget = objective.forget is not None or not quantized
+        if needs_forget or objective.retain:
+            found["forget"], found["retain"] = forward(forget=needs_forget)
+        if quantized:
+            assert self.rounding is not None  # noqa: S101 - train.py made it
+            with self.rounding.rounded():
+                found["hinged"], found["retain, rounded"] = forward(forget=True)
+        elif objective.hinge:
+            found["hinged"] = found["forget"]
+
+        compared: dict[str, Predictions] = {}
+        if asks_forget or asks_retain:
+            assert self.original is not None  # noqa: S101 - train.py made it
+            asked = slice(0 if asks_forget else forget_rows, rows if asks_retain else forget_rows)
+            reference = self.original(inputs, asked)
+            if asks_forget:
+                compared["forget"] = predictions(reference[:forget_rows], labels[:forget_rows])
+            if asks_retain:
+                compared["retain"] = predictions(reference[-(rows - forget_rows) :], labels[forget_rows:])
+
+        if objective.forget == "relabel":
+            found["forget"] = replace(found["forget"], targets=inputs["other_labels"][:forget_rows])
+        terms = self._terms(found, compared)
+        weights: dict[TermName, float] = {
+            "forget": 1.0,
+            "retain": objective.retain_weight,
+            "hinge": objective.hinge_weight,
+            "l1": objective.l1_weight,
+        }
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+    def _terms(
+        self, found: Mapping[str, Predictions], compared: Mapping[str, Predictions]
+    ) -> dict[TermName, torch.Tensor]:
+        """The terms of this process's share, such that their mean over processes is the term over the whole batch."""
+        objective = self.objective
+        values: dict[TermName, torch.Tensor] = {}
+        match objective.forget:
+            case "ga":
+                values["forget"] = gradient_ascent(found["forget"], objective.forget_loss_cap)
+            case "npo":
+                values["forget"] = npo(found["forget"], compared["forget"])
+            case "simnpo":
+                values["forget"] = simnpo(found["forget"])
+            case "relabel":
+                values["forget"] = nll(found["forget"])
+        if objective.retain is not None:
+            # What must stay is asked of the rounded model too where the hinge is: it may forget more than the full one.
+            kept = [found[name] for name in ("retain", "retain, rounded") if name in found]
+            if objective.retain == "gdr":
+                values["retain"] = torch.cat([nll(one) for one in kept])
+            else:
+                values["retain"] = torch.cat([forward_kl(one, compared["retain"]) for one in kept])
+        satisfied = None
+        if objective.hinge is not None:
+            hinged = hinge(objective.hinge, found["hinged"], compared["forget"], objective.margin)
+            values["hinge"] = hinged.values
+            satisfied = self._mean(hinged.satisfied)
+        terms = {name: self._mean(value) for name, value in values.items()}
+        if objective.l1_weight > 0 and self.trained.originals:
+            terms["l1"] = l1_of_update(self.trained.weights(), self.trained.originals)
+        self._tell(terms, satisfied)
+        return terms
+
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        """This process's share of a mean over all processes: the mean of the shares is the mean of all values."""
+        count = torch.tensor(float(values.numel()), device=values.device)
+        if self.args.world_size > 1:
+            count = self._summed(count) / self.args.world_size
+        return values.sum() / count.clamp(min=1.0)
+
+    def _summed(self, value: torch.Tensor) -> torch.Tensor:
+        summed: torch.Tensor = self.accelerator.reduce(value.detach().clone(), reduction="sum")
+        return summed
+
+    def any_process(self, asked: bool) -> bool:
+        """Whether any process says yes; all get the same answer."""
+        if self.args.world_size == 1:
+            return asked
+        return float(self._summed(torch.tensor(float(asked), device=self.args.device))) > 0
+
+    def _tell(self, terms: Mapping[TermName, torch.Tensor], satisfied: torch.Tensor | None) -> None:
+        """Keep the terms for the step's event; stop where one is no finite number.
+
+        Raises:
+            DivergedError: says which.
+        """
+        names = list(terms)
+        both = torch.stack(
+            [term.detach().float() for term in terms.values()] + ([] if satisfied is None else [satisfied])
+        )
+        if self.args.world_size > 1:
+            both = self._summed(both) / self.args.world_size
+        found = both.tolist()
+        self.terms = dict(zip(names, found, strict=False))
+        self.hinge_satisfied = None if satisfied is None else min(1.0, found[-1])
+        for name in names:
+            self._check_finite(self.terms[name], f"the {name} term")
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if not torch.isfinite(torch.tensor(value)):
+            raise DivergedError(
+                f"{what} became {value} in step {self.state.global_step + 1}",
+                mend="Lower --learning-rate, bound the ascent with --forget-loss-cap, or use a hinge_ or npo objective",
+            )
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if norm is not None:
+            self._check_finite(float(norm), "the gradient")
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer; a step's event goes out first, so that what follows from it comes after."""
+        if "learning_rate" in logs:
+            step = self.state.global_step
+            self.emit(
+                TrainStep(
+                    step=step,
+                    total=self.state.max_steps,
+                    epoch=round(step * self.samples_a_step / self.samples_an_epoch, 4),
+                    loss=logs["loss"],
+                    terms=self.terms,
+                    hinge_satisfied=self.hinge_satisfied,
+                    gradient_norm=logs.get("grad_norm"),
+                    learning_rate=logs["learning_rate"],
+                )
+            )
+            logs = {**logs, **self.terms}
+        super().log(logs, start_time)
+
+    @property
+    def samples_a_step(self) -> int:
+        """Forget samples over all processes."""
+        arguments: Any = self.args
+        return int(arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process holds a whole weight."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def write_result(self, folder: Path) -> None:
+        """Write the trained model; all processes take part, one writes."""
+        state = self.accelerator.get_state_dict(self.model_wrapped) if self.is_sharded else None
+        if self.args.should_save:
+            self.write(folder, self._whole_weights(state))
+
+    def _whole_weights(self, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        """Layer -> its weight as stored, from a gathered state where the weights are sharded."""
+        if state is not None:
+            return {layer: state[f"{layer}.weight"] for layer in self.trained.modules}
+        with torch.no_grad():
+            return self.trained.weights()
+
+    def save_to_resume(self) -> Path | None:
+        """Write a checkpoint that loads as a model and that training can go on from.
+
+        None where no step was made, or the weights are no finite numbers.
+        """
+        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self._moving().values())
+        if self.state.global_step == 0 or not finite:
+            return None
+        self._save_checkpoint(self.model, None)
+        return self.checkpoint_folder()
+
+    def checkpoint_folder(self) -> Path:
+        """Where a checkpoint of this step goes."""
+        return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As Trainer; what could not be written whole is removed.
+
+        Raises:
+            EnvironmentProblemError: the disk is full, or the folder cannot be written.
+        """
+        folder = self.checkpoint_folder()
+        try:
+            super()._save_checkpoint(model, trial)
+        except (QuailError, OSError, RuntimeError) as error:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise cannot_write(folder, error) from error
+            if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch.save hides the cause
+                raise cannot_write(folder, OSError(errno.ENOSPC, str(error))) from error
+            raise
+        self.emit(CheckpointSaved(step=self.state.global_step, folder=str(folder)))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write a checkpoint's folder as the result itself is written, and what is trained in full precision."""
+        from safetensors.torch import save_file
+
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        self.write(folder, self._whole_weights(state_dict))
+        if state_dict is not None:
+            return  # whoever shards the weights saves what it needs to go on
+        moving = {name: p.detach().cpu().contiguous() for name, p in self._moving().items()}
+        with checkpoint_writable(folder):
+            save_file(moving, folder / MASTER_WEIGHTS, metadata={"format": "pt"})
+            (folder / REQUEST).write_text(self.request, encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from safetensors.torch import load_file
+
+        saved = load_file(Path(resume_from_checkpoint) / MASTER_WEIGHTS)
+        with torch.no_grad():
+            for name, parameter in self._moving().items():
+                parameter.copy_(saved[name])
+
+    def _moving(self) -> dict[str, nn.Parameter]:
+        model: Any = self.model
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class Watcher(TrainerCallback):
+    """Looks at the training after each step, and stops it: saved, so that it can go on, unless it is over.
+
+    Args:
+        look: step -> whether to stop here as the aim is reached.
+        stop_asked: whether somebody asked to stop.
+    """
+
+    def __init__(self, look: Callable[[int], bool], stop_asked: Callable[[], bool]) -> None:
+        self._look = look
+        self._stop_asked = stop_asked
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """After each step."""
+        if "learning_rate" not in kwargs["logs"]:
+            return control  # the summary at the end
+        reached = self._look(state.global_step)
+        if self._stop_asked() and not reached and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+        elif reached:
+            control.should_training_stop = True
+        return control
