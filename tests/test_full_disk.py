@@ -35,7 +35,7 @@ class Disk:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return write_text(file, text)
 
-        monkeypatch.setattr("quail_audit.line_files.os.write", writing)
+        monkeypatch.setattr("quail_audit.core.writing.os.write", writing)
         monkeypatch.setattr(_Writing, "write", writing_text)
 
     def _is_full(self) -> bool:

@@ -26,8 +26,15 @@ from pydantic import ValidationError
 from quail_audit.core import interruption
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError
-from quail_audit.core.writing import cannot_write, no_room, writable, write_whole
-from quail_audit.line_files import append_line, drop_unfinished_line, open_to_append
+from quail_audit.core.writing import (
+    append_line,
+    cannot_write,
+    drop_unfinished_line,
+    no_room,
+    open_to_append,
+    writable,
+    write_whole,
+)
 from quail_audit.runs.digest import sealed
 from quail_audit.runs.report_file import read_report_file
 from quail_audit.runs.resume import Recorded

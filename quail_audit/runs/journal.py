@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.values import Model, first_problem
-from quail_audit.line_files import append_line, drop_unfinished_line, open_to_append
+from quail_audit.core.writing import append_line, drop_unfinished_line, open_to_append
 
 if TYPE_CHECKING:
     from typing import Any

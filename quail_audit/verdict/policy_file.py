@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.core.reading import read_toml, refuse_unknown
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
 from quail_audit.schema.policy import LIMITS, Limits, OtherLimits, Policy, Required, Rule, Waiver
-from quail_audit.toml_files import read_toml, refuse_unknown
 
 NAME = "quail.toml"
 PYPROJECT = "pyproject.toml"

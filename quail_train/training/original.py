@@ -24,7 +24,7 @@ from quail_audit.core.writing import cannot_write
 from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_audit.engine.forgetting.models.load import find_dtype, load_arm
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.asking import logits_of
+from quail_train.data.batches import logits_of
 from quail_train.data.samples import Sample, collate
 from quail_train.objectives.terms import predictions
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from quail_audit.engine.forgetting.models.classifier import padding_id
-from quail_train.asking import logits_of
+from quail_train.data.batches import logits_of
 from quail_train.data.samples import Sample, collate
 from quail_train.objectives.terms import nll, predictions
 

@@ -61,9 +61,8 @@ if TYPE_CHECKING:
     from quail_audit.engine.forgetting.metrics.interface import ForgettingData
     from quail_audit.engine.forgetting.recovery import Role
     from quail_audit.engine.schemes.backends.process import Scratch
-    from quail_audit.engine.schemes.by_layer import ByLayer
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
-    from quail_audit.engine.schemes.interface import Scheme
+    from quail_audit.engine.schemes.interface import ByLayer, Scheme
     from quail_audit.engine.weights.pair import MatrixPair, PairSums
 
 

@@ -26,9 +26,8 @@ from quail_audit.schema.events.lines import (
 )
 
 if TYPE_CHECKING:
-    from quail_audit.engine.schemes.by_layer import ByLayer
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
-    from quail_audit.engine.schemes.interface import Scheme
+    from quail_audit.engine.schemes.interface import ByLayer, Scheme
 
 AnyScheme: TypeAlias = "Scheme | CalibratedScheme | ByLayer"
 Said = ArmStarted | LayerMeasured | LayerQuantized | MetricScored | Noted | WeightsMeasured  # samples are not kept

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Pair
     from quail_audit.engine.forgetting.recovery import Role
-    from quail_audit.engine.schemes.by_layer import ByLayer
-    from quail_audit.engine.schemes.interface import Scheme
+    from quail_audit.engine.schemes.interface import ByLayer, Scheme
     from quail_audit.engine.schemes.rounded import Rounded
 
 Arms = dict[str, "tuple[Checkpoint, Scheme | ByLayer | None]"]
@@ -119,7 +118,7 @@ def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
 
 
 def _rounding_all(pair: Pair, name: str) -> Scheme | ByLayer | None:
-    from quail_audit.engine.schemes.by_layer import ByLayer
+    from quail_audit.engine.schemes.interface import ByLayer
 
     stored = pair.unlearned if pair.original.scheme is None else pair.original
     found: dict[str, Scheme] = {}

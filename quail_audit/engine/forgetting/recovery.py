@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from quail_audit.engine.forgetting.bootstrap import interval
 from quail_audit.engine.forgetting.metrics.privleak import auc
-from quail_audit.limits import outcome_of_recovery
 from quail_audit.schema.events.lines import Recovery
+from quail_audit.schema.policy import outcome_of_recovery
 
 Role = Literal["original/full", "unlearned/full", "unlearned/quantized", "retrain/full"]
 DECIDING_METRICS = ("verbmem_forget", "knowmem_forget", "accuracy_forget", "label_probability_forget")

@@ -10,6 +10,7 @@ from quail_audit.engine.schemes.rounded import Rounded as Rounded  # part of the
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import: only where weights are at hand
+from collections.abc import Mapping
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,3 +77,16 @@ class Scheme(ABC):
         """A matrix as it is deployed; see quantize."""
         quantized = self.quantize(weight)
         return Rounded(quantized.codes, self.dequantize(quantized), self.bucket_widths(weight, quantized))
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """Which scheme rounds which layer.
+
+    Attributes:
+        name: of the whole, as reports have it: the format that most weights are stored in.
+        schemes: layer -> what rounds it.
+    """
+
+    name: str
+    schemes: Mapping[str, Scheme]

@@ -16,9 +16,9 @@ from textual.color import BLACK, WHITE, Color, ColorParseError, Lab, lab_to_rgb,
 from textual.theme import Theme
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.core.reading import read_toml, refuse_unknown
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.events.lines import Model, Outcome, State
-from quail_audit.toml_files import read_toml, refuse_unknown
 
 DEFAULT_THEME = "quail-dark"
 SHIPPED_NAMES = ("quail-dark", "quail-light", "quail-contrast", "quail-colourblind")

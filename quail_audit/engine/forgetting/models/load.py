@@ -31,7 +31,7 @@ from quail_audit.engine.checkpoints.weight_files import read_json_object
 from quail_audit.engine.forgetting.models.batches import is_out_of_memory
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 from quail_audit.engine.schemes.bitsandbytes import FourBit, Int8, bitsandbytes
-from quail_audit.engine.schemes.by_layer import ByLayer
+from quail_audit.engine.schemes.interface import ByLayer
 
 if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint

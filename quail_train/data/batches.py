@@ -1,4 +1,4 @@
-"""Asking a model, of either task, for the logits of a batch of collate()."""
+"""Plan which samples come in which step, and collate them."""
 
 from collections.abc import Mapping
 
