@@ -20,7 +20,7 @@ from textual.widgets import Static
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_PASS
 from quail_audit.runs.folder import EVENTS, REQUEST, RUNS_FOLDER, RunSummary, list_runs
-from quail_audit.schema.events.lines import TrainRequest
+from quail_audit.schema.requests import TrainRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.live.training import LiveTraining

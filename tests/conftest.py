@@ -118,7 +118,7 @@ def erased_run(
 
     from quail_audit.engine.audit.run import audit
     from quail_audit.runs.folder import new_run, record
-    from quail_audit.schema.events.lines import AuditRequest
+    from quail_audit.schema.requests import AuditRequest
 
     demo = tmp_path_factory.mktemp("erased")
     build_demo(world, llama, tokenizer, demo)

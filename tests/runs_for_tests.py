@@ -3,34 +3,28 @@
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 
-from quail_audit.schema.events.lines import (
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import (
     ArmFinished,
     ArmStarted,
-    AuditRequest,
-    CheckpointFacts,
     DataRead,
-    Event,
     LayerMeasured,
-    LayerStatistics,
     MetricScored,
-    Noted,
     PairOpened,
     Planned,
-    Reason,
-    Recovery,
     RecoveryMeasured,
-    RunFinished,
     RunStarted,
     SampleScored,
     SchemeFailed,
-    SchemeSummary,
-    Score,
-    Verdict,
     VerdictReached,
     WeightsMeasured,
 )
+from quail_audit.schema.events.common import Noted, RunFinished
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import CheckpointFacts, LayerStatistics, Reason, Recovery, SchemeSummary, Score, Verdict
 from quail_audit.schema.policy import Policy
-from quail_audit.schema.report import Report, RunState
+from quail_audit.schema.report import Report
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.checks import Judgement, checks_of, judgement_of
 
 REQUEST = AuditRequest(original="original", unlearned="unlearned", retrain="retrain", data="data")

@@ -22,18 +22,12 @@ from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import EVENTS, read_report
-from quail_audit.schema.events.lines import (
-    AuditRequest,
-    Event,
-    LayerMeasured,
-    MetricScored,
-    Noted,
-    SampleScored,
-    SchemeFailed,
-    from_line,
-    to_line,
-)
-from quail_audit.schema.report import Report, RunState
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import LayerMeasured, MetricScored, SampleScored, SchemeFailed
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event, from_line, to_line
+from quail_audit.schema.report import Report
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.standings import formats, safe_to_ship
 
 

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from quail_audit.cli.main import app
 from quail_audit.engine.audit.run import audit
-from quail_audit.schema.events.lines import AuditRequest, Event, MetricScored, SampleScored
-from quail_audit.schema.report import RunState
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import MetricScored, SampleScored
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.requests import AuditRequest
 
 LABELS: dict[Kind, tuple[str, ...]] = {"encoder": ("real", "fake"), "decoder": ("real", "fake", "joke")}
 

@@ -19,7 +19,9 @@ from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.runs.folder import new_run, read_report, record
 from quail_audit.runs.integrity.verify import verify
-from quail_audit.schema.events.lines import AuditRequest, Event, FilesFound, FilesHashed, LayerMeasured
+from quail_audit.schema.events.audit import FilesFound, FilesHashed, LayerMeasured
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.requests import AuditRequest
 
 
 def contents(folder: Path) -> dict[str, str]:

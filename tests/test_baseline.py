@@ -6,7 +6,7 @@ import pytest
 from runs_for_tests import FACTS, REQUEST, SUMMARY, UNTOUCHED, layer
 from test_rules import TODAY
 
-from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, Score, Verdict
+from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, Score, Verdict
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import ArmReport, Report, SchemeReport
 from quail_audit.verdict.judge import judge_report

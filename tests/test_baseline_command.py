@@ -9,7 +9,7 @@ import pytest
 from test_cli import quail_here as quail
 
 from quail_audit.runs.folder import EVENTS, read_report
-from quail_audit.schema.events.lines import RuleOutcome
+from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.report import Report
 
 

@@ -15,15 +15,9 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 from quail_audit.engine.schemes.calibrated import CalibratedScheme
-from quail_audit.schema.events.lines import (
-    Event,
-    LayerMeasured,
-    LayerQuantized,
-    Noted,
-    SchemeFailed,
-    from_line,
-    to_line,
-)
+from quail_audit.schema.events.audit import LayerMeasured, LayerQuantized, SchemeFailed
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event, from_line, to_line
 
 SCHEME = "gptq-int4-g32"
 LEFT = "model.layers.1.mlp.down_proj"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from quail_audit.cli import main as cli
 from quail_audit.schema.command_line import audit_arguments, train_arguments
-from quail_audit.schema.events.lines import AuditRequest, TrainRequest
+from quail_audit.schema.requests import AuditRequest, TrainRequest
 
 words = st.text("abcXYZ09_./- é", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
 

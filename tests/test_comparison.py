@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs_for_tests import REQUEST, layer
 
-from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery, Score
+from quail_audit.schema.figures import LayerStatistics, Recovery, Score
 from quail_audit.schema.report import Report, SchemeReport
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.comparison import (
     LayerChange,
     Standing,

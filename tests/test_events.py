@@ -7,20 +7,10 @@ from pydantic import ValidationError
 from runs_for_tests import events, layer
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.schema.events.lines import (
-    Event,
-    FileHash,
-    FilesAwaited,
-    FilesFound,
-    FilesHashed,
-    FoundFile,
-    LayerMeasured,
-    Noted,
-    SampleScored,
-    Score,
-    from_line,
-    to_line,
-)
+from quail_audit.schema.events.audit import FilesAwaited, FilesFound, FilesHashed, LayerMeasured, SampleScored
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event, from_line, to_line
+from quail_audit.schema.figures import FileHash, FoundFile, Score
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.core.paths import stays_inside
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.runs.integrity.hashing import PIECE_BYTES, Hashing, find_file, hash_file
-from quail_audit.schema.events.lines import FileHash, FilesAwaited
-from quail_audit.schema.layout import DATA_NAMES, data_files, stays_inside
+from quail_audit.schema.events.audit import FilesAwaited
+from quail_audit.schema.figures import FileHash
+from quail_audit.schema.layout import DATA_NAMES, data_files
 
 
 def hashes(hashing: Hashing) -> tuple[FileHash, ...]:

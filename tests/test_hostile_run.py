@@ -13,8 +13,8 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text.console import PlainTextConsole
 from quail_audit.runs.folder import EVENTS, replay
+from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.lines import Event, from_line, to_line
-from quail_audit.schema.report import RunState
 
 HOSTILE = "\x1b]0;x\x07[/nope][red]<script>alert(1)</script>"
 VERDICTS = {0, 1, 5}

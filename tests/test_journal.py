@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.runs.journal import Journal, KeptArray, collecting, open_journal
-from quail_audit.schema.events.lines import Score
+from quail_audit.schema.figures import Score
 
 ONE, TWO = (Score(mean=mean, low=0.1 + 0.2, high=1e-310, samples=3) for mean in (1.0, 2.0))
 

@@ -19,17 +19,13 @@ from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import layer_statistics, pair_sums
 from quail_audit.reports import junit, markdown
 from quail_audit.runs.folder import new_run, read_report, record
-from quail_audit.schema.events.lines import (
-    AuditRequest,
-    Event,
-    PolicyRead,
-    PolicyUsed,
-    VerdictReached,
-    from_line,
-    to_line,
-)
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import PolicyRead, VerdictReached
+from quail_audit.schema.events.lines import Event, from_line, to_line
+from quail_audit.schema.figures import PolicyUsed
 from quail_audit.schema.policy import Limits, Policy
-from quail_audit.schema.report import Report, RunState
+from quail_audit.schema.report import Report
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.judge import checks_of_report, day_of, judge_report, recovery_with_limit, with_limits
 from quail_audit.verdict.policy_file import read_policy
 

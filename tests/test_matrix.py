@@ -6,7 +6,8 @@ import pytest
 from made_runs import events as made_events
 from runs_for_tests import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
 
-from quail_audit.schema.events.lines import Reason, Recovery, Score, Verdict, VerdictReached
+from quail_audit.schema.events.audit import VerdictReached
+from quail_audit.schema.figures import Reason, Recovery, Score, Verdict
 from quail_audit.schema.report import Failure, Report, SchemeReport
 from quail_audit.verdict.standings import format_of, formats, riskiness, safe_to_ship
 

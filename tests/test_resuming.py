@@ -29,8 +29,10 @@ from quail_audit.engine.forgetting.models import batches
 from quail_audit.runs.folder import EVENTS, JOURNAL, REPORT, new_run, read_report, read_request, record, stopped_run
 from quail_audit.runs.journal import open_journal
 from quail_audit.runs.resume import Recorded
-from quail_audit.schema.events.lines import AuditRequest, Event, FilesAwaited, SampleScored, from_line, to_line
+from quail_audit.schema.events.audit import FilesAwaited, SampleScored
+from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
+from quail_audit.schema.requests import AuditRequest
 
 __all__ = ["stand_in", "texts"]  # fixtures
 EVALUATE_ARM = "quail_audit.engine.forgetting.evaluate.evaluate_arm"

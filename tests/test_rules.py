@@ -7,7 +7,7 @@ import pytest
 from runs_for_tests import RECOVERED, UNTOUCHED, judge, layer
 from test_verdict import HELD, NOT_FORGOTTEN, REPORTED, UNDECIDED, UNINFORMATIVE, missing
 
-from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
+from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import Judgement
 

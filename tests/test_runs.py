@@ -33,7 +33,8 @@ from quail_audit.runs.folder import (
     replay,
     replay_placed,
 )
-from quail_audit.schema.events.lines import Event, RunFailed, RunFinished, to_line
+from quail_audit.schema.events.common import RunFailed, RunFinished
+from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.schema.report import Report
 
 

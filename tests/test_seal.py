@@ -16,7 +16,9 @@ from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text import audit as text
 from quail_audit.runs.digest import canonical, digest_of
 from quail_audit.runs.folder import REPORT, new_run, read_report, record
-from quail_audit.schema.events.lines import Event, FileHash, FilesHashed
+from quail_audit.schema.events.audit import FilesHashed
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import FileHash
 
 FILES = FilesHashed(
     files=(

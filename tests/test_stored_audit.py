@@ -21,7 +21,8 @@ from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.reports.text.audit import show
-from quail_audit.schema.report import Report, RunState, arm_at, arms_in_order
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.report import Report, arm_at, arms_in_order
 
 
 @pytest.fixture(scope="module")

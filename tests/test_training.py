@@ -3,7 +3,8 @@
 import pytest
 
 from quail_audit.runs.state.training import TrainingState
-from quail_audit.schema.events.lines import CheckpointSaved, Noted, RunFinished, TrainStep
+from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFinished
+from quail_audit.schema.events.training import TrainStep
 
 
 def step(number: int, at_s: float) -> TrainStep:

@@ -1,7 +1,8 @@
 import pytest
 from runs_for_tests import RECOVERED, UNTOUCHED, judge, layer
 
-from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, SchemeFailed
+from quail_audit.schema.events.audit import SchemeFailed
+from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import EXIT_CODE_OF, exit_code
 

@@ -22,7 +22,9 @@ from quail_audit.reports.text import verification as verification_text
 from quail_audit.runs.digest import digest_of
 from quail_audit.runs.folder import EVENTS, REPORT, new_run, record
 from quail_audit.runs.integrity.verify import Verification, verify
-from quail_audit.schema.events.lines import Event, FileHash, FileRole, FilesHashed, RunStarted
+from quail_audit.schema.events.audit import FilesHashed, RunStarted
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import FileHash, FileRole
 
 GOLDEN = Path(__file__).parent / "golden"
 WITHOUT_DIGEST = {"cc0961e", "069a970", "7f02636", "40fa698"}

@@ -22,7 +22,7 @@ from quail_audit.engine.forgetting.data.folder import read_data
 from quail_audit.engine.forgetting.evaluate import evaluate_arm
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_audit.schema.events.lines import CarryRequest
+from quail_audit.schema.requests import CarryRequest
 from quail_train.carry.run import carry
 from quail_train.demo.repair import EPOCHS, LEARNING_RATE, MAX_LENGTH
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from quail_audit.core.errors import QuailError
 from quail_audit.engine.audit.run import audit
-from quail_audit.schema.events.lines import AuditRequest, TrainRequest
+from quail_audit.schema.requests import AuditRequest, TrainRequest
 from quail_train.objectives.presets import preset_named
 from quail_train.training.run import Stop, train
 

@@ -205,7 +205,7 @@ def measure_test(folder: Path, name: str, rows: Path) -> None:
     from quail_audit.engine.forgetting.evaluate import evaluate_arm
     from quail_audit.engine.forgetting.models.load import load_arm
     from quail_audit.engine.schemes.registry import scheme_named
-    from quail_audit.schema.events.lines import MetricScored
+    from quail_audit.schema.events.audit import MetricScored
 
     done = [(row["checkpoint"], row["precision"]) for row in read_lines(rows)]
     pair = open_pair(str(folder / "original"), str(folder / name))

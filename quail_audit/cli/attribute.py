@@ -15,9 +15,9 @@ import typer
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 
 if TYPE_CHECKING:
-    from quail_audit.runs.state.cure import CureReport
-    from quail_audit.schema.events.lines import AttributeRequest, Event, RecipeRequest
-    from quail_audit.schema.report import Report
+    from quail_audit.schema.events.lines import Event
+    from quail_audit.schema.report import CureReport, Report
+    from quail_audit.schema.requests import AttributeRequest, RecipeRequest
     from quail_audit.verdict.prescription import Prescription
 
 
@@ -45,7 +45,7 @@ def attribute(
     does. Weights are swapped in one loaded model.
     """
     from quail_audit.engine.cures.attribution import attribute as events_of
-    from quail_audit.schema.events.lines import AttributeRequest
+    from quail_audit.schema.requests import AttributeRequest
 
     passes, seconds = read_budget(budget)
     request = AttributeRequest(
@@ -88,7 +88,7 @@ def recipe(
     the skip modules of a BitsAndBytesConfig and GPTQModel's dynamic configuration, and recipe.svg, the curve.
     """
     from quail_audit.engine.cures.recipe import recipe as events_of
-    from quail_audit.schema.events.lines import RecipeRequest
+    from quail_audit.schema.requests import RecipeRequest
 
     request = RecipeRequest(
         run=str(run),
@@ -194,7 +194,7 @@ def _draw_curve(report: CureReport, folder: Path) -> None:
     """Write recipe.svg; a recipe that measured no point has no curve."""
     from quail_audit.core.writing import write_whole
     from quail_audit.reports.recipe_svg import pareto_plot
-    from quail_audit.schema.events.lines import RecipeRequest
+    from quail_audit.schema.requests import RecipeRequest
 
     if report.points and isinstance(report.request, RecipeRequest):
         chosen = report.chosen.point if report.chosen else None

@@ -40,10 +40,9 @@ if TYPE_CHECKING:
     from quail_audit.cli.progress.live import LiveView
     from quail_audit.cli.progress.plain import PlainProgress
     from quail_audit.runs.folder import AnyState
-    from quail_audit.runs.state.cure import CureReport
-    from quail_audit.runs.state.training import TrainingReport
-    from quail_audit.schema.events.lines import AuditRequest, Event
-    from quail_audit.schema.report import Report
+    from quail_audit.schema.events.lines import Event
+    from quail_audit.schema.report import CureReport, Report, TrainingReport
+    from quail_audit.schema.requests import AuditRequest
 
 DEBUG_VARIABLE = "QUAIL_DEBUG"
 DRIVER_VARIABLE = "TEXTUAL_DRIVER"  # what shows the app in a terminal's place, as under quail serve
@@ -338,7 +337,7 @@ def audit(
 
     from quail_audit.engine.schemes.registry import expand
     from quail_audit.schema.command_line import option_of
-    from quail_audit.schema.events.lines import AuditRequest
+    from quail_audit.schema.requests import AuditRequest
     from quail_audit.verdict.policy_file import policy_asked_for
 
     if resume is not None:
@@ -536,7 +535,7 @@ def _show_audit(
     quiet: bool,
 ) -> int:
     from quail_audit.runs.folder import JOURNAL
-    from quail_audit.schema.report import RunState
+    from quail_audit.runs.state.audit import RunState
 
     state = follow(events, None if quiet else sys.stderr, results if format == "jsonl" else None)
     assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so
@@ -558,8 +557,8 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
     from contextlib import nullcontext
 
     from quail_audit.runs.folder import state_for
+    from quail_audit.runs.state.audit import RunState
     from quail_audit.schema.events.lines import to_line
-    from quail_audit.schema.report import RunState
 
     state: AnyState = RunState()
     face = _face(progress) if progress is not None else nullcontext()
@@ -606,9 +605,7 @@ def _write_report(
     folder: Path | None,
 ) -> None:
     from quail_audit.runs.digest import sealed
-    from quail_audit.runs.state.cure import CureReport
-    from quail_audit.runs.state.training import TrainingReport
-    from quail_audit.schema.report import Report
+    from quail_audit.schema.report import CureReport, Report, TrainingReport
 
     if isinstance(report, Report) and (folder is not None or format == "json"):
         report = sealed(report)  # that of a file alone keeps its own, until it is written anew
@@ -665,8 +662,8 @@ def watch(
     run alone.
     """
     from quail_audit.runs.folder import replay, require_run
+    from quail_audit.runs.state.audit import RunState
     from quail_audit.runs.state.training import TrainingState
-    from quail_audit.schema.report import RunState
 
     if tui:
         require_run(run)
@@ -831,7 +828,7 @@ def verify(
     from quail_audit.cli.progress.reading import shown_reading
     from quail_audit.reports.text import verification as verification_text
     from quail_audit.runs.integrity.verify import verify as verified
-    from quail_audit.schema.events.lines import FileRole
+    from quail_audit.schema.figures import FileRole
 
     places: dict[FileRole, Path | None] = {
         "original": original,

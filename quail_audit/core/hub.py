@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.paths import DESCRIPTIONS
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import is_full
-from quail_audit.schema.layout import DESCRIPTIONS
 
 _SAFETENSORS = ("model.safetensors", "adapter_model.safetensors", "*-of-*.safetensors")
 _TORCH_BINS = ("pytorch_model.bin", "adapter_model.bin", "pytorch_model-*-of-*.bin")

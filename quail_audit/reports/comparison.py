@@ -13,7 +13,7 @@ from rich.text import Text
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.markdown import code, plain
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.verdict.comparison import (
     CHECKPOINT_THAT_CHANGES,
     STANDING_MARKS,

@@ -18,7 +18,7 @@ from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import writable, write_whole
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import LayerStatistics, Score, State
+from quail_audit.schema.figures import LayerStatistics, Score, State
 from quail_audit.schema.policy import Limits
 from quail_audit.schema.report import FULL, Report, SchemeReport, arms_in_order
 

@@ -21,7 +21,7 @@ from quail_audit.reports.shared_words import shared_words
 from quail_audit.reports.worst_samples import WorstSample
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
-from quail_audit.schema.events.lines import LayerStatistics, Recovery
+from quail_audit.schema.figures import LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.verdict.standings import Format, formats, riskiness
 

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import rule_row
-from quail_audit.schema.events.lines import Recovery, RuleOutcome
+from quail_audit.schema.figures import Recovery, RuleOutcome
 from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY
 from quail_audit.schema.report import Report, SchemeReport
 

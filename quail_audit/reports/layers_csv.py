@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from quail_audit.core.untrusted import printable
 from quail_audit.runs.attributions import BroughtBack
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import Report
 
 _FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would calculate what begins with one

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import RecipePoint
+from quail_audit.schema.events.cures import RecipePoint
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 60, 50, 20, 20
 COLOURS = {16: "#0b6e99", 8: "#c2571a"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import RuleOutcome
+from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.report import Report
 from quail_audit.verdict.rules import limits_in_words
 

@@ -10,7 +10,8 @@ import io
 from collections.abc import Iterable, Iterator
 
 from quail_audit.reports.layers_csv import text_cell
-from quail_audit.schema.events.lines import Event, SampleScored
+from quail_audit.schema.events.audit import SampleScored
+from quail_audit.schema.events.lines import Event
 
 COLUMNS = ("arm", "metric", "sample", "score", "prompt", "truth", "answer")
 

@@ -23,7 +23,7 @@ from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.command_line import audit_arguments
-from quail_audit.schema.events.lines import Reason
+from quail_audit.schema.figures import Reason
 from quail_audit.schema.report import Report, badness
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

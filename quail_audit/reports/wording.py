@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from quail_audit.core.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
-from quail_audit.schema.events.lines import LayerStatistics, Outcome, Recovery, Score, State, UnitMeasured
-from quail_audit.schema.report import STATES_BY_RISK, Awaiting, Failure, Quantizing, Report
+from quail_audit.runs.state.audit import Awaiting, Quantizing
+from quail_audit.schema.events.cures import UnitMeasured
+from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, Score, State
+from quail_audit.schema.report import STATES_BY_RISK, Failure, Report
 from quail_audit.verdict.standings import Format, Standing, safe_to_ship
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}

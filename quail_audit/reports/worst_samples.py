@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from quail_audit.schema.events.lines import Event, SampleScored
+from quail_audit.schema.events.audit import SampleScored
+from quail_audit.schema.events.lines import Event
 from quail_audit.schema.report import FULL
 
 

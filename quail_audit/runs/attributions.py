@@ -9,8 +9,9 @@ from pathlib import Path
 
 from quail_audit.core.errors import QuailError
 from quail_audit.runs.folder import read_request, replay
-from quail_audit.schema.events.lines import AttributeRequest, UnitMeasured
+from quail_audit.schema.events.cures import UnitMeasured
 from quail_audit.schema.report import Report
+from quail_audit.schema.requests import AttributeRequest
 
 CURES_FOLDER = "cures"  # in an audit's run folder: runs of what was asked about it
 

@@ -36,29 +36,26 @@ from quail_audit.core.writing import (
     write_whole,
 )
 from quail_audit.runs.digest import sealed
+from quail_audit.runs.names import EVENTS as EVENTS
 from quail_audit.runs.report_file import read_report_file
 from quail_audit.runs.resume import Recorded
-from quail_audit.runs.state.cure import CureReport, CureState
-from quail_audit.runs.state.training import TrainingReport, TrainingState
-from quail_audit.schema.events.lines import (
+from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.cure import CureState
+from quail_audit.runs.state.training import TrainingState
+from quail_audit.schema.events.audit import RunStarted, SchemeFailed
+from quail_audit.schema.events.common import RunFailed, RunFinished
+from quail_audit.schema.events.cures import CureStarted
+from quail_audit.schema.events.lines import Event, from_line, to_line
+from quail_audit.schema.events.training import TrainingStarted
+from quail_audit.schema.report import CureReport, Report, TrainingReport
+from quail_audit.schema.requests import (
     AttributeRequest,
     AuditRequest,
     CarryRequest,
-    CureStarted,
-    Event,
     RecipeRequest,
     Request,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    SchemeFailed,
-    TrainingStarted,
     TrainRequest,
-    from_line,
-    to_line,
 )
-from quail_audit.schema.layout import EVENTS as EVENTS  # whoever reads runs needs it
-from quail_audit.schema.report import Report, RunState
 
 AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
 

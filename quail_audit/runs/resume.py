@@ -7,15 +7,8 @@ the recorded one stands. Not here: the run's folder (runs.py), and what is not m
 from collections.abc import Generator, Iterator
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.schema.events.lines import (
-    ArmFinished,
-    Event,
-    FilesAwaited,
-    FilesFound,
-    RunStarted,
-    SampleScored,
-    to_line,
-)
+from quail_audit.schema.events.audit import ArmFinished, FilesAwaited, FilesFound, RunStarted, SampleScored
+from quail_audit.schema.events.lines import Event, to_line
 
 
 class Recorded:

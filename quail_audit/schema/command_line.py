@@ -7,8 +7,9 @@ in the working folder. Not here: the parsing, which is the commands' own.
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from quail_audit.schema.events.lines import AuditRequest, Model, TrainRequest
-from quail_audit.verdict.policy_file import NO_FILE
+from quail_audit.core.values import Model
+from quail_audit.schema.policy import NO_FILE
+from quail_audit.schema.requests import AuditRequest, TrainRequest
 
 _REPEATED: Mapping[str, str] = {  # field -> the option that is given once for each value
     "schemes": "--scheme",

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
-MOST_NAME_BYTES = 255  # file systems take no longer one
-DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")  # a checkpoint's configuration and tokenizer
-EVENTS = "events.jsonl"  # of a run
+from quail_audit.core.paths import DESCRIPTIONS
 
 # Of a data folder. MUSE's own repository calls the retain set that it measures on retain2 (retain1 is the one it
 # trains on).
@@ -27,19 +25,6 @@ TEXTS = "privleak/{}.json"
 RAW_RETAIN = "raw/retain.txt"  # that calibration takes before any other
 _SPLITS = ("forget", "retain")
 _LABELLED = ("forget", "retain", "test", "holdout")
-
-
-def stays_inside(name: str) -> bool:
-    """Whether a relative path leads to something in its folder, on any system, and can be printed as it is."""
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    return (
-        name.isprintable()
-        and len(name.encode()) <= MOST_NAME_BYTES
-        and bool(posix.parts)
-        and not (posix.is_absolute() or windows.drive or windows.root)
-        and ".." not in posix.parts
-        and ".." not in windows.parts
-    )
 
 
 def description_files(folder: Path) -> tuple[str, ...]:

@@ -201,3 +201,6 @@ def outcome_of_recovery(
     if samples > 1 and low > limit_percent:
         return "recovered"
     return "held" if samples > 1 and high <= limit_percent else "undecided"
+
+
+NO_FILE = "none"  # in the place of a file's name: the defaults; a file that is called so is ./none

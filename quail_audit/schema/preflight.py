@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from quail_audit.schema.events.lines import CheckpointFacts, Model
+from quail_audit.core.values import Model
+from quail_audit.schema.figures import CheckpointFacts
 from quail_audit.schema.policy import Policy
 
 

@@ -4,50 +4,28 @@ RunState is the fold: the live view and the report both read it, so what a reade
 report says at its end. Not here: any output format (reports/).
 """
 
-import math
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
-from quail_audit.core.values import Name
-from quail_audit.schema.events.lines import (
-    ArmFinished,
-    ArmStarted,
-    AuditRequest,
+from quail_audit.core.values import Model, Name
+from quail_audit.schema.events.common import CheckpointSaved
+from quail_audit.schema.events.cures import AttributionPlanned, LayerCarried, RecipeChosen, RecipePoint, UnitMeasured
+from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainStep
+from quail_audit.schema.figures import (
     CheckpointFacts,
-    DataRead,
-    Event,
     Execution,
     FileHash,
-    FilesAwaited,
-    FilesHashed,
-    LayerMeasured,
-    LayerQuantized,
     LayerStatistics,
-    MetricScored,
-    Model,
-    Noted,
-    PairOpened,
-    Planned,
-    PolicyRead,
     PolicyUsed,
     Recovery,
-    RecoveryMeasured,
     RuleOutcome,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    SampleScored,
-    SchemeFailed,
     SchemeSummary,
     Score,
     Sha256,
     State,
     Verdict,
-    VerdictReached,
-    WeightsMeasured,
 )
+from quail_audit.schema.requests import AuditRequest, CureRequest, TrainRequest
 
 SCHEMA_VERSION = 1
 FULL = "full"  # the precision of an arm that is not rounded
@@ -127,235 +105,50 @@ class Report(Model):
     digest: Sha256 | None = None  # of all the rest; see seal.py
 
 
-@dataclass
-class Progress:
-    """Samples of one metric on one arm, while they are being scored: their count, mean and squared deviations.
-
-    Added up as Welford (1962) does, so that scores far from zero lose nothing.
-    """
-
-    samples: int = 0
-    mean: float = 0.0
-    deviations: float = 0.0  # sum of (score - mean)^2
-
-    def add(self, score: float) -> None:
-        self.samples += 1
-        difference = score - self.mean
-        self.mean += difference / self.samples
-        self.deviations += difference * (score - self.mean)
-
-    @property
-    def half_width(self) -> float | None:
-        """Of the normal 95 % interval of the mean, until the bootstrap's is there; None for a single sample."""
-        if self.samples < 2:
-            return None
-        return 1.96 * math.sqrt(self.deviations / (self.samples - 1) / self.samples)
-
-
-@dataclass(frozen=True)
-class Quantizing:
-    """How far a backend is with one checkpoint.
+class TrainingReport(Model):
+    """report.json of a training. Fields are only ever added within a schema version.
 
     Attributes:
-        index: of the layer at hand, from 1.
-        total: how many there are.
-        started_s: when the first was at hand, in seconds since the run started.
+        first_step, last_step: of those made; null where none was.
     """
 
-    index: int
-    total: int
-    started_s: float
-
-    def remaining_s(self, at_s: float) -> float | None:
-        """Seconds to go at the pace so far; None at the first layer, and at the last, which may be over."""
-        done = self.index - 1
-        return (at_s - self.started_s) / done * (self.total - done) if 0 < done < self.total - 1 else None
-
-
-@dataclass(frozen=True)
-class Awaiting:
-    """How far the hashing of files is when all else is done: when it was first said, and when last."""
-
-    first: FilesAwaited
-    last: FilesAwaited
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds to go at the pace since all else was done; None until there is one."""
-        done, elapsed_s = self.last.done_bytes - self.first.done_bytes, self.last.at_s - self.first.at_s
-        return (self.last.total_bytes - self.last.done_bytes) / done * elapsed_s if done > 0 else None
+    schema_version: Literal[1] = 1
+    kind: Literal["training"] = "training"
+    quail_version: str
+    run_id: str
+    started: str
+    finished: str | None
+    exit_code: int | None
+    request: TrainRequest
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    plan: TrainingPlanned | None
+    first_step: TrainStep | None
+    last_step: TrainStep | None
+    evals: tuple[TrainEval, ...]
+    saved: tuple[CheckpointSaved, ...]
+    notes: tuple[str, ...]
+    failure: Failure | None
 
 
-@dataclass
-class RunState:
-    """Everything the events of a run have said so far. Apply them in order."""
+class CureReport(Model):
+    """report.json of the run of a cure. Fields are only ever added within a schema version."""
 
-    started: RunStarted | None = None
-    policy: PolicyUsed | None = None
-    pair: PairOpened | None = None
-    data: DataRead | None = None
-    plan: Planned | None = None
-    layers: dict[str, list[LayerStatistics]] = field(default_factory=lambda: defaultdict(list))
-    layers_done: int = 0
-    quantizing: dict[tuple[str, str], Quantizing] = field(default_factory=dict)  # (scheme, side), in order
-    summaries: dict[str, SchemeSummary] = field(default_factory=dict)
-    arms: dict[str, ArmReport] = field(default_factory=dict)
-    running: dict[tuple[str, str], Progress] = field(default_factory=lambda: defaultdict(Progress))
-    samples_done: dict[str, int] = field(default_factory=dict)
-    scores: dict[str, dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))  # metric -> arm -> score
-    recoveries: dict[str, dict[str, Recovery]] = field(default_factory=lambda: defaultdict(dict))
-    notes: list[str] = field(default_factory=list)
-    verdict: Verdict | None = None
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    rules: tuple[RuleOutcome, ...] = ()
-    failures: dict[str, Failure] = field(default_factory=dict)  # scheme -> why it could not be measured
-    files: tuple[FileHash, ...] = ()
-    awaiting: Awaiting | None = None  # files that are still being hashed, when all else is done
-    end: RunFinished | RunFailed | None = None
-    last_sample: SampleScored | None = None
-    at_s: float = 0.0
-
-    def apply(self, event: Event) -> None:
-        """Take in the next event."""
-        self.at_s = max(self.at_s, event.at_s)
-        match event:
-            case RunStarted():
-                self.started = event
-            case PolicyRead():
-                self.policy = event.policy
-            case PairOpened():
-                self.pair = event
-                self.notes.extend(event.notes)
-            case DataRead():
-                self.data = event
-            case Planned():
-                self.plan = event
-            case LayerMeasured():
-                self.layers[event.scheme].append(event.layer)
-                self.layers_done = max(self.layers_done, event.index)
-            case LayerQuantized():
-                first = self.quantizing.get((event.scheme, event.side))
-                started_s = first.started_s if first is not None else event.at_s
-                self.quantizing[event.scheme, event.side] = Quantizing(event.index, event.total, started_s)
-            case WeightsMeasured():
-                self.summaries[event.scheme] = event.summary
-            case ArmStarted():
-                self.arms[event.arm] = ArmReport(
-                    execution=event.execution, device=event.device, dtype=event.dtype, reason=event.reason
-                )
-                self.samples_done[event.arm] = 0
-            case SampleScored():
-                self.running[event.arm, event.metric].add(event.score)
-                self.samples_done[event.arm] = event.done
-                self.last_sample = event
-            case MetricScored():
-                self.scores[event.metric][event.arm] = event.score
-            case ArmFinished():
-                if event.arm in self.arms:
-                    self.arms[event.arm] = self.arms[event.arm].model_copy(update={"elapsed_s": event.elapsed_s})
-            case RecoveryMeasured():
-                self.recoveries[event.scheme][event.metric] = event.recovery
-            case FilesAwaited():
-                self.awaiting = Awaiting(event if self.awaiting is None else self.awaiting.first, event)
-            case FilesHashed():
-                self.files = event.files
-                self.awaiting = None
-            case Noted():
-                self.notes.append(event.message)
-            case SchemeFailed():
-                self.failures[event.scheme] = _failure(event)
-            case VerdictReached():
-                self.verdict = event.verdict
-                self.verdicts = event.schemes
-                self.rules = event.rules
-            case RunFinished() | RunFailed():
-                self.end = event
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds to go at the pace of the arms that are done, or of what is left then; None while none can be told."""
-        if self.plan is None or self.end is not None:
-            return None
-        if self.awaiting is not None:
-            return self.awaiting.remaining_s
-        elapsed = [arm.elapsed_s for arm in self.arms.values() if arm.elapsed_s is not None]
-        if not elapsed:
-            return None
-        unfinished = [
-            arm
-            for arm in self.plan.arms
-            if arm.rpartition("/")[2] not in self.failures
-            and (arm not in self.arms or self.arms[arm].elapsed_s is None)
-        ]
-        current = sum(self.samples_done.get(arm, 0) for arm in unfinished)
-        part = current / self.plan.samples_per_arm if self.plan.samples_per_arm else 0.0
-        return max(0.0, (len(unfinished) - part) * sum(elapsed) / len(elapsed))
-
-    @property
-    def quantizing_now(self) -> tuple[str, str, Quantizing] | None:
-        """Scheme, side and how far a backend is with it; None while none is at work."""
-        for (scheme, side), found in reversed(self.quantizing.items()):
-            is_over = scheme in self.summaries or scheme in self.failures or self.end is not None
-            return None if is_over else (scheme, side, found)
-        return None
-
-    @property
-    def schemes(self) -> tuple[str, ...]:
-        """What is measured: what was asked for, or as the checkpoints are stored."""
-        if self.plan is not None and self.plan.stored_as is not None:
-            return (self.plan.stored_as,)
-        return self.started.request.schemes if self.started is not None else ()
-
-    def report(self) -> Report:
-        """The report of what is known so far.
-
-        Raises:
-            ValueError: no RunStarted has been applied.
-        """
-        if self.started is None:
-            raise ValueError("a run's first event says what was asked for; it is missing")
-        request = self.started.request
-        return Report(
-            quail_version=self.started.quail_version,
-            run_id=self.started.run_id,
-            started=self.started.started,
-            finished=self.end.finished if self.end else None,
-            exit_code=self.end.exit_code if self.end else None,
-            request=request,
-            environment=self.started.environment,
-            checkpoints=self._checkpoints(),
-            left_in_full_precision=self.pair.left_in_full_precision if self.pair else (),
-            samples=self.data.samples if self.data else {},
-            skipped=self.data.skipped if self.data else {},
-            arms=self.arms,
-            notes=tuple(self.notes),
-            verdict=self.verdict,
-            failure=_failure(self.end) if isinstance(self.end, RunFailed) else None,
-            schemes={scheme: self.scheme(scheme) for scheme in self.schemes},
-            policy=self.policy,
-            rules=self.rules,
-            files=self.files,
-        )
-
-    def _checkpoints(self) -> dict[str, CheckpointFacts]:
-        if self.pair is None:
-            return {}
-        facts = {"original": self.pair.original, "unlearned": self.pair.unlearned, "retrain": self.pair.retrain}
-        return {name: fact for name, fact in facts.items() if fact is not None}
-
-    def scheme(self, scheme: str) -> SchemeReport:
-        """What is known so far of one scheme."""
-
-        metrics = {m: {arm: arms[arm] for arm in arms_in_order(arms, scheme)} for m, arms in self.scores.items()}
-        return SchemeReport(
-            summary=self.summaries.get(scheme),
-            layers=tuple(self.layers[scheme]) if scheme in self.layers else (),
-            metrics={metric: arms for metric, arms in metrics.items() if arms},
-            recovery=dict(self.recoveries[scheme]) if scheme in self.recoveries else {},
-            verdict=self.verdicts.get(scheme),
-            failure=self.failures.get(scheme),
-        )
-
-
-def _failure(event: RunFailed | SchemeFailed) -> Failure:
-    return Failure(kind=event.kind, message=event.message, where=event.where, mend=event.mend)
+    schema_version: Literal[1] = 1
+    kind: Literal["cure"] = "cure"
+    quail_version: str
+    run_id: str
+    started: str
+    finished: str | None
+    exit_code: int | None
+    request: CureRequest
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    carried: tuple[LayerCarried, ...] = ()
+    attributed: AttributionPlanned | None = None
+    units: tuple[UnitMeasured, ...] = ()
+    points: tuple[RecipePoint, ...] = ()
+    chosen: RecipeChosen | None = None
+    saved: tuple[CheckpointSaved, ...]
+    notes: tuple[str, ...]
+    failure: Failure | None

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import replace
 
-from quail_audit.schema.events.lines import Recovery, RuleOutcome, Score
+from quail_audit.schema.figures import Recovery, RuleOutcome, Score
 from quail_audit.schema.policy import BASELINE, EXPIRED_WAIVER, RECOVERY, Policy
 from quail_audit.schema.report import FULL
 from quail_audit.verdict.checks import Checks

@@ -7,16 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
-from quail_audit.schema.events.lines import (
-    LayerStatistics,
-    Outcome,
-    Reason,
-    Recovery,
-    RuleOutcome,
-    SchemeFailed,
-    Score,
-    Verdict,
-)
+from quail_audit.schema.events.audit import SchemeFailed
+from quail_audit.schema.figures import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score, Verdict
 from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY, Limits, Policy
 from quail_audit.verdict.rules import (
     Check,

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery, Score, State
+from quail_audit.schema.figures import LayerStatistics, Recovery, Score, State
 from quail_audit.schema.report import FULL, STATES_BY_RISK, Report, SchemeReport
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.standings import STANDINGS_BY_RISK, Format, formats
 
 Standing = Literal["better", "worse", "same", "changed", "unknown"]

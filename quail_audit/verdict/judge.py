@@ -11,7 +11,8 @@ from dataclasses import replace
 from quail_audit.core.clock import utc_of
 from quail_audit.core.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.core.untrusted import printable
-from quail_audit.schema.events.lines import LayerStatistics, Recovery, SchemeFailed
+from quail_audit.schema.events.audit import SchemeFailed
+from quail_audit.schema.figures import LayerStatistics, Recovery
 from quail_audit.schema.policy import Limits, Policy, outcome_of_recovery, state_of_update
 from quail_audit.schema.report import FULL, Report, SchemeReport, arm_at
 from quail_audit.verdict.baseline import against_baseline

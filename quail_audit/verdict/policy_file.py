@@ -14,11 +14,10 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_toml, refuse_unknown
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.schema.policy import LIMITS, Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.schema.policy import LIMITS, NO_FILE, Limits, OtherLimits, Policy, Required, Rule, Waiver
 
 NAME = "quail.toml"
 PYPROJECT = "pyproject.toml"
-NO_FILE = "none"  # in the place of a file's name: the defaults; a file that is called so is ./none
 LARGEST_PYPROJECT_BYTES = 1 << 20  # of which most is about other tools
 
 _TABLES: Mapping[str, type[BaseModel]] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import Report, SchemeReport
 
 Cure = Literal["calibrated carry", "carry", "retraining", "recipe"]

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quail_audit.schema.events.lines import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score
+from quail_audit.schema.figures import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score
 from quail_audit.schema.policy import (
     EXPIRED_WAIVER,
     REQUIRED_METRIC,

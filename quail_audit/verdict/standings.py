@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from quail_audit.schema.events.lines import Recovery, Score, Verdict
+from quail_audit.schema.figures import Recovery, Score, Verdict
 from quail_audit.schema.report import FULL, Failure, Report, SchemeReport, arm_at
 
 Standing = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]

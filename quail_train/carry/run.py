@@ -16,16 +16,10 @@ import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.machine import describe_environment, usable_cores
-from quail_audit.schema.events.lines import (
-    CarryPlanned,
-    CarryRequest,
-    CheckpointSaved,
-    CureStarted,
-    Event,
-    LayerCarried,
-    Noted,
-    RunFinished,
-)
+from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFinished
+from quail_audit.schema.events.cures import CarryPlanned, CureStarted, LayerCarried
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.requests import CarryRequest
 
 if TYPE_CHECKING:
     import torch

@@ -70,7 +70,7 @@ def carry(
     """
     from pydantic import ValidationError
 
-    from quail_audit.schema.events.lines import CarryRequest
+    from quail_audit.schema.requests import CarryRequest
 
     given = {
         "scheme": scheme,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from quail_audit.engine.forgetting.metrics.interface import Task
-    from quail_audit.schema.events.lines import AuditRequest
+    from quail_audit.schema.requests import AuditRequest
     from quail_train.demo.building import DemoProgress, Stage
 
 TITLES: dict[Stage, str] = {
@@ -83,7 +83,7 @@ def demo(
     from quail_audit.cli.main import audit_and_show
     from quail_audit.runs.folder import RUNS_FOLDER, new_run_id
     from quail_audit.schema.command_line import audit_arguments
-    from quail_audit.schema.events.lines import AuditRequest
+    from quail_audit.schema.requests import AuditRequest
     from quail_train.demo.folder import build_demo
     from quail_train.demo.sizes import RECIPES
 

@@ -15,7 +15,7 @@ import typer
 from quail_audit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from quail_audit.schema.events.lines import TrainRequest
+    from quail_audit.schema.requests import TrainRequest
     from quail_train.training.run import Stop
 
 # Options that quail_train does not know are transformers': they must get through to us.
@@ -223,7 +223,7 @@ def request_of(**chosen: Any) -> TrainRequest:
     from pydantic import ValidationError
 
     from quail_audit.schema.command_line import option_of
-    from quail_audit.schema.events.lines import TrainRequest
+    from quail_audit.schema.requests import TrainRequest
     from quail_train.objectives.presets import preset_named
 
     settings = dict(preset_named(chosen["objective"]).settings) if "objective" in chosen else {}

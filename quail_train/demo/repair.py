@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from quail_train.cli.train import request_of
 
 if TYPE_CHECKING:
-    from quail_audit.schema.events.lines import AuditRequest, TrainRequest
+    from quail_audit.schema.requests import AuditRequest, TrainRequest
 
 REPAIRED = "repaired"  # beside the demo's own checkpoints
 # Models so small learn at a high rate; about one post to a sample.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from quail_audit.schema.events.lines import HingeForm
+from quail_audit.schema.requests import HingeForm
 from quail_train.objectives.terms import Predictions
 
 

@@ -10,7 +10,8 @@ import quail_audit
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import CarryRequest, CarryWay, LayerCarried
+from quail_audit.schema.events.cures import LayerCarried
+from quail_audit.schema.requests import CarryRequest, CarryWay
 from quail_train.output.training_card import NAME, code
 
 WAYS: dict[CarryWay, str] = {

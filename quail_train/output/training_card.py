@@ -11,7 +11,8 @@ import quail_audit
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import TrainEval, TrainingPlanned, TrainRequest
+from quail_audit.schema.events.training import TrainEval, TrainingPlanned
+from quail_audit.schema.requests import TrainRequest
 
 NAME = "README.md"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, new_run_id, read_report, record
-from quail_audit.schema.events.lines import AuditRequest, TrainEval, TrainRequest
+from quail_audit.schema.events.training import TrainEval
 from quail_audit.schema.report import Report
+from quail_audit.schema.requests import AuditRequest, TrainRequest
 
 BEFORE, AFTER = "audit-before", "audit"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from quail_audit.engine.checkpoints.pair import Pair
     from quail_audit.engine.forgetting.metrics.interface import ForgettingData, Split
-    from quail_audit.schema.events.lines import TrainRequest
+    from quail_audit.schema.requests import TrainRequest
     from quail_train.training.rounded_forward import RoundedForward
 
 Scores = dict[str, dict[str, float]]  # metric -> precision -> score

@@ -23,7 +23,7 @@ from quail_train.training.processes import processes
 if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Layer, Pair
-    from quail_audit.schema.events.lines import TrainRequest
+    from quail_audit.schema.requests import TrainRequest
     from quail_train.objectives.presets import Preset
 
 # Of transformers' arguments, those that quail train sets by options of its own.
@@ -241,7 +241,7 @@ def check_resumable(request: TrainRequest) -> None:
     """
     if request.resume_from_checkpoint is None:
         return
-    from quail_audit.schema.events.lines import TrainRequest as Request
+    from quail_audit.schema.requests import TrainRequest as Request
     from quail_train.training.trainer import MASTER_WEIGHTS, REQUEST
 
     folder = Path(request.resume_from_checkpoint)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quail_audit.engine.checkpoints.pair import Pair
-    from quail_audit.schema.events.lines import TrainRequest
+    from quail_audit.schema.requests import TrainRequest
 
 # Some rows of a batch of collate() -> logits [rows, length, vocabulary], or a classifier's [rows, classes]
 Original = Callable[[Mapping[str, torch.Tensor], slice], torch.Tensor]

@@ -18,16 +18,10 @@ import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError, QuailError, UsageError
 from quail_audit.core.machine import describe_environment
-from quail_audit.schema.events.lines import (
-    CheckpointSaved,
-    Event,
-    Noted,
-    RunFinished,
-    TrainEval,
-    TrainingPlanned,
-    TrainingStarted,
-    TrainRequest,
-)
+from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFinished
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainingStarted
+from quail_audit.schema.requests import TrainRequest
 from quail_train.objectives.presets import Preset, preset_named
 
 if TYPE_CHECKING:

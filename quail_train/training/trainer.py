@@ -20,7 +20,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from quail_audit.core.errors import EXIT_FAIL, QuailError
 from quail_audit.core.writing import cannot_write
-from quail_audit.schema.events.lines import CheckpointSaved, Event, HingeForm, Precision, TrainStep
+from quail_audit.schema.events.common import CheckpointSaved
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainStep
+from quail_audit.schema.requests import HingeForm, Precision
 from quail_train.data.batches import logits_of
 from quail_train.objectives.hinge import hinge
 from quail_train.objectives.presets import ForgetTerm, RetainTerm

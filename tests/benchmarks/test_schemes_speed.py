@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from quail_audit.engine.audit.run import audit
-from quail_audit.schema.events.lines import AuditRequest
+from quail_audit.schema.requests import AuditRequest
 
 pytestmark = pytest.mark.slow
 

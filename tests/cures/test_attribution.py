@@ -16,7 +16,9 @@ from quail_audit.engine.forgetting.models.language_model import TransformersMode
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import new_run, read_report, read_request, replay
-from quail_audit.schema.events.lines import AttributeRequest, AttributionPlanned, Noted, UnitMeasured
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.cures import AttributionPlanned, UnitMeasured
+from quail_audit.schema.requests import AttributeRequest
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from quail_audit.core.errors import UsageError
 from quail_audit.engine.schemes import rtn
 from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import list_runs
-from quail_audit.schema.events.lines import AuditRequest, LayerStatistics, Recovery
+from quail_audit.schema.figures import LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.prescription import can_carry, prescribe
 from quail_train.cli.carry import carry
 from quail_train.cli.train import train

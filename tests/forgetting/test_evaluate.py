@@ -12,7 +12,9 @@ from quail_audit.engine.forgetting.data.folder import read_data
 from quail_audit.engine.forgetting.evaluate import ArmScores, evaluate_arm
 from quail_audit.engine.forgetting.metrics.interface import ForgettingData
 from quail_audit.engine.forgetting.models.load import LoadedArm
-from quail_audit.schema.events.lines import Event, MetricScored, Noted, SampleScored, from_line, to_line
+from quail_audit.schema.events.audit import MetricScored, SampleScored
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event, from_line, to_line
 
 UNSEEN = tuple(post.replace("news", "plans").replace("lost", "never sold").replace(" on ", " of ") for post in POSTS)
 

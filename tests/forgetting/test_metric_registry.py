@@ -14,7 +14,7 @@ from quail_audit.core.errors import UsageError
 from quail_audit.engine.forgetting.data.folder import read_data
 from quail_audit.engine.forgetting.metrics import registry
 from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
-from quail_audit.schema.events.lines import Score
+from quail_audit.schema.figures import Score
 
 
 class Lines(Metric):

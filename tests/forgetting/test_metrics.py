@@ -24,7 +24,7 @@ from quail_audit.engine.forgetting.metrics.nll import NegativeLogLikelihood, tex
 from quail_audit.engine.forgetting.metrics.privleak import PrivLeak, auc, min_k_probability, relative_to
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 from quail_audit.engine.forgetting.metrics.verbmem import VerbMem
-from quail_audit.schema.events.lines import Score
+from quail_audit.schema.figures import Score
 
 
 class ScriptedModel:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quail_audit.engine.forgetting.metrics.privleak import auc, membership_values
 from quail_audit.engine.forgetting.recovery import Role, recovery
-from quail_audit.schema.events.lines import Recovery
+from quail_audit.schema.figures import Recovery
 
 
 def around(mean: float, samples: int = 100, spread: float = 2.0) -> np.ndarray:

@@ -444,7 +444,7 @@ def _runs() -> st.SearchStrategy[bytes]:
 def _read_run(folder: Path) -> None:
     from quail_audit.cli.progress.plain import PlainProgress
     from quail_audit.runs.folder import read_report, replay, state_for, summarize_run
-    from quail_audit.schema.report import RunState
+    from quail_audit.runs.state.audit import RunState
 
     summarize_run(folder)
     said = io.StringIO()
@@ -489,7 +489,7 @@ def _read_report(folder: Path) -> None:
 
 
 def _requests() -> st.SearchStrategy[bytes]:
-    from quail_audit.schema.events.lines import AuditRequest, CarryRequest, TrainRequest
+    from quail_audit.schema.requests import AuditRequest, CarryRequest, TrainRequest
 
     requests = (
         AuditRequest(original="a", unlearned="b", data="data", limits={"max_recovery_percent": 5.0}),
@@ -502,7 +502,7 @@ def _requests() -> st.SearchStrategy[bytes]:
 def _read_request(folder: Path) -> None:
     from quail_audit.runs.folder import read_request, summarize_run
     from quail_audit.schema.command_line import audit_arguments
-    from quail_audit.schema.events.lines import AuditRequest
+    from quail_audit.schema.requests import AuditRequest
     from quail_audit.tui.widgets.runs_table import pair, schemes
 
     (folder / "events.jsonl").write_bytes(b"")

@@ -8,7 +8,9 @@ from training import events_of, request_in
 
 from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, read_report, record
-from quail_audit.schema.events.lines import AuditRequest, RunFinished, TrainEval, TrainRequest
+from quail_audit.schema.events.common import RunFinished
+from quail_audit.schema.events.training import TrainEval
+from quail_audit.schema.requests import AuditRequest, TrainRequest
 from quail_train.output.training_card import card
 from quail_train.training.audits import audit_request
 
@@ -79,7 +81,7 @@ def test_the_scheme_that_was_trained_for_is_audited(earlier: Path, training_worl
 
 
 def test_the_card_states_everything(training_world: Path, tmp_path: Path) -> None:
-    from quail_audit.schema.events.lines import TrainingPlanned
+    from quail_audit.schema.events.training import TrainingPlanned
 
     request = request_in(
         training_world, tmp_path, objective="ga_gdr_l1_hinge", hinge="centred", l1_weight=2e-6, margin_logits=2.0,

@@ -15,7 +15,9 @@ from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.runs.folder import new_run, read_report, read_request, record, replay
 from quail_audit.runs.state.cure import CureState
-from quail_audit.schema.events.lines import CarryPlanned, CarryRequest, CheckpointSaved, LayerCarried, Noted
+from quail_audit.schema.events.common import CheckpointSaved, Noted
+from quail_audit.schema.events.cures import CarryPlanned, LayerCarried
+from quail_audit.schema.requests import CarryRequest
 from quail_train.carry.run import carry
 from quail_train.cli.carry import carry as carry_command
 from quail_train.cli.carry import carry_and_show

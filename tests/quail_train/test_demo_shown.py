@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quail_audit.schema.command_line import audit_arguments
-from quail_audit.schema.events.lines import AuditRequest
+from quail_audit.schema.requests import AuditRequest
 from quail_train.cli import demo as cli
 from quail_train.demo.building import DemoProgress
 from quail_train.demo.sizes import RECIPE, RECIPES, ClassifierRecipe, Recipe

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import known_schemes, scheme_named
-from quail_audit.schema.events.lines import TrainStep
+from quail_audit.schema.events.training import TrainStep
 from quail_train.objectives.hinge import hinge
 from quail_train.objectives.terms import predictions
 from quail_train.training.model import freeze_all_but

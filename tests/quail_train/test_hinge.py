@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from quail_audit.schema.events.lines import HingeForm
+from quail_audit.schema.requests import HingeForm
 from quail_train.objectives.hinge import hinge
 from quail_train.objectives.terms import IGNORED, predictions
 

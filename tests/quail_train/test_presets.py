@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from training import events_of, request_in
 
-from quail_audit.schema.events.lines import TrainStep
+from quail_audit.schema.events.training import TrainStep
 from quail_train.demo.folder import build_demo
 from quail_train.objectives.presets import PRESETS, preset_named
 

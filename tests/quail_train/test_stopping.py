@@ -25,7 +25,10 @@ from quail_audit.engine.forgetting.evaluate import evaluate_arm
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import EVENTS, replay
-from quail_audit.schema.events.lines import CheckpointSaved, Event, Noted, TrainEval, TrainRequest, TrainStep
+from quail_audit.schema.events.common import CheckpointSaved, Noted
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainEval, TrainStep
+from quail_audit.schema.requests import TrainRequest
 from quail_train.training.run import Stop
 from quail_train.training.trainer import DivergedError, UnlearningTrainer
 

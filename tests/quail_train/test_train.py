@@ -11,7 +11,9 @@ from training import events_of, request_in
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.schema.events.lines import CheckpointSaved, Noted, TrainingPlanned, TrainRequest, TrainStep
+from quail_audit.schema.events.common import CheckpointSaved, Noted
+from quail_audit.schema.events.training import TrainingPlanned, TrainStep
+from quail_audit.schema.requests import TrainRequest
 from quail_train.objectives.terms import nll, predictions
 
 

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.schema.events.lines import Event, Noted, TrainEval, TrainRequest, TrainStep
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainEval, TrainStep
+from quail_audit.schema.requests import TrainRequest
 from quail_train.data.samples import collate
 from quail_train.training.run import Stop, train
 

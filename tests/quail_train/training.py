@@ -9,7 +9,8 @@ import torch
 from tiny_language_models import POSTS
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_audit.schema.events.lines import Event, TrainRequest
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.requests import TrainRequest
 from quail_train.training.run import Stop, train
 
 

@@ -19,7 +19,9 @@ from quail_audit.core.errors import UsageError
 from quail_audit.reports import junit, layers_csv, markdown, samples_csv
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs.folder import read_report
-from quail_audit.schema.events.lines import Recovery, RecoveryMeasured, RunFailed
+from quail_audit.schema.events.audit import RecoveryMeasured
+from quail_audit.schema.events.common import RunFailed
+from quail_audit.schema.figures import Recovery
 from quail_audit.schema.report import Report
 
 HOSTILE = (

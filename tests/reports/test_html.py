@@ -12,7 +12,7 @@ from quail_audit.reports import html
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.reports.worst_samples import worst_samples
 from quail_audit.runs.folder import read_report
-from quail_audit.schema.events.lines import SampleScored
+from quail_audit.schema.events.audit import SampleScored
 
 
 class Balanced(HTMLParser):

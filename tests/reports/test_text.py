@@ -5,8 +5,10 @@ from rich.console import Console
 from runs_for_tests import UNTOUCHED, events, layer
 
 from quail_audit.reports.text.audit import show
-from quail_audit.schema.events.lines import Event, RunFailed
-from quail_audit.schema.report import Report, RunState, badness
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.common import RunFailed
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.report import Report, badness
 
 
 def shown(*run: Event, width: int = 120) -> str:

@@ -17,7 +17,9 @@ from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 from quail_audit.engine.schemes.backends.messages import Job, LayerStarted
 from quail_audit.engine.schemes.backends.process import Scratch, run
 from quail_audit.engine.schemes.calibrated import AWQ, CalibratedScheme, scheme_of
-from quail_audit.schema.events.lines import AuditRequest, LayerMeasured, LayerQuantized, RunFinished, WeightsMeasured
+from quail_audit.schema.events.audit import LayerMeasured, LayerQuantized, WeightsMeasured
+from quail_audit.schema.events.common import RunFinished
+from quail_audit.schema.requests import AuditRequest
 
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(600)]
 

@@ -8,18 +8,10 @@ from quail_audit.cli.progress.plain import PlainProgress
 from quail_audit.cli.progress.training import curve, view
 from quail_audit.reports.text import training as training_text
 from quail_audit.runs.state.training import TrainingState
-from quail_audit.schema.events.lines import (
-    CheckpointSaved,
-    Event,
-    Noted,
-    RunFailed,
-    RunFinished,
-    TrainEval,
-    TrainingPlanned,
-    TrainingStarted,
-    TrainRequest,
-    TrainStep,
-)
+from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFailed, RunFinished
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainingStarted, TrainStep
+from quail_audit.schema.requests import TrainRequest
 
 REQUEST = TrainRequest(
     original="original", unlearned="unlearned", data="data", out="out\x1b[31m", objective="hinge_gdr"

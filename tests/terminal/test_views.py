@@ -7,8 +7,10 @@ from runs_for_tests import events
 
 from quail_audit.cli.progress.live import LiveView, view
 from quail_audit.cli.progress.plain import PlainProgress
-from quail_audit.schema.events.lines import Event, FilesAwaited, FilesHashed, MetricScored, RunFinished, SampleScored
-from quail_audit.schema.report import Progress, RunState
+from quail_audit.runs.state.audit import Progress, RunState
+from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, MetricScored, SampleScored
+from quail_audit.schema.events.common import RunFinished
+from quail_audit.schema.events.lines import Event
 
 
 def state_after(*run: Event) -> RunState:

@@ -17,7 +17,11 @@ from made_training import repaired, training_events
 
 from quail_audit.core.errors import EnvironmentProblemError, InterruptedRunError
 from quail_audit.runs.folder import new_run, record
-from quail_audit.schema.events.lines import CheckpointSaved, Event, RunFinished, RunStarted, TrainRequest, TrainStep
+from quail_audit.schema.events.audit import RunStarted
+from quail_audit.schema.events.common import CheckpointSaved, RunFinished
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainStep
+from quail_audit.schema.requests import TrainRequest
 
 
 def train(

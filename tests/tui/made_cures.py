@@ -11,20 +11,10 @@ import typer
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.runs.folder import EVENTS, REQUEST, new_run, record
-from quail_audit.schema.events.lines import (
-    AttributeRequest,
-    AttributionPlanned,
-    CarryPlanned,
-    CarryRequest,
-    CheckpointSaved,
-    CureRequest,
-    CureStarted,
-    Event,
-    LayerCarried,
-    RunFinished,
-    UnitMeasured,
-    to_line,
-)
+from quail_audit.schema.events.common import CheckpointSaved, RunFinished
+from quail_audit.schema.events.cures import AttributionPlanned, CarryPlanned, CureStarted, LayerCarried, UnitMeasured
+from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.requests import AttributeRequest, CarryRequest, CureRequest
 
 PAIR = ("models/llama-news-7b", "models/llama-news-7b-unlearned")
 CARRY = ("quail", "carry", *PAIR, "--out", "models/llama-news-7b-unlearned-carried", "--calibrate", "muse-news")

@@ -6,43 +6,41 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from quail_audit.runs.folder import EVENTS, REQUEST
-from quail_audit.schema.events.lines import (
-    RATIO_EDGES,
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import (
     ArmFinished,
     ArmStarted,
-    AttributeRequest,
-    AttributionPlanned,
-    AuditRequest,
-    CheckpointFacts,
-    CureStarted,
     DataRead,
-    Event,
-    LayerDetail,
     LayerMeasured,
-    LayerStatistics,
     MetricScored,
     PairOpened,
     Planned,
     PolicyRead,
-    PolicyUsed,
-    Reason,
-    Recovery,
     RecoveryMeasured,
-    RunFinished,
     RunStarted,
     SampleScored,
     SchemeFailed,
+    VerdictReached,
+    WeightsMeasured,
+)
+from quail_audit.schema.events.common import RunFinished
+from quail_audit.schema.events.cures import AttributionPlanned, CureStarted, UnitMeasured
+from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.figures import (
+    RATIO_EDGES,
+    CheckpointFacts,
+    LayerDetail,
+    LayerStatistics,
+    PolicyUsed,
+    Reason,
+    Recovery,
     SchemeSummary,
     Score,
     State,
-    UnitMeasured,
     Verdict,
-    VerdictReached,
-    WeightsMeasured,
-    to_line,
 )
 from quail_audit.schema.policy import Policy
-from quail_audit.schema.report import RunState
+from quail_audit.schema.requests import AttributeRequest, AuditRequest
 from quail_audit.verdict.judge import day_of, judge_report
 
 ROLES = (

@@ -10,19 +10,11 @@ from pathlib import Path
 import pytest
 
 from quail_audit.runs.folder import EVENTS, REQUEST
-from quail_audit.schema.events.lines import (
-    CheckpointSaved,
-    Event,
-    LayerMeasured,
-    Noted,
-    RunFinished,
-    TrainEval,
-    TrainingPlanned,
-    TrainingStarted,
-    TrainRequest,
-    TrainStep,
-    to_line,
-)
+from quail_audit.schema.events.audit import LayerMeasured
+from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFinished
+from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainingStarted, TrainStep
+from quail_audit.schema.requests import TrainRequest
 
 REQUESTED = TrainRequest(
     original="models/llama-news-7b", unlearned="models/llama-news-7b-unlearned", data="muse-news", out="repaired"

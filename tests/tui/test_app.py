@@ -131,7 +131,7 @@ async def test_t_opens_the_theme_picker(run: Path) -> None:
 @pytest.mark.asyncio
 async def test_the_log_has_what_the_run_noted(run: Path) -> None:
     made = list(events())
-    from quail_audit.schema.events.lines import Noted
+    from quail_audit.schema.events.common import Noted
 
     made.insert(5, Noted(message="a [bold]note[/] \x1b[31m"))
     async with app_on(write_run(run.parent / "noted", iter(made))) as pilot:

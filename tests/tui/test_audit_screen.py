@@ -12,7 +12,9 @@ from textual.widgets import Input
 
 from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, read_report, record, replay
-from quail_audit.schema.events.lines import AuditRequest, RunFailed, SampleScored
+from quail_audit.schema.events.audit import SampleScored
+from quail_audit.schema.events.common import RunFailed
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel

@@ -13,7 +13,7 @@ from made_training import repaired
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
-from quail_audit.schema.events.lines import VerdictReached
+from quail_audit.schema.events.audit import VerdictReached
 from quail_audit.schema.policy import Limits, OtherLimits, Policy
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen

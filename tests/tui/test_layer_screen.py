@@ -11,15 +11,9 @@ from textual.pilot import Pilot
 from textual.widgets import Static, Tabs
 
 from quail_audit.runs.folder import EVENTS
-from quail_audit.schema.events.lines import (
-    RATIO_EDGES,
-    Event,
-    LayerDetail,
-    LayerMeasured,
-    LayerStatistics,
-    RunStarted,
-    to_line,
-)
+from quail_audit.schema.events.audit import LayerMeasured, RunStarted
+from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.figures import RATIO_EDGES, LayerDetail, LayerStatistics
 from quail_audit.schema.policy import Limits
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen

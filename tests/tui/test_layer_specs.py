@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import layers as made_layers
 
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.tui.form.layer_specs import layer_specs
 
 LLAMA = list(made_layers(32, "nf4"))

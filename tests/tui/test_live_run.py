@@ -12,9 +12,10 @@ from made_runs import METRICS, detail, events, judged_by, write_run
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.recovery import recovery
 from quail_audit.runs.folder import EVENTS
-from quail_audit.schema.events.lines import LayerMeasured, SampleScored, to_line
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import LayerMeasured, SampleScored
+from quail_audit.schema.events.lines import to_line
 from quail_audit.schema.policy import Limits, OtherLimits, Policy
-from quail_audit.schema.report import RunState
 from quail_audit.tui.live import feed as feed_module
 from quail_audit.tui.live.feed import Feed
 from quail_audit.tui.live.run import LiveRun

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from quail_audit.runs.folder import read_report
-from quail_audit.schema.events.lines import AuditRequest
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen

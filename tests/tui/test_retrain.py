@@ -12,7 +12,7 @@ from made_training import install_commands, write_training
 from textual.pilot import Pilot
 from textual.widgets import Input, Select, Static
 
-from quail_audit.schema.events.lines import AuditRequest
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live.training import LiveTraining
 from quail_audit.tui.screens.compare import CompareScreen

@@ -14,7 +14,8 @@ from textual.widgets import Input, Static, Tabs
 
 from quail_audit.reports.shared_words import shared_words
 from quail_audit.runs.folder import EVENTS
-from quail_audit.schema.events.lines import Event, SampleScored, to_line
+from quail_audit.schema.events.audit import SampleScored
+from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.live.sample_scores import (

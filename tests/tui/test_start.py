@@ -17,7 +17,8 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, Select, Static
 
 from quail_audit.runs.folder import EVENTS, RUNS_FOLDER, new_run, record
-from quail_audit.schema.events.lines import AuditRequest, CheckpointFacts, RunFailed
+from quail_audit.schema.events.common import RunFailed
+from quail_audit.schema.figures import CheckpointFacts
 from quail_audit.schema.preflight import (
     CheckpointFound,
     DataFound,
@@ -27,6 +28,7 @@ from quail_audit.schema.preflight import (
     SchemeChoice,
     SchemesFound,
 )
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.form.choices import Choices, choices_to_begin_with, readiness, usable
 from quail_audit.tui.form.folder_suggester import complete

@@ -39,7 +39,7 @@ from wcag import COLOUR_VISION, Rgb, contrast, difference, lightness, linear, lu
 import quail_audit.tui.theme.files as themes_module
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.schema.events.lines import State
+from quail_audit.schema.figures import State
 from quail_audit.tui.theme.files import (
     DEFAULT_THEME,
     HEAT_STOPS,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.schema.command_line import train_arguments
-from quail_audit.schema.events.lines import TrainRequest
+from quail_audit.schema.requests import TrainRequest
 from quail_audit.tui.form.training_settings import (
     PAPERS_OBJECTIVE,
     SETTINGS,

@@ -26,7 +26,7 @@ from quail_audit.engine.weights.pair import (
     sums_by_tensor_operations,
 )
 from quail_audit.engine.weights.table_kernel import BLOCKS_PER_CHUNK
-from quail_audit.schema.events.lines import RATIO_EDGES
+from quail_audit.schema.figures import RATIO_EDGES
 from quail_audit.schema.policy import Limits
 
 FOUR_BIT = [scheme for scheme in known_schemes() if isinstance(scheme, FourBit)]

@@ -9,7 +9,7 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.text.cure import carried_line, fall_line, point_line, unit_line
 from quail_audit.runs.state.cure import CureState
-from quail_audit.schema.events.lines import AttributeRequest, CureRequest, RecipeRequest
+from quail_audit.schema.requests import AttributeRequest, CureRequest, RecipeRequest
 
 BAR_COLUMNS = 40
 

@@ -13,10 +13,11 @@ from quail_audit.cli.progress import training
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.runs.folder import AnyState
+from quail_audit.runs.state.audit import RunState
 from quail_audit.runs.state.cure import CureState
 from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.lines import Event
-from quail_audit.schema.report import FULL, STATES_BY_RISK, RunState
+from quail_audit.schema.report import FULL, STATES_BY_RISK
 
 REFRESHES_PER_SECOND = 8
 SCHEMES_IN_FULL = 2  # of more, the layers and the scores are those of the scheme at work, so that a screen holds them

@@ -7,35 +7,33 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.text import cure as cure_text
 from quail_audit.runs.folder import AnyState
-from quail_audit.schema.events.lines import (
+from quail_audit.runs.state.audit import Awaiting
+from quail_audit.schema.events.audit import (
     ArmStarted,
-    AttributionPlanned,
-    CarryPlanned,
-    CheckpointSaved,
-    CureStarted,
     DataRead,
-    Event,
     FilesAwaited,
-    LayerCarried,
     LayerMeasured,
     LayerQuantized,
     MetricScored,
-    Noted,
     PairOpened,
-    RecipeChosen,
-    RecipePoint,
     RunStarted,
     SampleScored,
     SchemeFailed,
-    TrainEval,
-    TrainingPlanned,
-    TrainingStarted,
-    TrainStep,
-    UnitMeasured,
     VerdictReached,
     WeightsMeasured,
 )
-from quail_audit.schema.report import Awaiting
+from quail_audit.schema.events.common import CheckpointSaved, Noted
+from quail_audit.schema.events.cures import (
+    AttributionPlanned,
+    CarryPlanned,
+    CureStarted,
+    LayerCarried,
+    RecipeChosen,
+    RecipePoint,
+    UnitMeasured,
+)
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainingStarted, TrainStep
 
 SECONDS_BETWEEN_LINES = 5.0
 

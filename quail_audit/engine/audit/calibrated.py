@@ -14,16 +14,12 @@ from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.values import Model
 from quail_audit.runs.journal import Journal, collecting
-from quail_audit.schema.events.lines import (
-    AuditRequest,
-    Event,
-    LayerMeasured,
-    LayerQuantized,
-    LayerStatistics,
-    Noted,
-    WeightsMeasured,
-)
+from quail_audit.schema.events.audit import LayerMeasured, LayerQuantized, WeightsMeasured
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.policy import Policy
+from quail_audit.schema.requests import AuditRequest
 
 if TYPE_CHECKING:
     import torch

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.runs.integrity.hashing import Place, find_file
-from quail_audit.schema.layout import EVENTS, RAW_RETAIN, data_files, description_files
+from quail_audit.runs.names import EVENTS
+from quail_audit.schema.layout import RAW_RETAIN, data_files, description_files
 
 if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Pair
-    from quail_audit.schema.events.lines import AuditRequest, FileRole
+    from quail_audit.schema.figures import FileRole
+    from quail_audit.schema.requests import AuditRequest
 
 
 def given_files(request: AuditRequest, *, calibrated: bool) -> Iterator[Place]:

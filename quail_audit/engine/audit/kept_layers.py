@@ -12,7 +12,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.core.values import Model
 from quail_audit.engine.weights.pair import PairSums
 from quail_audit.engine.weights.stored_statistics import StoredSums
-from quail_audit.schema.events.lines import LayerMeasured
+from quail_audit.schema.events.audit import LayerMeasured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

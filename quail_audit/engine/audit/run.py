@@ -24,30 +24,29 @@ from quail_audit.engine.audit.scheme_failures import AnyScheme, Attempts
 from quail_audit.engine.audit.stored import measure_stored, stored_pair
 from quail_audit.runs.integrity.hashing import Hashing
 from quail_audit.runs.journal import Journal, KeptArray, collecting
-from quail_audit.schema.events.lines import (
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import (
     ArmFinished,
     ArmStarted,
-    AuditRequest,
     DataRead,
-    Event,
     FilesFound,
     FilesHashed,
     LayerMeasured,
-    LayerStatistics,
     MetricScored,
-    Noted,
     PairOpened,
     Planned,
     PolicyRead,
-    PolicyUsed,
     RecoveryMeasured,
-    RunFinished,
     RunStarted,
     VerdictReached,
     WeightsMeasured,
 )
+from quail_audit.schema.events.common import Noted, RunFinished
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import LayerStatistics, PolicyUsed
 from quail_audit.schema.policy import Policy
-from quail_audit.schema.report import FULL, Report, RunState
+from quail_audit.schema.report import FULL, Report
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict import checks as verdict
 from quail_audit.verdict.judge import day_of, judge_report, unmeasured
 from quail_audit.verdict.policy_file import read_policy

@@ -14,16 +14,16 @@ from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_ENVIRONMENT, QuailError
 from quail_audit.core.values import Model
 from quail_audit.runs.journal import Journal, collecting
-from quail_audit.schema.events.lines import (
+from quail_audit.schema.events.audit import (
     ArmStarted,
-    Event,
     LayerMeasured,
     LayerQuantized,
     MetricScored,
-    Noted,
     SchemeFailed,
     WeightsMeasured,
 )
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event
 
 if TYPE_CHECKING:
     from quail_audit.engine.schemes.calibrated import CalibratedScheme

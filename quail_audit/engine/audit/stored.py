@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import UsageError
 from quail_audit.runs.journal import Journal
-from quail_audit.schema.events.lines import Event, LayerMeasured, LayerStatistics, WeightsMeasured
+from quail_audit.schema.events.audit import LayerMeasured, WeightsMeasured
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import BETWEEN_FORMATS, FULL
 

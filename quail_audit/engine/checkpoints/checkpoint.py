@@ -34,7 +34,7 @@ from quail_audit.engine.checkpoints.weight_files import (
     unreadable,
 )
 from quail_audit.engine.schemes.rounded import Rounded
-from quail_audit.schema.events.lines import CheckpointFacts
+from quail_audit.schema.figures import CheckpointFacts
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.core.paths import stays_inside
 from quail_audit.core.untrusted import printable
-from quail_audit.schema.layout import stays_inside
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

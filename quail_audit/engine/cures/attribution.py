@@ -18,16 +18,10 @@ from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.machine import describe_environment
 from quail_audit.runs.folder import read_report
-from quail_audit.schema.events.lines import (
-    AttributeRequest,
-    AttributionPlanned,
-    CureStarted,
-    Event,
-    Noted,
-    RunFinished,
-    UnitKind,
-    UnitMeasured,
-)
+from quail_audit.schema.events.common import Noted, RunFinished
+from quail_audit.schema.events.cures import AttributionPlanned, CureStarted, UnitKind, UnitMeasured
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.requests import AttributeRequest
 
 if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer

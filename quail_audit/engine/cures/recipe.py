@@ -19,16 +19,10 @@ from quail_audit.core.machine import describe_environment
 from quail_audit.core.writing import write_whole
 from quail_audit.engine.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
 from quail_audit.runs.attributions import units_measured
-from quail_audit.schema.events.lines import (
-    CureStarted,
-    Event,
-    Noted,
-    RecipeChosen,
-    RecipePoint,
-    RecipeRequest,
-    RunFinished,
-    UnitMeasured,
-)
+from quail_audit.schema.events.common import Noted, RunFinished
+from quail_audit.schema.events.cures import CureStarted, RecipeChosen, RecipePoint, UnitMeasured
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.requests import RecipeRequest
 
 if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.schema.events.lines import Score
+from quail_audit.schema.figures import Score
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999

@@ -17,7 +17,10 @@ from quail_audit.engine.forgetting.models.batches import KeptBatches
 from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import LoadedArm
-from quail_audit.schema.events.lines import Event, MetricScored, Noted, SampleScored, Score
+from quail_audit.schema.events.audit import MetricScored, SampleScored
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import Score
 
 
 @dataclass(frozen=True, eq=False)

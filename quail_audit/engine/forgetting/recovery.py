@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from quail_audit.engine.forgetting.bootstrap import interval
 from quail_audit.engine.forgetting.metrics.privleak import auc
-from quail_audit.schema.events.lines import Recovery
+from quail_audit.schema.figures import Recovery
 from quail_audit.schema.policy import outcome_of_recovery
 
 Role = Literal["original/full", "unlearned/full", "unlearned/quantized", "retrain/full"]

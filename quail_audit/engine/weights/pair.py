@@ -22,7 +22,7 @@ from quail_audit.engine.schemes.interface import Quantized, Rounded, Scheme
 from quail_audit.engine.weights import affine_kernel as affine_kernels
 from quail_audit.engine.weights import kernel_parts as block_sums
 from quail_audit.engine.weights import table_kernel as kernels
-from quail_audit.schema.events.lines import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
+from quail_audit.schema.figures import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
 from quail_audit.schema.policy import Limits, state_of_update
 
 if TYPE_CHECKING:

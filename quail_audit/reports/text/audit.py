@@ -12,7 +12,7 @@ from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import policy_title, shown_rules
 from quail_audit.reports.text.rules import rules_table
 from quail_audit.runs.attributions import BroughtBack
-from quail_audit.schema.events.lines import LayerStatistics, Verdict
+from quail_audit.schema.figures import LayerStatistics, Verdict
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.verdict.standings import Format, formats, riskiness
 

@@ -7,15 +7,9 @@ from rich.text import Text
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.runs.state.cure import CureReport
-from quail_audit.schema.events.lines import (
-    AttributionPlanned,
-    CarryRequest,
-    LayerCarried,
-    RecipePoint,
-    UnitKind,
-    UnitMeasured,
-)
+from quail_audit.schema.events.cures import AttributionPlanned, LayerCarried, RecipePoint, UnitKind, UnitMeasured
+from quail_audit.schema.report import CureReport
+from quail_audit.schema.requests import CarryRequest
 
 MOST_UNITS = 10  # of a kind, in the terminal; the report has all
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, STANDING_STYLES, rule_row
-from quail_audit.schema.events.lines import RuleOutcome
+from quail_audit.schema.figures import RuleOutcome
 from quail_audit.verdict.checks import Judgement
 
 

@@ -7,8 +7,8 @@ from rich.text import Text
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.runs.state.training import TrainingReport
-from quail_audit.schema.events.lines import TrainEval
+from quail_audit.schema.events.training import TrainEval
+from quail_audit.schema.report import TrainingReport
 
 
 def show(report: TrainingReport, console: Console) -> None:

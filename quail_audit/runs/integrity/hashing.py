@@ -22,7 +22,8 @@ from typing import Self
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.machine import usable_cores
-from quail_audit.schema.events.lines import FileHash, FileRole, FilesAwaited, FoundFile
+from quail_audit.schema.events.audit import FilesAwaited
+from quail_audit.schema.figures import FileHash, FileRole, FoundFile
 
 PIECE_BYTES = 1 << 20
 NICENESS = 10  # measuring goes first

@@ -20,7 +20,7 @@ from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.core.reading import read_bounded
 from quail_audit.core.values import Model
 from quail_audit.core.writing import write_whole
-from quail_audit.schema.events.lines import Sha256
+from quail_audit.schema.figures import Sha256
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, BadInputError, QuailError, UsageError
 from quail_audit.core.hub import in_cache, parse_hub_id
+from quail_audit.core.paths import stays_inside
 from quail_audit.core.values import Model
 from quail_audit.runs.digest import digest_of
 from quail_audit.runs.folder import EVENTS, REPORT, read_report, replay_placed, require_run
@@ -33,9 +34,10 @@ from quail_audit.runs.integrity.signatures import (
     write_signature,
 )
 from quail_audit.runs.report_file import read_with_document
-from quail_audit.schema.events.lines import FileHash, FileRole
-from quail_audit.schema.layout import data_files, description_files, stays_inside, weights_read_first
-from quail_audit.schema.report import Report, RunState
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.figures import FileHash, FileRole
+from quail_audit.schema.layout import data_files, description_files, weights_read_first
+from quail_audit.schema.report import Report
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -5,48 +5,19 @@ training.py).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from quail_audit.schema.events.lines import (
+from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFailed, RunFinished
+from quail_audit.schema.events.cures import (
     AttributionPlanned,
     CarryPlanned,
-    CheckpointSaved,
-    CureRequest,
     CureStarted,
-    Event,
     LayerCarried,
-    Model,
-    Noted,
     RecipeChosen,
     RecipePoint,
-    RunFailed,
-    RunFinished,
     UnitMeasured,
 )
-from quail_audit.schema.report import Failure
-
-
-class CureReport(Model):
-    """report.json of the run of a cure. Fields are only ever added within a schema version."""
-
-    schema_version: Literal[1] = 1
-    kind: Literal["cure"] = "cure"
-    quail_version: str
-    run_id: str
-    started: str
-    finished: str | None
-    exit_code: int | None
-    request: CureRequest
-    command: tuple[str, ...]
-    environment: dict[str, str]
-    carried: tuple[LayerCarried, ...] = ()
-    attributed: AttributionPlanned | None = None
-    units: tuple[UnitMeasured, ...] = ()
-    points: tuple[RecipePoint, ...] = ()
-    chosen: RecipeChosen | None = None
-    saved: tuple[CheckpointSaved, ...]
-    notes: tuple[str, ...]
-    failure: Failure | None
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.report import CureReport, Failure
 
 
 @dataclass

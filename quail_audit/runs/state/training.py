@@ -4,48 +4,11 @@ Not here: the training itself (quail_train), and the fold of an audit's events (
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from quail_audit.schema.events.lines import (
-    CheckpointSaved,
-    Event,
-    Model,
-    Noted,
-    RunFailed,
-    RunFinished,
-    TrainEval,
-    TrainingPlanned,
-    TrainingStarted,
-    TrainRequest,
-    TrainStep,
-)
-from quail_audit.schema.report import Failure
-
-
-class TrainingReport(Model):
-    """report.json of a training. Fields are only ever added within a schema version.
-
-    Attributes:
-        first_step, last_step: of those made; null where none was.
-    """
-
-    schema_version: Literal[1] = 1
-    kind: Literal["training"] = "training"
-    quail_version: str
-    run_id: str
-    started: str
-    finished: str | None
-    exit_code: int | None
-    request: TrainRequest
-    command: tuple[str, ...]
-    environment: dict[str, str]
-    plan: TrainingPlanned | None
-    first_step: TrainStep | None
-    last_step: TrainStep | None
-    evals: tuple[TrainEval, ...]
-    saved: tuple[CheckpointSaved, ...]
-    notes: tuple[str, ...]
-    failure: Failure | None
+from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFailed, RunFinished
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainingStarted, TrainStep
+from quail_audit.schema.report import Failure, TrainingReport
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.schema.events.lines import AuditRequest
+from quail_audit.schema.policy import NO_FILE
 from quail_audit.schema.preflight import (
     Answer,
     CheckpointFound,
@@ -19,8 +19,9 @@ from quail_audit.schema.preflight import (
     Problem,
     SchemesFound,
 )
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.settings import Settings
-from quail_audit.verdict.policy_file import NO_FILE, PYPROJECT, find_policy
+from quail_audit.verdict.policy_file import PYPROJECT, find_policy
 
 # Where `quail demo` and `make demo` build it, and `quail demo --task classification`.
 DEMOS = (Path("quail-demo"), Path("quail-demo-classifier"))

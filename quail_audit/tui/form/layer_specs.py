@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import translate
 
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 
 ALL, AT_RISK = "all", "at-risk"
 

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
-from quail_audit.schema.events.lines import HingeForm, Precision, TrainRequest
+from quail_audit.schema.requests import HingeForm, Precision, TrainRequest
 
 Kind = Literal["choice", "positive", "not negative", "count", "margin", "text", "data", "output"]
 AUTO = "auto"

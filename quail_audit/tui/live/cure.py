@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from quail_audit.runs.state.cure import CureState
-from quail_audit.schema.events.lines import CureRequest
+from quail_audit.schema.requests import CureRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Making
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quail_audit.runs.folder import Placed
-from quail_audit.schema.events.lines import CheckpointSaved, RunFinished
+from quail_audit.schema.events.common import CheckpointSaved, RunFinished
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.feed import Feed
 
 if TYPE_CHECKING:
+    from quail_audit.runs.state.audit import RunState
     from quail_audit.runs.state.cure import CureState
     from quail_audit.runs.state.training import TrainingState
-    from quail_audit.schema.report import RunState
 
 
 class Followed(ABC):

@@ -16,16 +16,13 @@ from pathlib import Path
 from quail_audit.core.errors import BadInputError, QuailError
 from quail_audit.runs.attributions import brought_back
 from quail_audit.runs.folder import Placed, read_events, read_request
-from quail_audit.schema.events.lines import (
-    AuditRequest,
-    Event,
-    LayerDetail,
-    LayerMeasured,
-    LayerStatistics,
-    SampleScored,
-)
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.audit import LayerMeasured, SampleScored
+from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import LayerDetail, LayerStatistics
 from quail_audit.schema.policy import Limits
-from quail_audit.schema.report import FULL, RunState, arms_in_order
+from quail_audit.schema.report import FULL, arms_in_order
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Followed
 from quail_audit.verdict.policy_file import read_policy

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from quail_audit.runs.state.training import TrainingState
-from quail_audit.schema.events.lines import TrainRequest
+from quail_audit.schema.requests import TrainRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Making
 

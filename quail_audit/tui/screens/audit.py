@@ -11,7 +11,7 @@ from textual.containers import Horizontal
 from textual.reactive import reactive
 from textual.widgets import Input, Tab, Tabs
 
-from quail_audit.schema.events.lines import RunFinished
+from quail_audit.schema.events.common import RunFinished
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel

@@ -15,7 +15,8 @@ from textual.widgets import Static
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.text.cure import carried_line, fall_line, point_line, recipe_in_words, unit_line
-from quail_audit.schema.events.lines import AuditRequest, CarryRequest, CheckpointSaved
+from quail_audit.schema.events.common import CheckpointSaved
+from quail_audit.schema.requests import AuditRequest, CarryRequest
 from quail_audit.tui.form.choices import policy_here
 from quail_audit.tui.live.cure import LiveCure
 from quail_audit.tui.live.run import LiveRun

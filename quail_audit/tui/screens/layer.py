@@ -15,7 +15,7 @@ from textual.widgets import Static, Tab, Tabs
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import LayerDetail, LayerStatistics
+from quail_audit.schema.figures import LayerDetail, LayerStatistics
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.theme import palette

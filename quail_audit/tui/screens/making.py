@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from quail_audit.schema.events.lines import AuditRequest, CheckpointSaved
+from quail_audit.schema.events.common import CheckpointSaved
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.live.followed import Making
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.base import QuailScreen

@@ -17,7 +17,7 @@ from textual.widgets import Static
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.command_line import train_arguments
-from quail_audit.schema.events.lines import TrainRequest
+from quail_audit.schema.requests import TrainRequest
 from quail_audit.tui.form.layer_specs import AT_RISK, layer_specs
 from quail_audit.tui.form.training_settings import SETTINGS, Chosen, suggested_output
 from quail_audit.tui.live.run import LiveRun

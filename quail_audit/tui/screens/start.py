@@ -20,7 +20,6 @@ from textual.widgets import Button, Input, Select, Static
 import quail_audit
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.command_line import audit_arguments
-from quail_audit.schema.events.lines import AuditRequest
 from quail_audit.schema.preflight import (
     AboutCheckpoint,
     AboutData,
@@ -35,6 +34,7 @@ from quail_audit.schema.preflight import (
     Question,
     SchemesFound,
 )
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.form.choices import (
     DEMOS,
     TITLES,

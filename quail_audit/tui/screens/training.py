@@ -14,7 +14,9 @@ from textual.widgets import Static
 from quail_audit.core.errors import EXIT_INTERRUPTED
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import AuditRequest, CheckpointSaved, RunFailed, TrainEval
+from quail_audit.schema.events.common import CheckpointSaved, RunFailed
+from quail_audit.schema.events.training import TrainEval
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.form.choices import policy_here
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.live.training import LiveTraining

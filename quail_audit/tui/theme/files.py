@@ -18,7 +18,8 @@ from textual.theme import Theme
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.reading import read_toml, refuse_unknown
 from quail_audit.core.untrusted import printable
-from quail_audit.schema.events.lines import Model, Outcome, State
+from quail_audit.core.values import Model
+from quail_audit.schema.figures import Outcome, State
 
 DEFAULT_THEME = "quail-dark"
 SHIPPED_NAMES = ("quail-dark", "quail-light", "quail-contrast", "quail-colourblind")

@@ -11,7 +11,7 @@ from quail_audit.tui.theme.files import HEAT_STOPS
 if TYPE_CHECKING:
     from textual.app import App
 
-    from quail_audit.schema.events.lines import Outcome, RuleStanding, State
+    from quail_audit.schema.figures import Outcome, RuleStanding, State
     from quail_audit.verdict import standings as matrix
     from quail_audit.verdict.comparison import Standing
 

@@ -11,7 +11,7 @@ from textual.widgets import DataTable
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.layer_table import end_of
 from quail_audit.verdict.comparison import STANDING_MARKS, LayerChange

@@ -19,7 +19,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import Recovery, Score
+from quail_audit.schema.figures import Recovery, Score
 from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette

@@ -16,7 +16,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import STATES_BY_RISK, badness
 from quail_audit.tui.theme import palette
 from quail_audit.tui.words import layer_views

@@ -14,7 +14,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from quail_audit.schema.events.lines import RATIO_EDGES, LayerDetail
+from quail_audit.schema.figures import RATIO_EDGES, LayerDetail
 from quail_audit.tui.theme import palette
 from quail_audit.tui.words.layers import HALF, WHOLE, below_half_in_words, bin_in_words, fraction, percent
 

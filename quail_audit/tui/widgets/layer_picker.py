@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import STATES_BY_RISK
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.heat_map import NOT_MEASURED, HeatMap

@@ -13,7 +13,7 @@ from textual.widgets.data_table import RowKey
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import badness
 from quail_audit.tui.theme import palette
 from quail_audit.tui.words import layer_views

@@ -20,7 +20,7 @@ from quail_audit.core.clock import utc_of
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import HEADINGS, STANDING_MARKS, policy_title, rule_row
-from quail_audit.schema.events.lines import RuleOutcome
+from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.policy import Policy
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette

@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports.shared_words import SharedWords, shared_words
-from quail_audit.schema.events.lines import SampleScored
+from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live.sample_scores import LEAK, figure, has_answers
 from quail_audit.tui.theme import palette

@@ -16,7 +16,8 @@ from textual.widgets import DataTable
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import AuditRequest, Outcome
+from quail_audit.schema.figures import Outcome
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.theme import palette
 
 Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]

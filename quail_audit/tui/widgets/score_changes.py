@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import Recovery, Score
+from quail_audit.schema.figures import Recovery, Score
 from quail_audit.schema.policy import Limits
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette

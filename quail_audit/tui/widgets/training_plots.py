@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import TrainStep
+from quail_audit.schema.events.training import TrainStep
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.braille import curve
 

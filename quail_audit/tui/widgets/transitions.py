@@ -16,7 +16,7 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from quail_audit.schema.events.lines import LayerDetail
+from quail_audit.schema.figures import LayerDetail
 from quail_audit.tui.theme import palette
 from quail_audit.tui.theme.files import contrast, mix, readable
 from quail_audit.tui.words.layers import kept_codes, levels_of, percent, sentence_case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quail_audit.schema.events.lines import RunFailed
+from quail_audit.schema.events.common import RunFailed
 from quail_audit.tui.live.child import how_it_ended
 from quail_audit.tui.live.followed import Followed
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import LayerStatistics
+from quail_audit.schema.figures import LayerStatistics
 
 Mode = Literal["risk", "overlap", "survival", "update/bucket", "brings back"]
 MODES: tuple[Mode, ...] = ("risk", "overlap", "survival", "update/bucket", "brings back")

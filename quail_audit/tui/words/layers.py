@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from quail_audit.reports import wording
-from quail_audit.schema.events.lines import RATIO_EDGES, LayerDetail, LayerStatistics
+from quail_audit.schema.figures import RATIO_EDGES, LayerDetail, LayerStatistics
 from quail_audit.schema.policy import Limits
 
 LOUD_NOISE = 2.0

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Sequence
 
 from quail_audit.core.untrusted import printable
-from quail_audit.schema.events.lines import RuleOutcome
+from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.policy import EVERYTHING, Limits, OtherLimits, Policy, Waiver
 from quail_audit.verdict.rules import limits_in_words
 

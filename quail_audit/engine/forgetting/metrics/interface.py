@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from quail_audit.schema.events.lines import Score
+    from quail_audit.schema.figures import Score
 
 Split = Literal["forget", "retain"]
 SPLITS: tuple[Split, ...] = ("forget", "retain")

@@ -23,7 +23,7 @@ from quail_audit.engine.forgetting.metrics.interface import (
     Sample,
 )
 from quail_audit.engine.forgetting.metrics.predictions import classified, needs
-from quail_audit.schema.events.lines import Score
+from quail_audit.schema.figures import Score
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

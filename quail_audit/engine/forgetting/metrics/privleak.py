@@ -16,7 +16,7 @@ import numpy.typing as npt
 from quail_audit.engine.forgetting.bootstrap import interval
 from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.nll import EXCERPT_CHARACTERS
-from quail_audit.schema.events.lines import Score
+from quail_audit.schema.figures import Score
 
 LEAST_LIKELY_SHARE = 0.4
 

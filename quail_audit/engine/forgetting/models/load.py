@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Layer
     from quail_audit.engine.schemes.interface import Scheme
-    from quail_audit.schema.events.lines import Execution
+    from quail_audit.schema.figures import Execution
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = (

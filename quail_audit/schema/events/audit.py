@@ -1,0 +1,182 @@
+"""Events of an audit, in the order in which they come."""
+
+from typing import Literal
+
+from quail_audit.core.values import Model as Model  # whoever reads events needs it
+from quail_audit.core.values import Name
+from quail_audit.schema.events.common import Timed
+from quail_audit.schema.figures import (
+    CheckpointFacts,
+    Execution,
+    FileHash,
+    FoundFile,
+    LayerDetail,
+    LayerStatistics,
+    PolicyUsed,
+    Recovery,
+    RuleOutcome,
+    SchemeSummary,
+    Score,
+    Share,
+    Verdict,
+)
+from quail_audit.schema.requests import AuditRequest
+
+
+class RunStarted(Timed):
+    type: Literal["run_started"] = "run_started"
+    schema_version: int = 1
+    quail_version: str
+    run_id: str
+    started: str  # ISO 8601, UTC
+    request: AuditRequest
+    environment: dict[str, str]
+
+
+class PolicyRead(Timed):
+    """By what the audit will be judged. Runs of Quail before 0.2 do not say it."""
+
+    type: Literal["policy_read"] = "policy_read"
+    policy: PolicyUsed
+
+
+class PairOpened(Timed):
+    """Both checkpoints are readable and fit together."""
+
+    type: Literal["pair_opened"] = "pair_opened"
+    original: CheckpointFacts
+    unlearned: CheckpointFacts
+    retrain: CheckpointFacts | None
+    layers: int
+    weights: int  # in those layers
+    left_in_full_precision: tuple[str, ...]  # modules with a matrix that no scheme rounds: embeddings, head
+    notes: tuple[str, ...] = ()
+
+
+class DataRead(Timed):
+    type: Literal["data_read"] = "data_read"
+    samples: dict[Name, int]  # metric -> samples
+    skipped: dict[Name, str]  # metric -> why there is nothing to measure
+
+
+class Planned(Timed):
+    """What is still to do, so that a face can say how long it will take."""
+
+    type: Literal["planned"] = "planned"
+    layers: int
+    arms: tuple[Name, ...]
+    samples_per_arm: int
+    stored_as: Name | None = None  # the format of checkpoints that are quantized already, in the place of schemes
+
+
+class FilesFound(Timed):
+    """Every file that the audit reads. They are hashed while it measures."""
+
+    type: Literal["files_found"] = "files_found"
+    files: tuple[FoundFile, ...]
+
+
+class FilesAwaited(Timed):
+    """All is measured, and files are still being hashed."""
+
+    type: Literal["files_awaited"] = "files_awaited"
+    done_bytes: int
+    total_bytes: int
+
+
+class FilesHashed(Timed):
+    """What was in the files; none has changed between FilesFound and now."""
+
+    type: Literal["files_hashed"] = "files_hashed"
+    files: tuple[FileHash, ...]
+
+
+class LayerMeasured(Timed):
+    type: Literal["layer_measured"] = "layer_measured"
+    scheme: Name
+    index: int  # from 1
+    total: int
+    layer: LayerStatistics
+    detail: LayerDetail | None = None  # absent: the weights are not finite, or the scheme has no code to a weight
+
+
+class LayerQuantized(Timed):
+    """A backend turned to a layer of one checkpoint; of blocks that it rounds at once, several follow at one moment."""
+
+    type: Literal["layer_quantized"] = "layer_quantized"
+    scheme: Name
+    side: Literal["original", "unlearned"]
+    layer: str
+    index: int  # from 1
+    total: int
+
+
+class WeightsMeasured(Timed):
+    type: Literal["weights_measured"] = "weights_measured"
+    scheme: Name
+    summary: SchemeSummary
+
+
+class ArmStarted(Timed):
+    type: Literal["arm_started"] = "arm_started"
+    arm: Name  # "unlearned/nf4"
+    execution: Execution
+    device: str
+    dtype: str
+    reason: str = ""  # why this execution, where it is not the plain one
+
+
+class SampleScored(Timed):
+    """One sample of one metric on one arm. Texts come from data and models: treat them as hostile."""
+
+    type: Literal["sample_scored"] = "sample_scored"
+    arm: Name
+    metric: Name
+    sample: int  # its place in the data file, from 0
+    done: int  # samples of this arm done so far, over all metrics
+    total: int
+    score: float
+    prompt: str = ""
+    truth: str = ""
+    answer: str = ""
+    probabilities: dict[str, Share] = {}  # a classifier's, of its labels, the likeliest first
+
+
+class MetricScored(Timed):
+    type: Literal["metric_scored"] = "metric_scored"
+    arm: Name
+    metric: Name
+    score: Score
+
+
+class ArmFinished(Timed):
+    type: Literal["arm_finished"] = "arm_finished"
+    arm: Name
+    elapsed_s: float
+    batch_size: int
+
+
+class RecoveryMeasured(Timed):
+    type: Literal["recovery_measured"] = "recovery_measured"
+    scheme: Name
+    metric: Name
+    recovery: Recovery
+
+
+class SchemeFailed(Timed):
+    """A scheme could not be measured, or not to its end; what was measured of it stands, and the others go on."""
+
+    type: Literal["scheme_failed"] = "scheme_failed"
+    scheme: Name
+    kind: str
+    message: str
+    where: str = ""
+    mend: str = ""
+    exit_code: int
+
+
+class VerdictReached(Timed):
+    type: Literal["verdict_reached"] = "verdict_reached"
+    verdict: Verdict
+    schemes: dict[Name, Verdict] = {}  # of each scheme that was measured; runs of Quail before 0.2 have none
+    rules: tuple[RuleOutcome, ...] = ()  # nor these

@@ -1,0 +1,98 @@
+"""Events of a cure: carry, attribution, recipe."""
+
+from typing import Literal
+
+from quail_audit.core.values import Model as Model  # whoever reads events needs it
+from quail_audit.core.values import Name
+from quail_audit.schema.events.common import Timed
+from quail_audit.schema.figures import Share
+from quail_audit.schema.requests import CureRequest
+
+
+class CureStarted(Timed):
+    """The first event of the run of a cure, as RunStarted is of an audit."""
+
+    type: Literal["cure_started"] = "cure_started"
+    schema_version: int = 1
+    quail_version: str
+    run_id: str
+    started: str  # ISO 8601, UTC
+    request: CureRequest
+    command: tuple[str, ...]  # that repeats it
+    environment: dict[str, str]
+
+
+class CarryPlanned(Timed):
+    """What will be carried; every other weight stays as it is."""
+
+    type: Literal["carry_planned"] = "carry_planned"
+    layers: tuple[str, ...]
+    weights: int  # in those layers
+
+
+class LayerCarried(Timed):
+    """One layer, before and after. What is deployed of the update: DESIGN section 2's statistics."""
+
+    type: Literal["layer_carried"] = "layer_carried"
+    index: int  # from 1
+    total: int
+    layer: str
+    weights: int
+    moved: Share  # of its weights: that have another code than nearest rounding of the unlearned gives them
+    blocks: int
+    mended_blocks: int  # that did not round as chosen, and hold the nearest rounding of the unlearned instead
+    survival_before: float | None
+    survival: float | None
+    noise: float | None
+    output_error: float | None = None  # calibrated: on the calibration inputs, as a share of nearest rounding's
+
+
+UnitKind = Literal["block", "role", "layer"]
+
+
+class AttributionPlanned(Timed):
+    """What there is to attribute: the fall of the forget NLL when everything is rounded."""
+
+    type: Literal["attribution_planned"] = "attribution_planned"
+    scheme: Name
+    samples: int
+    nll_full: float
+    nll_rounded: float
+    units: int  # blocks and roles; layers follow as these tell
+
+
+class UnitMeasured(Timed):
+    """One unit's part in the fall of the forget NLL. Shares are of the whole fall; several units' need not add up."""
+
+    type: Literal["unit_measured"] = "unit_measured"
+    kind: UnitKind
+    unit: str  # "3", "down_proj", "model.layers.3.mlp.down_proj"
+    layers: tuple[str, ...]
+    weights: int  # in them
+    mode: Literal["alone", "spared"]  # only this unit rounded; everything but this unit
+    nll: float
+    share: float  # alone: of the fall that it brings; spared: of the fall that sparing it takes away
+    low: float
+    high: float
+    passes: int  # over the forget texts so far
+
+
+class RecipePoint(Timed):
+    """Some layers spared, all others rounded, and how much of the memory still comes back."""
+
+    type: Literal["recipe_point"] = "recipe_point"
+    kept: tuple[str, ...]  # layers that are not rounded by the scheme
+    bits: Literal[8, 16]  # that they are kept in
+    size_bytes: int  # of all layers that a scheme rounds
+    nll: float
+    recovery_percent: float  # of the fall of the forget NLL when all are rounded
+    low: float
+    high: float
+
+
+class RecipeChosen(Timed):
+    """The point of the fewest bytes at or below the limit; its configurations are in the folder."""
+
+    type: Literal["recipe_chosen"] = "recipe_chosen"
+    point: RecipePoint
+    folder: str
