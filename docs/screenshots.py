@@ -19,7 +19,8 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_PASS
-from quail_audit.runs.folder import EVENTS, REQUEST, RUNS_FOLDER, RunSummary, list_runs
+from quail_audit.runs.folder import RunSummary, list_runs
+from quail_audit.runs.names import EVENTS, REQUEST, RUNS_FOLDER
 from quail_audit.schema.requests import TrainRequest
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live.run import LiveRun

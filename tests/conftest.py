@@ -117,7 +117,8 @@ def erased_run(
     from erased_pair import build_demo
 
     from quail_audit.engine.audit.run import audit
-    from quail_audit.runs.folder import new_run, record
+    from quail_audit.runs.folder import new_run
+    from quail_audit.runs.record import record
     from quail_audit.schema.requests import AuditRequest
 
     demo = tmp_path_factory.mktemp("erased")

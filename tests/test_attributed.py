@@ -13,7 +13,8 @@ from rich.console import Console
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text import audit as text
 from quail_audit.runs.attributions import brought_back, brought_back_in, units_measured
-from quail_audit.runs.folder import EVENTS, REQUEST, read_report
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.names import EVENTS, REQUEST
 
 UP, DOWN = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
 

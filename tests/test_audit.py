@@ -21,7 +21,8 @@ from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_audit.runs.folder import EVENTS, read_report
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.names import EVENTS
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.audit import LayerMeasured, MetricScored, SampleScored, SchemeFailed
 from quail_audit.schema.events.common import Noted

@@ -17,8 +17,9 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.engine.audit.input_files import checkpoint_files, given_files
 from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.pair import open_pair
-from quail_audit.runs.folder import new_run, read_report, record
+from quail_audit.runs.folder import new_run, read_report
 from quail_audit.runs.integrity.verify import verify
+from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import FilesFound, FilesHashed, LayerMeasured
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.requests import AuditRequest

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from test_cli import quail_here as quail
 
-from quail_audit.runs.folder import EVENTS, read_report
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.names import EVENTS
 from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.report import Report
 

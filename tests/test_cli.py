@@ -11,7 +11,9 @@ from runs_for_tests import REQUEST, events
 from typer.testing import CliRunner, Result
 
 from quail_audit.cli import main as cli
-from quail_audit.runs.folder import EVENTS, new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.names import EVENTS
+from quail_audit.runs.record import record
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.report import Report
 

@@ -11,7 +11,7 @@ from test_resuming import lines_of, report_in
 from quail_audit.cli import main as cli
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import _Writing, writable
-from quail_audit.runs.folder import EVENTS, JOURNAL, REPORT, REQUEST
+from quail_audit.runs.names import EVENTS, JOURNAL, REPORT, REQUEST
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.requests import AuditRequest
 

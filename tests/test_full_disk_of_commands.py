@@ -15,7 +15,8 @@ import made_runs
 import pytest
 from runs_for_tests import REQUEST
 
-from quail_audit.runs.folder import new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.record import record
 
 HERE = Path(__file__).parent
 SIZE = "64m"

@@ -12,7 +12,8 @@ from quail_audit.cli.progress.live import view
 from quail_audit.core.errors import BadInputError
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text.console import PlainTextConsole
-from quail_audit.runs.folder import EVENTS, replay
+from quail_audit.runs.follow import replay
+from quail_audit.runs.names import EVENTS
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.lines import Event, from_line, to_line
 

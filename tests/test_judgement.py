@@ -18,7 +18,8 @@ from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import layer_statistics, pair_sums
 from quail_audit.reports import junit, markdown
-from quail_audit.runs.folder import new_run, read_report, record
+from quail_audit.runs.folder import new_run, read_report
+from quail_audit.runs.record import record
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.audit import PolicyRead, VerdictReached
 from quail_audit.schema.events.lines import Event, from_line, to_line

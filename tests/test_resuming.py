@@ -26,8 +26,10 @@ from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint
 from quail_audit.engine.checkpoints.pair import Pair
 from quail_audit.engine.forgetting.models import batches
-from quail_audit.runs.folder import EVENTS, JOURNAL, REPORT, new_run, read_report, read_request, record, stopped_run
+from quail_audit.runs.folder import new_run, read_report, read_request, stopped_run
 from quail_audit.runs.journal import open_journal
+from quail_audit.runs.names import EVENTS, JOURNAL, REPORT
+from quail_audit.runs.record import record
 from quail_audit.runs.resume import Recorded
 from quail_audit.schema.events.audit import FilesAwaited, SampleScored
 from quail_audit.schema.events.lines import Event, from_line, to_line

@@ -18,21 +18,12 @@ from runs_for_tests import REQUEST, events
 
 from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.runs import folder as runs
-from quail_audit.runs.folder import (
-    EVENTS,
-    LOCK,
-    REPORT,
-    WRITER,
-    Writer,
-    list_runs,
-    new_run,
-    read_events,
-    read_report,
-    record,
-    replay,
-    replay_placed,
-)
+from quail_audit.runs import writer
+from quail_audit.runs.folder import list_runs, new_run, read_report
+from quail_audit.runs.follow import read_events, replay, replay_placed
+from quail_audit.runs.names import EVENTS, LOCK, REPORT, WRITER
+from quail_audit.runs.record import record
+from quail_audit.runs.writer import Writer
 from quail_audit.schema.events.common import RunFailed, RunFinished
 from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.schema.report import Report
@@ -184,7 +175,8 @@ def test_a_full_disk_keeps_whole_lines(tmp_path: Path) -> None:
         import resource, signal
         from pathlib import Path
         from runs_for_tests import REQUEST, events
-        from quail_audit.runs.folder import new_run, record
+        from quail_audit.runs.folder import new_run
+        from quail_audit.runs.record import record
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY))
         with new_run(Path({str(tmp_path / "run")!r}), REQUEST) as folder:
@@ -226,7 +218,8 @@ def test_following_a_killed_run_ends(tmp_path: Path) -> None:
         import time
         from pathlib import Path
         from runs_for_tests import REQUEST, events
-        from quail_audit.runs.folder import new_run, record
+        from quail_audit.runs.folder import new_run
+        from quail_audit.runs.record import record
         with new_run(Path({str(tmp_path / "run")!r}), REQUEST) as folder:
             for event in record(events(), folder):
                 if event.type == "weights_measured":
@@ -290,27 +283,27 @@ def test_a_writer_on_another_machine_lives_as_long_as_its_heart_beats(
 ) -> None:
     """The other machine's lock is not seen here, as on a shared folder without locks."""
     clock_s = 1000.0
-    monkeypatch.setattr(runs.time, "monotonic", lambda: clock_s)
+    monkeypatch.setattr(writer.time, "monotonic", lambda: clock_s)
     (tmp_path / LOCK).write_text("")
     (tmp_path / WRITER).write_text("another machine")
-    writer = Writer(tmp_path)
-    assert writer.is_alive()
-    clock_s += runs.SILENCE_S - 1
-    assert writer.is_alive()
+    found = Writer(tmp_path)
+    assert found.is_alive()
+    clock_s += writer.SILENCE_S - 1
+    assert found.is_alive()
     os.utime(tmp_path / LOCK, (5.0, 5.0))  # its clock may be far off: only that it moves counts
-    assert writer.is_alive()
-    clock_s += runs.SILENCE_S - 1
-    assert writer.is_alive()
+    assert found.is_alive()
+    clock_s += writer.SILENCE_S - 1
+    assert found.is_alive()
     clock_s += 2
-    assert not writer.is_alive()
+    assert not found.is_alive()
     (tmp_path / LOCK).unlink()
-    assert not writer.is_alive()
+    assert not found.is_alive()
 
 
 def test_the_writers_heart_beats_and_its_traces_are_gone_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "HEARTBEAT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(writer, "HEARTBEAT_INTERVAL_S", 0.01)
     with new_run(tmp_path / "run", REQUEST) as folder:
         os.utime(folder / LOCK, (5.0, 5.0))
         deadline_s = time.monotonic() + 10

@@ -15,7 +15,9 @@ from runs_for_tests import REQUEST, events, report_of
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text import audit as text
 from quail_audit.runs.digest import canonical, digest_of
-from quail_audit.runs.folder import REPORT, new_run, read_report, record
+from quail_audit.runs.folder import new_run, read_report
+from quail_audit.runs.names import REPORT
+from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import FilesHashed
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import FileHash

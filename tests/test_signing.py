@@ -25,9 +25,11 @@ from runs_for_tests import REQUEST, events
 from test_cli import quail
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.runs.folder import EVENTS, REPORT, new_run, record
+from quail_audit.runs.folder import new_run
 from quail_audit.runs.integrity.signatures import fingerprint_of, read_private_key, read_public_key
 from quail_audit.runs.integrity.verify import sign, verify
+from quail_audit.runs.names import EVENTS, REPORT
+from quail_audit.runs.record import record
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 needs_ssh = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")

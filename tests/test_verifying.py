@@ -20,8 +20,11 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_bounded
 from quail_audit.reports.text import verification as verification_text
 from quail_audit.runs.digest import digest_of
-from quail_audit.runs.folder import EVENTS, REPORT, new_run, record
-from quail_audit.runs.integrity.verify import Verification, verify
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.integrity.checks import Verification
+from quail_audit.runs.integrity.verify import verify
+from quail_audit.runs.names import EVENTS, REPORT
+from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import FilesHashed, RunStarted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import FileHash, FileRole

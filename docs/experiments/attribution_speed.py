@@ -14,7 +14,8 @@ from pathlib import Path
 
 from quail_audit.engine.cures.attribution import attribute, open_swapped, share_of_fall
 from quail_audit.engine.cures.recipe import recipe
-from quail_audit.runs.folder import new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.record import record
 from quail_audit.schema.events.cures import RecipeChosen, RecipePoint, UnitMeasured
 from quail_audit.schema.requests import AttributeRequest, RecipeRequest
 

@@ -171,7 +171,8 @@ def _apply(prescription: Prescription, before: Report, *, quiet: bool) -> int:
     """
     from quail_audit.cli.main import audit_and_show, new_console
     from quail_audit.reports.text.prescription import show_change
-    from quail_audit.runs.folder import RUNS_FOLDER, new_run_id, read_report
+    from quail_audit.runs.folder import read_report
+    from quail_audit.runs.names import RUNS_FOLDER, new_run_id
 
     for command, shown in zip(prescription.commands, prescription.shown, strict=True):
         typer.echo(f"now: {shown}", err=True)
@@ -254,7 +255,9 @@ def run_and_show(
     from quail_audit.cli.main import follow, new_console
     from quail_audit.reports.text.cure import show
     from quail_audit.runs.attributions import CURES_FOLDER
-    from quail_audit.runs.folder import new_run, new_run_id, record
+    from quail_audit.runs.folder import new_run
+    from quail_audit.runs.names import new_run_id
+    from quail_audit.runs.record import record
     from quail_audit.runs.state.cure import CureState
 
     run_id = new_run_id()

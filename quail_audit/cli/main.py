@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from quail_audit.cli.progress.live import LiveView
     from quail_audit.cli.progress.plain import PlainProgress
-    from quail_audit.runs.folder import AnyState
+    from quail_audit.runs.state import AnyState
     from quail_audit.schema.events.lines import Event
     from quail_audit.schema.report import CureReport, Report, TrainingReport
     from quail_audit.schema.requests import AuditRequest
@@ -428,8 +428,10 @@ def audit_and_show(
         QuailError: the run could not be finished; what was measured is in its folder.
     """
     from quail_audit.engine.audit.run import audit as events_of
-    from quail_audit.runs.folder import JOURNAL, RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.folder import new_run
     from quail_audit.runs.journal import open_journal
+    from quail_audit.runs.names import JOURNAL, RUNS_FOLDER, new_run_id
+    from quail_audit.runs.record import record
 
     run_id = new_run_id()
     baseline = _baseline(request)
@@ -460,8 +462,10 @@ def resume_and_show(
         QuailError: as audit_and_show; the folder holds no audit, or the audit does not go on as it began.
     """
     from quail_audit.engine.audit.run import audit as events_of
-    from quail_audit.runs.folder import JOURNAL, new_run_id, record, stopped_run
+    from quail_audit.runs.folder import stopped_run
     from quail_audit.runs.journal import open_journal
+    from quail_audit.runs.names import JOURNAL, new_run_id
+    from quail_audit.runs.record import record
 
     with stopped_run(run) as stopped, _results(output) as results:  # in this order: it sweeps up unfinished files
         if stopped.ended is not None:
@@ -491,7 +495,7 @@ def _says_how_to_go_on(folder: Path) -> Iterator[None]:
 
     Not where its input is at fault: the same input would end it again.
     """
-    from quail_audit.runs.folder import JOURNAL
+    from quail_audit.runs.names import JOURNAL
 
     try:
         yield
@@ -534,7 +538,7 @@ def _show_audit(
     *,
     quiet: bool,
 ) -> int:
-    from quail_audit.runs.folder import JOURNAL
+    from quail_audit.runs.names import JOURNAL
     from quail_audit.runs.state.audit import RunState
 
     state = follow(events, None if quiet else sys.stderr, results if format == "jsonl" else None)
@@ -556,7 +560,7 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
     """Follow a run of any kind to its end: progress as a face, each event as a line to streamed."""
     from contextlib import nullcontext
 
-    from quail_audit.runs.folder import state_for
+    from quail_audit.runs.state import state_for
     from quail_audit.runs.state.audit import RunState
     from quail_audit.schema.events.lines import to_line
 
@@ -661,7 +665,7 @@ def watch(
     was measured, and exits with 4. With --tui it opens the app on the run and exits with 0; leaving the app leaves the
     run alone.
     """
-    from quail_audit.runs.folder import replay, require_run
+    from quail_audit.runs.follow import replay, require_run
     from quail_audit.runs.state.audit import RunState
     from quail_audit.runs.state.training import TrainingState
 
@@ -728,7 +732,8 @@ def report(
 
     The exit code is 0 where the report was written, whatever its verdict is.
     """
-    from quail_audit.runs.folder import read_report, replay
+    from quail_audit.runs.folder import read_report
+    from quail_audit.runs.follow import replay
     from quail_audit.schema.events.lines import to_line
 
     found = read_report(run)
@@ -964,7 +969,7 @@ def serve(
     Open the address that it prints, and keep that to yourself: whoever has it can use the app as you can. Each tab is
     an app of its own, and closing it ends the audit it has started. From another machine, connect with ssh -L.
     """
-    from quail_audit.runs.folder import require_run
+    from quail_audit.runs.follow import require_run
     from quail_audit.tui.browser.serve import AppServer, is_loopback, listen
 
     if run is not None:

@@ -7,7 +7,7 @@ from quail_audit.core.errors import UsageError
 from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
 from quail_audit.runs.attributions import brought_back_in
-from quail_audit.runs.folder import replay
+from quail_audit.runs.follow import replay
 from quail_audit.schema.report import Report
 
 

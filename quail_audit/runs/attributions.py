@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quail_audit.core.errors import QuailError
-from quail_audit.runs.folder import read_request, replay
+from quail_audit.runs.folder import read_request
+from quail_audit.runs.follow import replay
 from quail_audit.schema.events.cures import UnitMeasured
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AttributeRequest

@@ -18,7 +18,8 @@ from textual.screen import Screen
 
 from quail_audit.core.errors import QuailError
 from quail_audit.runs.attributions import CURES_FOLDER
-from quail_audit.runs.folder import RUNS_FOLDER, new_run_id, read_request, stopped_run
+from quail_audit.runs.folder import read_request, stopped_run
+from quail_audit.runs.names import RUNS_FOLDER, new_run_id
 from quail_audit.schema.command_line import audit_arguments, resume_arguments, train_arguments
 from quail_audit.schema.requests import (
     AttributeRequest,

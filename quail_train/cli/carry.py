@@ -117,7 +117,9 @@ def carry_and_show(
     """
     from quail_audit.cli.main import follow, new_console
     from quail_audit.reports.text.cure import show
-    from quail_audit.runs.folder import RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.folder import new_run
+    from quail_audit.runs.names import RUNS_FOLDER, new_run_id
+    from quail_audit.runs.record import record
     from quail_audit.runs.state.cure import CureState
     from quail_train.carry.run import carry as events_of
     from quail_train.output.checkpoint import check_free

@@ -81,7 +81,7 @@ def demo(
     code is 0.
     """
     from quail_audit.cli.main import audit_and_show
-    from quail_audit.runs.folder import RUNS_FOLDER, new_run_id
+    from quail_audit.runs.names import RUNS_FOLDER, new_run_id
     from quail_audit.schema.command_line import audit_arguments
     from quail_audit.schema.requests import AuditRequest
     from quail_train.demo.folder import build_demo

@@ -251,7 +251,9 @@ def train_and_show(
     """
     from quail_audit.cli.main import follow, new_console
     from quail_audit.reports.text.training import show
-    from quail_audit.runs.folder import RUNS_FOLDER, new_run, new_run_id, record
+    from quail_audit.runs.folder import new_run
+    from quail_audit.runs.names import RUNS_FOLDER, new_run_id
+    from quail_audit.runs.record import record
     from quail_audit.runs.state.training import TrainingState
     from quail_train.output.checkpoint import check_free
     from quail_train.training.processes import is_main_process

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quail_audit.engine.audit.run import audit
-from quail_audit.runs.folder import new_run, new_run_id, read_report, record
+from quail_audit.runs.folder import new_run, read_report
+from quail_audit.runs.names import new_run_id
+from quail_audit.runs.record import record
 from quail_audit.schema.events.training import TrainEval
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest, TrainRequest

@@ -15,7 +15,8 @@ from quail_audit.engine.cures.attribution import attribute, coarse_units, fine_u
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_audit.runs.folder import new_run, read_report, read_request, replay
+from quail_audit.runs.folder import new_run, read_report, read_request
+from quail_audit.runs.follow import replay
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.cures import AttributionPlanned, UnitMeasured
 from quail_audit.schema.requests import AttributeRequest
@@ -151,7 +152,7 @@ def test_budgets() -> None:
 
 def test_an_audit_without_data_is_refused(erased_run: Path, tmp_path: Path) -> None:
     from quail_audit.engine.audit.run import audit
-    from quail_audit.runs.folder import record
+    from quail_audit.runs.record import record
 
     request = read_report(erased_run).request.model_copy(update={"data": None})
     with new_run(tmp_path / "run", request) as folder:

@@ -21,7 +21,8 @@ from quail_audit.engine.forgetting.models.language_model import TransformersMode
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.reports.recipe_svg import pareto_plot
-from quail_audit.runs.folder import read_report, replay
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.follow import replay
 from quail_audit.schema.events.cures import RecipeChosen, RecipePoint, UnitMeasured
 from quail_audit.schema.requests import RecipeRequest
 

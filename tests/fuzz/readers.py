@@ -443,7 +443,9 @@ def _runs() -> st.SearchStrategy[bytes]:
 
 def _read_run(folder: Path) -> None:
     from quail_audit.cli.progress.plain import PlainProgress
-    from quail_audit.runs.folder import read_report, replay, state_for, summarize_run
+    from quail_audit.runs.folder import read_report, summarize_run
+    from quail_audit.runs.follow import replay
+    from quail_audit.runs.state import state_for
     from quail_audit.runs.state.audit import RunState
 
     summarize_run(folder)

@@ -7,7 +7,8 @@ import pytest
 from training import events_of, request_in
 
 from quail_audit.engine.audit.run import audit
-from quail_audit.runs.folder import new_run, read_report, record
+from quail_audit.runs.folder import new_run, read_report
+from quail_audit.runs.record import record
 from quail_audit.schema.events.common import RunFinished
 from quail_audit.schema.events.training import TrainEval
 from quail_audit.schema.requests import AuditRequest, TrainRequest

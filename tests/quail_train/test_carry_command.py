@@ -13,7 +13,9 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
-from quail_audit.runs.folder import new_run, read_report, read_request, record, replay
+from quail_audit.runs.folder import new_run, read_report, read_request
+from quail_audit.runs.follow import replay
+from quail_audit.runs.record import record
 from quail_audit.runs.state.cure import CureState
 from quail_audit.schema.events.common import CheckpointSaved, Noted
 from quail_audit.schema.events.cures import CarryPlanned, LayerCarried

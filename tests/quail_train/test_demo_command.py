@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from test_cli import quail
 
-from quail_audit.runs.folder import read_report, replay
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.follow import replay
 
 pytestmark = pytest.mark.slow
 

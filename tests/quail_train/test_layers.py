@@ -5,7 +5,8 @@ from runs_for_tests import REQUEST, events
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.pair import Layer
-from quail_audit.runs.folder import new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.record import record
 from quail_train.layers import layers_at_risk, select_layers
 
 ROLES = ("self_attn.q_proj", "mlp.down_proj")

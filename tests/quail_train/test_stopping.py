@@ -24,7 +24,8 @@ from quail_audit.engine.forgetting.data.folder import read_data
 from quail_audit.engine.forgetting.evaluate import evaluate_arm
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_audit.runs.folder import EVENTS, replay
+from quail_audit.runs.follow import replay
+from quail_audit.runs.names import EVENTS
 from quail_audit.schema.events.common import CheckpointSaved, Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainEval, TrainStep

@@ -11,7 +11,9 @@ from typer.testing import CliRunner, Result
 
 from quail_audit.cli.main import reports_errors
 from quail_audit.core.errors import UsageError
-from quail_audit.runs.folder import new_run, record, replay
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.follow import replay
+from quail_audit.runs.record import record
 from quail_audit.schema.report import TrainingReport
 from quail_train.cli import train as train_cli
 from quail_train.cli.train import request_of, trainer_options

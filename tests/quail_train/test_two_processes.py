@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from training import request_in
 
-from quail_audit.runs.folder import replay
+from quail_audit.runs.follow import replay
 
 pytestmark = pytest.mark.slow
 

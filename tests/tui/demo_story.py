@@ -9,7 +9,8 @@ from typing import Protocol
 
 import psutil
 
-from quail_audit.runs.folder import RUNS_FOLDER, read_report
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.names import RUNS_FOLDER
 from quail_audit.schema.report import Report, badness
 
 SOON_S = 20.0  # for anything that needs no measuring, on a machine that is busy

@@ -16,7 +16,8 @@ from made_runs import events as audit_events
 from made_training import repaired, training_events
 
 from quail_audit.core.errors import EnvironmentProblemError, InterruptedRunError
-from quail_audit.runs.folder import new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import RunStarted
 from quail_audit.schema.events.common import CheckpointSaved, RunFinished
 from quail_audit.schema.events.lines import Event

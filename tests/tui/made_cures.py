@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.runs.folder import EVENTS, REQUEST, new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.names import EVENTS, REQUEST
+from quail_audit.runs.record import record
 from quail_audit.schema.events.common import CheckpointSaved, RunFinished
 from quail_audit.schema.events.cures import AttributionPlanned, CarryPlanned, CureStarted, LayerCarried, UnitMeasured
 from quail_audit.schema.events.lines import Event, to_line

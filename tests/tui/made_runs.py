@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from quail_audit.runs.folder import EVENTS, REQUEST
+from quail_audit.runs.names import EVENTS, REQUEST
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.audit import (
     ArmFinished,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quail_audit.runs.folder import EVENTS, REQUEST
+from quail_audit.runs.names import EVENTS, REQUEST
 from quail_audit.schema.events.audit import LayerMeasured
 from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFinished
 from quail_audit.schema.events.lines import Event, to_line

@@ -11,7 +11,9 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from quail_audit.engine.audit.run import audit
-from quail_audit.runs.folder import new_run, read_report, record, replay
+from quail_audit.runs.folder import new_run, read_report
+from quail_audit.runs.follow import replay
+from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.requests import AuditRequest

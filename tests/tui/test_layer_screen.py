@@ -10,7 +10,7 @@ from made_runs import detail, events, layers, write_run
 from textual.pilot import Pilot
 from textual.widgets import Static, Tabs
 
-from quail_audit.runs.folder import EVENTS
+from quail_audit.runs.names import EVENTS
 from quail_audit.schema.events.audit import LayerMeasured, RunStarted
 from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.schema.figures import RATIO_EDGES, LayerDetail, LayerStatistics

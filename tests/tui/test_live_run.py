@@ -11,7 +11,7 @@ from made_runs import METRICS, detail, events, judged_by, write_run
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.recovery import recovery
-from quail_audit.runs.folder import EVENTS
+from quail_audit.runs.names import EVENTS
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.audit import LayerMeasured, SampleScored
 from quail_audit.schema.events.lines import to_line

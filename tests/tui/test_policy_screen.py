@@ -13,7 +13,8 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports.rule_rows import rule_row
-from quail_audit.runs.folder import new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import RunStarted
 from quail_audit.schema.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
 from quail_audit.schema.preflight import PolicyFound

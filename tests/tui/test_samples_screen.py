@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static, Tabs
 
 from quail_audit.reports.shared_words import shared_words
-from quail_audit.runs.folder import EVENTS
+from quail_audit.runs.names import EVENTS
 from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.tui.app import QuailApp

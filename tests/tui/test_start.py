@@ -16,7 +16,9 @@ from made_runs import events, write_run
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, Select, Static
 
-from quail_audit.runs.folder import EVENTS, RUNS_FOLDER, new_run, record
+from quail_audit.runs.folder import new_run
+from quail_audit.runs.names import EVENTS, RUNS_FOLDER
+from quail_audit.runs.record import record
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.figures import CheckpointFacts
 from quail_audit.schema.preflight import (

@@ -22,7 +22,8 @@ from demo_story import (
     wait_until_gone,
 )
 
-from quail_audit.runs.folder import EVENTS, read_report
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.names import EVENTS
 from quail_audit.tui.live.leash import GRACE_S
 
 pytestmark = pytest.mark.terminal

@@ -12,7 +12,7 @@ from quail_audit.cli.progress import cure as curing
 from quail_audit.cli.progress import training
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.runs.folder import AnyState
+from quail_audit.runs.state import AnyState
 from quail_audit.runs.state.audit import RunState
 from quail_audit.runs.state.cure import CureState
 from quail_audit.runs.state.training import TrainingState

@@ -6,7 +6,7 @@ from quail_audit.cli.progress import cure as curing
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.text import cure as cure_text
-from quail_audit.runs.folder import AnyState
+from quail_audit.runs.state import AnyState
 from quail_audit.runs.state.audit import Awaiting
 from quail_audit.schema.events.audit import (
     ArmStarted,

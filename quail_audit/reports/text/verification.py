@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit.core.untrusted import printable
-from quail_audit.runs.integrity.verify import Check, Outcome, Standing, Verification
+from quail_audit.runs.integrity.checks import Check, Outcome, Standing, Verification
 
 OUTCOME_MARKS: Mapping[Outcome, str] = {
     "unchanged": "✓ UNCHANGED",

@@ -15,7 +15,10 @@ from contextlib import closing
 from pathlib import Path
 
 from quail_audit.core.errors import QuailError
-from quail_audit.runs.folder import EVENTS, POLL_INTERVAL_S, Placed, Writer, replay_placed, summarize_run
+from quail_audit.runs.folder import summarize_run
+from quail_audit.runs.follow import POLL_INTERVAL_S, Placed, replay_placed
+from quail_audit.runs.names import EVENTS
+from quail_audit.runs.writer import Writer
 
 EVENTS_WAITING = 20_000
 EVENTS_BETWEEN_CLOCKS = 16

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quail_audit.runs.folder import Placed
+from quail_audit.runs.follow import Placed
 from quail_audit.schema.events.common import CheckpointSaved, RunFinished
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.feed import Feed

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from quail_audit.reports import wording
-from quail_audit.runs.folder import RUNS_FOLDER, RunSummary, Writer, list_runs, summarize_run
+from quail_audit.runs.folder import RunSummary, list_runs, summarize_run
+from quail_audit.runs.names import RUNS_FOLDER
+from quail_audit.runs.writer import Writer
 from quail_audit.tui.widgets.runs_table import RecentRun, Standing
 from quail_audit.verdict.checks import OUTCOME_OF
 

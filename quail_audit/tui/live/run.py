@@ -15,7 +15,8 @@ from pathlib import Path
 
 from quail_audit.core.errors import BadInputError, QuailError
 from quail_audit.runs.attributions import brought_back
-from quail_audit.runs.folder import Placed, read_events, read_request
+from quail_audit.runs.folder import read_request
+from quail_audit.runs.follow import Placed, read_events
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.audit import LayerMeasured, SampleScored
 from quail_audit.schema.events.lines import Event

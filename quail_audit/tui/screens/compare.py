@@ -15,7 +15,7 @@ from textual.widgets import Input, Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.runs.folder import EVENTS
+from quail_audit.runs.names import EVENTS
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.theme import palette

@@ -19,7 +19,7 @@ from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
 from quail_audit.runs.digest import sealed
-from quail_audit.runs.folder import replay
+from quail_audit.runs.follow import replay
 from quail_audit.schema.events.lines import to_line
 from quail_audit.tui.live.run import LiveRun
 

@@ -20,7 +20,9 @@ from textual.widgets.option_list import Option
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.reports.wording import STANDING_MARKS, duration, unjudged_mark
-from quail_audit.runs.folder import RUNS_FOLDER, RunSummary, list_runs, replay, summarize_run
+from quail_audit.runs.folder import RunSummary, list_runs, summarize_run
+from quail_audit.runs.follow import replay
+from quail_audit.runs.names import RUNS_FOLDER
 from quail_audit.schema.events.audit import LayerMeasured, PairOpened
 from quail_audit.verdict.checks import OUTCOME_OF
 

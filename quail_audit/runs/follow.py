@@ -1,0 +1,122 @@
+"""Read a run's events: from its start, by their place, or as they come."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from quail_audit.core.errors import BadInputError
+from quail_audit.runs.names import EVENTS
+from quail_audit.runs.writer import Writer
+from quail_audit.schema.events.common import RunFailed, RunFinished
+from quail_audit.schema.events.lines import Event, from_line
+
+POLL_INTERVAL_S = 0.2
+
+
+BYTES_PER_READ = 1 << 20
+
+
+class Placed(NamedTuple):
+    """An event, and where its line begins in events.jsonl, in bytes: read_event finds it there again."""
+
+    event: Event
+    offset: int
+
+
+def replay(folder: Path, *, follow: bool = False) -> Generator[Event, None, None]:
+    """The events of a run, as replay_placed, without their places."""
+    with closing(replay_placed(folder, follow=follow)) as events:
+        for placed in events:
+            yield placed.event
+
+
+def require_run(folder: Path) -> Path:
+    """The events file of a run's folder.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    path = folder / EVENTS
+    if not path.is_file():
+        raise BadInputError(
+            "no run here: events.jsonl is missing",
+            where=str(folder),
+            mend="Name the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
+        )
+    return path
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def replay_placed(
+    folder: Path, *, follow: bool = False, wait: Callable[[float], bool] = _sleep
+) -> Generator[Placed, None, None]:
+    """The events of a run, from the first; with follow, also those still to come, until the run or its writer ends.
+
+    A last line without its newline is still being written, or was cut off by a crash, and is left out.
+
+    Args:
+        folder: the run's.
+        follow: see above.
+        wait: called with seconds where there is nothing new; where it returns True, following ends.
+
+    Raises:
+        BadInputError: the folder holds no run, or a line is no event.
+    """
+    path = require_run(folder)
+    try:
+        with path.open("rb") as file:
+            yield from _follow(file, folder, follow, wait)
+    except OSError as error:
+        raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error
+
+
+def _follow(file: BinaryIO, folder: Path, follow: bool, wait: Callable[[float], bool]) -> Iterator[Placed]:
+    writer = Writer(folder)
+    number, offset = 0, 0
+    rest = b""
+    while True:
+        alive = follow and writer.is_alive()  # asked before reading, so that the last events are not missed
+        data = file.read(BYTES_PER_READ)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            number += 1
+            event = _event_of(line, f"{folder / EVENTS}, line {number}")
+            yield Placed(event, offset)
+            if isinstance(event, RunFinished | RunFailed):
+                return
+            offset += len(line) + 1
+        if not alive and not data:
+            return
+        if not data and wait(POLL_INTERVAL_S):
+            return
+
+
+def _event_of(line: bytes, where: str) -> Event:
+    try:
+        return from_line(line.decode("utf-8", errors="replace"))
+    except BadInputError as error:
+        raise BadInputError(error.message, where=where, mend=error.mend) from error
+
+
+def read_events(folder: Path, offsets: Iterable[int]) -> list[Event]:
+    """Events of a run by their places, as replay_placed gave them.
+
+    Raises:
+        BadInputError: the file cannot be read, or has changed since.
+    """
+    path = folder / EVENTS
+    try:
+        with path.open("rb") as file:
+            found = []
+            for offset in offsets:
+                file.seek(offset)
+                found.append(_event_of(file.readline().rstrip(b"\n"), f"{path}, byte {offset}"))
+            return found
+    except OSError as error:
+        raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error

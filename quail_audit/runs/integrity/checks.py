@@ -1,0 +1,147 @@
+"""Check a report's digest and a run's events against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, BadInputError, QuailError
+from quail_audit.core.values import Model
+from quail_audit.runs.digest import digest_of
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.follow import replay_placed, require_run
+from quail_audit.runs.names import EVENTS, REPORT
+from quail_audit.runs.report_file import read_with_document
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.figures import FileRole
+from quail_audit.schema.report import Report
+
+if TYPE_CHECKING:
+    pass
+
+
+Standing = Literal["unchanged", "changed", "missing", "added", "not checked"]
+
+
+Outcome = Literal["unchanged", "changed", "not all checked"]
+
+
+Progress = Callable[[int, int], None]  # bytes read, of how many
+
+
+class Check(Model):
+    """One thing that was looked at."""
+
+    part: Literal["report", "events", "file", "signature"]
+    role: FileRole | None = None  # of a file
+    name: str  # a file's path as the report has it; anybody's text
+    standing: Standing
+    message: str = ""  # why, where that is not plain
+
+
+class Verification(Model):
+    """Everything that was looked at."""
+
+    run_id: str
+    original: str
+    unlearned: str
+    outcome: Outcome
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_code(self) -> int:
+        codes: Mapping[Outcome, int] = {
+            "unchanged": EXIT_PASS,
+            "changed": EXIT_FAIL,
+            "not all checked": EXIT_INCONCLUSIVE,
+        }
+        return codes[self.outcome]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, or a report that stands alone.
+
+    Attributes:
+        report: what it found.
+        file: the report's; it may not be there.
+        digest: what its digest has to be, by all else in that file; None where the file is not there.
+        folder: of the run; None: the report stands alone.
+    """
+
+    report: Report
+    file: Path
+    digest: str | None
+    folder: Path | None
+
+
+def open_run(path: Path) -> Run:
+    """A run's folder, or a report.json.
+
+    Raises:
+        BadInputError: neither a report nor events can be read there.
+    """
+    if not path.is_dir():
+        return _run_of(path, None)
+    file = path / REPORT
+    if file.is_file():
+        return _run_of(file, path)
+    require_run(path)
+    return Run(read_report(path), file, None, path)
+
+
+def _run_of(file: Path, folder: Path | None) -> Run:
+    report, document = read_with_document(file)
+    try:
+        return Run(report, file, digest_of(document), folder)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"no JSON: {error}", where=str(file), mend="Name a report.json of quail audit") from error
+
+
+def check_report(run: Run) -> tuple[Check, ...]:
+    """Whether the report is what its digest says, and what the run's events come to."""
+    own = _check_digest(run)
+    return (own,) if run.folder is None else (own, _check_events(run, run.folder))
+
+
+def _check_digest(run: Run) -> Check:
+    def found(standing: Standing, message: str = "") -> Check:
+        return Check(part="report", name=run.file.name, standing=standing, message=message)
+
+    if run.digest is None:
+        return found("missing", "the run was stopped before its report was written, or the file was taken away")
+    if run.report.digest is None:
+        return found("not checked", "it has no digest: a Quail before 0.2 wrote it, or the digest was taken out")
+    if run.digest != run.report.digest:
+        return found("changed", "it is not what its digest is of")
+    return found("unchanged")
+
+
+def _check_events(run: Run, folder: Path) -> Check:
+    def found(standing: Standing, message: str = "") -> Check:
+        return Check(part="events", name=EVENTS, standing=standing, message=message)
+
+    if not (folder / EVENTS).is_file():
+        return found("missing")
+    state, last = RunState(), None
+    try:
+        for last in replay_placed(folder):
+            state.apply(last.event)
+        if last is None or state.started is None:
+            return found("changed", "they are not those of an audit")
+        if state.end is not None and _goes_on_after(folder / EVENTS, last.offset):
+            return found("changed", "something was written after the end of the run")
+    except QuailError as error:
+        return found("changed", str(error))
+    if run.digest is not None and state.report() != run.report.model_copy(update={"digest": None}):
+        return found("changed", "the report is not what they come to")
+    return found("unchanged")
+
+
+def _goes_on_after(path: Path, offset: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(offset)
+        file.readline()
+        return bool(file.read(1))

@@ -1,0 +1,178 @@
+"""Hash the files of an audit again and compare them with what it recorded."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quail_audit.core import interruption
+from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.core.hub import in_cache, parse_hub_id
+from quail_audit.core.paths import stays_inside
+from quail_audit.runs.integrity.hashing import hash_file
+from quail_audit.runs.names import EVENTS
+from quail_audit.schema.figures import FileHash, FileRole
+from quail_audit.schema.layout import data_files, description_files, weights_read_first
+from quail_audit.schema.report import Report
+
+if TYPE_CHECKING:
+    pass
+from quail_audit.runs.integrity.checks import Check, Progress, Standing
+
+_CHECKPOINTS: tuple[FileRole, ...] = ("original", "unlearned", "retrain")
+
+
+_FILES: tuple[FileRole, ...] = ("calibration", "policy", "baseline")  # each a file, not a folder
+
+
+_ROLES: tuple[FileRole, ...] = (*_CHECKPOINTS, "data", *_FILES)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A file to hash, and what it is to be."""
+
+    recorded: FileHash
+    file: Path
+
+
+def check_files(report: Report, given: Mapping[FileRole, Path], progress: Progress) -> tuple[Check, ...]:
+    by_role: dict[FileRole, dict[str, FileHash]] = {}
+    for each in report.files:
+        recorded = by_role.setdefault(each.role, {})
+        if each.path in recorded or (each.role in _FILES and recorded):
+            raise BadInputError("the report names a file twice", where=f"files, {each.role}, {each.path}")
+        recorded[each.path] = each
+    for role in given:
+        if role not in by_role:
+            raise UsageError(f"the report names no file of this kind: {role}", where=f"--{role}", mend="Leave it out")
+    checks: list[Check | _Job] = []
+    for role in _ROLES:
+        if role in by_role:
+            checks.extend(_of_role(role, by_role[role], _place(role, report, given.get(role))))
+        elif _was_asked_for(role, report):
+            checks.append(_file(role, "", "not checked", "the report holds no hash of it"))
+    return tuple(_hashed(checks, progress))
+
+
+def _file(role: FileRole, name: str, standing: Standing, message: str = "") -> Check:
+    return Check(part="file", role=role, name=name, standing=standing, message=message)
+
+
+def _was_asked_for(role: FileRole, report: Report) -> bool:
+    """Texts to calibrate on are read where a scheme needs them, which their absence does not tell."""
+    return role != "calibration" and getattr(report.request, role) is not None
+
+
+def _of_role(role: FileRole, recorded: Mapping[str, FileHash], place: Path | None) -> Iterator[Check | _Job]:
+    if place is None:
+        for name in recorded:
+            yield _file(role, name, "not checked", f"it is not where the audit read it; name its place with --{role}")
+        return
+    for each in recorded.values():
+        if role in _FILES:
+            yield _look(each, place)
+        elif stays_inside(each.path):
+            yield _look(each, place / each.path)
+        else:
+            raise BadInputError(
+                "the report names a file outside of its folder",
+                where=f"files, {role}, {each.path}",
+                mend="It was not written by quail audit; don't trust it",
+            )
+    if role not in _FILES:
+        for name in _to_be_read(role, place, recorded):
+            if name not in recorded:
+                yield _file(role, name, "added", "an audit would read it now")
+
+
+def _to_be_read(role: FileRole, folder: Path, recorded: Collection[str]) -> tuple[str, ...]:
+    """What an audit would read from a folder, by the names, as far as it can be looked into."""
+    try:
+        return _read_by_names(role, folder, recorded)
+    except OSError:
+        return ()
+
+
+def _read_by_names(role: FileRole, folder: Path, recorded: Collection[str]) -> tuple[str, ...]:
+    if role == "data":
+        return data_files(folder)
+    return (*description_files(folder), *weights_read_first(folder, recorded))
+
+
+def _place(role: FileRole, report: Report, given: Path | None) -> Path | None:
+    """The folder, or the file, of a role; None where it cannot be found.
+
+    Raises:
+        BadInputError: what was named is none.
+    """
+    if given is not None:
+        found = _folder_or_file(role, given)
+        if found is None:
+            raise BadInputError("there is no such folder or file", where=str(given), mend=f"Check --{role}")
+        return found
+    source = getattr(report.request, role)
+    try:
+        found = _folder_or_file(role, Path(source).expanduser()) if source is not None else None
+    except (OSError, ValueError, RuntimeError):  # forbidden, too long, a NUL, no such home
+        found = None
+    if found is not None or role not in _CHECKPOINTS:
+        return found
+    hub_id, facts = parse_hub_id(source or ""), report.checkpoints.get(role)
+    return None if hub_id is None or facts is None or facts.revision is None else in_cache(hub_id, facts.revision)
+
+
+def _folder_or_file(role: FileRole, path: Path) -> Path | None:
+    if role in _FILES:
+        file = path / EVENTS if path.is_dir() else path
+        return file if file.exists() else None
+    if path.is_dir():
+        return path
+    return path.parent if role in _CHECKPOINTS and path.suffix.lower() == ".gguf" and path.is_file() else None
+
+
+def _look(recorded: FileHash, file: Path) -> Check | _Job:
+    """What can be told of a file without reading it; else that it has to be read."""
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return _file(recorded.role, recorded.path, "missing")
+    except (OSError, ValueError) as error:
+        return _file(recorded.role, recorded.path, "not checked", f"it cannot be read: {error}")
+    if not stat.S_ISREG(found.st_mode):
+        return _file(recorded.role, recorded.path, "changed", "it is no regular file")
+    if found.st_size != recorded.bytes:
+        return _file(recorded.role, recorded.path, "changed", "it has another size")
+    return _Job(recorded, file)
+
+
+def _hashed(checks: list[Check | _Job], progress: Progress) -> Iterator[Check]:
+    total_bytes = sum(each.recorded.bytes for each in checks if isinstance(each, _Job))
+    done_bytes = 0
+
+    def goes_on(count: int) -> bool:
+        nonlocal done_bytes
+        done_bytes += count
+        progress(done_bytes, total_bytes)
+        return not interruption.was_asked()
+
+    for each in checks:
+        if isinstance(each, Check):
+            yield each
+            continue
+        role, name = each.recorded.role, each.recorded.path
+        try:
+            found = hash_file(each.file, goes_on, most_bytes=each.recorded.bytes)
+        except OSError as error:
+            yield _file(role, name, "not checked", f"it cannot be read: {error.strerror or error}")
+            continue
+        if interruption.was_asked():
+            raise KeyboardInterrupt
+        yield (
+            _file(role, name, "unchanged")
+            if found == each.recorded.sha256
+            else _file(role, name, "changed", "it has other contents")
+        )

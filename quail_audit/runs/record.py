@@ -1,0 +1,112 @@
+"""Write a run's events to disk before anybody sees them, and its report at the end."""
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from quail_audit.core import interruption
+from quail_audit.core.clock import utc_now
+from quail_audit.core.errors import EnvironmentProblemError, InterruptedRunError, QuailError
+from quail_audit.core.writing import (
+    append_line,
+    no_room,
+    open_to_append,
+    write_whole,
+)
+from quail_audit.runs.digest import sealed
+from quail_audit.runs.names import EVENTS, REPORT
+from quail_audit.runs.resume import Recorded
+from quail_audit.runs.state import AnyState, state_for
+from quail_audit.runs.state.audit import RunState
+from quail_audit.schema.events.common import RunFailed
+from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.report import CureReport, Report, TrainingReport
+
+
+def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = None) -> Generator[Event, None, None]:
+    """Pass a run's events on, each written and flushed to the folder first; at the end, write the report.
+
+    An error of the run becomes its last event, then goes on its way; so does an interruption.
+
+    Args:
+        events: of the run, from its first.
+        folder: the run's, held as its only writer.
+        recorded: of a run that goes on, what it said before: that is passed on as it stands, and not written again.
+
+    Raises:
+        EnvironmentProblemError: something cannot be written, as on a full disk. What was written before stands.
+    """
+    state: AnyState = RunState()
+    before = Recorded(iter(())) if recorded is None else recorded
+    started_s = time.monotonic()
+    with open_to_append(folder / EVENTS, new=recorded is None) as descriptor:
+
+        def fold(event: Event) -> Event:
+            nonlocal state
+            state = state_for(event, state)
+            state.apply(event)
+            return event
+
+        def write(event: Event) -> Event:
+            at_s = round(before.at_s + time.monotonic() - started_s, 3)
+            stamped = event.model_copy(update={"at_s": at_s})
+            append_line(descriptor, to_line(stamped), folder / EVENTS)
+            return fold(stamped)
+
+        def write_report() -> None:
+            if state.started is not None:
+                write_whole(folder / REPORT, report_text(state.report()))
+
+        def write_end(failed: RunFailed) -> None:
+            for known in before.rest():
+                fold(known)
+            with suppress(QuailError):  # the disk is full: the error on its way says so
+                write(failed)
+            with suppress(QuailError):  # the events are there, and a report is a fold of them
+                write_report()
+
+        try:
+            for event in events:
+                for known in before.until(event):
+                    yield fold(known)
+                if before.is_over:
+                    yield write(event)
+                if interruption.was_asked():  # and the exception was swallowed on its way
+                    raise KeyboardInterrupt
+        except GeneratorExit:  # whoever was reading stopped: Ctrl-C, or a closed pipe
+            write_end(_failure(InterruptedRunError("stopped before the end")))
+            raise
+        except BaseException as error:
+            failed = _failure(error)
+            write_end(failed)
+            yield failed
+            raise
+        write_report()
+
+
+def report_text(report: Report | TrainingReport | CureReport) -> str:
+    """Return report.json as it is written; an audit's report with its digest."""
+    return (sealed(report) if isinstance(report, Report) else report).model_dump_json(indent=2) + "\n"
+
+
+def _failure(error: BaseException) -> RunFailed:
+    if isinstance(error, KeyboardInterrupt) or interruption.was_asked():
+        error = InterruptedRunError("interrupted")
+    error = no_room(error) or error
+    if isinstance(error, QuailError):
+        return RunFailed(
+            finished=utc_now(),
+            kind=error.kind,
+            message=error.message,
+            where=error.where,
+            mend=error.mend,
+            exit_code=error.exit_code,
+        )
+    return RunFailed(
+        finished=utc_now(),
+        kind="defect",
+        message=f"{type(error).__name__}: {error}",
+        mend="This is a defect of Quail; run again with --debug for a traceback",
+        exit_code=EnvironmentProblemError.exit_code,
+    )
