@@ -101,7 +101,7 @@ def fails_for(scheme: str, module: str, function: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("module", "function", "where"),
     [
-        ("quail_audit.engine.weights.pair", "_sums_over_table", "model.layers.0.self_attn.q_proj"),
+        ("quail_audit.engine.weights.pair", "sums_over_table", "model.layers.0.self_attn.q_proj"),
         ("quail_audit.engine.forgetting.models.load", "load_arm", "original/fp4"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_scheme_whose_backend_is_missing_is_named_and_the_others_go_on(
 
 
 def test_where_no_scheme_can_be_measured_the_error_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails_for("nf4", "quail_audit.engine.weights.pair", "_sums_over_table", monkeypatch)
+    fails_for("nf4", "quail_audit.engine.weights.pair", "sums_over_table", monkeypatch)
     seen: list[Event] = []
     with pytest.raises(RuntimeError, match="singular"):
         seen.extend(audit(request(world), "run"))

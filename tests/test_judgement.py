@@ -16,7 +16,8 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.engine.audit.run import audit
 from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_audit.engine.weights.pair import layer_statistics, pair_sums
+from quail_audit.engine.weights.pair import pair_sums
+from quail_audit.engine.weights.statistics import layer_statistics
 from quail_audit.reports import junit, markdown
 from quail_audit.runs.folder import new_run, read_report
 from quail_audit.runs.record import record

@@ -323,7 +323,7 @@ def test_no_path_of_a_report_leads_out_of_its_folder(
     path: str, audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (audited.folders / "secret").write_text("secret!")
-    monkeypatch.setattr("quail_audit.runs.integrity.verify.hash_file", lambda *_, **__: pytest.fail("a file was read"))
+    monkeypatch.setattr("quail_audit.runs.integrity.files.hash_file", lambda *_, **__: pytest.fail("a file was read"))
     with pytest.raises(BadInputError, match="outside of its folder"):
         hostile(audited, {"path": path}).verified()
 
@@ -338,7 +338,7 @@ def test_neither_pipes_nor_devices_nor_files_of_another_size_are_read(
     (folder / "zero").symlink_to("/dev/zero")
     (folder / "huge").touch()
     os.truncate(folder / "huge", 1 << 40)
-    monkeypatch.setattr("quail_audit.runs.integrity.verify.hash_file", lambda *_, **__: pytest.fail("a file was read"))
+    monkeypatch.setattr("quail_audit.runs.integrity.files.hash_file", lambda *_, **__: pytest.fail("a file was read"))
     names = ("pipe", "zero", "huge")
     found = hostile(audited, *({"path": name, "bytes": size} for name, size in zip(names, (0, 0, 7), strict=True)))
     standings = {check.name: check.standing for check in found.verified().checks if check.role == "original"}

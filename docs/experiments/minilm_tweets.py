@@ -200,9 +200,8 @@ def audit(folder: Path, name: str) -> bool:
 def measure_test(folder: Path, name: str, rows: Path) -> None:
     """Accuracy on the test split of a checkpoint at every precision, one line each."""
     from quail_audit.engine.checkpoints.pair import open_pair
-    from quail_audit.engine.forgetting.data.folder import read_data
-    from quail_audit.engine.forgetting.data.labels import fit_data
     from quail_audit.engine.forgetting.evaluate import evaluate_arm
+    from quail_audit.engine.forgetting.measurable import fit_data, read_data
     from quail_audit.engine.forgetting.models.load import load_arm
     from quail_audit.engine.schemes.registry import scheme_named
     from quail_audit.schema.events.audit import MetricScored

@@ -23,8 +23,8 @@ import numpy as np
 from safetensors import safe_open
 
 from quail_audit.engine.checkpoints.pair import open_pair
-from quail_audit.engine.forgetting.data.folder import read_data
 from quail_audit.engine.forgetting.evaluate import evaluate_arm
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named

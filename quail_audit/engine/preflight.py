@@ -146,8 +146,7 @@ def _pair(question: AboutPair) -> Answer:
 
 def _data(question: AboutData) -> Answer:
     from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
-    from quail_audit.engine.forgetting.data.folder import read_data
-    from quail_audit.engine.forgetting.data.labels import fit_data
+    from quail_audit.engine.forgetting.measurable import fit_data, read_data
 
     data = read_data(question.folder)
     asked = None

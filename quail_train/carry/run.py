@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from quail_audit.engine.checkpoints.pair import Layer, Pair
-    from quail_audit.engine.weights.pair import PairSums
+    from quail_audit.engine.weights.sums import PairSums
     from quail_train.carry.grid import Carriable, Written
 
 Events = Generator[Event, None, None]
@@ -134,7 +134,7 @@ def _measured(pair: Pair, scheme: Carriable) -> dict[str, PairSums]:
 
 
 def _selected(request: CarryRequest, pair: Pair, sums: Mapping[str, PairSums]) -> tuple[Layer, ...]:
-    from quail_audit.engine.weights.pair import layer_statistics
+    from quail_audit.engine.weights.statistics import layer_statistics
     from quail_train.layers import AT_RISK, layers_at_risk, select_layers
 
     at_risk: frozenset[str] = frozenset()
@@ -157,7 +157,7 @@ def _selected(request: CarryRequest, pair: Pair, sums: Mapping[str, PairSums]) -
 
 
 def _tokenizer(pair: Pair) -> tuple[PreTrainedTokenizerBase | None, tuple[str, ...]]:
-    from quail_audit.engine.forgetting.models.load import load_tokenizer
+    from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
 
     try:
         return load_tokenizer(pair.unlearned, pair.original)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.folder import Columns, read_folder
-from quail_audit.engine.forgetting.data.labels import EXPECTED, fit_data
+from quail_audit.engine.forgetting.measurable import EXPECTED, fit_data
 from quail_audit.engine.forgetting.models.classifier import ids_of, window_of
 from quail_train.data.samples import Sample, TrainingData, numbered
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from quail_audit.engine.checkpoints.pair import Pair
-    from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LabelledSet
+    from quail_audit.engine.forgetting.data.types import ForgettingData, LabelledSet
 
 
 def read_labelled(

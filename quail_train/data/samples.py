@@ -18,9 +18,9 @@ import torch
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.folder import Columns, read_folder
-from quail_audit.engine.forgetting.data.labels import fit_data
 from quail_audit.engine.forgetting.data.rows import read_text
-from quail_audit.engine.forgetting.metrics.interface import SPLITS, ForgettingData, Questions, Split
+from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Questions, Split
+from quail_audit.engine.forgetting.measurable import fit_data
 from quail_audit.engine.forgetting.models.classifier import padded
 from quail_train.objectives.terms import IGNORED
 

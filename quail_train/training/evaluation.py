@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.folder import Columns, read_data
-from quail_audit.engine.forgetting.data.labels import fit_data
+from quail_audit.engine.forgetting.data.folder import Columns
+from quail_audit.engine.forgetting.measurable import fit_data, read_data
 from quail_audit.engine.forgetting.metrics.registry import metric_named
 from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from quail_audit.engine.checkpoints.pair import Pair
-    from quail_audit.engine.forgetting.metrics.interface import ForgettingData, Split
+    from quail_audit.engine.forgetting.data.types import ForgettingData, Split
     from quail_audit.schema.requests import TrainRequest
     from quail_train.training.rounded_forward import RoundedForward
 

@@ -16,8 +16,10 @@ from torch import nn
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.engine.forgetting.models.load import TOKENIZER_FILES, find_device, find_dtype, load_arm
+from quail_audit.engine.forgetting.models.device import find_device, find_dtype
+from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+from quail_audit.engine.forgetting.models.tokenizer import TOKENIZER_FILES
 from quail_train.training.processes import processes
 
 if TYPE_CHECKING:

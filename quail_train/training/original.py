@@ -22,7 +22,8 @@ from torch import nn
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import cannot_write
 from quail_audit.engine.forgetting.models.classifier import padding_id
-from quail_audit.engine.forgetting.models.load import find_dtype, load_arm
+from quail_audit.engine.forgetting.models.device import find_dtype
+from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.data.batches import logits_of
 from quail_train.data.samples import Sample, collate

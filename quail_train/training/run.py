@@ -154,7 +154,7 @@ def _read_data(
 ) -> TrainingData:
     """What is trained on, as the model's task has it."""
     from quail_audit.engine.forgetting.data.folder import Columns
-    from quail_audit.engine.forgetting.data.labels import task_of
+    from quail_audit.engine.forgetting.measurable import task_of
     from quail_train.data.labelled import read_labelled
     from quail_train.data.samples import read_training_data
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.metrics.knowmem import MAX_NEW_TOKENS as KNOWMEM_TOKENS
 from quail_audit.engine.forgetting.metrics.knowmem import prompts as knowmem_prompts
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l

@@ -23,8 +23,10 @@ from transformers.pytorch_utils import Conv1D
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
 from quail_audit.engine.forgetting.models import load as arms
+from quail_audit.engine.forgetting.models import rounding
+from quail_audit.engine.forgetting.models.device import find_device
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
-from quail_audit.engine.forgetting.models.load import find_device, load_arm
+from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.bitsandbytes import FourBit, bitsandbytes
 from quail_audit.engine.schemes.interface import Quantized, Scheme
 from quail_audit.engine.schemes.registry import scheme_named
@@ -158,7 +160,7 @@ def test_the_modules_for_cuda_are_transformers_own(gpt2_folder: Path, llama_fold
         plain, real = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), deployed(folder, scheme, dtype="auto")
         for layer in layers_of(plain):
             module = plain.get_submodule(layer.name)
-            ours = arms._linear4bit(module, scheme, torch.float32, transposed=layer.transposed).to("cpu")
+            ours = rounding._linear4bit(module, scheme, torch.float32, transposed=layer.transposed).to("cpu")
             theirs = real.get_submodule(layer.name)
             assert torch.equal(ours.weight.data, theirs.weight.data)
             ours_state, theirs_state = ours.weight.quant_state, theirs.weight.quant_state

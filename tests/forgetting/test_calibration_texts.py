@@ -11,12 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
-from quail_audit.engine.forgetting.data.calibration_texts import (
-    ROW_TOKENS,
-    calibration_texts,
-    rows_of,
-    write_model_folder,
-)
+from quail_audit.engine.forgetting.data.calibration_texts import ROW_TOKENS, calibration_texts, rows_of
+from quail_audit.engine.forgetting.models.export import write_model_folder
 
 
 class Counting:

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from quail_audit.engine.forgetting.metrics.interface import ForgettingData, Labelled, LabelledSet, Measured, Sample
+from quail_audit.engine.forgetting.data.types import ForgettingData, Labelled, LabelledSet
+from quail_audit.engine.forgetting.metrics.interface import Measured, Sample
 from quail_audit.engine.forgetting.metrics.macro_f1 import agreement, macro_f1
 from quail_audit.engine.forgetting.metrics.privleak import relative_to
 from quail_audit.engine.forgetting.metrics.registry import metric_named

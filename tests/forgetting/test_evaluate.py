@@ -8,9 +8,9 @@ import pytest
 from tiny_language_models import POSTS
 from transformers import LlamaForCausalLM
 
-from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.data.types import ForgettingData
 from quail_audit.engine.forgetting.evaluate import ArmScores, evaluate_arm
-from quail_audit.engine.forgetting.metrics.interface import ForgettingData
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.models.load import LoadedArm
 from quail_audit.schema.events.audit import MetricScored, SampleScored
 from quail_audit.schema.events.common import Noted

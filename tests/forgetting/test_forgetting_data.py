@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError, QuailError, UsageError
-from quail_audit.engine.forgetting.data.folder import read_data
-from quail_audit.engine.forgetting.metrics.interface import Continuation, ForgettingData, QuestionAnswer
+from quail_audit.engine.forgetting.data.types import Continuation, ForgettingData, QuestionAnswer
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.metrics.registry import known_metrics, metric_named
 
 QA = [{"question": f"Who {n}?", "answer": f"Nobody {n}"} for n in range(3)]

@@ -11,9 +11,10 @@ import pytest
 
 from quail_audit.core import plug_ins
 from quail_audit.core.errors import UsageError
-from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.data.types import ForgettingData
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.metrics import registry
-from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
+from quail_audit.engine.forgetting.metrics.interface import LanguageModel, Measured, Metric, Sample
 from quail_audit.schema.figures import Score
 
 

@@ -11,14 +11,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from quail_audit.engine.forgetting.metrics.interface import (
-    Continuation,
-    ForgettingData,
-    Measured,
-    QuestionAnswer,
-    Questions,
-    Sample,
-)
+from quail_audit.engine.forgetting.data.types import Continuation, ForgettingData, QuestionAnswer, Questions
+from quail_audit.engine.forgetting.metrics.interface import Measured, Sample
 from quail_audit.engine.forgetting.metrics.knowmem import KnowMem, prompts
 from quail_audit.engine.forgetting.metrics.nll import NegativeLogLikelihood, texts
 from quail_audit.engine.forgetting.metrics.privleak import PrivLeak, auc, min_k_probability, relative_to

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.engine.forgetting.metrics.privleak import auc, membership_values
-from quail_audit.engine.forgetting.recovery import Role, recovery
+from quail_audit.engine.forgetting.recovery import recovery
 from quail_audit.schema.figures import Recovery
+from quail_audit.verdict.recovery import Role
 
 
 def around(mean: float, samples: int = 100, spread: float = 2.0) -> np.ndarray:

@@ -147,7 +147,8 @@ def _configs() -> st.SearchStrategy[tuple[bytes, bytes]]:
 
 def _read_config(folder: Path, input_: tuple[bytes, bytes]) -> None:
     from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
-    from quail_audit.engine.forgetting.data.labels import label_names, task_of
+    from quail_audit.engine.forgetting.data.labels import label_names
+    from quail_audit.engine.forgetting.measurable import task_of
 
     (folder / "config.json").write_bytes(input_[0])
     (folder / "model.safetensors").write_bytes(input_[1])
@@ -312,7 +313,7 @@ def _read_state(folder: Path, text: bytes) -> None:
 
 
 def _read_data(folder: Path) -> None:
-    from quail_audit.engine.forgetting.data.folder import read_data
+    from quail_audit.engine.forgetting.measurable import read_data
 
     read_data(folder)
 

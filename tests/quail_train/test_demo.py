@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.engine.checkpoints.pair import open_pair
-from quail_audit.engine.forgetting.data.folder import read_data
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_train.demo import building as demo_building
 from quail_train.demo import folder as demo
 from quail_train.demo import language as demo_language

@@ -10,8 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.pair import open_pair
-from quail_audit.engine.forgetting.data.folder import read_data
-from quail_audit.engine.forgetting.data.labels import fit_data
+from quail_audit.engine.forgetting.measurable import fit_data, read_data
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import read_report
 from quail_train.demo import folder as demo

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, InterruptedRunError
 from quail_audit.engine.checkpoints.pair import open_pair
-from quail_audit.engine.forgetting.data.folder import read_data
 from quail_audit.engine.forgetting.evaluate import evaluate_arm
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.follow import replay

@@ -15,15 +15,11 @@ from quail_audit.engine.schemes.affine import AffineScheme
 from quail_audit.engine.schemes.interface import Scheme
 from quail_audit.engine.schemes.registry import known_schemes, scheme_named
 from quail_audit.engine.weights import affine_kernel as affine_kernels
-from quail_audit.engine.weights import pair as overlap
+from quail_audit.engine.weights import loop_sums
 from quail_audit.engine.weights import table_kernel as kernels
-from quail_audit.engine.weights.pair import (
-    MatrixPair,
-    layer_detail,
-    layer_statistics,
-    pair_sums,
-    sums_by_tensor_operations,
-)
+from quail_audit.engine.weights.pair import MatrixPair, pair_sums
+from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
+from quail_audit.engine.weights.tensor_sums import sums_by_tensor_operations
 
 # Compiling a loop takes seconds, for each scheme and pair of types: the default run has a scheme of each loop and each
 # type once, the slow one has them all.
@@ -111,7 +107,7 @@ def test_threads_and_pieces_do_not_show(
     alone, together = (pair_sums(original, unlearned, scheme, threads=threads) for threads in (1, 2))
     assert (alone.dot, alone.rounded_squared) == (together.dot, together.rounded_squared)
     assert np.array_equal(alone.ratios, together.ratios)
-    monkeypatch.setattr(overlap, "WEIGHTS_PER_PIECE", 100 * 1024)
+    monkeypatch.setattr(loop_sums, "WEIGHTS_PER_PIECE", 100 * 1024)
     assert_equal_sums(pair_sums(original, unlearned, scheme), alone)
 
 
@@ -219,8 +215,8 @@ def test_extremes_are_those_of_each_block(dtype: torch.dtype, size: int) -> None
     blocks[4, 5], blocks[4, 9], blocks[5, 5], blocks[5, 9] = 7.0, -7.0, -7.0, 7.0
     blocks[6] *= 1e-39
     blocks = blocks.to(dtype)
-    found = overlap._extremes(blocks, size)
-    joined = overlap._by_block(found, 4)
+    found = loop_sums.extremes_of(blocks, size)
+    joined = loop_sums._by_block(found, 4)
     for ours, rows in ((found, blocks.float()), (joined, blocks.float().reshape(4, -1))):
         for place, row in enumerate(rows.tolist()):
             assert float(ours.low[place]) == min(row)

@@ -14,18 +14,13 @@ from quail_audit.engine.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
 from quail_audit.engine.schemes.interface import Quantized, Scheme
 from quail_audit.engine.schemes.registry import known_schemes, scheme_named
 from quail_audit.engine.weights import kernel_parts as block_sums
-from quail_audit.engine.weights import pair as overlap
+from quail_audit.engine.weights import loop_sums
 from quail_audit.engine.weights import table_kernel as kernels
-from quail_audit.engine.weights.pair import (
-    PairSums,
-    layer_detail,
-    layer_statistics,
-    median_of_counts,
-    pair_sums,
-    summarize,
-    sums_by_tensor_operations,
-)
+from quail_audit.engine.weights.pair import pair_sums
+from quail_audit.engine.weights.statistics import layer_detail, layer_statistics, median_of_counts, summarize
+from quail_audit.engine.weights.sums import PairSums
 from quail_audit.engine.weights.table_kernel import BLOCKS_PER_CHUNK
+from quail_audit.engine.weights.tensor_sums import sums_by_tensor_operations
 from quail_audit.schema.figures import RATIO_EDGES
 from quail_audit.schema.policy import Limits
 
@@ -212,10 +207,10 @@ def test_any_levels_have_slots_of_their_own(levels: set[float]) -> None:
 def test_runs_too_short_to_overflow_a_count_do_not_show(
     dtype: torch.dtype, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert overlap.WEIGHTS_PER_RUN < 2**31
+    assert loop_sums.WEIGHTS_PER_RUN < 2**31
     original, unlearned = (weight.to(dtype) for weight in pair((500, 65), 1e-2, share))
     whole = pair_sums(original, unlearned, NF4)
-    monkeypatch.setattr(overlap, "WEIGHTS_PER_RUN", 64 * 100)
+    monkeypatch.setattr(loop_sums, "WEIGHTS_PER_RUN", 64 * 100)
     runs = pair_sums(original, unlearned, NF4)
     assert_equal_sums(runs, whole)
     for counts in ("updates", "ratios"):

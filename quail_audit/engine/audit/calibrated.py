@@ -6,13 +6,15 @@ and what a backend is (schemes/backends).
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.values import Model
+from quail_audit.engine.audit.layers import Layers
+from quail_audit.engine.audit.scheme_failures import Attempts
 from quail_audit.runs.journal import Journal, collecting
 from quail_audit.schema.events.audit import LayerMeasured, LayerQuantized, WeightsMeasured
 from quail_audit.schema.events.common import Noted
@@ -29,7 +31,17 @@ if TYPE_CHECKING:
     from quail_audit.engine.schemes.backends.process import Scratch
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
     from quail_audit.engine.schemes.rounded import Rounded
-    from quail_audit.engine.weights.pair import PairSums
+    from quail_audit.engine.weights.sums import PairSums
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.schemes.backends.process import Scratch
+    from quail_audit.engine.schemes.calibrated import CalibratedScheme
+    from quail_audit.engine.weights.sums import PairSums
 
 Side = Literal["original", "unlearned"]
 SIDES: tuple[Side, ...] = ("original", "unlearned")
@@ -69,7 +81,7 @@ def calibration_rows(pair: Pair, request: AuditRequest) -> Rows:
         BadInputError: the texts cannot be read, or are too few.
     """
     from quail_audit.engine.forgetting.data.calibration_texts import calibration_texts, rows_of
-    from quail_audit.engine.forgetting.models.load import load_tokenizer
+    from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
 
     texts = calibration_texts(request.calibration, request.data)
     tokenizer, _ = load_tokenizer(pair.original, pair.unlearned)
@@ -148,8 +160,8 @@ def _quantize(
     scratch: Scratch,
 ) -> Generator[LayerQuantized | Noted, None, Checkpoint]:
     from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
-    from quail_audit.engine.forgetting.data.calibration_texts import write_model_folder
-    from quail_audit.engine.forgetting.models.load import load_tokenizer
+    from quail_audit.engine.forgetting.models.export import write_model_folder
+    from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
     from quail_audit.engine.schemes.backends.messages import Job, LayerStarted
     from quail_audit.engine.schemes.backends.process import run
 
@@ -215,7 +227,8 @@ def measure_quantized(
         journal: what was measured before, and where it is kept.
     """
     from quail_audit.engine.audit.kept_layers import keep_layer, kept_layer
-    from quail_audit.engine.weights.pair import PairSums, summarize
+    from quail_audit.engine.weights.statistics import summarize
+    from quail_audit.engine.weights.sums import PairSums
 
     total = PairSums()
     layers: list[LayerStatistics] = []
@@ -238,7 +251,7 @@ def measure_quantized(
 def _measured(
     scheme: CalibratedScheme, pair: Pair, layer: Layer, index: int, made: QuantizedPair, policy: Policy
 ) -> tuple[LayerMeasured, PairSums]:
-    from quail_audit.engine.weights.pair import layer_detail, layer_statistics
+    from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
 
     original, unlearned = pair.read(layer)  # gone when this returns, so that never two layers are in memory
     sums = _sums(scheme, layer, original, unlearned, made)
@@ -259,10 +272,62 @@ def _sums(
     import torch
 
     from quail_audit.engine.schemes.rounded import Rounded
-    from quail_audit.engine.weights.pair import sums_of_rounded
+    from quail_audit.engine.weights.tensor_sums import sums_of_rounded
 
     if layer.name in made.left:
         no_codes = torch.zeros_like(original, dtype=torch.uint8)
         as_they_are = Rounded(no_codes, original), Rounded(no_codes, unlearned)
         return sums_of_rounded(original, unlearned, *as_they_are, levels=scheme.levels)
     return sums_of_rounded(original, unlearned, *made.rounded(layer), levels=scheme.levels)
+
+
+Quantized = dict[str, QuantizedPair]  # calibrated scheme -> both checkpoints as its backend wrote them
+
+
+def measure_calibrated(
+    pair: Pair,
+    attempts: Attempts,
+    layers: Layers,
+    policy: Policy,
+    request: AuditRequest,
+    device: str,
+    scratch: Scratch,
+    arms: Sequence[str],
+    journal: Journal,
+) -> Generator[Event, None, Quantized]:
+    """Quantize both checkpoints under every calibrated scheme, and measure their layers, which are added to layers.
+
+    A scheme of which every layer and every arm is in the journal is not quantized again.
+    """
+    quantized: Quantized = {}
+    for scheme in attempts.calibrated:
+        own = [arm for arm in arms if arm.rpartition("/")[2] == scheme.name]
+        work = _calibrated(pair, scheme, own, policy, request, device, scratch, journal)
+        found = yield from attempts.work(scheme.name, work, journal)
+        if found is None:
+            continue
+        layers[scheme.name], made = found
+        if made is not None:
+            quantized[scheme.name] = made
+    return quantized
+
+
+def _calibrated(
+    pair: Pair,
+    scheme: CalibratedScheme,
+    arms: Sequence[str],
+    policy: Policy,
+    request: AuditRequest,
+    device: str,
+    scratch: Scratch,
+    journal: Journal,
+) -> Generator[Event, None, tuple[list[LayerStatistics], QuantizedPair | None]]:
+    """Quantize both checkpoints under one scheme and measure their layers; no checkpoints where no arm needs them."""
+    before = kept_quantized(journal, scheme, pair)
+    if before is not None and all(journal.holds("arm", arm) for arm in arms):
+        yield from before.events
+        return (yield from measure_quantized(scheme, pair, frozenset(before.left), None, policy, journal)), None
+    scheme.backend(device)  # before any text is read
+    rows = calibration_rows(pair, request)
+    made = yield from quantize_pair(scheme, pair, rows, request, device, scratch, journal)
+    return (yield from measure_quantized(scheme, pair, made.left, made, policy, journal)), made

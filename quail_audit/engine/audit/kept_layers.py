@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.values import Model
-from quail_audit.engine.weights.pair import PairSums
 from quail_audit.engine.weights.stored_statistics import StoredSums
+from quail_audit.engine.weights.sums import PairSums
 from quail_audit.schema.events.audit import LayerMeasured
 
 if TYPE_CHECKING:

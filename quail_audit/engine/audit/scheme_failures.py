@@ -6,12 +6,12 @@ what is measured under them (audit.py), and what follows for the verdict (judgem
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 
 from quail_audit.core import interruption
-from quail_audit.core.errors import EXIT_ENVIRONMENT, QuailError
+from quail_audit.core.errors import EXIT_ENVIRONMENT, EnvironmentProblemError, QuailError
 from quail_audit.core.values import Model
 from quail_audit.runs.journal import Journal, collecting
 from quail_audit.schema.events.audit import (
@@ -28,6 +28,12 @@ from quail_audit.schema.events.lines import Event
 if TYPE_CHECKING:
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
     from quail_audit.engine.schemes.interface import ByLayer, Scheme
+
+
+if TYPE_CHECKING:
+    from quail_audit.engine.schemes.calibrated import CalibratedScheme
+    from quail_audit.engine.schemes.interface import ByLayer, Scheme
+
 
 AnyScheme: TypeAlias = "Scheme | CalibratedScheme | ByLayer"
 Said = ArmStarted | LayerMeasured | LayerQuantized | MetricScored | Noted | WeightsMeasured  # samples are not kept
@@ -138,3 +144,25 @@ def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
         mend=f"Run again with a traceback: quail --debug audit … --scheme {scheme}",
         exit_code=EXIT_ENVIRONMENT,
     )
+
+
+def find_schemes(names: Sequence[str]) -> Generator[Event, None, Attempts]:
+    """The schemes that this machine can run; of the others, what they lack.
+
+    Raises:
+        UsageError: a name is no scheme's.
+        EnvironmentProblemError: not one of them can run.
+    """
+    from quail_audit.engine.schemes.registry import audited_scheme
+
+    found: list[AnyScheme] = []
+    lacking = {}
+    for name in names:
+        try:
+            found.append(audited_scheme(name))
+        except EnvironmentProblemError as error:
+            lacking[name] = error
+    attempts = Attempts(tuple(found))
+    for name, why in lacking.items():
+        yield from attempts.give_up(name, why)
+    return attempts

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.architecture import Matrix
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Pair
-    from quail_audit.engine.forgetting.recovery import Role
     from quail_audit.engine.schemes.interface import ByLayer, Scheme
     from quail_audit.engine.schemes.rounded import Rounded
+    from quail_audit.verdict.recovery import Role
 
 Arms = dict[str, "tuple[Checkpoint, Scheme | ByLayer | None]"]
 DEFAULT_SCHEMES = ("nf4",)  # of a request that names none

@@ -116,7 +116,7 @@ def open_swapped(
     """
     from quail_audit.engine.checkpoints.pair import open_pair
     from quail_audit.engine.cures.swapping import SwappedModel
-    from quail_audit.engine.forgetting.data.folder import read_data
+    from quail_audit.engine.forgetting.measurable import read_data
     from quail_audit.engine.forgetting.metrics.nll import texts
     from quail_audit.engine.forgetting.models.load import load_arm
     from quail_audit.engine.schemes.registry import scheme_named

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.engine.forgetting.metrics.interface import ForgettingData
+from quail_audit.engine.forgetting.data.types import ForgettingData
 from quail_audit.engine.forgetting.metrics.registry import known_metrics
 from quail_audit.engine.forgetting.models.batches import KeptBatches
 from quail_audit.engine.forgetting.models.classifier import TransformersClassifier

@@ -5,9 +5,8 @@ Not here: what a recovery means for the release (verdict.py).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +15,14 @@ from quail_audit.engine.forgetting.bootstrap import interval
 from quail_audit.engine.forgetting.metrics.privleak import auc
 from quail_audit.schema.figures import Recovery
 from quail_audit.schema.policy import outcome_of_recovery
-
-Role = Literal["original/full", "unlearned/full", "unlearned/quantized", "retrain/full"]
-DECIDING_METRICS = ("verbmem_forget", "knowmem_forget", "accuracy_forget", "label_probability_forget")
-REPORTED_METRICS = ("privleak", "mia_loss", "mia_confidence")
-
-# A resample may draw samples that the original hardly knew. So small a difference, in points of the metric, counts as
-# this much: the resample then widens the interval instead of dividing by nothing.
-LEAST_DIFFERENCE_POINTS = 1.0
-
-F64 = npt.NDArray[np.float64]
+from quail_audit.verdict.recovery import (
+    DECIDING_METRICS,
+    F64,
+    LEAST_DIFFERENCE_POINTS,
+    REPORTED_METRICS,
+    Role,
+    recovery_percent,
+)
 
 
 def recovery(
@@ -92,17 +89,6 @@ def recovery(
         low, high = interval(values, recovery_percent, seed=seed, paired=True)
     outcome = outcome_of_recovery(low, high, len(values[0]), limit_percent)
     return Recovery(outcome=outcome, percent=percent, low=low, high=high, floor=floor, floor_arm=floor_arm)
-
-
-def recovery_percent(original: F64, rounded: F64, *floors: F64, axis: int = -1) -> F64:
-    """Recovery of the same samples' scores [..., samples] on each arm, for every resample.
-
-    The floors are the arms that say what a model may know: unlearned/full, retrain/full, or both.
-    """
-    floor = functools.reduce(np.maximum, [scores.mean(axis=axis) for scores in floors])
-    to_forget = np.maximum(original.mean(axis=axis) - floor, LEAST_DIFFERENCE_POINTS)
-    found: F64 = 100.0 * np.maximum(rounded.mean(axis=axis) - floor, 0.0) / to_forget
-    return found
 
 
 def _of_auc(values_by_role: Mapping[Role, F64], informative_points: float, seed: int) -> Recovery:

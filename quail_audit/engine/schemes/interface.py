@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from quail_audit.engine.schemes.rounded import Rounded as Rounded  # part of the
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import: only where weights are at hand
-from collections.abc import Mapping
 
 
 @dataclass(frozen=True, eq=False)

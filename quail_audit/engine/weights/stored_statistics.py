@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from quail_audit.engine.schemes.rounded import Rounded
 from quail_audit.engine.weights import kernel_parts as block_sums
-from quail_audit.engine.weights.pair import count_by_bin, median_of_counts
+from quail_audit.engine.weights.statistics import median_of_counts
+from quail_audit.engine.weights.tensor_sums import count_by_bin
 from quail_audit.schema.figures import LayerStatistics, SchemeSummary, State
 from quail_audit.schema.policy import Limits, state_of_update
 

@@ -12,6 +12,7 @@ from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.hub import in_cache, parse_hub_id
 from quail_audit.core.paths import stays_inside
+from quail_audit.runs.integrity.checks import Check, Progress, Standing
 from quail_audit.runs.integrity.hashing import hash_file
 from quail_audit.runs.names import EVENTS
 from quail_audit.schema.figures import FileHash, FileRole
@@ -20,7 +21,6 @@ from quail_audit.schema.report import Report
 
 if TYPE_CHECKING:
     pass
-from quail_audit.runs.integrity.checks import Check, Progress, Standing
 
 _CHECKPOINTS: tuple[FileRole, ...] = ("original", "unlearned", "retrain")
 

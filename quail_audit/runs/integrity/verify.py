@@ -14,6 +14,17 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError
+from quail_audit.runs.integrity.checks import (
+    Check,
+    Outcome,
+    Progress,
+    Run,
+    Standing,
+    Verification,
+    check_report,
+    open_run,
+)
+from quail_audit.runs.integrity.files import check_files
 from quail_audit.runs.integrity.hashing import hash_file
 from quail_audit.runs.integrity.signatures import (
     fingerprint_of,
@@ -31,17 +42,6 @@ from quail_audit.schema.figures import FileRole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from quail_audit.runs.integrity.checks import (
-    Check,
-    Outcome,
-    Progress,
-    Run,
-    Standing,
-    Verification,
-    check_report,
-    open_run,
-)
-from quail_audit.runs.integrity.files import check_files
 
 
 def verify(

@@ -4,7 +4,10 @@ Events are the only thing that crosses a process or a screen, so they hold plain
 this process can open. A run's events.jsonl is a list of them, and its report is a fold over them (runs/state).
 """
 
-from typing import Annotated
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -41,6 +44,10 @@ from quail_audit.schema.events.cures import (
     UnitMeasured,
 )
 from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainingStarted, TrainStep
+
+if TYPE_CHECKING:
+    pass
+
 
 Event = (
     CureStarted
@@ -100,3 +107,6 @@ def from_line(line: str) -> Event:
             f"not an event of a Quail run: {problem}" + (f" at {place}" if place else ""),
             mend="The file was cut off, edited, or written by another version of Quail",
         ) from error
+
+
+Events = Generator[Event, None, None]

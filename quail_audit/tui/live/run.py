@@ -175,7 +175,7 @@ class LiveRun(Followed):
         """
         import numpy as np  # a tenth of a second, which the app's start does not need
 
-        from quail_audit.engine.forgetting.recovery import DECIDING_METRICS, recovery_percent
+        from quail_audit.verdict.recovery import DECIDING_METRICS, recovery_percent
 
         arms = [f"original/{FULL}", f"unlearned/{scheme}", f"unlearned/{FULL}"]
         if f"retrain/{FULL}" in self.arms(scheme):

@@ -6,20 +6,17 @@ Not here: quantizing (schemes/calibrated.py).
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.engine.checkpoints.transformers_rules import as_this_version_spells_it
 from quail_audit.schema.layout import RAW_RETAIN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
 
 ROW_TOKENS = 512  # a sample's length, where the model's window is no shorter
 
@@ -120,32 +117,3 @@ def rows_of(
             mend=f"Give a file with more text, or --calibration-samples {-(-least // length)} or more",
         )
     return tuple(chosen)
-
-
-def write_model_folder(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Put a checkpoint where a backend can load it from: safetensors, config.json and a tokenizer, in a new folder.
-
-    The weight files are linked, not copied, where they are safetensors; an adapter is merged, which takes the memory
-    and the disk of a whole model.
-
-    Raises:
-        BadInputError: there is no config.json that says what model it is.
-    """
-    if not checkpoint.config:
-        raise BadInputError("has no config.json, which a backend needs", where=checkpoint.source)
-    folder.mkdir()
-    weights = sorted(checkpoint.folder.glob("*.safetensors"))
-    if checkpoint.adapter is not None or not weights:
-        from quail_audit.engine.forgetting.models.load import load_arm
-
-        model = load_arm(checkpoint, None, layers=(), device="cpu", dtype=_own_dtype(checkpoint)).model
-        model.save_pretrained(folder)
-    else:
-        for file in (*weights, *checkpoint.folder.glob("*.safetensors.index.json")):
-            (folder / file.name).symlink_to(file.resolve())
-    (folder / "config.json").write_text(json.dumps(as_this_version_spells_it(checkpoint.config)))
-    tokenizer.save_pretrained(str(folder))
-
-
-def _own_dtype(checkpoint: Checkpoint) -> str:
-    return checkpoint.facts.dtypes[0]

@@ -6,7 +6,6 @@ Not here: how a file of rows is read (rows.py), whether the data fits the model 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
@@ -21,7 +20,7 @@ from quail_audit.engine.forgetting.data.rows import (
     read_json_rows,
     read_jsonl_rows,
 )
-from quail_audit.engine.forgetting.metrics.interface import (
+from quail_audit.engine.forgetting.data.types import (
     LABELLED_SETS,
     SPLITS,
     Continuation,
@@ -32,67 +31,10 @@ from quail_audit.engine.forgetting.metrics.interface import (
     Row,
     Split,
 )
-from quail_audit.engine.forgetting.metrics.registry import known_metrics, metric_named
+from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.schema.layout import CONTINUATIONS, DATA_NAMES, EXAMPLES, QUESTIONS, TEXTS
 
 __all__ = ["Columns", "ForgettingData", "read_data", "read_folder"]
-
-
-def read_data(
-    path: str | Path,
-    *,
-    metrics: tuple[str, ...] | None = None,
-    max_samples: int | None = None,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
-) -> ForgettingData:
-    """Read a data folder, as far as it goes.
-
-    Args:
-        path: the folder.
-        metrics: those to measure; None: every one the folder has data for.
-        max_samples: at most so many samples of each kind, the first ones; in-context examples are not cut.
-        columns: what classifiers' data calls its text and its label.
-
-    Raises:
-        UsageError: a metric that Quail does not know.
-        BadInputError: no such folder, a file that cannot be used, the same samples given twice, nothing to measure, or
-            nothing for a metric that was asked for.
-    """
-    asked = None if metrics is None else tuple(metric_named(name) for name in metrics)
-    folder = Path(path)
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise BadInputError(f"the data {what}" if folder.exists() else what, where=str(path), mend=_expected())
-    data = read_folder(folder, max_samples, columns)
-    samples = {metric.name: metric.samples(data) for metric in known_metrics()}
-    if asked is not None:
-        for metric in asked:
-            if not samples[metric.name]:
-                raise BadInputError(
-                    f"no data for the metric {metric.name}", where=str(path), mend=f"It needs {metric.needs}"
-                )
-        wanted, tasks = {metric.name for metric in asked}, {metric.task for metric in asked}
-        skipped = {
-            metric.name: "not asked for"
-            for metric in known_metrics()
-            if metric.name not in wanted and metric.task in tasks
-        }
-    else:
-        tasks = {metric.task for metric in known_metrics() if samples[metric.name]}
-        skipped = {
-            metric.name: f"no {metric.needs}"
-            for metric in known_metrics()
-            if not samples[metric.name] and metric.task in tasks
-        }
-    to_measure = {name: count for name, count in samples.items() if count and name not in skipped}
-    if not to_measure:
-        raise BadInputError("nothing to measure in this folder", where=str(path), mend=_expected())
-    notes = tuple(_note_on_examples(split) for split in SPLITS if _lacks_examples(data, split, to_measure))
-    return replace(data, samples=to_measure, skipped=skipped, notes=notes)
-
-
-def _expected() -> str:
-    return "Expected a folder with any of: " + "; ".join(dict.fromkeys(metric.needs for metric in known_metrics()))
 
 
 def read_folder(
@@ -152,11 +94,3 @@ def _read_named(folder: Path, template: str, name: str, form: Form[R], lines: tu
             f"the same samples are given twice: {' and '.join(found)}", where=str(folder), mend="Keep one of them"
         )
     return next(iter(found.values()), ())
-
-
-def _lacks_examples(data: ForgettingData, split: Split, samples: dict[str, int]) -> bool:
-    return f"knowmem_{split}" in samples and not data.questions[split].examples
-
-
-def _note_on_examples(split: Split) -> str:
-    return f"knowmem_{split} was asked without in-context examples: the data has no knowmem/{split}_qa_icl.json"

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.metrics.interface import Continuation, Labelled, Passage, QuestionAnswer, Row
+from quail_audit.engine.forgetting.data.types import Continuation, Labelled, Passage, QuestionAnswer, Row
 
 R = TypeVar("R", bound=Row)
 

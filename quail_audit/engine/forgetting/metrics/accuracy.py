@@ -9,14 +9,8 @@ from collections.abc import Generator
 import numpy as np
 
 from quail_audit.engine.forgetting.bootstrap import mean_score
-from quail_audit.engine.forgetting.metrics.interface import (
-    Classifier,
-    ForgettingData,
-    LabelledSet,
-    Measured,
-    Metric,
-    Sample,
-)
+from quail_audit.engine.forgetting.data.types import ForgettingData, LabelledSet
+from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.predictions import classified, needs
 
 SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test")

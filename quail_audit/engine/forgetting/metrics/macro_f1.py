@@ -13,15 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.engine.forgetting.bootstrap import CONFIDENCE, RESAMPLES, mean_score
+from quail_audit.engine.forgetting.data.types import ForgettingData, LabelledSet
 from quail_audit.engine.forgetting.metrics.accuracy import SETS
-from quail_audit.engine.forgetting.metrics.interface import (
-    Classifier,
-    ForgettingData,
-    LabelledSet,
-    Measured,
-    Metric,
-    Sample,
-)
+from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.predictions import classified, needs
 from quail_audit.schema.figures import Score
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from quail_audit.engine.forgetting.metrics.interface import Classifier, ForgettingData, Measured, Metric, Sample
+from quail_audit.engine.forgetting.data.types import ForgettingData
+from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.predictions import Classified, classified, needs
 from quail_audit.engine.forgetting.metrics.privleak import auc_score, membership_values, ordered
 

@@ -9,15 +9,8 @@ from collections.abc import Generator
 import numpy as np
 
 from quail_audit.engine.forgetting.bootstrap import mean_score
-from quail_audit.engine.forgetting.metrics.interface import (
-    SPLITS,
-    ForgettingData,
-    LanguageModel,
-    Measured,
-    Metric,
-    Sample,
-    Split,
-)
+from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Split
+from quail_audit.engine.forgetting.metrics.interface import LanguageModel, Measured, Metric, Sample
 
 EXCERPT_CHARACTERS = 200  # of a text, to show which one it is
 

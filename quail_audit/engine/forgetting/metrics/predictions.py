@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.engine.forgetting.metrics.interface import Classifier, ForgettingData, Labelled, LabelledSet, Sample
+from quail_audit.engine.forgetting.data.types import ForgettingData, Labelled, LabelledSet
+from quail_audit.engine.forgetting.metrics.interface import Classifier, Sample
 
 MOST_SHOWN = 5  # of the probabilities, besides the true label's
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.engine.forgetting.bootstrap import interval
-from quail_audit.engine.forgetting.metrics.interface import ForgettingData, LanguageModel, Measured, Metric, Sample
+from quail_audit.engine.forgetting.data.types import ForgettingData
+from quail_audit.engine.forgetting.metrics.interface import LanguageModel, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.nll import EXCERPT_CHARACTERS
 from quail_audit.schema.figures import Score
 

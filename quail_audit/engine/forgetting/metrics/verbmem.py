@@ -9,15 +9,8 @@ from collections.abc import Generator
 import numpy as np
 
 from quail_audit.engine.forgetting.bootstrap import mean_score
-from quail_audit.engine.forgetting.metrics.interface import (
-    SPLITS,
-    ForgettingData,
-    LanguageModel,
-    Measured,
-    Metric,
-    Sample,
-    Split,
-)
+from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Split
+from quail_audit.engine.forgetting.metrics.interface import LanguageModel, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 
 MAX_NEW_TOKENS = 128

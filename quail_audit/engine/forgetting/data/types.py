@@ -1,0 +1,111 @@
+"""The rows of a data folder: continuations, questions, passages, labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    pass
+
+
+Split = Literal["forget", "retain"]
+
+
+SPLITS: tuple[Split, ...] = ("forget", "retain")
+
+
+LabelledSet = Literal["forget", "retain", "test", "holdout"]
+
+
+LABELLED_SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test", "holdout")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _tokenizable(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("has a lone surrogate, which is no character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank), AfterValidator(_tokenizable)]
+
+
+TextOrNothing = Annotated[str, AfterValidator(_tokenizable)]
+
+
+class Row(BaseModel):
+    """One row of a data file: strings only, none of them blank but a classifier's text."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Continuation(Row):
+    """A text cut in two: the model is given the prompt, the truth is how it went on."""
+
+    prompt: Text
+    truth: Text
+
+
+class QuestionAnswer(Row):
+    question: Text
+    answer: Text
+
+
+class Passage(Row):
+    text: Text
+
+
+class Labelled(Row):
+    """What a classifier is asked; a text may be empty, as a deployed classifier is given such too.
+
+    Attributes:
+        label: its name; once the data is fitted to a model (labels.py), as the model has it.
+    """
+
+    text: TextOrNothing
+    label: Text
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions of one split, and those that are answered in every prompt to show the form of an answer."""
+
+    asked: tuple[QuestionAnswer, ...]
+    examples: tuple[QuestionAnswer, ...]
+
+
+@dataclass(frozen=True)
+class ForgettingData:
+    """What a data folder holds, by split. What the folder lacks is absent from the mappings.
+
+    Attributes:
+        folder: where it was read from; a metric of another package may read files of its own there.
+        continuations: for VerbMem.
+        questions: for KnowMem.
+        texts: of "forget", "retain" and "holdout" (never trained on), for PrivLeak and the losses.
+        labelled: for classifiers. The label of a forget row is the one that the model learned, and is to lose.
+        labels: the model's own names for its classes, by index; empty until the data is fitted to a classifier.
+        samples: metric -> how many samples it scores, for the metrics to measure, in the order they are measured.
+        skipped: metric -> why it is not measured.
+        notes: what a reader of the report should know about the data.
+    """
+
+    folder: Path
+    continuations: Mapping[Split, tuple[Continuation, ...]]
+    questions: Mapping[Split, Questions]
+    texts: Mapping[str, tuple[str, ...]]
+    labelled: Mapping[LabelledSet, tuple[Labelled, ...]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    samples: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,178 @@
+"""Which metrics a data folder and a model allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quail_audit.core.errors import BadInputError
+from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.architecture import is_classifier
+from quail_audit.engine.forgetting.data.folder import read_folder
+from quail_audit.engine.forgetting.data.labels import are_numbers, label_names, list_words, match_label
+from quail_audit.engine.forgetting.data.rows import (
+    Columns,
+)
+from quail_audit.engine.forgetting.data.types import (
+    SPLITS,
+    ForgettingData,
+    Labelled,
+    Split,
+)
+from quail_audit.engine.forgetting.metrics.interface import Task
+from quail_audit.engine.forgetting.metrics.registry import known_metrics, metric_named
+
+if TYPE_CHECKING:
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+
+
+def read_data(
+    path: str | Path,
+    *,
+    metrics: tuple[str, ...] | None = None,
+    max_samples: int | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+) -> ForgettingData:
+    """Read a data folder, as far as it goes.
+
+    Args:
+        path: the folder.
+        metrics: those to measure; None: every one the folder has data for.
+        max_samples: at most so many samples of each kind, the first ones; in-context examples are not cut.
+        columns: what classifiers' data calls its text and its label.
+
+    Raises:
+        UsageError: a metric that Quail does not know.
+        BadInputError: no such folder, a file that cannot be used, the same samples given twice, nothing to measure, or
+            nothing for a metric that was asked for.
+    """
+    asked = None if metrics is None else tuple(metric_named(name) for name in metrics)
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise BadInputError(f"the data {what}" if folder.exists() else what, where=str(path), mend=_expected())
+    data = read_folder(folder, max_samples, columns)
+    samples = {metric.name: metric.samples(data) for metric in known_metrics()}
+    if asked is not None:
+        for metric in asked:
+            if not samples[metric.name]:
+                raise BadInputError(
+                    f"no data for the metric {metric.name}", where=str(path), mend=f"It needs {metric.needs}"
+                )
+        wanted, tasks = {metric.name for metric in asked}, {metric.task for metric in asked}
+        skipped = {
+            metric.name: "not asked for"
+            for metric in known_metrics()
+            if metric.name not in wanted and metric.task in tasks
+        }
+    else:
+        tasks = {metric.task for metric in known_metrics() if samples[metric.name]}
+        skipped = {
+            metric.name: f"no {metric.needs}"
+            for metric in known_metrics()
+            if not samples[metric.name] and metric.task in tasks
+        }
+    to_measure = {name: count for name, count in samples.items() if count and name not in skipped}
+    if not to_measure:
+        raise BadInputError("nothing to measure in this folder", where=str(path), mend=_expected())
+    notes = tuple(_note_on_examples(split) for split in SPLITS if _lacks_examples(data, split, to_measure))
+    return replace(data, samples=to_measure, skipped=skipped, notes=notes)
+
+
+def _expected() -> str:
+    return "Expected a folder with any of: " + "; ".join(dict.fromkeys(metric.needs for metric in known_metrics()))
+
+
+def _lacks_examples(data: ForgettingData, split: Split, samples: dict[str, int]) -> bool:
+    return f"knowmem_{split}" in samples and not data.questions[split].examples
+
+
+def _note_on_examples(split: Split) -> str:
+    return f"knowmem_{split} was asked without in-context examples: the data has no knowmem/{split}_qa_icl.json"
+
+
+EXPECTED: Mapping[Task, str] = {
+    "classification": "Give a folder with forget, retain, test or holdout as .csv or .jsonl, in each row a text and "
+    "a label",
+    "language modelling": "Give a folder in MUSE's layout, or forget.jsonl with {text}, {prompt, completion} or "
+    "{question, answer}",
+}
+
+
+_MODELS: Mapping[Task, str] = {"classification": "a classifier", "language modelling": "a language model"}
+
+
+def task_of(checkpoint: Checkpoint) -> Task:
+    """What a checkpoint's model does."""
+    return "classification" if is_classifier(checkpoint.config) else "language modelling"
+
+
+def fit_data(data: ForgettingData, *checkpoints: Checkpoint) -> ForgettingData:
+    """The data as these checkpoints can be asked: metrics of their task, and labels by the model's own names.
+
+    A label is matched by name, then by name in another case, then by its number. Where the data names its labels and
+    the model calls its own LABEL_0, LABEL_1, … only numbers can be matched.
+
+    Args:
+        data: as read.
+        checkpoints: of one model; the first one's names count.
+
+    Raises:
+        BadInputError: the data is for the other task, a label is none of the model's, the checkpoints name their
+            classes differently, or the model has no classes to tell apart.
+    """
+    task = task_of(checkpoints[0])
+    tasks = {metric.name: metric.task for metric in known_metrics()}
+    samples = {name: count for name, count in data.samples.items() if tasks[name] == task}
+    architecture = checkpoints[0].layout.architecture or task
+    if (data.samples and not samples) or data_task(data) not in (None, task):
+        other: Task = "language modelling" if task == "classification" else "classification"
+        what = "this data is" if data_task(data) is not None else "the metrics that were asked for are"
+        raise BadInputError(
+            f"{what} for {_MODELS[other]}, but {checkpoints[0].source} is {_MODELS[task]} ({architecture})",
+            where=str(data.folder),
+            mend=EXPECTED[task],
+        )
+    skipped = {name: why for name, why in data.skipped.items() if tasks[name] == task}
+    skipped |= {name: f"not for {_MODELS[task]}" for name in data.samples if tasks[name] != task}
+    data = replace(data, samples=samples, skipped=skipped)
+    return data if task == "language modelling" else _with_labels_of(checkpoints, data)
+
+
+def data_task(data: ForgettingData) -> Task | None:
+    """What the folder is for; None where it is for both, or for neither."""
+    for_language = bool(data.continuations or data.questions or data.texts)
+    if for_language == bool(data.labelled):
+        return None
+    return "language modelling" if for_language else "classification"
+
+
+def _with_labels_of(checkpoints: tuple[Checkpoint, ...], data: ForgettingData) -> ForgettingData:
+    first = checkpoints[0]
+    names = label_names(first.config, str(first.folder))
+    for other in checkpoints[1:]:
+        theirs = label_names(other.config, str(other.folder))
+        if theirs != names and not are_numbers(theirs) and not are_numbers(names):
+            raise BadInputError(
+                f"its labels are {list_words(theirs)}, those of {first.source} {list_words(names)}",
+                where=str(other.folder),
+                mend="Both must be the same model, before and after unlearning",
+            )
+    given = sorted({row.label for rows in data.labelled.values() for row in rows})
+    known = {label: match_label(label, names) for label in given}
+    if unknown := [label for label, name in known.items() if name is None]:
+        by_number = " (the model names none of its own, so only numbers can be matched)" if are_numbers(names) else ""
+        raise BadInputError(
+            f"the label{'s' if len(unknown) > 1 else ''} {list_words(unknown)} {'are' if len(unknown) > 1 else 'is'} "
+            f"none of the model's: {list_words(names)}{by_number}",
+            where=str(data.folder),
+            mend=f"Name the labels in the data as id2label of {printable(str(first.folder))}/config.json does, or "
+            "mend that",
+        )
+    labelled = {
+        of: tuple(Labelled(text=row.text, label=known[row.label] or "") for row in rows)
+        for of, rows in data.labelled.items()
+    }
+    return replace(data, labelled=labelled, labels=names)

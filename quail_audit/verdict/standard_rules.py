@@ -1,0 +1,124 @@
+"""Judge recoveries and layers by the rules that every audit has."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from quail_audit.schema.figures import LayerStatistics, Reason, Recovery, RuleOutcome
+from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY, Limits
+from quail_audit.verdict.rules import (
+    Check,
+    check,
+)
+
+# Recoveries that cannot be told, and why. Only checkpoints that are quantized already have them.
+_UNTOLD: Mapping[str, str] = {
+    "no floor": "how much came back cannot be told of a checkpoint that is quantized already, unless the unlearned "
+    "model in full precision or a retrained reference (--retrain) says what it knew before",
+    "no rounded arm": "the unlearned checkpoint is in full precision, and no scheme rounds it just as the original is "
+    "stored; give the unlearned one as it will be deployed",
+}
+
+
+def judge_recoveries(
+    scheme: str, measured: Mapping[str, Recovery], limits: Limits, is_unlearned_stored: bool
+) -> Iterator[Check]:
+    texts = {
+        "recovered": f"comes back at {scheme}",
+        "held": f"stays forgotten at {scheme}",
+        "undecided": f"may come back at {scheme}: too few samples to tell",
+    }
+    standings = {"recovered": "failed", "held": "passed", "not forgotten": "failed"}
+    for metric, recovery in sorted(measured.items()):
+        if recovery.outcome == "reported only":
+            continue
+        own = limits.of_metric(scheme, metric)
+        code = recovery.outcome.replace(" ", "_")
+        about: str | None = scheme
+        if recovery.outcome == "not forgotten":
+            text = _not_forgotten(metric, own, scheme if is_unlearned_stored else None)
+            about = None  # it is so at every scheme
+        elif recovery.outcome in _UNTOLD:
+            text, about = f"{metric}: {_UNTOLD[recovery.outcome]}", None
+        elif recovery.outcome == "uninformative":
+            text = f"{metric} is uninformative: the original knew hardly more of the forget set than the floor"
+        else:
+            limit = f"the limit is {own.max_recovery_percent:g} %"
+            text = f"{metric} {texts[recovery.outcome]} ({_interval(recovery)}; {limit})"
+        rule = RuleOutcome.model_validate(
+            {
+                "rule": RECOVERY,
+                "scheme": scheme,
+                "metric": metric,
+                "figure": "recovery",
+                "value": recovery.percent,
+                "low": recovery.low,
+                "high": recovery.high,
+                "at_most": own.max_recovery_percent,
+                "standing": standings.get(recovery.outcome, "not judged"),
+                "decides": recovery.outcome != "uninformative",
+                "message": text,
+            }
+        )
+        yield Check(rule, Reason(code=code, message=text, scheme=about))
+
+
+def nothing_informative(scheme: str, measured: Mapping[str, Recovery]) -> Check:
+    text = "no forget metric is informative: the original knew no more of the forget set than the floor"
+    if all(recovery.outcome == "reported only" for recovery in measured.values()):
+        text = "no metric that decides was measured: give verbmem, knowmem or labelled forget data"
+    rule = RuleOutcome(rule=RECOVERY, scheme=scheme, figure="recovery", standing="not judged", message=text)
+    return Check(rule, Reason(code="uninformative", message=text))
+
+
+def _not_forgotten(metric: str, limits: Limits, stored_as: str | None) -> str:
+    known = "in full precision" if stored_as is None else f"to the unlearned checkpoint as it is stored ({stored_as})"
+    return (
+        f"{metric}: the forget set is still known {known} "
+        f"(less than {limits.informative_points:g} points below the original)"
+    )
+
+
+def _interval(recovery: Recovery) -> str:
+    return f"recovery {recovery.percent:.0f} %, 95 % interval {recovery.low:.0f} to {recovery.high:.0f} %"
+
+
+def judge_layers(scheme: str, measured: Sequence[LayerStatistics]) -> Check:
+    at_risk = tuple(layer.name for layer in measured if layer.at_risk)
+    standing, code, text = _judged_layers(scheme, measured, len(at_risk))
+    rule = RuleOutcome.model_validate(
+        {
+            "rule": LAYERS_AT_RISK,
+            "scheme": scheme,
+            "figure": "layers at risk",
+            "value": len(at_risk),
+            "at_most": 0,
+            "standing": standing,
+            "message": text,
+            "layers": at_risk,
+        }
+    )
+    return check(rule, code)
+
+
+def _judged_layers(scheme: str, measured: Sequence[LayerStatistics], at_risk: int) -> tuple[str, str, str]:
+    """The standing of a scheme by its layers alone, the reason's code, and why in words."""
+    changed = sum(layer.state != "untouched" for layer in measured)
+    if at_risk:
+        text = f"{scheme}: rounding may undo the unlearning in {at_risk} of {len(measured)} layers"
+        return "failed", "layers_at_risk", text
+    untold = sum(layer.state is None for layer in measured)
+    if untold:
+        text = (
+            f"{scheme}: {untold} of {len(measured)} layers have no codes to compare, so that nothing can be told of "
+            "them by the weights alone; give --data"
+        )
+        return "not judged", "not_comparable", text
+    if changed and any(layer.state == "carried" and layer.survival is None for layer in measured):
+        text = (
+            f"{scheme}: the stored codes differ in {changed} of {len(measured)} layers; whether they carry the whole "
+            "update cannot be told without the weights in full precision; give --data"
+        )
+        return "not judged", "codes_changed", text
+    if changed:
+        return "passed", "layers_carried", f"{scheme}: rounding carries the update in all {changed} layers that changed"
+    text = f"{scheme}: no layer that is rounded differs between the two checkpoints"
+    return "not judged", "nothing_changed", text
