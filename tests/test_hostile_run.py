@@ -8,7 +8,7 @@ import pytest
 from runs_for_tests import events
 from test_cli import quail_here
 
-from quail_audit.cli.progress.live import view
+from quail_audit.cli.progress.audit import view
 from quail_audit.core.errors import BadInputError
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text.console import PlainTextConsole

@@ -24,7 +24,8 @@ from quail_audit.core.errors import QuailError
 from quail_audit.engine.audit.run import audit
 from quail_audit.schema.requests import AuditRequest, TrainRequest
 from quail_train.objectives.presets import preset_named
-from quail_train.training.run import Stop, train
+from quail_train.training.run import train
+from quail_train.training.work import Stop
 
 FORMS = ("per-logit", "centred", "log-probability", "l1", "l2", "true-token")
 MARGINS: tuple[float | None, ...] = (None, 0.5, 2.0, 5.0)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quail_audit.core.errors import UsageError
+from quail_train.training.request import request_of
 
 if TYPE_CHECKING:
     from quail_audit.schema.requests import TrainRequest
-    from quail_train.training.run import Stop
+    from quail_train.training.work import Stop
 
 # Options that quail_train does not know are transformers': they must get through to us.
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -214,26 +215,6 @@ def trainer_options(extra: list[str]) -> dict[str, str]:
     return found
 
 
-def request_of(**chosen: Any) -> TrainRequest:
-    """A request of what was chosen, with the preset's settings, then the defaults, for what was not.
-
-    Raises:
-        UsageError: an unknown objective, or a value out of its range.
-    """
-    from pydantic import ValidationError
-
-    from quail_audit.schema.command_line import option_of
-    from quail_audit.schema.requests import TrainRequest
-    from quail_train.objectives.presets import preset_named
-
-    settings = dict(preset_named(chosen["objective"]).settings) if "objective" in chosen else {}
-    try:
-        return TrainRequest.model_validate({**settings, **chosen})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(first["msg"], where=option_of(str(first["loc"][0])), mend="See quail train --help") from error
-
-
 def train_and_show(
     request: TrainRequest,
     *,
@@ -257,8 +238,8 @@ def train_and_show(
     from quail_audit.runs.state.training import TrainingState
     from quail_train.output.checkpoint import check_free
     from quail_train.training.processes import is_main_process
-    from quail_train.training.run import Stop
     from quail_train.training.run import train as events_of
+    from quail_train.training.work import Stop
 
     stop = Stop()
     run_id = new_run_id()

@@ -12,7 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.folder import Columns, read_folder
+from quail_audit.engine.forgetting.data.folder import read_folder
+from quail_audit.engine.forgetting.data.rows import Columns
 from quail_audit.engine.forgetting.measurable import EXPECTED, fit_data
 from quail_audit.engine.forgetting.models.classifier import ids_of, window_of
 from quail_train.data.samples import Sample, TrainingData, numbered

@@ -7,21 +7,16 @@ Not here: what is done with a batch (trainer.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING
 
-import torch
-
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.folder import Columns, read_folder
-from quail_audit.engine.forgetting.data.rows import read_text
+from quail_audit.engine.forgetting.data.folder import read_folder
+from quail_audit.engine.forgetting.data.rows import Columns, read_text
 from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Questions, Split
 from quail_audit.engine.forgetting.measurable import fit_data
-from quail_audit.engine.forgetting.models.classifier import padded
 from quail_train.objectives.terms import IGNORED
 
 if TYPE_CHECKING:
@@ -229,89 +224,3 @@ class _Encoder:
     def _ids(self, text: str, *, special: bool = False) -> list[int]:
         with self._quiet():  # it warns of long texts, which are cut here
             return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which samples come in which step: one list for a whole training, so that it can be entered anywhere.
-
-    Attributes:
-        pairs: (forget sample, retain sample), step by step; no retain sample where there is no retain set.
-        steps: how many.
-        batch_size: forget samples a step.
-    """
-
-    pairs: tuple[tuple[int, int | None], ...]
-    steps: int
-    batch_size: int
-
-
-def plan(
-    data: TrainingData, *, batch_size: int, epochs: float, max_steps: int | None, processes: int, seed: int
-) -> Plan:
-    """Deal the samples: shuffled passes over each set, one after another, cut into batches.
-
-    An epoch is a pass over the forget set. A forget set smaller than a batch makes the batch smaller, so that no sample
-    comes twice in one, down to one sample a process.
-
-    Raises:
-        BadInputError: fewer forget samples than processes, or a batch that does not divide among them.
-    """
-    count = min(batch_size, len(data.forget)) // processes * processes
-    if count == 0 or (batch_size % processes and batch_size < len(data.forget)):
-        raise BadInputError(
-            f"a batch of {min(batch_size, len(data.forget))} samples cannot be dealt evenly to {processes} processes",
-            where="--batch-size",
-            mend=f"Give a multiple of {processes}, and at least {processes} forget samples",
-        )
-    steps = max_steps if max_steps is not None else math.ceil(epochs * len(data.forget) / count)
-    random = Random(seed)  # noqa: S311 - nothing secret
-    forget, retain = _passes(len(data.forget), random), _passes(len(data.retain), random)
-    pairs = tuple((next(forget), next(retain, None)) for _ in range(steps * count))
-    return Plan(pairs, steps, count)
-
-
-def _passes(count: int, random: Random) -> Iterator[int]:
-    while count:
-        yield from random.sample(range(count), count)
-
-
-class PlannedSamples(torch.utils.data.Dataset[tuple[Sample, Sample | None]]):
-    """The samples of a plan, in its order."""
-
-    def __init__(self, data: TrainingData, planned: Plan) -> None:
-        self._data = data
-        self._pairs = planned.pairs
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> tuple[Sample, Sample | None]:
-        forget, retain = self._pairs[index]
-        return self._data.forget[forget], None if retain is None else self._data.retain[retain]
-
-
-def collate(pairs: Sequence[tuple[Sample, Sample | None]], padding: int = 0) -> dict[str, torch.Tensor]:
-    """One batch: forget samples, then retain samples, right-padded: input_ids and labels, int64 [rows, longest].
-
-    And samples, int64 [rows]: their numbers.
-
-    Under a causal mask the padding is seen by nobody, so no attention mask is needed. A classifier gets one, labels and
-    other_labels, int64 [rows], and must be padded with its own padding token.
-    """
-    samples = [forget for forget, _ in pairs] + [retain for _, retain in pairs if retain is not None]
-    longest = max(len(sample.ids) for sample in samples)
-    if samples[0].label is not None:
-        ids, mask = padded([sample.ids for sample in samples], padding)
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": torch.tensor([sample.label for sample in samples]),
-            "other_labels": torch.tensor([sample.other_label for sample in samples]),
-            "samples": torch.tensor([sample.number for sample in samples]),
-        }
-    return {
-        "input_ids": torch.tensor([sample.ids + (padding,) * (longest - len(sample.ids)) for sample in samples]),
-        "labels": torch.tensor([sample.labels + (IGNORED,) * (longest - len(sample.ids)) for sample in samples]),
-        "samples": torch.tensor([sample.number for sample in samples]),
-    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quail_train.cli.train import request_of
+from quail_train.training.request import request_of
 
 if TYPE_CHECKING:
     from quail_audit.schema.requests import AuditRequest, TrainRequest

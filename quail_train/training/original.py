@@ -25,8 +25,8 @@ from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_audit.engine.forgetting.models.device import find_dtype
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.data.batches import logits_of
-from quail_train.data.samples import Sample, collate
+from quail_train.data.batches import collate, logits_of
+from quail_train.data.samples import Sample
 from quail_train.objectives.terms import predictions
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from quail_audit.engine.forgetting.models.classifier import padding_id
-from quail_train.data.batches import logits_of
-from quail_train.data.samples import Sample, collate
+from quail_train.data.batches import collate, logits_of
+from quail_train.data.samples import Sample
 from quail_train.objectives.terms import nll, predictions
 
 if TYPE_CHECKING:

@@ -11,22 +11,21 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from quail_audit.core.errors import EXIT_FAIL, QuailError
 from quail_audit.core.writing import cannot_write
 from quail_audit.schema.events.common import CheckpointSaved
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainStep
-from quail_audit.schema.requests import HingeForm, Precision
 from quail_train.data.batches import logits_of
 from quail_train.objectives.hinge import hinge
-from quail_train.objectives.presets import ForgetTerm, RetainTerm
+from quail_train.objectives.objective import Objective, TermName
 from quail_train.objectives.terms import (
     Predictions,
     forward_kl,
@@ -41,7 +40,6 @@ from quail_train.output.checkpoint import checkpoint_writable
 from quail_train.training.original import Original
 from quail_train.training.rounded_forward import RoundedForward, effective_weight
 
-TermName = Literal["forget", "retain", "hinge", "l1"]
 REQUEST = "quail-train.json"  # of a checkpoint to resume from: the request of its run
 MASTER_WEIGHTS = "trained.safetensors"  # of a checkpoint to resume from: what is trained, in the dtype it is trained in
 
@@ -51,32 +49,6 @@ class DivergedError(QuailError):
 
     kind = "diverged"
     exit_code = EXIT_FAIL
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A preset with its numbers.
-
-    Attributes:
-        hinge_weight, retain_weight, l1_weight: lambda, alpha, mu.
-        margin: gamma, in logits (nats for the log-probability form).
-        forget_loss_cap: of gradient ascent, nats a token; None: unbounded.
-    """
-
-    forget: ForgetTerm | None
-    retain: RetainTerm | None
-    hinge: HingeForm | None
-    hinge_precision: Precision
-    hinge_weight: float
-    retain_weight: float
-    l1_weight: float
-    margin: float
-    forget_loss_cap: float | None
-
-    @property
-    def original_is_asked_of(self) -> tuple[bool, bool]:
-        """Whether the original's logits are needed on forget samples, and on retain samples."""
-        return self.hinge is not None or self.forget == "npo", self.retain == "klr"
 
 
 @dataclass(frozen=True, eq=False)
@@ -382,30 +354,3 @@ class UnlearningTrainer(Trainer):
     def _moving(self) -> dict[str, nn.Parameter]:
         model: Any = self.model
         return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-class Watcher(TrainerCallback):
-    """Looks at the training after each step, and stops it: saved, so that it can go on, unless it is over.
-
-    Args:
-        look: step -> whether to stop here as the aim is reached.
-        stop_asked: whether somebody asked to stop.
-    """
-
-    def __init__(self, look: Callable[[int], bool], stop_asked: Callable[[], bool]) -> None:
-        self._look = look
-        self._stop_asked = stop_asked
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """After each step."""
-        if "learning_rate" not in kwargs["logs"]:
-            return control  # the summary at the end
-        reached = self._look(state.global_step)
-        if self._stop_asked() and not reached and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
-        elif reached:
-            control.should_training_stop = True
-        return control

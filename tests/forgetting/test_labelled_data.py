@@ -8,8 +8,8 @@ import pytest
 from tiny_classifiers import write_csv
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.folder import Columns
 from quail_audit.engine.forgetting.data.labels import label_names
+from quail_audit.engine.forgetting.data.rows import Columns
 from quail_audit.engine.forgetting.data.types import Labelled
 from quail_audit.engine.forgetting.measurable import fit_data, read_data
 

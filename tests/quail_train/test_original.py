@@ -17,7 +17,8 @@ from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.training import TrainStep
-from quail_train.data.samples import Sample, collate
+from quail_train.data.batches import collate
+from quail_train.data.samples import Sample
 from quail_train.objectives.terms import nll, predictions
 from quail_train.training.original import precompute
 

@@ -30,8 +30,8 @@ from quail_audit.schema.events.common import CheckpointSaved, Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainEval, TrainStep
 from quail_audit.schema.requests import TrainRequest
-from quail_train.training.run import Stop
 from quail_train.training.trainer import DivergedError, UnlearningTrainer
+from quail_train.training.work import Stop
 
 
 def until(request: TrainRequest, step: int) -> list[Event]:

@@ -15,8 +15,9 @@ from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainEval, TrainStep
 from quail_audit.schema.requests import TrainRequest
-from quail_train.data.samples import collate
-from quail_train.training.run import Stop, train
+from quail_train.data.batches import collate
+from quail_train.training.run import train
+from quail_train.training.work import Stop
 
 LABELS: dict[Kind, tuple[str, ...]] = {"encoder": ("real", "fake"), "decoder": ("real", "fake", "joke")}
 
@@ -101,7 +102,7 @@ def test_the_first_steps_terms_are_those_of_the_plain_model(world: Path, tmp_pat
 
 def test_relabelling_teaches_another_label_the_same_for_a_seed(world: Path) -> None:
     from quail_audit.engine.checkpoints.pair import open_pair
-    from quail_audit.engine.forgetting.data.folder import Columns
+    from quail_audit.engine.forgetting.data.rows import Columns
     from quail_train.data.labelled import read_labelled
 
     pair = open_pair(str(world / "original"), str(world / "original"))

@@ -16,7 +16,8 @@ from quail_audit.runs.follow import replay
 from quail_audit.runs.record import record
 from quail_audit.schema.report import TrainingReport
 from quail_train.cli import train as train_cli
-from quail_train.cli.train import request_of, trainer_options
+from quail_train.cli.train import trainer_options
+from quail_train.training.request import request_of
 
 FEW = ("--max-steps", "2", "--batch-size", "3", "--max-length", "96", "--device", "cpu")
 

@@ -8,7 +8,8 @@ from tiny_language_models import POSTS
 from transformers import PreTrainedTokenizerFast
 
 from quail_audit.core.errors import BadInputError
-from quail_train.data.samples import PlannedSamples, Sample, TrainingData, collate, plan, read_training_data
+from quail_train.data.batches import PlannedSamples, collate, plan
+from quail_train.data.samples import Sample, TrainingData, read_training_data
 from quail_train.objectives.terms import IGNORED
 
 

@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.requests import TrainRequest
-from quail_train.training.run import Stop, train
+from quail_train.training.run import train
+from quail_train.training.work import Stop
 
 
 def make_world(root: Path, llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Path:

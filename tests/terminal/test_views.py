@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 from runs_for_tests import events
 
-from quail_audit.cli.progress.live import LiveView, view
+from quail_audit.cli.progress.audit import view
+from quail_audit.cli.progress.live import LiveView
 from quail_audit.cli.progress.plain import PlainProgress
 from quail_audit.runs.state.audit import Progress, RunState
 from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, MetricScored, SampleScored

@@ -104,7 +104,7 @@ def _measure_and_hash(request: AuditRequest, policy: Policy, journal: Journal) -
 def _measure(request: AuditRequest, policy: Policy, hashing: Hashing, journal: Journal) -> Events:
     """Measure what was asked for; starts the hashing when it is known which files there are."""
     from quail_audit.engine.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
-    from quail_audit.engine.forgetting.data.folder import Columns
+    from quail_audit.engine.forgetting.data.rows import Columns
     from quail_audit.engine.forgetting.measurable import fit_data, read_data
     from quail_audit.engine.forgetting.models.device import find_device, find_dtype
     from quail_audit.engine.schemes.backends.process import Scratch

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from quail_audit.reports import wording
 from quail_audit.runs.folder import RunSummary, list_runs, summarize_run
 from quail_audit.runs.names import RUNS_FOLDER
 from quail_audit.runs.writer import Writer
-from quail_audit.tui.widgets.runs_table import RecentRun, Standing
+from quail_audit.schema.figures import Outcome
+from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.checks import OUTCOME_OF
 
 MOST_RUNS = 50
@@ -48,3 +51,25 @@ class RecentRuns:
             return wording.unjudged(summary.exit_code)
         writer = self._writers.setdefault(folder, Writer(folder))
         return "running" if writer.is_alive() else "stopped"
+
+
+Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]
+
+
+@dataclass(frozen=True)
+class RecentRun:
+    """A run as the table shows it.
+
+    Attributes:
+        folder: of the run, absolute.
+        request: what was asked for.
+        standing: how it ended, or that it has not.
+        exit_code: None where it has not, or was killed.
+        written_s: when it last wrote an event, in seconds since the epoch.
+    """
+
+    folder: Path
+    request: AuditRequest
+    standing: Standing
+    exit_code: int | None
+    written_s: float

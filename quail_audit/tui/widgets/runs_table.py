@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path, PurePath
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from rich.style import Style
 from rich.text import Text
@@ -16,33 +15,13 @@ from textual.widgets import DataTable
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.figures import Outcome
 from quail_audit.schema.requests import AuditRequest
+from quail_audit.tui.live.recent_runs import RecentRun, Standing
 from quail_audit.tui.theme import palette
 
-Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]
 WHEN_COLUMNS, SCHEMES_COLUMNS, STANDING_COLUMNS = 12, 11, 14
 LEAST_PAIR_COLUMNS = 16
 PADDING = 1  # of a cell, on either side
-
-
-@dataclass(frozen=True)
-class RecentRun:
-    """A run as the table shows it.
-
-    Attributes:
-        folder: of the run, absolute.
-        request: what was asked for.
-        standing: how it ended, or that it has not.
-        exit_code: None where it has not, or was killed.
-        written_s: when it last wrote an event, in seconds since the epoch.
-    """
-
-    folder: Path
-    request: AuditRequest
-    standing: Standing
-    exit_code: int | None
-    written_s: float
 
 
 class RunsTable(DataTable[Text]):

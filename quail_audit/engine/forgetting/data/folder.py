@@ -31,10 +31,7 @@ from quail_audit.engine.forgetting.data.types import (
     Row,
     Split,
 )
-from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.schema.layout import CONTINUATIONS, DATA_NAMES, EXAMPLES, QUESTIONS, TEXTS
-
-__all__ = ["Columns", "ForgettingData", "read_data", "read_folder"]
 
 
 def read_folder(

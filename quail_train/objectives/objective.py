@@ -1,0 +1,37 @@
+"""An objective as terms with weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quail_audit.schema.requests import HingeForm, Precision
+from quail_train.objectives.presets import ForgetTerm, RetainTerm
+
+TermName = Literal["forget", "retain", "hinge", "l1"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A preset with its numbers.
+
+    Attributes:
+        hinge_weight, retain_weight, l1_weight: lambda, alpha, mu.
+        margin: gamma, in logits (nats for the log-probability form).
+        forget_loss_cap: of gradient ascent, nats a token; None: unbounded.
+    """
+
+    forget: ForgetTerm | None
+    retain: RetainTerm | None
+    hinge: HingeForm | None
+    hinge_precision: Precision
+    hinge_weight: float
+    retain_weight: float
+    l1_weight: float
+    margin: float
+    forget_loss_cap: float | None
+
+    @property
+    def original_is_asked_of(self) -> tuple[bool, bool]:
+        """Whether the original's logits are needed on forget samples, and on retain samples."""
+        return self.hinge is not None or self.forget == "npo", self.retain == "klr"

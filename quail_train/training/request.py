@@ -1,0 +1,30 @@
+"""Make a training's request from chosen settings, a preset's, and defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from quail_audit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from quail_audit.schema.requests import TrainRequest
+
+
+def request_of(**chosen: Any) -> TrainRequest:
+    """A request of what was chosen, with the preset's settings, then the defaults, for what was not.
+
+    Raises:
+        UsageError: an unknown objective, or a value out of its range.
+    """
+    from pydantic import ValidationError
+
+    from quail_audit.schema.command_line import option_of
+    from quail_audit.schema.requests import TrainRequest
+    from quail_train.objectives.presets import preset_named
+
+    settings = dict(preset_named(chosen["objective"]).settings) if "objective" in chosen else {}
+    try:
+        return TrainRequest.model_validate({**settings, **chosen})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(first["msg"], where=option_of(str(first["loc"][0])), mend="See quail train --help") from error
