@@ -8,7 +8,7 @@ import torch
 from tiny_classifiers import Kind, make_world
 from typer.testing import CliRunner
 
-from quail_audit.cli.main import app
+from quail_audit.cli.app import app
 from quail_audit.engine.audit.run import audit
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.events.audit import MetricScored, SampleScored

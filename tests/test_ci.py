@@ -14,7 +14,7 @@ import typer
 import yaml
 from made_runs import events, write_run
 
-from quail_audit.cli.main import app
+from quail_audit.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".github" / "actions" / "audit"

@@ -52,7 +52,7 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Audit
         seen.append((request, others))
         return 0
 
-    monkeypatch.setattr(cli, "audit_and_show", record)
+    monkeypatch.setattr("quail_audit.cli.audit.audit_and_show", record)
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     return seen[0]

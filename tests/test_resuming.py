@@ -20,7 +20,7 @@ from test_audit import fails_for, request, started
 from test_calibrated_audit import SCHEME, stand_in, texts
 from test_cli import QUAIL, quail
 
-from quail_audit.cli import main as cli
+from quail_audit.cli import running
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint
@@ -131,7 +131,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def goes_on(finished: Finished, folder: Path) -> None:
     """See that a folder's run goes on to what the finished one came to."""
-    cli.resume_and_show(folder, output=folder / "result.txt", quiet=True)
+    running.resume_and_show(folder, output=folder / "result.txt", quiet=True)
     assert lines_of(folder) == lines_of(finished.folder)
     assert report_in(folder) == report_in(finished.folder)
     assert not (folder / JOURNAL).exists()
@@ -251,7 +251,7 @@ def test_a_run_that_ended_as_its_last_scheme_failed_tries_that_again(
 def test_of_a_finished_audit_the_result_is_shown_again(finished: Finished, tmp_path: Path, work: Counter[str]) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
-    code = cli.resume_and_show(folder, format="json", output=tmp_path / "result.json")
+    code = running.resume_and_show(folder, format="json", output=tmp_path / "result.json")
     assert code == read_report(finished.folder).exit_code
     assert Report.model_validate_json((tmp_path / "result.json").read_text()) == read_report(finished.folder)
     assert (folder / EVENTS).read_bytes() == (finished.folder / EVENTS).read_bytes()
@@ -273,12 +273,12 @@ def test_what_changed_since_is_refused_and_nothing_is_lost(
     with pytest.raises(
         BadInputError, match=r"go on as it began: verbmem/forget\.json of the data was written to since"
     ):
-        cli.resume_and_show(tmp_path / "run", quiet=True)
+        running.resume_and_show(tmp_path / "run", quiet=True)
     assert "to go on" not in capsys.readouterr().err
     assert lines_of(tmp_path / "run")[:-1] == before
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "kept").rename(tmp_path / "data")
-    assert cli.resume_and_show(tmp_path / "run", output=tmp_path / "result", quiet=True) == 0
+    assert running.resume_and_show(tmp_path / "run", output=tmp_path / "result", quiet=True) == 0
 
 
 def test_a_run_that_goes_on_elsewhere_is_refused(finished: Finished, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from quail_audit.cli.main import _add_plugged_in_commands, app
+from quail_audit.cli.app import app
+from quail_audit.cli.main import _add_plugged_in_commands
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("quail_audit", "quail_train")

@@ -1,15 +1,28 @@
 """What this machine can run, and the command that installs what it lacks."""
 
+from __future__ import annotations
+
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import quail_audit
+from quail_audit.cli.app import app
+from quail_audit.cli.exit_codes import reports_errors
+from quail_audit.cli.output import new_console
+from quail_audit.core.errors import (
+    EXIT_ENVIRONMENT,
+)
 from quail_audit.core.machine import package_version, usable_cores
 from quail_audit.core.untrusted import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 OLDEST_PYTHON = (3, 11)
 
@@ -147,3 +160,23 @@ def show_schemes(console: Console) -> int:
         Text(" Name one with quail audit --scheme NAME; repeat the option for several, or say all.", style="dim")
     )
     return 0
+
+
+@app.command()
+@reports_errors
+def schemes() -> int:
+    """List the quantization schemes, and whether this machine can run them."""
+    from quail_audit.cli.doctor import show_schemes
+
+    return show_schemes(new_console(sys.stdout))
+
+
+@app.command()
+@reports_errors
+def doctor() -> int:
+    """Say what this machine can run, which versions it has, and what to install for the rest."""
+    from quail_audit.cli.doctor import examine, show
+
+    findings = examine()
+    show(findings, new_console(sys.stdout))
+    return EXIT_ENVIRONMENT if any(finding.needed and not finding.found for finding in findings) else 0

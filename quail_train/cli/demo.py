@@ -80,7 +80,7 @@ def demo(
     code, 1, as it should. With --repair it goes on: quail train makes DIR/repaired, whose audit passes, so the exit
     code is 0.
     """
-    from quail_audit.cli.main import audit_and_show
+    from quail_audit.cli.running import audit_and_show
     from quail_audit.runs.names import RUNS_FOLDER, new_run_id
     from quail_audit.schema.command_line import audit_arguments
     from quail_audit.schema.requests import AuditRequest

@@ -230,7 +230,8 @@ def train_and_show(
     Raises:
         QuailError: the run could not be finished; what was done is in its folder.
     """
-    from quail_audit.cli.main import follow, new_console
+    from quail_audit.cli.output import new_console
+    from quail_audit.cli.running import follow
     from quail_audit.reports.text.training import show
     from quail_audit.runs.folder import new_run
     from quail_audit.runs.names import RUNS_FOLDER, new_run_id

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,9 +14,6 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.models.classifier import padded
 from quail_train.data.samples import Sample, TrainingData
 from quail_train.objectives.terms import IGNORED
-
-if TYPE_CHECKING:
-    pass
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor], rows: slice = slice(None)) -> torch.Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import quail_audit
 from quail_audit.core.clock import utc_now
@@ -21,9 +20,6 @@ from quail_train.objectives.presets import preset_named
 from quail_train.training.plan import decide, names_at_risk, read_data, refuse_quantized
 from quail_train.training.steps import make_steps
 from quail_train.training.work import Stop, Work
-
-if TYPE_CHECKING:
-    pass
 
 Events = Generator[Event, None, None]
 

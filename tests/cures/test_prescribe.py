@@ -8,7 +8,9 @@ import typer.main
 from runs_for_tests import REQUEST, layer
 from typer.testing import CliRunner
 
-from quail_audit.cli import attribute as cure_cli
+from quail_audit.cli import prescribe as prescribe_cli
+from quail_audit.cli.attribute import attribute
+from quail_audit.cli.recipe import recipe
 from quail_audit.core.errors import UsageError
 from quail_audit.engine.schemes import rtn
 from quail_audit.engine.schemes.registry import known_schemes
@@ -109,7 +111,7 @@ def test_nothing_came_back_or_nobody_can_tell() -> None:
 
 @pytest.mark.parametrize("name", ["carry", "train", "attribute", "recipe"])
 def test_every_option_of_a_command_is_one_of_that_command(name: str) -> None:
-    functions = {"carry": carry, "train": train, "attribute": cure_cli.attribute, "recipe": cure_cli.recipe}
+    functions = {"carry": carry, "train": train, "attribute": attribute, "recipe": recipe}
     app = typer.Typer()
     app.command(name)(functions[name])
     options = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
@@ -134,8 +136,8 @@ def test_applying_the_first_cure_audits_its_result(
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return type("Done", (), {"returncode": 0})
 
-    monkeypatch.setattr(cure_cli.subprocess, "run", run)
-    code = cure_cli.prescribe(erased_run, apply=True, quiet=True)
+    monkeypatch.setattr(prescribe_cli.subprocess, "run", run)
+    code = prescribe_cli.prescribe(erased_run, apply=True, quiet=True)
     shown = capsys.readouterr().out
     assert "1. carry" in shown or "1. calibrated carry" in shown
     assert "before → after" in shown
@@ -143,4 +145,4 @@ def test_applying_the_first_cure_audits_its_result(
     assert audits[0].request.unlearned.endswith("-carried")
     assert audits[0].exit_code == code
     with pytest.raises(UsageError, match="did not measure fp4"):
-        cure_cli.prescribe(erased_run, scheme="fp4")
+        prescribe_cli.prescribe(erased_run, scheme="fp4")

@@ -13,7 +13,7 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from quail_audit.cli.attribute import attribute as attribute_command
-from quail_audit.cli.attribute import recipe as recipe_command
+from quail_audit.cli.recipe import recipe as recipe_command
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.cures.recipe import configurations, find_attribution, in_order, recipe, smallest

@@ -9,7 +9,7 @@ from test_cli import quail
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from quail_audit.cli.main import reports_errors
+from quail_audit.cli.exit_codes import reports_errors
 from quail_audit.core.errors import UsageError
 from quail_audit.runs.folder import new_run
 from quail_audit.runs.follow import replay

@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from quail_audit.engine.schemes.interface import ByLayer, Scheme
 
 
-if TYPE_CHECKING:
-    from quail_audit.engine.schemes.calibrated import CalibratedScheme
-    from quail_audit.engine.schemes.interface import ByLayer, Scheme
-
-
 AnyScheme: TypeAlias = "Scheme | CalibratedScheme | ByLayer"
 Said = ArmStarted | LayerMeasured | LayerQuantized | MetricScored | Noted | WeightsMeasured  # samples are not kept
 R = TypeVar("R")

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from quail_audit.engine.weights import kernel_parts as block_sums
-
-if TYPE_CHECKING:
-    pass
-
 
 Counts = npt.NDArray[np.int64]
 

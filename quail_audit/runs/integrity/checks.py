@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, BadInputError, QuailError
 from quail_audit.core.values import Model
@@ -17,10 +17,6 @@ from quail_audit.runs.report_file import read_with_document
 from quail_audit.runs.state.audit import RunState
 from quail_audit.schema.figures import FileRole
 from quail_audit.schema.report import Report
-
-if TYPE_CHECKING:
-    pass
-
 
 Standing = Literal["unchanged", "changed", "missing", "added", "not checked"]
 

@@ -6,7 +6,6 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError, UsageError
@@ -18,9 +17,6 @@ from quail_audit.runs.names import EVENTS
 from quail_audit.schema.figures import FileHash, FileRole
 from quail_audit.schema.layout import data_files, description_files, weights_read_first
 from quail_audit.schema.report import Report
-
-if TYPE_CHECKING:
-    pass
 
 _CHECKPOINTS: tuple[FileRole, ...] = ("original", "unlearned", "retrain")
 

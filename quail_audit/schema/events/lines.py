@@ -7,7 +7,7 @@ this process can open. A run's events.jsonl is a list of them, and its report is
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -44,10 +44,6 @@ from quail_audit.schema.events.cures import (
     UnitMeasured,
 )
 from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainingStarted, TrainStep
-
-if TYPE_CHECKING:
-    pass
-
 
 Event = (
     CureStarted

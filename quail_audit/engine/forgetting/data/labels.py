@@ -6,13 +6,10 @@ Not here: reading the folder (data.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-
-if TYPE_CHECKING:
-    pass
 
 MOST_NAMED = 6
 

@@ -1,0 +1,83 @@
+"""`quail policy init` and `quail policy check`."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quail_audit.cli.exit_codes import plain, reports_errors
+from quail_audit.cli.output import new_console
+from quail_audit.cli.running import read_baseline
+from quail_audit.core.errors import (
+    BadInputError,
+)
+
+policy_commands = typer.Typer(help="What a release has to meet: write a policy, and hold a run against one.")
+
+
+@policy_commands.command("init")
+@reports_errors
+def policy_init(
+    file: Annotated[Path, typer.Argument(help="The file to write; none that is there is overwritten.")] = Path(
+        "quail.toml"
+    ),
+) -> int:
+    """Write a policy with the default limits, and with comments that say what else it can hold."""
+    from quail_audit.verdict.policy_file import write_template
+
+    write_template(file)
+    typer.echo(f"wrote {plain(str(file))}: the default limits. quail audit reads it where it is started", err=True)
+    return 0
+
+
+@policy_commands.command(
+    "check",
+    epilog="Examples:\n\n"
+    "  quail policy check .quail/runs/20260101-120000-ab12\n\n"
+    "  quail policy check .quail/runs/20260101-120000-ab12 --policy stricter.toml\n\n"
+    "  quail policy check .quail/runs/20260102-090000-cd34 --baseline .quail/runs/20260101-120000-ab12",
+)
+@reports_errors
+def policy_check(
+    run: Annotated[Path, typer.Argument(help="The folder of an audit's run.", show_default=False)],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge the run by this policy, today; none: by the default limits. Default: by the one it was judged "
+            "by, on its own day.",
+            metavar="FILE|none",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Fail it only on what got worse than in this earlier run. Default: the audit's own baseline, if any.",
+            metavar="RUN",
+        ),
+    ] = None,
+) -> int:
+    """Say of each rule what came of it, the figure beside the limit. Nothing is measured again.
+
+    The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive.
+    """
+    from quail_audit.reports.text import rules as rules_text
+    from quail_audit.runs.folder import read_report
+    from quail_audit.schema.policy import Policy
+    from quail_audit.verdict.checks import exit_code
+    from quail_audit.verdict.judge import day_of, judge_report, unmeasured
+    from quail_audit.verdict.policy_file import policy_asked_for, read_policy
+
+    found = read_report(run)
+    if found.verdict is None:
+        raise BadInputError("the run has no verdict: it was stopped before its end", where=str(run))
+    recorded = found.policy.effective if found.policy is not None else Policy()
+    used = recorded if policy is None else read_policy(policy_asked_for(policy, Path()))
+    today = day_of(found) if policy is None else datetime.datetime.now(datetime.UTC).date()
+    before = found.request.baseline if baseline is None else baseline
+    judged = judge_report(found, used, today, None if before is None else read_baseline(before))
+    rules_text.show(judged, new_console(sys.stdout))
+    return exit_code(judged.overall, unmeasured(found))
