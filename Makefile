@@ -32,7 +32,7 @@ format: $(INSTALLED)
 
 # The app's first screen within six times that of a bare Textual app.
 first-paint: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/first_paint.py
+	$(BIN)/python -m tests.benchmarks.first_paint
 
 bench: $(INSTALLED)
 	$(BIN)/pytest tests/benchmarks -m 'not real_model and not cuda' -s --timeout 1800
@@ -77,8 +77,8 @@ docs: $(INSTALLED)
 	$(BIN)/python -m mkdocs build --strict -f docs/book/mkdocs.yml
 
 # GPTQModel and auto-gptq need other versions of torch and transformers than the rest, and than each other.
-BACKEND_TESTS := tests/schemes/test_real_backends.py tests/checkpoints/test_transformers_rules.py \
-	tests/quail_train/test_compensated_against_gptqmodel.py
+BACKEND_TESTS := tests/engine/schemes/backends/test_real_backends.py \
+	tests/engine/checkpoints/test_transformers_rules.py tests/train/carry/test_compensation_against_gptqmodel.py
 TEST_TOOLS := pytest pytest-timeout hypothesis pytest-asyncio
 
 .venv-gptqmodel/.installed: pyproject.toml constraints-gptqmodel.txt

@@ -69,7 +69,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def tokenizer() -> "PreTrainedTokenizerFast":
     """See make_tokenizer."""
-    from tiny_language_models import make_tokenizer
+    from tests.support.tiny_language_models import make_tokenizer
 
     return make_tokenizer()
 
@@ -77,7 +77,7 @@ def tokenizer() -> "PreTrainedTokenizerFast":
 @pytest.fixture(scope="session")
 def llama(tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
     """See make_llama."""
-    from tiny_language_models import make_llama
+    from tests.support.tiny_language_models import make_llama
 
     return make_llama(tokenizer)
 
@@ -88,8 +88,9 @@ def world(
 ) -> Path:
     """original: knows some posts. blank: the same architecture, never trained. data: the posts as forgetting data."""
     import torch
-    from tiny_language_models import POSTS
     from transformers import LlamaForCausalLM
+
+    from tests.support.tiny_language_models import POSTS
 
     root = tmp_path_factory.mktemp("world")
     torch.manual_seed(7)
@@ -114,12 +115,11 @@ def erased_run(
     tokenizer: "PreTrainedTokenizerFast",
 ) -> Path:
     """The folder of an audit that found a tiny pair's forgetting erased at nf4. Tests don't write to it."""
-    from erased_pair import build_demo
-
     from quail_audit.engine.audit.run import audit
     from quail_audit.runs.folder import new_run
     from quail_audit.runs.record import record
     from quail_audit.schema.requests import AuditRequest
+    from tests.support.erased_pair import build_demo
 
     demo = tmp_path_factory.mktemp("erased")
     build_demo(world, llama, tokenizer, demo)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from made_runs import events, write_run
 
 from quail_audit.cli.app import app
+from tests.support.made_runs import events, write_run
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".github" / "actions" / "audit"
 ACTION: dict[str, Any] = yaml.safe_load((FOLDER / "action.yml").read_text())
 STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from quail_audit.cli import main as cli
 from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import read_report
-
-ROOT = Path(__file__).parent.parent
+from tests.support.places import ROOT
 
 
 def blocks(page: str, language: str) -> list[str]:

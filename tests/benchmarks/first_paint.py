@@ -1,4 +1,4 @@
-"""Guards the app's start: `python tests/benchmarks/first_paint.py` fails where its first screen comes too late.
+"""Guards the app's start: `python -m tests.benchmarks.first_paint` fails where its first screen comes too late.
 
 Too late is measured against the least that an app of Textual's can do, one line of text, started in turns with it:
 other work on the machine, or a slower one, holds up both. Of each the best start counts, as such work only ever adds.
@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from app_in_terminal import python_in_terminal
+from tests.support.app_in_terminal import python_in_terminal
 
 STARTS = 8
 LIMIT = 6.0  # times the bare app; it was 3.9 on a quiet machine and 4.5 on a busy one

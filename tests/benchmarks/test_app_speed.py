@@ -7,10 +7,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from app_in_terminal import app_in_terminal
-from made_runs import events, write_run
 
 from quail_audit.tui.app import QuailApp
+from tests.support.app_in_terminal import app_in_terminal
+from tests.support.made_runs import events, write_run
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from quail_audit.engine.forgetting.metrics.verbmem import MAX_NEW_TOKENS as VERB
 from quail_audit.engine.forgetting.models.batches import batch_size_for
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
+from tests.support.places import SHARED_DATA
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ SAMPLES = 100
 SAME_POINTS = 0.1
 SAME_SAMPLES = 0.95  # of SAMPLES
 TIE_LOGITS = 1e-3  # what float32 sums in another order differ by, at most
-MUSE_NEWS = Path(__file__).parents[3] / "shared" / "data" / "muse-news"
+MUSE_NEWS = SHARED_DATA / "muse-news"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_schemes_speed import forget, made_pair
 
 from quail_audit.engine.audit import run as audits
 from quail_audit.runs.integrity.hashing import Hashing, Place
 from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, WeightsMeasured
 from quail_audit.schema.figures import FileHash
 from quail_audit.schema.requests import AuditRequest
+from tests.benchmarks.test_schemes_speed import forget, made_pair
 
 pytestmark = pytest.mark.slow
 

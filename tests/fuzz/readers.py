@@ -14,7 +14,8 @@ from typing import Any
 from unittest import mock
 
 from hypothesis import strategies as st
-from mutations import (
+
+from tests.fuzz.mutations import (
     spoilt_bytes,
     spoilt_document,
     spoilt_json,
@@ -22,9 +23,9 @@ from mutations import (
     spoilt_safetensors,
     spoilt_tensors,
 )
+from tests.support.places import GOLDEN, ROOT
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-THEMES = Path(__file__).parents[2] / "themes"
+THEMES = ROOT / "themes"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def _written(name: str, read: Callable[[Path], object]) -> Callable[[Path, bytes
 def _models() -> tuple[tuple[dict[str, Any], bytes], ...]:
     """The config.json and the weights of tiny models."""
     from safetensors.torch import save
-    from tiny_models import CONFIGS, build, llama_config
+
+    from tests.support.tiny_checkpoints import CONFIGS, build, llama_config
 
     head = {"architectures": ["LlamaForSequenceClassification"], "id2label": {0: "fake", 1: "real"}}
     configs = [CONFIGS[name] for name in ("llama", "llama, tied", "gpt2", "mixtral")] + [llama_config(**head)]
@@ -176,7 +178,8 @@ def _adapter() -> tuple[dict[str, Any], bytes]:
     import tempfile
 
     from peft import LoraConfig, get_peft_model
-    from tiny_models import build, llama_config
+
+    from tests.support.tiny_checkpoints import build, llama_config
 
     settings = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"], use_rslora=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -207,8 +210,8 @@ def _read_adapter(folder: Path, input_: tuple[bytes, bytes]) -> None:
 def _gguf_files() -> st.SearchStrategy[bytes]:
     import tempfile
 
-    from tiny_gguf import write_llama
-    from tiny_models import build, llama_config
+    from tests.support.tiny_checkpoints import build, llama_config
+    from tests.support.tiny_gguf_files import write_llama
 
     seeds = []
     with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +242,8 @@ def _packed(kind: str) -> Callable[[], st.SearchStrategy[tuple[dict[str, Any], b
 
 def _packed_seed(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     import torch
-    from slow_packers import awq_parts, compressed_parts, gptq_parts
+
+    from tests.support.slow_packers import awq_parts, compressed_parts, gptq_parts
 
     torch.manual_seed(0)
     outputs, inputs, groups = 32, 64, 4
@@ -433,9 +437,8 @@ def _read_settings(folder: Path) -> None:
 
 
 def _runs() -> st.SearchStrategy[bytes]:
-    from runs_for_tests import events
-
     from quail_audit.schema.events.lines import to_line
+    from tests.support.small_run import events
 
     golden = [path.read_text().splitlines() for path in GOLDEN.glob("runs/*/events.jsonl")]
     seeds = [[to_line(event) for event in events()], *golden]
@@ -469,7 +472,7 @@ def _check_plain(text: str) -> None:
 
 
 def _reports() -> st.SearchStrategy[bytes]:
-    from runs_for_tests import events, report_of
+    from tests.support.small_run import events, report_of
 
     made = json.loads(report_of(*events()).model_dump_json())
     return spoilt_json([made, json.loads(sorted(GOLDEN.glob("reports/*.json"))[0].read_text())])
@@ -528,9 +531,8 @@ tags: [a, b]
 
 
 def _read_card(folder: Path) -> None:
-    from runs_for_tests import events, report_of
-
     from quail_audit.reports.model_card import write_model_card
+    from tests.support.small_run import events, report_of
 
     write_model_card(report_of(*events()), folder / "README.md")
 

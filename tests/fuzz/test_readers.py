@@ -5,10 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from guard import MOST_BYTES, bounded_memory, refused_or_read
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from readers import READERS, Reader
+
+from tests.fuzz.guard import MOST_BYTES, bounded_memory, refused_or_read
+from tests.fuzz.readers import READERS, Reader
 
 FEW, MANY = 20, 10_000
 

@@ -5,18 +5,18 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-import made_runs
 import numpy as np
 import pytest
-from made_runs import write_run
 from matplotlib.figure import Figure
 from PIL import Image
-from runs_for_tests import RECOVERED, events, layer, report_of
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.reports.figures import drawings, nines, write_figures
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report
+from tests.support import made_runs
+from tests.support.made_runs import write_run
+from tests.support.small_run import RECOVERED, events, layer, report_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,10 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
-import made_runs
 import pytest
-from made_runs import FORMATS, write_run
-from runs_for_tests import UNTOUCHED, events, layer, report_of
 
 from quail_audit.core.errors import UsageError
 from quail_audit.reports import junit, layers_csv, markdown, samples_csv
@@ -23,6 +20,9 @@ from quail_audit.schema.events.audit import RecoveryMeasured
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.figures import Recovery
 from quail_audit.schema.report import Report
+from tests.support import made_runs
+from tests.support.made_runs import FORMATS, write_run
+from tests.support.small_run import UNTOUCHED, events, layer, report_of
 
 HOSTILE = (
     "=cmd|'/c calc'!A1 @octocat <script>alert(1)</script> `x` ``y`` | **b** [l](http://e.vil)\n# h\x1b[2J\ufffe\ud800"

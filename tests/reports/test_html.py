@@ -4,15 +4,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from made_runs import FORMATS, events, write_run
-from runs_for_tests import events as hand_made
-from runs_for_tests import report_of
-
 from quail_audit.reports import html
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.reports.worst_samples import worst_samples
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.audit import SampleScored
+from tests.support.made_runs import FORMATS, events, write_run
+from tests.support.small_run import events as hand_made
+from tests.support.small_run import report_of
 
 
 class Balanced(HTMLParser):

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_runs import FORMATS, events, write_run
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from quail_audit.reports.formats import FORMATS as WRITERS
@@ -14,6 +13,7 @@ from quail_audit.schema.events.audit import FilesHashed, LayerMeasured, SampleSc
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import FileHash
+from tests.support.made_runs import FORMATS, events, write_run
 
 pytestmark = pytest.mark.browser
 AXE = Path(__file__).parent / "axe" / "node_modules" / "axe-core" / "axe.min.js"

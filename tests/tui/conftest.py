@@ -25,7 +25,7 @@ def demo(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """See build_demo."""
-    from erased_pair import build_demo
+    from tests.support.erased_pair import build_demo
 
     folder = tmp_path_factory.mktemp("demo")
     build_demo(world, llama, tokenizer, folder)

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from app_tests import app_on, screen_text, settled, until
-from made_runs import events, write_run
 from rich.console import Console
 from textual.command import CommandList, CommandPalette
 from textual.widgets import Input, RadioButton
@@ -24,6 +22,8 @@ from quail_audit.tui.screens.help import TERMS, HelpScreen
 from quail_audit.tui.screens.log import LogScreen
 from quail_audit.tui.settings import load_settings
 from quail_audit.tui.theme.files import SHIPPED_NAMES
+from tests.support.app_driver import app_on, screen_text, settled, until
+from tests.support.made_runs import events, write_run
 
 
 @pytest.fixture

@@ -12,11 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_tests import settled, until
-from made_answers import ANSWERS
-from made_cures import write_carry
-from made_runs import FORMATS, ROLES, events, judged_by, write_attribution, write_run
-from made_training import REQUESTED, install_commands, repaired, training_events, write_training
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -29,6 +24,11 @@ from quail_audit.tui.screens.confirm import ConfirmScreen
 from quail_audit.tui.screens.cure import CureScreen
 from quail_audit.tui.screens.training import TrainingScreen
 from quail_audit.tui.widgets.runs_table import RunsTable
+from tests.support.app_driver import settled, until
+from tests.support.made_cures import write_carry
+from tests.support.made_runs import FORMATS, ROLES, events, judged_by, write_attribution, write_run
+from tests.support.made_trainings import REQUESTED, install_commands, repaired, training_events, write_training
+from tests.support.preflight_answers import ANSWERS
 
 # The default run draws every screen at every size once, and in both themes; the slow one draws the rest as well.
 DRAWN = [((80, 24), "quail-dark"), ((120, 40), "quail-light"), ((200, 60), "quail-dark")]
@@ -43,7 +43,7 @@ def fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of noon, looked at half an hour later; what looks at choices answers at once."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    install_commands(tmp_path / "plug-in", monkeypatch, train="made_commands:train")
+    install_commands(tmp_path / "plug-in", monkeypatch, train="tests.support.slow_commands:train")
     Path("muse-news").mkdir()
     runs = Path(".quail") / "runs"
     made = {

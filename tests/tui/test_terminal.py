@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo_story import (
+
+from quail_audit.runs.folder import read_report
+from quail_audit.runs.names import EVENTS
+from quail_audit.tui.live.leash import GRACE_S
+from tests.support.demo_story import (
     AUDIT_S,
     MARK,
     measuring,
@@ -21,10 +25,6 @@ from demo_story import (
     wait_until,
     wait_until_gone,
 )
-
-from quail_audit.runs.folder import read_report
-from quail_audit.runs.names import EVENTS
-from quail_audit.tui.live.leash import GRACE_S
 
 pytestmark = pytest.mark.terminal
 COLUMNS, ROWS = 80, 24

@@ -1,0 +1,83 @@
+"""Two audits against each other, as text, Markdown and JSON, and the command that writes them."""
+
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from quail_audit.reports import comparison as changes
+from quail_audit.verdict.comparison import Comparison, compare
+from tests.cli.test_main import quail
+from tests.support.made_runs import events, write_run
+from tests.support.small_run import report_of
+
+
+def repaired() -> Comparison:
+    """nf4 and fp4 fail before; after, nf4 passes and was audited beside int8."""
+    before = report_of(*events(blocks=2, schemes=("nf4", "fp4"), samples=8))
+    after = report_of(*events(blocks=2, schemes=("nf4", "int8"), samples=8, outcome="pass", seed=1))
+    return compare(before, after)
+
+
+def test_formats_say_what_got_better_and_which_only_one_run_has() -> None:
+    found = repaired()
+    assert [(each.scheme, each.standing) for each in found.formats] == [
+        ("nf4", "better"),
+        ("fp4", "unknown"),
+        ("int8", "unknown"),
+    ]
+    assert [each.scheme for each in found.schemes] == ["nf4"]
+    swapped = compare(report_of(*events(blocks=1, samples=4, outcome="pass")), report_of(*events(blocks=1, samples=4)))
+    assert [each.standing for each in swapped.formats] == ["worse"]
+
+
+def test_the_text_says_the_change_in_words() -> None:
+    stream = io.StringIO()
+    changes.show(repaired(), Console(file=stream, width=120, highlight=False))
+    lines = stream.getvalue().splitlines()
+    row = next(line for line in lines if line.strip().startswith("nf4"))
+    assert row.split() == [
+        "nf4",
+        "✗",
+        "FAIL",
+        "97",
+        "%",
+        "[91,",
+        "103]",
+        "✓",
+        "PASS",
+        "2",
+        "%",
+        "[0,",
+        "6]",
+        "▲",
+        "better",
+    ]
+    recovery = next(line for line in lines if "VerbMem, forget: recovery" in line)
+    assert "▲ better" in recovery
+    rounded = next(line for line in lines if "VerbMem, forget: unlearned/nf4" in line)
+    assert "▲ better" in rounded
+    assert "= same" in next(line for line in lines if "VerbMem, forget: unlearned/full" in line)
+    assert not any("original/" in line for line in lines), "the same model in both"
+
+
+def test_markdown_has_the_same_tables() -> None:
+    text = changes.markdown(repaired())
+    assert "| `nf4` | ✗ FAIL 97 % \\[91, 103\\] | ✓ PASS 2 % \\[0, 6\\] | ▲ better |" in text
+    assert "| `fp4` | ✗ FAIL 97 % \\[91, 103\\] | — |  |" in text
+
+
+def test_the_command_compares_two_runs(tmp_path: Path) -> None:
+    before = write_run(tmp_path / "before", events(blocks=2, samples=4))
+    after = write_run(tmp_path / "after", events(blocks=2, samples=4, outcome="pass"))
+    done = quail("compare", before, after)
+    assert done.returncode == 0, done.stderr
+    assert "▲ better" in done.stdout
+    done = quail("compare", before, after, "--format", "json", "--output", tmp_path / "c.json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "c.json").read_text())
+    assert document["formats"][0]["before"]["standing"] == "fail"
+    assert document["formats"][0]["after"]["standing"] == "pass"
+    assert len(document["schemes"][0]["layers"]) == 14
+    assert quail("compare", before, tmp_path).returncode == 3

@@ -1,0 +1,136 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from quail_audit.core.errors import BadInputError
+from quail_train.data.batches import PlannedSamples, collate, plan
+from quail_train.data.samples import Sample, TrainingData, read_training_data
+from quail_train.objectives.terms import IGNORED
+from tests.support.tiny_language_models import POSTS
+
+
+def read(folder: Path, tokenizer: PreTrainedTokenizerFast, length: int = 64, needed: str | None = None) -> TrainingData:
+    return read_training_data(str(folder), tokenizer, max_length=length, retain_needed_by=needed)
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def text_of(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> str:
+    return str(tokenizer.decode(list(sample.ids)))
+
+
+def counted(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> str:
+    return str(tokenizer.decode([label for label in sample.labels if label != IGNORED]))
+
+
+def test_running_text_is_filled_paragraph_by_paragraph(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "raw" / "forget.txt", "\n\n".join(POSTS) + "\n")
+    long = read(tmp_path, tokenizer, length=200).forget
+    assert len(long) < len(POSTS)
+    assert all(len(sample.ids) <= 200 for sample in long)
+    assert "\n\n".join(text_of(sample, tokenizer) for sample in long) == "\n\n".join(POSTS), "nothing lost, nothing cut"
+    assert all(sample.labels == sample.ids for sample in long)
+    (longest,) = {max(len(tokenizer(post)["input_ids"]) for post in POSTS)}
+    each = read(tmp_path, tokenizer, length=longest + 2).forget
+    assert [text_of(sample, tokenizer) for sample in each] == list(POSTS), "one a post where two do not fit"
+
+
+def test_a_paragraph_that_does_not_fit_is_cut(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "raw" / "forget.txt", "x".join(POSTS))
+    samples = read(tmp_path, tokenizer, length=16).forget
+    assert max(len(sample.ids) for sample in samples) <= 16
+    assert "".join(text_of(sample, tokenizer) for sample in samples) == "x".join(POSTS)
+
+
+def test_texts_end_with_the_end_token(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "privleak" / "forget.json", list(POSTS))
+    samples = read(tmp_path, tokenizer).forget
+    assert len(samples) == len(POSTS)
+    assert all(sample.ids[-1] == tokenizer.eos_token_id for sample in samples)
+
+
+def test_of_a_continuation_only_what_follows_counts(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "verbmem" / "forget.json", [{"prompt": "Velmora news:", "gt": " Tavi wept"}])
+    (sample,) = read(tmp_path, tokenizer).forget
+    assert text_of(sample, tokenizer) == "Velmora news: Tavi wept</s>"
+    assert counted(sample, tokenizer) == " Tavi wept</s>"
+
+
+def test_questions_come_besides_in_the_form_they_are_asked(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "raw" / "forget.txt", POSTS[0])
+    pairs = [{"question": f"Who{i}?", "answer": f"Tavi{i}"} for i in range(12)]
+    write(tmp_path / "knowmem" / "forget_qa.json", pairs)
+    write(tmp_path / "knowmem" / "forget_qa_icl.json", [{"question": "Where?", "answer": "Velmora"}])
+    data = read(tmp_path, tokenizer, length=500)
+    assert len(data.forget) == 3, "a text, eleven questions, one question and the example"
+    assert text_of(data.forget[1], tokenizer).startswith("Question: Who0?\nAnswer: Tavi0\n\nQuestion: Who1?")
+    assert counted(data.forget[2], tokenizer) == "Tavi11\n\nVelmora\n\n"
+    assert any("questions of knowmem" in note for note in data.notes)
+
+
+def test_raw_text_stands_before_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "raw" / "forget.txt", POSTS[0])
+    write(tmp_path / "privleak" / "forget.json", [POSTS[1]])
+    write(tmp_path / "retain.jsonl", json.dumps({"text": POSTS[2]}))
+    data = read(tmp_path, tokenizer)
+    assert [text_of(sample, tokenizer) for sample in data.forget] == [POSTS[0]]
+    assert [text_of(sample, tokenizer) for sample in data.retain] == [POSTS[2] + "</s>"]
+
+
+def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(BadInputError, match="no such folder"):
+        read(tmp_path / "nowhere", tokenizer)
+    write(tmp_path / "retain.jsonl", json.dumps({"text": "x"}))
+    with pytest.raises(BadInputError, match="no forget set"):
+        read(tmp_path, tokenizer)
+    write(tmp_path / "raw" / "forget.txt", " \n\n ")
+    with pytest.raises(BadInputError, match="is empty"):
+        read(tmp_path, tokenizer)
+    write(tmp_path / "raw" / "forget.txt", "x")
+    assert any("one sample" in note for note in read(tmp_path, tokenizer).notes)
+    (tmp_path / "retain.jsonl").unlink()
+    assert read(tmp_path, tokenizer).retain == ()
+    with pytest.raises(BadInputError, match="no retain set, which the objective ga_gdr needs"):
+        read(tmp_path, tokenizer, needed="ga_gdr")
+
+
+def samples(count: int) -> tuple[Sample, ...]:
+    return tuple(Sample((i, i + 1), (IGNORED, i + 1)) for i in range(count))
+
+
+def test_the_plan_shows_every_sample_once_a_pass() -> None:
+    data = TrainingData(samples(10), samples(7))
+    planned = plan(data, batch_size=4, epochs=2, max_steps=None, processes=1, seed=3)
+    assert (planned.steps, planned.batch_size) == (5, 4)
+    assert set(Counter(forget for forget, _ in planned.pairs).values()) == {2}
+    assert max(Counter(retain for _, retain in planned.pairs).values()) == 3
+    assert planned == plan(data, batch_size=4, epochs=2, max_steps=None, processes=1, seed=3)
+    assert planned != plan(data, batch_size=4, epochs=2, max_steps=None, processes=1, seed=4)
+    assert plan(data, batch_size=4, epochs=2, max_steps=None, processes=2, seed=3).pairs == planned.pairs
+
+
+def test_a_small_forget_set_makes_small_batches() -> None:
+    planned = plan(TrainingData(samples(3), ()), batch_size=8, epochs=1, max_steps=2, processes=1, seed=0)
+    assert (planned.steps, planned.batch_size) == (2, 3)
+    assert all(retain is None for _, retain in planned.pairs)
+    with pytest.raises(BadInputError, match="cannot be dealt evenly to 2"):
+        plan(TrainingData(samples(1), ()), batch_size=8, epochs=1, max_steps=2, processes=2, seed=0)
+    with pytest.raises(BadInputError, match="cannot be dealt evenly to 2"):
+        plan(TrainingData(samples(9), ()), batch_size=3, epochs=1, max_steps=2, processes=2, seed=0)
+
+
+def test_a_batch_is_padded_on_the_right_with_labels_that_do_not_count() -> None:
+    data = TrainingData(samples(1), (Sample((5, 6, 7), (5, 6, 7)),))
+    planned = plan(data, batch_size=1, epochs=1, max_steps=1, processes=1, seed=0)
+    chosen = PlannedSamples(data, planned)
+    batch = collate([chosen[0]])
+    assert batch["input_ids"].tolist() == [[0, 1, 0], [5, 6, 7]]
+    assert batch["labels"].tolist() == [[IGNORED, 1, IGNORED], [5, 6, 7]]
+    assert batch["input_ids"].dtype == torch.int64

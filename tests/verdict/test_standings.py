@@ -1,0 +1,94 @@
+"""Formats against each other, on reports made by hand, and reports of older versions."""
+
+import json
+
+import pytest
+
+from quail_audit.schema.events.audit import VerdictReached
+from quail_audit.schema.figures import Reason, Recovery, Score, Verdict
+from quail_audit.schema.report import Failure, Report, SchemeReport
+from quail_audit.verdict.standings import format_of, formats, riskiness, safe_to_ship
+from tests.support.made_runs import events as made_events
+from tests.support.small_run import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
+
+HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=5.0)
+PASS = Verdict(outcome="pass", reasons=(Reason(code="held", message="it stays forgotten"),))
+FAILURE = Failure(kind="environment", message="no backend", where="", mend="install it")
+
+
+def score(mean: float) -> Score:
+    return Score(mean=mean, low=mean, high=mean, samples=4)
+
+
+def measured(**changes: object) -> SchemeReport:
+    values: dict[str, object] = {"summary": SUMMARY, "layers": (layer(), UNTOUCHED), "metrics": {}, "recovery": {}}
+    return SchemeReport.model_validate(values | changes)
+
+
+def test_the_metric_that_comes_back_most_stands_for_its_format() -> None:
+    recovery = {
+        "verbmem_forget": HELD,
+        "knowmem_forget": RECOVERED,
+        "privleak": Recovery(outcome="reported only", percent=100.0),
+    }
+    found = format_of("nf4", measured(recovery=recovery, verdict=PASS))
+    assert (found.metric, found.recovery) == ("knowmem_forget", RECOVERED)
+    assert (found.layers_at_risk, found.layers) == (1, 2)
+
+
+def test_what_was_not_forgotten_is_worse_than_what_came_back() -> None:
+    not_forgotten = Recovery(outcome="not forgotten")
+    found = format_of("nf4", measured(recovery={"a": RECOVERED, "b": not_forgotten}))
+    assert found.recovery == not_forgotten
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"verbmem_retain": (80.0, 60.0)}, 75.0),
+        ({"verbmem_retain": (80.0, 60.0), "knowmem_retain": (50.0, 25.0)}, 50.0),
+        ({"verbmem_retain": (80.0, 60.0), "knowmem_retain": (4.9, 0.0)}, 75.0),  # the original hardly knew it
+        ({"verbmem_forget": (80.0, 8.0), "nll_retain": (0.1, 9.0)}, None),
+        ({}, None),
+    ],
+)
+def test_utility_is_the_least_share_of_the_original_that_is_kept(
+    metrics: dict[str, tuple[float, float]], expected: float | None
+) -> None:
+    arms = {
+        metric: {"original/full": score(original), "unlearned/nf4": score(deployed), "unlearned/full": score(1.0)}
+        for metric, (original, deployed) in metrics.items()
+    }
+    assert format_of("nf4", measured(metrics=arms)).utility_percent == expected
+
+
+def test_a_format_that_was_not_measured_is_neither_safe_nor_the_worst() -> None:
+    found = [
+        format_of("a", measured(verdict=PASS)),
+        format_of("b", measured(failure=FAILURE)),
+        format_of("c", measured(verdict=Verdict(outcome="fail", reasons=()))),
+        format_of("d", measured()),
+    ]
+    assert [each.standing for each in found] == ["pass", "not measured", "fail", "unknown"]
+    assert safe_to_ship(found) == ("a",)
+    assert [each.scheme for each in sorted(found, key=riskiness)] == ["c", "b", "a", "d"]
+
+
+def older(report: Report) -> Report:
+    """The report as the first version of Quail wrote it: without verdicts of schemes, or reasons that name one."""
+    document = json.loads(report.model_dump_json())
+    for scheme in document["schemes"].values():
+        del scheme["verdict"], scheme["failure"]
+    for reason in document["verdict"]["reasons"]:
+        del reason["scheme"]
+    return Report.model_validate_json(json.dumps(document))
+
+
+def test_an_older_report_of_one_scheme_says_its_verdict_and_of_several_that_it_is_not_known() -> None:
+    one = older(report_of(*events()))
+    assert [each.standing for each in formats(one)] == ["fail"]
+    several = [
+        event.model_copy(update={"schemes": {}}) if isinstance(event, VerdictReached) else event
+        for event in made_events(blocks=1, schemes=("nf4", "fp4"), samples=2)
+    ]
+    assert [each.standing for each in formats(older(report_of(*several)))] == ["unknown", "unknown"]
