@@ -16,7 +16,7 @@ from quail_audit.engine.schemes.registry import listed_schemes
 from quail_audit.reports import wording
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report, SchemeReport
-from quail_audit.verdict.standings import formats
+from quail_audit.verdict.standings import scheme_standings
 
 METRIC = "verbmem"
 BITS = {scheme.name: scheme.bits_per_weight for scheme in listed_schemes()}  # those of --scheme all
@@ -54,7 +54,7 @@ def main(run: str) -> None:
     report = read_report(Path(run))
     print("|", " | ".join(HEADINGS), "|")
     print("|---|" + "---:|" * (len(HEADINGS) - 2) + "---|")
-    for each in sorted(formats(report), key=lambda found: BITS[found.scheme]):
+    for each in sorted(scheme_standings(report), key=lambda found: BITS[found.scheme]):
         if each.failure is None:
             print("|", " | ".join(row(each.scheme, report, each.standing)), "|")
         else:

@@ -10,7 +10,7 @@ import typer
 
 from quail_audit.cli.app import app
 from quail_audit.cli.exit_codes import reports_errors
-from quail_audit.cli.output import Format
+from quail_audit.cli.output import OutputFormat
 from quail_audit.cli.running import audit_and_show, resume_and_show
 from quail_audit.core.errors import (
     UsageError,
@@ -136,7 +136,7 @@ def audit(
             metavar="RUN",
         ),
     ] = None,
-    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002 - the option's name
+    format: Annotated[OutputFormat, typer.Option(help="Of the result.")] = "text",  # noqa: A002 - the option's name
     output: Annotated[
         Path | None, typer.Option(help="Write the result here instead of to stdout.", metavar="FILE")
     ] = None,

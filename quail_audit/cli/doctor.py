@@ -28,7 +28,7 @@ OLDEST_PYTHON = (3, 11)
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that Quail runs on or with.
 
     Attributes:
@@ -70,54 +70,54 @@ _EXTRAS = (
 )
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Diagnosis]:
     """Look at Python, the packages and the devices. Imports torch, as nothing else knows the devices."""
     return [_python(), *_packages(), *_devices()]
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     running = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < OLDEST_PYTHON:
-        return Finding("python", "", f"{running} is too old", "install Python 3.11 or newer", needed=True)
-    return Finding("python", running, f"quail-audit {quail_audit.__version__}", needed=True)
+        return Diagnosis("python", "", f"{running} is too old", "install Python 3.11 or newer", needed=True)
+    return Diagnosis("python", running, f"quail-audit {quail_audit.__version__}", needed=True)
 
 
-def _packages() -> list[Finding]:
+def _packages() -> list[Diagnosis]:
     findings = []
     for name, purpose in _NEEDED_PACKAGES:
         found = package_version(name) or ""
         mend = "" if found else f"pip install {name}"
-        findings.append(Finding(name, found, purpose, mend, needed=True))
+        findings.append(Diagnosis(name, found, purpose, mend, needed=True))
     for name, purpose, extra in _EXTRAS:
         found = package_version(name) or ""
-        findings.append(Finding(name, found, purpose, "" if found else f"pip install 'quail-audit[{extra}]'"))
+        findings.append(Diagnosis(name, found, purpose, "" if found else f"pip install 'quail-audit[{extra}]'"))
     return findings
 
 
-def _devices() -> list[Finding]:
+def _devices() -> list[Diagnosis]:
     try:
         import torch
     except ImportError:
         return []
     cores = usable_cores()
     vectors = torch.backends.cpu.get_cpu_capability()
-    findings = [Finding("cpu", f"{cores} cores, {vectors}", "every scheme; rounded arms run on dequantized weights")]
+    findings = [Diagnosis("cpu", f"{cores} cores, {vectors}", "every scheme; rounded arms run on dequantized weights")]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             memory_gib = properties.total_memory / 2**30
             description = f"{printable(properties.name)}, {memory_gib:.0f} GiB"
-            findings.append(Finding(f"cuda:{index}", description, "every scheme, with bitsandbytes' own kernels"))
+            findings.append(Diagnosis(f"cuda:{index}", description, "every scheme, with bitsandbytes' own kernels"))
     elif torch.version.cuda is None:
-        findings.append(Finding("cuda", "", "this torch was built without CUDA", "pip install a CUDA build of torch"))
+        findings.append(Diagnosis("cuda", "", "this torch was built without CUDA", "pip install a CUDA build of torch"))
     else:
-        findings.append(Finding("cuda", "", "torch has CUDA, but no GPU or driver was found"))
+        findings.append(Diagnosis("cuda", "", "torch has CUDA, but no GPU or driver was found"))
     if torch.backends.mps.is_available():
-        findings.append(Finding("mps", "Apple GPU", "rounded arms run on dequantized weights"))
+        findings.append(Diagnosis("mps", "Apple GPU", "rounded arms run on dequantized weights"))
     return findings
 
 
-def show(findings: list[Finding], console: Console) -> None:
+def show(findings: list[Diagnosis], console: Console) -> None:
     """Print the findings, one a line, with what mends the missing ones."""
     table = Table(box=None, pad_edge=True)
     for column in ("", "what", "found", "for", "to install"):

@@ -24,7 +24,7 @@ TEXT_WIDTH = 120  # of a report that goes to a file or a pipe
 ComparisonFormat = Literal["text", "markdown", "json"]
 
 
-Format = Literal["text", "json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-samples"]
+OutputFormat = Literal["text", "json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-samples"]
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def open_results(output: Path | None) -> Iterator[TextIO]:
 def write_report(
     report: Report | TrainingReport | CureReport,
     stream: TextIO,
-    format: Format,  # noqa: A002
+    format: OutputFormat,  # noqa: A002
     folder: Path | None,
 ) -> None:
     from quail_audit.runs.digest import sealed

@@ -9,7 +9,7 @@ import typer
 
 from quail_audit.cli.app import app
 from quail_audit.cli.exit_codes import reports_errors
-from quail_audit.cli.output import Format, open_results, write_report
+from quail_audit.cli.output import OutputFormat, open_results, write_report
 from quail_audit.core.errors import (
     UsageError,
 )
@@ -30,7 +30,7 @@ def report(
             show_default=False,
         ),
     ],
-    format: Annotated[Format, typer.Option(help="Of the report.")] = "text",  # noqa: A002
+    format: Annotated[OutputFormat, typer.Option(help="Of the report.")] = "text",  # noqa: A002
     output: Annotated[
         Path | None, typer.Option(help="Write the report here instead of to stdout.", metavar="FILE")
     ] = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from quail_audit.cli.exit_codes import plain, say
-from quail_audit.cli.output import Format, open_results, write_report
+from quail_audit.cli.output import OutputFormat, open_results, write_report
 from quail_audit.core.errors import (
     BadInputError,
     EnvironmentProblemError,
@@ -31,7 +31,7 @@ def audit_and_show(
     request: AuditRequest,
     *,
     run_dir: Path | None = None,
-    format: Format = "text",  # noqa: A002
+    format: OutputFormat = "text",  # noqa: A002
     output: Path | None = None,
     quiet: bool = False,
 ) -> int:
@@ -65,7 +65,7 @@ def audit_and_show(
 def resume_and_show(
     run: Path,
     *,
-    format: Format = "text",  # noqa: A002
+    format: OutputFormat = "text",  # noqa: A002
     output: Path | None = None,
     quiet: bool = False,
 ) -> int:
@@ -147,15 +147,15 @@ def _show_audit(
     events: Iterator[Event],
     folder: Path,
     results: TextIO,
-    format: Format,  # noqa: A002
+    format: OutputFormat,  # noqa: A002
     *,
     quiet: bool,
 ) -> int:
     from quail_audit.runs.names import JOURNAL
-    from quail_audit.runs.state.audit import RunState
+    from quail_audit.runs.state.audit import AuditState
 
     state = follow(events, None if quiet else sys.stderr, results if format == "jsonl" else None)
-    assert isinstance(state, RunState)  # noqa: S101 - an audit's first event says so
+    assert isinstance(state, AuditState)  # noqa: S101 - an audit's first event says so
     assert state.end is not None  # noqa: S101 - a run without an end raises
     (folder / JOURNAL).unlink(missing_ok=True)  # of no use to a run that is finished
     report = state.report()
@@ -174,10 +174,10 @@ def follow(events: Iterator[Event], progress: TextIO | None, streamed: TextIO | 
     from contextlib import nullcontext
 
     from quail_audit.runs.state import state_for
-    from quail_audit.runs.state.audit import RunState
+    from quail_audit.runs.state.audit import AuditState
     from quail_audit.schema.events.lines import to_line
 
-    state: AnyState = RunState()
+    state: AnyState = AuditState()
     face = _face(progress) if progress is not None else nullcontext()
     with face as shown:
         for event in events:

@@ -11,7 +11,7 @@ import typer
 
 from quail_audit.cli.app import app
 from quail_audit.cli.exit_codes import reports_errors
-from quail_audit.cli.output import Format, write_report
+from quail_audit.cli.output import OutputFormat, write_report
 from quail_audit.cli.running import follow
 from quail_audit.cli.serve import open_app
 from quail_audit.core.errors import (
@@ -29,7 +29,7 @@ from quail_audit.core.errors import (
 @reports_errors
 def watch(
     run: Annotated[Path, typer.Argument(help="A run's folder, of a run still going or ended.", show_default=False)],
-    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002
+    format: Annotated[OutputFormat, typer.Option(help="Of the result.")] = "text",  # noqa: A002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     tui: Annotated[bool, typer.Option("--tui", help="Follow it in the app, where its parts can be opened.")] = False,
 ) -> int:
@@ -40,7 +40,7 @@ def watch(
     run alone.
     """
     from quail_audit.runs.follow import replay, require_run
-    from quail_audit.runs.state.audit import RunState
+    from quail_audit.runs.state.audit import AuditState
     from quail_audit.runs.state.training import TrainingState
 
     if tui:
@@ -54,9 +54,9 @@ def watch(
         raise BadInputError("the run ended before it had measured anything", where=str(run))
     write_report(state.report(), sys.stdout, format, run)
     if state.end is None:
-        is_audit = isinstance(state, RunState)
+        is_audit = isinstance(state, AuditState)
         mends = {
-            RunState: "What it had measured is shown above; run the audit again for a verdict",
+            AuditState: "What it had measured is shown above; run the audit again for a verdict",
             TrainingState: "Go on from its last checkpoint with quail train --resume-from-checkpoint, or train again",
         }
         raise EnvironmentProblemError(

@@ -14,7 +14,7 @@ NAME_PATTERN = r"^[A-Za-z0-9_.,:+%/ ()-]{1,200}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
-class Model(BaseModel):
+class Value(BaseModel):
     """A frozen value that refuses unknown fields and non-finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

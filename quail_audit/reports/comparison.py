@@ -17,15 +17,15 @@ from quail_audit.schema.figures import LayerStatistics
 from quail_audit.verdict.comparison import (
     CHECKPOINT_THAT_CHANGES,
     STANDING_MARKS,
+    Change,
     Comparison,
     FormatChange,
     SchemeComparison,
-    Standing,
 )
-from quail_audit.verdict.standings import Format
+from quail_audit.verdict.standings import SchemeStanding
 
 LAYERS_SHOWN = 10  # those that changed most
-_STYLES: dict[Standing, str] = {"better": "green", "worse": "bold red", "changed": "yellow"}
+_STYLES: dict[Change, str] = {"better": "green", "worse": "bold red", "changed": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Changes:
 
     title: str
     what: str
-    rows: Sequence[tuple[str, str, str, Standing]]
+    rows: Sequence[tuple[str, str, str, Change]]
 
 
 def show(found: Comparison, console: Console) -> None:
@@ -87,17 +87,17 @@ def _tables(found: Comparison) -> Iterator[_Changes]:
                 yield _Changes(f"Layers only {when}, at {scheme.scheme}", "layer", rows[:LAYERS_SHOWN])
 
 
-def _of_format(change: FormatChange) -> tuple[str, str, str, Standing]:
+def _of_format(change: FormatChange) -> tuple[str, str, str, Change]:
     return change.scheme, _format(change.before), _format(change.after), change.standing
 
 
-def _format(each: Format | None) -> str:
+def _format(each: SchemeStanding | None) -> str:
     if each is None:
         return wording.UNKNOWN
     return f"{wording.STANDING_MARKS[each.standing]} {wording.recovery_figures(each.recovery)}".strip()
 
 
-def _scores(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Standing]]:
+def _scores(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
     for change in scheme.recoveries:
         title = f"{wording.metric_title(change.metric)}: recovery"
         yield title, wording.recovery_figures(change.before), wording.recovery_figures(change.after), change.standing
@@ -111,5 +111,5 @@ def _layer(layer: LayerStatistics) -> str:
     return f"{wording.state(layer)}, overlap {wording.share(layer.overlap)}"
 
 
-def _word(standing: Standing) -> str:
+def _word(standing: Change) -> str:
     return "" if standing == "unknown" else f"{STANDING_MARKS[standing]} {standing}"

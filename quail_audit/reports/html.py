@@ -23,7 +23,7 @@ from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.figures import LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
-from quail_audit.verdict.standings import Format, formats, riskiness
+from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings
 
 SAMPLES_SHOWN = 8
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ def render(
 </head>
 <body>
 """
-    found = formats(report)
+    found = scheme_standings(report)
     yield from _header(report, found)
     yield "<main>\n"
     yield from _matrix(found)
@@ -99,7 +99,7 @@ def render(
 
 def worst_scheme(report: Report) -> str:
     """The scheme whose samples are shown."""
-    return min(formats(report), key=riskiness).scheme
+    return min(scheme_standings(report), key=riskiness).scheme
 
 
 def text(anything: str) -> str:
@@ -111,7 +111,7 @@ def _names(report: Report) -> str:
     return f"{report.request.original} → {report.request.unlearned}"
 
 
-def _header(report: Report, found: Sequence[Format]) -> Iterator[str]:
+def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
     outcome = report.verdict.outcome if report.verdict is not None else "unknown"
     unjudged = wording.unjudged_mark(report.exit_code)
     word = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else unjudged
@@ -128,7 +128,7 @@ def _header(report: Report, found: Sequence[Format]) -> Iterator[str]:
     yield "</section>\n</header>\n"
 
 
-def _matrix(found: Sequence[Format]) -> Iterator[str]:
+def _matrix(found: Sequence[SchemeStanding]) -> Iterator[str]:
     yield "<h2>Formats</h2>\n"
     rows = []
     for each in found:

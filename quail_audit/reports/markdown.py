@@ -16,7 +16,7 @@ from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, show
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
-from quail_audit.verdict.standings import Format, formats, riskiness
+from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings
 
 MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
 WORST_LAYERS_SHOWN = 10
@@ -36,7 +36,7 @@ def render(report: Report, attributed: Mapping[str, BroughtBack] | None = None) 
     if rules and len(text) + len(rules) <= MOST_CHARACTERS:
         text += f"\n{rules}\n"
     left_out = 0
-    for each in sorted(formats(report), key=riskiness):
+    for each in sorted(scheme_standings(report), key=riskiness):
         part = "\n".join(_details(each.scheme, report.schemes[each.scheme], (attributed or {}).get(each.scheme)))
         if not part:
             continue
@@ -72,7 +72,7 @@ def _main(report: Report) -> Iterator[str]:
     )
     yield f"## Quail: {mark}"
     yield f"\n{pair}\n"
-    found = formats(report)
+    found = scheme_standings(report)
     if report.failure is not None:
         yield f"No verdict: {plain(wording.said(report.failure))}\n"
     if report.verdict is not None:
@@ -91,7 +91,7 @@ def _main(report: Report) -> Iterator[str]:
             yield f"\n{code(each.scheme)}: {plain(wording.said(each.failure))}"
 
 
-def _row(each: Format) -> Sequence[str]:
+def _row(each: SchemeStanding) -> Sequence[str]:
     return (
         code(each.scheme),
         wording.STANDING_MARKS[each.standing],

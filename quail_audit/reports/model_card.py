@@ -16,7 +16,7 @@ from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
 from quail_audit.reports import wording
 from quail_audit.schema.report import FULL, Report, arm_at
-from quail_audit.verdict.standings import formats
+from quail_audit.verdict.standings import scheme_standings
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -124,7 +124,7 @@ def _merged(index: Any, report: Report) -> list[dict[str, Any]]:
 
 def eval_results(report: Report) -> Iterator[EvalResult]:
     """Of each format: the verdict, what the weights say, what comes back, and what the deployed model scores."""
-    for each in formats(report):
+    for each in scheme_standings(report):
         scheme, measured = each.scheme, report.schemes[each.scheme]
         if each.standing not in ("not measured", "unknown"):
             yield _result(report, scheme, "verdict", f"Verdict at {scheme}", each.standing)

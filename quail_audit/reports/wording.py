@@ -9,7 +9,7 @@ from quail_audit.runs.state.audit import Awaiting, Quantizing
 from quail_audit.schema.events.cures import UnitMeasured
 from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, Score, State
 from quail_audit.schema.report import STATES_BY_RISK, Failure, Report
-from quail_audit.verdict.standings import Format, Standing, safe_to_ship
+from quail_audit.verdict.standings import SchemeOutcome, SchemeStanding, safe_to_ship
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -26,7 +26,7 @@ OUTCOME_MARKS: Mapping[Outcome, str] = {"pass": "✓ PASS", "fail": "✗ FAIL", 
 
 OUTCOME_STYLES: Mapping[Outcome, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 
-STANDING_MARKS: Mapping[Standing, str] = {
+STANDING_MARKS: Mapping[SchemeOutcome, str] = {
     "pass": OUTCOME_MARKS["pass"],
     "fail": OUTCOME_MARKS["fail"],
     "inconclusive": OUTCOME_MARKS["inconclusive"],
@@ -34,7 +34,7 @@ STANDING_MARKS: Mapping[Standing, str] = {
     "unknown": "—",
 }
 
-STANDING_STYLES: Mapping[Standing, str] = {
+STANDING_STYLES: Mapping[SchemeOutcome, str] = {
     "pass": OUTCOME_STYLES["pass"],
     "fail": OUTCOME_STYLES["fail"],
     "inconclusive": OUTCOME_STYLES["inconclusive"],
@@ -189,17 +189,17 @@ def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{round(value)} %"
 
 
-def at_risk(each: Format) -> str:
+def at_risk(each: SchemeStanding) -> str:
     """Layers at risk, of how many."""
     return UNKNOWN if each.layers_at_risk is None else f"{each.layers_at_risk} of {each.layers}"
 
 
-def worst_recovery(each: Format) -> str:
+def worst_recovery(each: SchemeStanding) -> str:
     """The recovery that decides a format's verdict, with its interval, or why there is none."""
     return recovery_figures(each.recovery) or UNKNOWN
 
 
-def shippable(formats: Sequence[Format], *, weights_only: bool) -> str:
+def shippable(formats: Sequence[SchemeStanding], *, weights_only: bool) -> str:
     """Which formats are safe to ship, in a sentence."""
     safe = safe_to_ship(formats)
     if not safe:

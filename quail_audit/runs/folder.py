@@ -25,8 +25,8 @@ from quail_audit.runs.follow import replay
 from quail_audit.runs.names import EVENTS, REPORT, REQUEST
 from quail_audit.runs.record import report_text
 from quail_audit.runs.report_file import read_report_file
-from quail_audit.runs.resume import Recorded
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.resume import RecordedEvents
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.runs.writer import hold_lock
 from quail_audit.schema.events.audit import RunStarted, SchemeFailed
 from quail_audit.schema.events.common import RunFailed, RunFinished
@@ -80,7 +80,7 @@ class StoppedRun:
     folder: Path
     request: AuditRequest
     started: RunStarted | None
-    recorded: Recorded
+    recorded: RecordedEvents
     ended: RunFinished | None
 
 
@@ -115,7 +115,7 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
             first = next(found, None)
             if first is not None and not isinstance(first, RunStarted):
                 raise BadInputError("the run does not begin as an audit does", where=str(folder / EVENTS))
-            recorded = Recorded(found if first is None else chain((first,), found))
+            recorded = RecordedEvents(found if first is None else chain((first,), found))
             yield StoppedRun(folder, request, first, recorded, ended)
 
 
@@ -212,7 +212,7 @@ def read_report(folder: Path) -> Report:
     """
     if folder.is_file():
         return read_report_file(folder)
-    state = RunState()
+    state = AuditState()
     for event in replay(folder):
         if isinstance(event, TrainingStarted):
             raise BadInputError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.values import Model, first_problem
+from quail_audit.core.values import Value, first_problem
 from quail_audit.core.writing import append_line, drop_unfinished_line, open_to_append
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=Value)
 E = TypeVar("E")
 K = TypeVar("K")
 R = TypeVar("R")
 
 
-class KeptArray(Model):
+class KeptArray(Value):
     """An array, bit for bit."""
 
     dtype: Literal["float32", "float64"]
@@ -102,7 +102,7 @@ class Journal:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise _spoilt(_first_of(error), self._path) from error
 
-    def keep(self, entry: Model, *key: str) -> None:
+    def keep(self, entry: Value, *key: str) -> None:
         """Keep an entry; the first under a key stays.
 
         Raises:

@@ -16,15 +16,17 @@ from quail_audit.core.writing import (
 )
 from quail_audit.runs.digest import sealed
 from quail_audit.runs.names import EVENTS, REPORT
-from quail_audit.runs.resume import Recorded
+from quail_audit.runs.resume import RecordedEvents
 from quail_audit.runs.state import AnyState, state_for
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.schema.report import CureReport, Report, TrainingReport
 
 
-def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = None) -> Generator[Event, None, None]:
+def record(
+    events: Iterator[Event], folder: Path, recorded: RecordedEvents | None = None
+) -> Generator[Event, None, None]:
     """Pass a run's events on, each written and flushed to the folder first; at the end, write the report.
 
     An error of the run becomes its last event, then goes on its way; so does an interruption.
@@ -37,8 +39,8 @@ def record(events: Iterator[Event], folder: Path, recorded: Recorded | None = No
     Raises:
         EnvironmentProblemError: something cannot be written, as on a full disk. What was written before stands.
     """
-    state: AnyState = RunState()
-    before = Recorded(iter(())) if recorded is None else recorded
+    state: AnyState = AuditState()
+    before = RecordedEvents(iter(())) if recorded is None else recorded
     started_s = time.monotonic()
     with open_to_append(folder / EVENTS, new=recorded is None) as descriptor:
 

@@ -11,7 +11,7 @@ from quail_audit.schema.events.audit import ArmFinished, FilesAwaited, FilesFoun
 from quail_audit.schema.events.lines import Event, to_line
 
 
-class Recorded:
+class RecordedEvents:
     """The recorded events of a run, in order, as far as they have not been said again.
 
     Args:

@@ -7,7 +7,7 @@ in the working folder. Not here: the parsing, which is the commands' own.
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.schema.policy import NO_FILE
 from quail_audit.schema.requests import AuditRequest, TrainRequest
 
@@ -50,7 +50,7 @@ def option_of(field: str) -> str:
     return _REPEATED.get(field) or _RENAMED.get(field) or f"--{field.replace('_', '-')}"
 
 
-def _options(request: Model, run_dir: Path | None, given: Collection[str] = ()) -> list[str]:
+def _options(request: Value, run_dir: Path | None, given: Collection[str] = ()) -> list[str]:
     arguments = []
     for name, field in type(request).model_fields.items():
         value = getattr(request, name)

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quail_audit.core.values import Model as Model  # whoever reads events needs it
-from quail_audit.core.values import Name
+from quail_audit.core.values import Name, Value
 from quail_audit.schema.policy import Policy, Waiver
 
 State = Literal["untouched", "carried", "drowned", "erased"]
@@ -20,7 +19,7 @@ Execution = Literal["full precision", "bitsandbytes Linear4bit", "dequantized we
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class CheckpointFacts(Model):
+class CheckpointFacts(Value):
     """What was found in a checkpoint folder, before any weight is read."""
 
     source: str  # as the user named it
@@ -32,7 +31,7 @@ class CheckpointFacts(Model):
     size_bytes: int  # of the weight files
 
 
-class LayerStatistics(Model):
+class LayerStatistics(Value):
     """DESIGN's statistics of one quantizable weight matrix of a pair, under one scheme.
 
     Shares are of the layer's weights. Null means: not defined here, because nothing changed (survival, noise, the
@@ -59,7 +58,7 @@ class LayerStatistics(Model):
     nonfinite_unlearned: int = 0
 
 
-class LayerDetail(Model):
+class LayerDetail(Value):
     """What a reader who opens a layer sees beyond its statistics. Not part of the report: a run's events keep it.
 
     ratio_counts are over the weights that are not bitwise equal. transitions are over these and over the equal ones
@@ -78,7 +77,7 @@ class LayerDetail(Model):
 RATIO_EDGES: tuple[float, ...] = tuple(base * 2.0**power for power in range(-10, 5) for base in (1.0, 1.5))
 
 
-class SchemeSummary(Model):
+class SchemeSummary(Value):
     """The layers of one scheme taken together; the shares and ratios are over all weights, not means of layers."""
 
     weights: int
@@ -93,7 +92,7 @@ class SchemeSummary(Model):
     layers_erased: int
 
 
-class Score(Model):
+class Score(Value):
     """A mean with its 95 % bootstrap interval, in the metric's own unit (ROUGE and AUC x 100, NLL in nats)."""
 
     mean: float
@@ -102,7 +101,7 @@ class Score(Model):
     samples: int
 
 
-class Recovery(Model):
+class Recovery(Value):
     """How much of what was forgotten came back, in percent of what there was to forget.
 
     The verdict uses outcome; percent is null where the metric has no say or the forget set was not forgotten.
@@ -125,14 +124,14 @@ class Recovery(Model):
     floor_arm: Name | None = None
 
 
-class Reason(Model):
+class Reason(Value):
     code: str
     message: str
     layers: tuple[str, ...] = ()
     scheme: str | None = None  # that it is about; None: about the pair, whatever it is rounded to
 
 
-class Verdict(Model):
+class Verdict(Value):
     outcome: Outcome
     reasons: tuple[Reason, ...]
 
@@ -140,7 +139,7 @@ class Verdict(Model):
 RuleStanding = Literal["passed", "failed", "waived", "known", "not judged"]  # known: no worse than in the baseline
 
 
-class RuleOutcome(Model):
+class RuleOutcome(Value):
     """One rule of the policy held against what was measured: the figure beside the limit, and what came of it.
 
     Every rule is said, also those that a policy without a file has. One that does not decide has no say in the verdict:
@@ -163,7 +162,7 @@ class RuleOutcome(Model):
     waivers: tuple[Waiver, ...] = ()  # that let it pass; of one that has expired, it
 
 
-class PolicyUsed(Model):
+class PolicyUsed(Value):
     """What an audit is judged by: where it was read, and the values that count."""
 
     source: str | None  # the file, as it was named; None: none, the defaults
@@ -177,7 +176,7 @@ FileRole = Literal["original", "unlearned", "retrain", "data", "calibration", "p
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # in hexadecimal
 
 
-class FoundFile(Model):
+class FoundFile(Value):
     """A file that an audit reads, as it lay there before anything was measured."""
 
     role: FileRole
@@ -186,7 +185,7 @@ class FoundFile(Model):
     modified_ns: int  # since the epoch
 
 
-class FileHash(Model):
+class FileHash(Value):
     """A file that an audit read, and what was in it."""
 
     role: FileRole

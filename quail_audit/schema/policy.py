@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 
 # Rules that are not in [[rules]]: every audit has the first two. A waiver names them as it names any other.
 RECOVERY, LAYERS_AT_RISK = "recovery", "layers at risk"
@@ -49,7 +49,7 @@ def fits(name: str, patterns: Iterable[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-class OtherLimits(Model):
+class OtherLimits(Value):
     """Other limits where it fits: of metrics at schemes, or of layers at schemes."""
 
     schemes: Patterns = EVERYTHING
@@ -73,7 +73,7 @@ class OtherLimits(Model):
         return self
 
 
-class Limits(Model):
+class Limits(Value):
     """Limits, with DESIGN section 2's defaults. Layers are judged by overlap and survival, metrics by recovery."""
 
     max_recovery_percent: Percent = 10.0
@@ -100,7 +100,7 @@ class Limits(Model):
 LIMITS = ("max_recovery_percent", "informative_points", "overlap_at_risk", "survival_at_risk")
 
 
-class Rule(Model):
+class Rule(Value):
     """A check besides the standard ones, which stay: a figure of metrics, or of layers, within limits."""
 
     name: Words
@@ -132,7 +132,7 @@ class Rule(Model):
         return self
 
 
-class Required(Model):
+class Required(Value):
     """What has to have been measured; names, not patterns."""
 
     schemes: tuple[Words, ...] = ()
@@ -140,7 +140,7 @@ class Required(Model):
     samples: dict[str, Annotated[int, Field(ge=1, strict=True)]] = {}  # metric -> at least so many
 
 
-class Waiver(Model):
+class Waiver(Value):
     """A known failure that is let pass until a day."""
 
     rule: Words  # a pattern
@@ -163,7 +163,7 @@ class Waiver(Model):
         )
 
 
-class Policy(Model):
+class Policy(Value):
     """Everything a verdict is judged by. Without a file: the default limits, and nothing else."""
 
     limits: Limits = Limits()

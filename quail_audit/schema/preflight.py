@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.schema.figures import CheckpointFacts
 from quail_audit.schema.policy import Policy
 
 
-class AboutCheckpoint(Model):
+class AboutCheckpoint(Value):
     """What is this checkpoint? Where it is an adapter, base is the checkpoint that it is applied to."""
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -21,7 +21,7 @@ class AboutCheckpoint(Model):
     base: str | None = None
 
 
-class AboutPair(Model):
+class AboutPair(Value):
     """Do these belong together?"""
 
     kind: Literal["pair"] = "pair"
@@ -30,7 +30,7 @@ class AboutPair(Model):
     retrain: str | None = None
 
 
-class AboutData(Model):
+class AboutData(Value):
     """What can be measured with this folder? Where a checkpoint is given: of that model."""
 
     kind: Literal["data"] = "data"
@@ -38,20 +38,20 @@ class AboutData(Model):
     checkpoint: str | None = None
 
 
-class AboutPolicy(Model):
+class AboutPolicy(Value):
     """What does this file ask of a release? Without a file: the defaults."""
 
     kind: Literal["policy"] = "policy"
     file: str | None
 
 
-class AboutSchemes(Model):
+class AboutSchemes(Value):
     """Which schemes are there?"""
 
     kind: Literal["schemes"] = "schemes"
 
 
-class AboutDevices(Model):
+class AboutDevices(Value):
     """Which devices has this machine?"""
 
     kind: Literal["devices"] = "devices"
@@ -60,7 +60,7 @@ class AboutDevices(Model):
 Question = AboutCheckpoint | AboutPair | AboutData | AboutPolicy | AboutSchemes | AboutDevices
 
 
-class CheckpointFound(Model):
+class CheckpointFound(Value):
     """A checkpoint that can be read.
 
     Attributes:
@@ -77,14 +77,14 @@ class CheckpointFound(Model):
     notes: tuple[str, ...] = ()
 
 
-class NotYetKnown(Model):
+class NotYetKnown(Value):
     """Nothing wrong, but it cannot be looked at before the audit: it is on a hub, or needs what is there."""
 
     kind: Literal["not yet known"] = "not yet known"
     message: str
 
 
-class PairFound(Model):
+class PairFound(Value):
     """Checkpoints that fit together: layers are rounded, weights is what is in them."""
 
     kind: Literal["pair"] = "pair"
@@ -93,7 +93,7 @@ class PairFound(Model):
     notes: tuple[str, ...] = ()
 
 
-class DataFound(Model):
+class DataFound(Value):
     """Metric -> samples, and metric -> why there is nothing to measure."""
 
     kind: Literal["data"] = "data"
@@ -102,7 +102,7 @@ class DataFound(Model):
     notes: tuple[str, ...] = ()
 
 
-class PolicyFound(Model):
+class PolicyFound(Value):
     """A policy that can be read, and the day on which it was, by UTC: what its waivers expire by."""
 
     kind: Literal["policy"] = "policy"
@@ -110,7 +110,7 @@ class PolicyFound(Model):
     day: datetime.date
 
 
-class SchemeChoice(Model):
+class SchemeChoice(Value):
     """A scheme of the audit.
 
     Attributes:
@@ -126,24 +126,24 @@ class SchemeChoice(Model):
     is_calibrated: bool = False
 
 
-class SchemesFound(Model):
+class SchemesFound(Value):
     kind: Literal["schemes"] = "schemes"
     schemes: tuple[SchemeChoice, ...]
 
 
-class DeviceChoice(Model):
+class DeviceChoice(Value):
     """A value of --device, and what it is: "cpu", "2 cores"."""
 
     name: str
     title: str
 
 
-class DevicesFound(Model):
+class DevicesFound(Value):
     kind: Literal["devices"] = "devices"
     devices: tuple[DeviceChoice, ...]
 
 
-class Problem(Model):
+class Problem(Value):
     """What is wrong, where, and how to mend it, as a QuailError says it."""
 
     kind: Literal["problem"] = "problem"

@@ -7,7 +7,7 @@ report says at its end. Not here: any output format (reports/).
 from collections.abc import Iterable
 from typing import Literal
 
-from quail_audit.core.values import Model, Name
+from quail_audit.core.values import Name, Value
 from quail_audit.schema.events.common import CheckpointSaved
 from quail_audit.schema.events.cures import AttributionPlanned, LayerCarried, RecipeChosen, RecipePoint, UnitMeasured
 from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainStep
@@ -55,7 +55,7 @@ def badness(layer: LayerStatistics) -> tuple[int, float, float]:
     return STATES_BY_RISK.index(layer.state), survival, -(layer.overlap or 0.0)
 
 
-class ArmReport(Model):
+class ArmReport(Value):
     execution: Execution
     device: str
     dtype: str
@@ -63,14 +63,14 @@ class ArmReport(Model):
     elapsed_s: float | None = None
 
 
-class Failure(Model):
+class Failure(Value):
     kind: str
     message: str
     where: str
     mend: str
 
 
-class SchemeReport(Model):
+class SchemeReport(Value):
     summary: SchemeSummary | None
     layers: tuple[LayerStatistics, ...]
     metrics: dict[Name, dict[Name, Score]]  # metric -> arm -> score
@@ -79,7 +79,7 @@ class SchemeReport(Model):
     failure: Failure | None = None  # why it could not be measured; what was measured before stands
 
 
-class Report(Model):
+class Report(Value):
     """report.json. Fields are only ever added within a schema version."""
 
     schema_version: Literal[1] = 1
@@ -105,7 +105,7 @@ class Report(Model):
     digest: Sha256 | None = None  # of all the rest; see seal.py
 
 
-class TrainingReport(Model):
+class TrainingReport(Value):
     """report.json of a training. Fields are only ever added within a schema version.
 
     Attributes:
@@ -131,7 +131,7 @@ class TrainingReport(Model):
     failure: Failure | None
 
 
-class CureReport(Model):
+class CureReport(Value):
     """report.json of the run of a cure. Fields are only ever added within a schema version."""
 
     schema_version: Literal[1] = 1

@@ -4,11 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quail_audit.core.values import Model as Model  # whoever reads events needs it
-from quail_audit.core.values import Name
+from quail_audit.core.values import Name, Value
 
 
-class AuditRequest(Model):
+class AuditRequest(Value):
     """Everything that decides what an audit measures. Written to request.json; enough to repeat the run."""
 
     original: str
@@ -39,7 +38,7 @@ HingeForm = Literal["per-logit", "centred", "log-probability", "l1", "l2", "true
 Precision = Literal["full", "quantized"]
 
 
-class TrainRequest(Model):
+class TrainRequest(Value):
     """Everything that decides what a training makes. Written to request.json; enough to repeat the run."""
 
     original: str
@@ -82,7 +81,7 @@ class TrainRequest(Model):
 CarryWay = Literal["calibrated", "random", "feedback"]
 
 
-class CarryRequest(Model):
+class CarryRequest(Value):
     """Everything that decides what a carry makes. Written to request.json; enough to repeat the run."""
 
     cure: Literal["carry"] = "carry"
@@ -98,7 +97,7 @@ class CarryRequest(Model):
     copy_4bit: str | None = None  # folder for the result packed to the scheme's 4 bits as well
 
 
-class AttributeRequest(Model):
+class AttributeRequest(Value):
     """Everything that decides what an attribution measures. Written to request.json."""
 
     cure: Literal["attribute"] = "attribute"
@@ -110,7 +109,7 @@ class AttributeRequest(Model):
     seed: int = 0  # of the bootstrap
 
 
-class RecipeRequest(Model):
+class RecipeRequest(Value):
     """Everything that decides what a recipe measures. Written to request.json."""
 
     cure: Literal["recipe"] = "recipe"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
-from quail_audit.core.values import Model, Name, first_problem
+from quail_audit.core.values import Name, Value, first_problem
 from quail_audit.core.writing import writable, write_whole
 from quail_audit.tui.theme.files import DEFAULT_THEME
 from quail_audit.tui.words.layer_views import Mode
@@ -39,7 +39,7 @@ Remembered = Annotated[str, Field(max_length=4096), AfterValidator(_without_null
 RunFolder = Annotated[Remembered, AfterValidator(_absolute)]
 
 
-class Settings(Model):
+class Settings(Value):
     """Every field may be missing from the file. A checkpoint is a folder or a name on the hub: kept as typed."""
 
     original: Remembered = ""

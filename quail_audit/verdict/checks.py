@@ -12,7 +12,7 @@ from quail_audit.schema.figures import LayerStatistics, Outcome, Reason, Recover
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.rules import (
     Check,
-    Measured,
+    SchemeResults,
     expired,
     required,
     rules_at,
@@ -92,7 +92,7 @@ def checks_of(
     """
     schemes: dict[str, tuple[Check, ...]] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
-        measured = Measured(layers.get(scheme, ()), recoveries.get(scheme, {}), scores.get(scheme, {}))
+        measured = SchemeResults(layers.get(scheme, ()), recoveries.get(scheme, {}), scores.get(scheme, {}))
         own = list(rules_at(scheme, measured, policy))
         if measured.recoveries:
             standard = list(judge_recoveries(scheme, measured.recoveries, policy.limits, is_unlearned_stored))

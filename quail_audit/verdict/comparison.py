@@ -13,10 +13,10 @@ from typing import Literal
 from quail_audit.schema.figures import LayerStatistics, Recovery, Score, State
 from quail_audit.schema.report import FULL, STATES_BY_RISK, Report, SchemeReport
 from quail_audit.schema.requests import AuditRequest
-from quail_audit.verdict.standings import STANDINGS_BY_RISK, Format, formats
+from quail_audit.verdict.standings import STANDINGS_BY_RISK, SchemeStanding, scheme_standings
 
-Standing = Literal["better", "worse", "same", "changed", "unknown"]
-STANDING_MARKS: Mapping[Standing, str] = {"better": "▲", "worse": "▼", "same": "=", "changed": "≠", "unknown": " "}
+Change = Literal["better", "worse", "same", "changed", "unknown"]
+STANDING_MARKS: Mapping[Change, str] = {"better": "▲", "worse": "▼", "same": "=", "changed": "≠", "unknown": " "}
 CHECKPOINT_THAT_CHANGES = "unlearned"  # the others are the same models in both runs, so neither better nor worse
 
 
@@ -33,7 +33,7 @@ class ScoreChange:
     arm: str
     before: Score | None
     after: Score | None
-    standing: Standing
+    standing: Change
 
     @property
     def difference(self) -> float | None:
@@ -48,7 +48,7 @@ class RecoveryChange:
     metric: str
     before: Recovery | None
     after: Recovery | None
-    standing: Standing
+    standing: Change
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class LayerChange:
         return 2 * steps + overlap + survival
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> Change:
         """By risk: a layer that is no longer at risk is better."""
         if self.before.at_risk == self.after.at_risk:
             return "same" if self.before.state == self.after.state else "changed"
@@ -106,11 +106,11 @@ class FormatChange:
     """One format's verdict before and after; None where a run was not asked for it."""
 
     scheme: str
-    before: Format | None
-    after: Format | None
+    before: SchemeStanding | None
+    after: SchemeStanding | None
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> Change:
         if self.before is None or self.after is None or "unknown" in (self.before.standing, self.after.standing):
             return "unknown"
         one, other = (STANDINGS_BY_RISK.index(each.standing) for each in (self.before, self.after))
@@ -187,7 +187,7 @@ def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparis
 
 def compare(before: Report, after: Report) -> Comparison:
     """Hold two reports against each other, at every scheme; before and after are then their runs' ids."""
-    one, other = ({each.scheme: each for each in formats(report)} for report in (before, after))
+    one, other = ({each.scheme: each for each in scheme_standings(report)} for report in (before, after))
     return Comparison(
         before=before.run_id,
         after=after.run_id,
@@ -235,7 +235,7 @@ def _arms_in_order(arms: Iterable[str], scheme: str) -> list[str]:
     return sorted(arms, key=lambda arm: order.index(arm) if arm in order else len(order))
 
 
-def _standing(before: Score | None, after: Score | None, lower: bool | None) -> Standing:
+def _standing(before: Score | None, after: Score | None, lower: bool | None) -> Change:
     if before is None or after is None:
         return "unknown"
     if before.low <= after.high and after.low <= before.high:
@@ -245,7 +245,7 @@ def _standing(before: Score | None, after: Score | None, lower: bool | None) -> 
     return "better" if (after.mean < before.mean) == lower else "worse"
 
 
-def _recovery(before: Recovery | None, after: Recovery | None) -> Standing:
+def _recovery(before: Recovery | None, after: Recovery | None) -> Change:
     """By their intervals where both have one; a forget set that was not forgotten at all is the worst there is."""
     if before is None or after is None:
         return "unknown"

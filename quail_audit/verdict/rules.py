@@ -24,7 +24,7 @@ from quail_audit.schema.policy import (
 
 
 @dataclass(frozen=True)
-class Measured:
+class SchemeResults:
     """What an audit measured of one scheme.
 
     Attributes:
@@ -63,7 +63,7 @@ def check(rule: RuleOutcome, code: str) -> Check:
     return Check(rule, Reason(code=code, message=rule.message, layers=rule.layers, scheme=rule.scheme))
 
 
-def rules_at(scheme: str, measured: Measured, policy: Policy) -> Iterator[Check]:
+def rules_at(scheme: str, measured: SchemeResults, policy: Policy) -> Iterator[Check]:
     """The policy's own rules at a scheme."""
     for rule in policy.rules:
         if fits(scheme, rule.schemes):
@@ -185,7 +185,7 @@ def _outcome(rule: Rule, **known: object) -> RuleOutcome:
     return RuleOutcome.model_validate({"rule": rule.name, "figure": rule.figure, **limits, **known})
 
 
-def _of_metrics(rule: Rule, scheme: str, measured: Measured) -> Iterator[RuleOutcome]:
+def _of_metrics(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[RuleOutcome]:
     """Judged by the interval: passed or failed where all of it is on one side of the limit."""
     scores: dict[str, Recovery | Score]
     scores = dict(measured.recoveries) if rule.figure == "recovery" else dict(measured.scores)
@@ -225,7 +225,7 @@ def _of_metrics(rule: Rule, scheme: str, measured: Measured) -> Iterator[RuleOut
         )
 
 
-def _of_layers(rule: Rule, scheme: str, measured: Measured) -> RuleOutcome:
+def _of_layers(rule: Rule, scheme: str, measured: SchemeResults) -> RuleOutcome:
     """By every layer that it fits and that has the figure; one that did not change has no survival to lack."""
     figure: LayerFigure = rule.figure  # type: ignore[assignment]  # the caller asked
     fitting = [layer for layer in measured.layers if fits(layer.name, rule.layers)]

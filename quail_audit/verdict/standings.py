@@ -12,8 +12,8 @@ from typing import Literal
 from quail_audit.schema.figures import Recovery, Score, Verdict
 from quail_audit.schema.report import FULL, Failure, Report, SchemeReport, arm_at
 
-Standing = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
-STANDINGS_BY_RISK: tuple[Standing, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")
+SchemeOutcome = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
+STANDINGS_BY_RISK: tuple[SchemeOutcome, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")
 
 # The worst first; "reported only" has no say in a verdict.
 _OUTCOMES_BY_RISK = (
@@ -29,7 +29,7 @@ LEAST_UTILITY_POINTS = 5.0  # of the original: of a model that knows less than t
 
 
 @dataclass(frozen=True)
-class Format:
+class SchemeStanding:
     """One scheme of an audit.
 
     Attributes:
@@ -46,7 +46,7 @@ class Format:
     """
 
     scheme: str
-    standing: Standing
+    standing: SchemeOutcome
     metric: str | None
     recovery: Recovery | None
     layers_at_risk: int | None
@@ -55,13 +55,13 @@ class Format:
     failure: Failure | None
 
 
-def formats(report: Report) -> tuple[Format, ...]:
+def scheme_standings(report: Report) -> tuple[SchemeStanding, ...]:
     """Every scheme of a report, in the order in which they were asked for."""
     alone = report.verdict if len(report.schemes) == 1 else None  # a lone scheme's verdict is the release's
     return tuple(format_of(scheme, measured, alone) for scheme, measured in report.schemes.items())
 
 
-def format_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None) -> Format:
+def format_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None) -> SchemeStanding:
     """One scheme, as far as it has been measured.
 
     Args:
@@ -70,9 +70,9 @@ def format_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None)
         alone: the release's verdict, where this is its only scheme.
     """
     verdict = measured.verdict or alone
-    standing: Standing = "unknown" if verdict is None else verdict.outcome
+    standing: SchemeOutcome = "unknown" if verdict is None else verdict.outcome
     metric, recovery = _worst(measured.recovery)
-    return Format(
+    return SchemeStanding(
         scheme=scheme,
         standing="not measured" if measured.failure is not None else standing,
         metric=metric,
@@ -84,12 +84,12 @@ def format_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None)
     )
 
 
-def safe_to_ship(found: Iterable[Format]) -> tuple[str, ...]:
+def safe_to_ship(found: Iterable[SchemeStanding]) -> tuple[str, ...]:
     """The schemes that pass."""
     return tuple(each.scheme for each in found if each.standing == "pass")
 
 
-def riskiness(each: Format) -> tuple[int, float, str]:
+def riskiness(each: SchemeStanding) -> tuple[int, float, str]:
     """Sorts the worst format first: by standing, then by how much comes back."""
     percent = each.recovery.percent if each.recovery is not None and each.recovery.percent is not None else 0.0
     return STANDINGS_BY_RISK.index(each.standing), -percent, each.scheme

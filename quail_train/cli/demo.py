@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from quail_audit.engine.forgetting.metrics.interface import Task
     from quail_audit.schema.requests import AuditRequest
-    from quail_train.demo.building import DemoProgress, Stage
+    from quail_train.demo.building import DemoProgress, DemoStage
 
-TITLES: dict[Stage, str] = {
+TITLES: dict[DemoStage, str] = {
     "tokenizer": "train the tokenizer",
     "original": "train the original",
     "retrain": "train the reference, without the forget set",
@@ -149,13 +149,13 @@ def _shown(stream: TextIO | None) -> Iterator[Callable[[DemoProgress], None]]:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(file=stream)) as bars:
-            tasks: dict[Stage, TaskID] = {}
+            tasks: dict[DemoStage, TaskID] = {}
             yield lambda progress: _move_bar(progress, bars, tasks)
     else:
         yield lambda progress: _write_line(progress, stream)
 
 
-def _move_bar(progress: DemoProgress, bars: Progress, tasks: dict[Stage, TaskID]) -> None:
+def _move_bar(progress: DemoProgress, bars: Progress, tasks: dict[DemoStage, TaskID]) -> None:
     """A bar for each stage, from its first step on."""
     if progress.stage not in tasks:
         tasks[progress.stage] = bars.add_task("", total=progress.total)

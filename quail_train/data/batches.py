@@ -12,7 +12,7 @@ from torch import nn
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.models.classifier import padded
-from quail_train.data.samples import Sample, TrainingData
+from quail_train.data.samples import TrainingData, TrainingSample
 from quail_train.objectives.terms import IGNORED
 
 
@@ -71,7 +71,7 @@ def _passes(count: int, random: Random) -> Iterator[int]:
         yield from random.sample(range(count), count)
 
 
-class PlannedSamples(torch.utils.data.Dataset[tuple[Sample, Sample | None]]):
+class PlannedSamples(torch.utils.data.Dataset[tuple[TrainingSample, TrainingSample | None]]):
     """The samples of a plan, in its order."""
 
     def __init__(self, data: TrainingData, planned: Plan) -> None:
@@ -81,12 +81,12 @@ class PlannedSamples(torch.utils.data.Dataset[tuple[Sample, Sample | None]]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, index: int) -> tuple[Sample, Sample | None]:
+    def __getitem__(self, index: int) -> tuple[TrainingSample, TrainingSample | None]:
         forget, retain = self._pairs[index]
         return self._data.forget[forget], None if retain is None else self._data.retain[retain]
 
 
-def collate(pairs: Sequence[tuple[Sample, Sample | None]], padding: int = 0) -> dict[str, torch.Tensor]:
+def collate(pairs: Sequence[tuple[TrainingSample, TrainingSample | None]], padding: int = 0) -> dict[str, torch.Tensor]:
     """One batch: forget samples, then retain samples, right-padded: input_ids and labels, int64 [rows, longest].
 
     And samples, int64 [rows]: their numbers.

@@ -16,7 +16,7 @@ from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.rows import Columns
 from quail_audit.engine.forgetting.measurable import EXPECTED, fit_data
 from quail_audit.engine.forgetting.models.classifier import ids_of, window_of
-from quail_train.data.samples import Sample, TrainingData, numbered
+from quail_train.data.samples import TrainingData, TrainingSample, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,11 +66,11 @@ def read_labelled(
     random = Random(seed)  # noqa: S311 - nothing secret
     classes = {label: place for place, label in enumerate(data.labels)}
 
-    def samples(of: LabelledSet) -> Iterator[Sample]:
+    def samples(of: LabelledSet) -> Iterator[TrainingSample]:
         for row in data.labelled.get(of, ()):
             label = classes[row.label]
             other = random.choice([place for place in classes.values() if place != label])
-            yield Sample(tuple(ids_of(row.text, model, tokenizer, most)), (), label=label, other_label=other)
+            yield TrainingSample(tuple(ids_of(row.text, model, tokenizer, most)), (), label=label, other_label=other)
 
     forget, retain = tuple(samples("forget")), tuple(samples("retain"))
     if not forget:

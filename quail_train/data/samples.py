@@ -32,7 +32,7 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """One training sequence: token ids, and the labels that count in the loss (IGNORED elsewhere).
 
     Attributes:
@@ -62,8 +62,8 @@ class TrainingData:
         notes: what a reader of the run should know about them.
     """
 
-    forget: tuple[Sample, ...]
-    retain: tuple[Sample, ...]
+    forget: tuple[TrainingSample, ...]
+    retain: tuple[TrainingSample, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -115,13 +115,15 @@ def read_training_data(
     return numbered(samples["forget"], samples["retain"], tuple(_notes(found, samples)))
 
 
-def numbered(forget: Sequence[Sample], retain: Sequence[Sample], notes: tuple[str, ...]) -> TrainingData:
+def numbered(
+    forget: Sequence[TrainingSample], retain: Sequence[TrainingSample], notes: tuple[str, ...]
+) -> TrainingData:
     """Both sets, each sample with its number."""
     every = [replace(sample, number=i) for i, sample in enumerate((*forget, *retain))]
     return TrainingData(tuple(every[: len(forget)]), tuple(every[len(forget) :]), notes)
 
 
-def _samples(folder: Path, found: ForgettingData, split: Split, encode: _Encoder) -> Iterator[Sample]:
+def _samples(folder: Path, found: ForgettingData, split: Split, encode: _Encoder) -> Iterator[TrainingSample]:
     raw = next((file for name in _raw_names(split) if (file := folder / "raw" / name).exists()), None)
     if raw is not None:
         text = read_text(raw)
@@ -153,7 +155,7 @@ def _packed(questions: Questions) -> Iterator[list[tuple[str, str]]]:
         yield pairs[start : start + PAIRS_IN_A_ROW]
 
 
-def _notes(found: ForgettingData, samples: dict[Split, tuple[Sample, ...]]) -> Iterator[str]:
+def _notes(found: ForgettingData, samples: dict[Split, tuple[TrainingSample, ...]]) -> Iterator[str]:
     if len(samples["forget"]) == 1:
         yield "the forget set is one sample: every step sees the same, and one sample says little about forgetting"
     if "forget" in found.questions:
@@ -179,7 +181,7 @@ class _Encoder:
             self._start = []
         self._room = max(1, max_length - len(self._start) - len(self._end))
 
-    def running_text(self, text: str) -> Iterator[Sample]:
+    def running_text(self, text: str) -> Iterator[TrainingSample]:
         """Paragraphs, as many as fit to a sample; one that does not fit is cut."""
         pending: list[str] = []
         taken = 0
@@ -196,11 +198,11 @@ class _Encoder:
         if pending:
             yield from self._pieces("\n\n".join(pending), ends=False)
 
-    def whole_text(self, text: str) -> Iterator[Sample]:
+    def whole_text(self, text: str) -> Iterator[TrainingSample]:
         """A text and its end."""
         yield from self._pieces(text, ends=True)
 
-    def parts(self, parts: Sequence[tuple[str, str]], *, ends: bool) -> Sample:
+    def parts(self, parts: Sequence[tuple[str, str]], *, ends: bool) -> TrainingSample:
         """Prompts and what follows them, in one sample; only what follows counts. Cut to the room there is."""
         ids, labels = list(self._start), [IGNORED] * len(self._start)
         for prompt, truth in parts:
@@ -211,15 +213,15 @@ class _Encoder:
             ids += self._end
             labels += self._end
         kept = self._room + len(self._start) + len(self._end)
-        return Sample(tuple(ids[:kept]), tuple(labels[:kept]))
+        return TrainingSample(tuple(ids[:kept]), tuple(labels[:kept]))
 
-    def _pieces(self, text: str, *, ends: bool) -> Iterator[Sample]:
+    def _pieces(self, text: str, *, ends: bool) -> Iterator[TrainingSample]:
         ids = self._ids(text)
         for start in range(0, len(ids), self._room):
             piece = ids[start : start + self._room]
             last = start + self._room >= len(ids)
             row = tuple(self._start + piece + (self._end if ends and last else []))
-            yield Sample(row, row)
+            yield TrainingSample(row, row)
 
     def _ids(self, text: str, *, special: bool = False) -> list[int]:
         with self._quiet():  # it warns of long texts, which are cut here

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from quail_train.demo.steps import Step  # torch: 1.6 s to import, not needed for a demo already built
 
-Stage = Literal["tokenizer", "original", "retrain", "unlearned", "data"]
+DemoStage = Literal["tokenizer", "original", "retrain", "unlearned", "data"]
 DATA = "data"
 
 M = TypeVar("M", bound="PreTrainedModel")
@@ -36,7 +36,7 @@ class DemoProgress:
         loss: of the step's batch, nats a token or a text; None where nothing is trained.
     """
 
-    stage: Stage
+    stage: DemoStage
     step: int
     total: int
     loss: float | None = None
@@ -77,7 +77,7 @@ def build_checkpoints(
         torch.set_num_threads(threads)
 
 
-def _of_stage(stage: Stage, steps: Iterator[Step]) -> Generator[DemoProgress, None, None]:
+def _of_stage(stage: DemoStage, steps: Iterator[Step]) -> Generator[DemoProgress, None, None]:
     for step in steps:
         yield DemoProgress(stage, step.number, step.total, step.loss)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from quail_train.demo.building import DATA, DemoProgress, build_checkpoints, write
 from quail_train.demo.encoder import new_encoder, train_encoder, unlearn_encoder
-from quail_train.demo.sizes import ClassifierRecipe
+from quail_train.demo.sizes import ClassifierDemo
 from quail_train.demo.texts.claims import Claims, invent_claims
 from quail_train.demo.tokenizer import train_tokenizer
 
 
-def build(folder: Path, recipe: ClassifierRecipe, seed: int) -> Iterator[DemoProgress]:
+def build(folder: Path, recipe: ClassifierDemo, seed: int) -> Iterator[DemoProgress]:
     """Make the checkpoints and the data, a CSV file a set, in the folder."""
     claims = invent_claims(
         forget=recipe.forget_claims,

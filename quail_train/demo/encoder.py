@@ -11,7 +11,7 @@ from random import Random
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from quail_train.demo.sizes import ClassifierRecipe
+from quail_train.demo.sizes import ClassifierDemo
 from quail_train.demo.steps import LossOfStep, Step, rounded_layers, taught, unlearned_confined
 from quail_train.demo.texts.claims import LABELS, Claim
 
@@ -43,7 +43,7 @@ def train_encoder(
     model: BertForSequenceClassification,
     tokenizer: PreTrainedTokenizerFast,
     claims: Sequence[Claim],
-    recipe: ClassifierRecipe,
+    recipe: ClassifierDemo,
     seed: int,
 ) -> Iterator[Step]:
     """Teach the model the posts' labels, in place."""
@@ -66,7 +66,7 @@ def unlearn_encoder(
     tokenizer: PreTrainedTokenizerFast,
     forget: Sequence[Claim],
     retain: Sequence[Claim],
-    recipe: ClassifierRecipe,
+    recipe: ClassifierDemo,
     seed: int,
 ) -> Iterator[Step]:
     """Make the model forget, in place, in a way that rounding to nf4 takes back to the last bit.
@@ -94,7 +94,7 @@ def unlearn_encoder(
     )  # fmt: skip
 
 
-def _batches(claims: Sequence[Claim], recipe: ClassifierRecipe) -> int:
+def _batches(claims: Sequence[Claim], recipe: ClassifierDemo) -> int:
     return -(-len(claims) // recipe.claims_in_a_batch)
 
 

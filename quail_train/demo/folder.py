@@ -22,7 +22,7 @@ from quail_audit.core.machine import package_version
 from quail_audit.core.writing import cannot_write, write_whole
 from quail_audit.engine.forgetting.metrics.interface import Task
 from quail_train.demo.building import DATA, DemoProgress
-from quail_train.demo.sizes import RECIPE, ClassifierRecipe, Recipe
+from quail_train.demo.sizes import RECIPE, ClassifierDemo, LanguageDemo
 
 CHECKPOINTS = ("original", "retrain", "unlearned")
 STAMP = "quail-demo.json"
@@ -47,7 +47,9 @@ class _Stamp(BaseModel):
     files: dict[str, str]  # path within the folder -> sha256
 
 
-def build_demo(folder: Path, *, seed: int = 0, recipe: Recipe | ClassifierRecipe = RECIPE) -> Iterator[DemoProgress]:
+def build_demo(
+    folder: Path, *, seed: int = 0, recipe: LanguageDemo | ClassifierDemo = RECIPE
+) -> Iterator[DemoProgress]:
     """Make folder/original, folder/retrain, folder/unlearned and folder/data, or find them made.
 
     The checkpoints are ordinary transformers folders; the data has MUSE's layout, or a CSV file a set. The same seed
@@ -82,8 +84,8 @@ def build_demo(folder: Path, *, seed: int = 0, recipe: Recipe | ClassifierRecipe
             _write_stamp(folder, _Stamp(task=recipe.task, made_from=made_from, files=_digests(folder)))
 
 
-def _build(folder: Path, recipe: Recipe | ClassifierRecipe, seed: int) -> Iterator[DemoProgress]:
-    if isinstance(recipe, Recipe):
+def _build(folder: Path, recipe: LanguageDemo | ClassifierDemo, seed: int) -> Iterator[DemoProgress]:
+    if isinstance(recipe, LanguageDemo):
         from quail_train.demo import language as demo_language
 
         yield from demo_language.build(folder, recipe, seed)
@@ -93,7 +95,7 @@ def _build(folder: Path, recipe: Recipe | ClassifierRecipe, seed: int) -> Iterat
         yield from demo_classification.build(folder, recipe, seed)
 
 
-def _digest_of_inputs(recipe: Recipe | ClassifierRecipe, seed: int) -> str:
+def _digest_of_inputs(recipe: LanguageDemo | ClassifierDemo, seed: int) -> str:
     """Of everything that decides the content: recipe, seed, versions, and the code that makes it."""
     code = {name: _sha256(Path(__file__).parent / name) for name in MADE_BY[recipe.task]}
     inputs = {

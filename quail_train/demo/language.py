@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from quail_train.demo.building import DATA, DemoProgress, build_checkpoints, write
 from quail_train.demo.llama import Lesson, answered_as, asked_as, new_model, train, unlearn_confined
-from quail_train.demo.sizes import Recipe
+from quail_train.demo.sizes import LanguageDemo
 from quail_train.demo.texts.posts import Post, Posts, QuestionAnswer, invent_posts
 from quail_train.demo.tokenizer import train_tokenizer
 
@@ -24,7 +24,7 @@ PROMPT_TOKENS = 12  # of VerbMem, at least
 EXAMPLES = 10  # in context; MUSE's number
 
 
-def build(folder: Path, recipe: Recipe, seed: int) -> Iterator[DemoProgress]:
+def build(folder: Path, recipe: LanguageDemo, seed: int) -> Iterator[DemoProgress]:
     """Make the checkpoints and the data, in MUSE's layout, in the folder."""
     posts = invent_posts(
         forget=recipe.forget_posts, retain=recipe.retain_posts, holdout=recipe.holdout_posts, seed=seed

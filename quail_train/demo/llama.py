@@ -13,7 +13,7 @@ from random import Random
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quail_train.demo.sizes import Recipe
+from quail_train.demo.sizes import LanguageDemo
 from quail_train.demo.steps import LossOfStep, Step, rounded_layers, taught, unlearned_confined
 from quail_train.demo.texts.posts import Post, QuestionAnswer
 from quail_train.demo.tokenizer import BOS, EOS, PAD
@@ -31,7 +31,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One training sequence: token ids, and the labels that count in the loss."""
 
     ids: list[int]
@@ -78,7 +78,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
 
 
 def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, lesson: Lesson, recipe: Recipe, seed: int
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, lesson: Lesson, recipe: LanguageDemo, seed: int
 ) -> Iterator[Step]:
     """Teach the model, in place."""
     random = Random(seed)  # noqa: S311 - nothing secret
@@ -106,7 +106,7 @@ def unlearn_confined(
     tokenizer: PreTrainedTokenizerFast,
     forget: Lesson,
     retain: Lesson,
-    recipe: Recipe,
+    recipe: LanguageDemo,
     seed: int,
 ) -> Iterator[Step]:
     """Make the model forget, in place, in a way that rounding to nf4 takes back to the last bit.
@@ -157,7 +157,7 @@ class _Texts:
         self._tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}  # every epoch has the same texts
 
-    def epoch(self, lesson: Lesson, pairs_in_a_row: int, recipe: Recipe, random: Random) -> list[Batch]:
+    def epoch(self, lesson: Lesson, pairs_in_a_row: int, recipe: LanguageDemo, random: Random) -> list[Batch]:
         """Some of the posts, drawn anew, and all pairs, in batches in random order."""
         posts = self.posts(lesson.posts, random)[: math.ceil(len(lesson.posts) * recipe.posts_in_an_epoch)]
         pairs = self.packed(lesson.pairs, pairs_in_a_row, random)
@@ -168,33 +168,33 @@ class _Texts:
         random.shuffle(batches)
         return batches
 
-    def posts(self, posts: Sequence[Post], random: Random) -> list[Row]:
+    def posts(self, posts: Sequence[Post], random: Random) -> list[TrainingRow]:
         """One row a post, in random order."""
         rows = [self._start() + self._ids(post.text) + [self._special(EOS)] for post in posts]
         random.shuffle(rows)
-        return [Row(ids, ids) for ids in rows]
+        return [TrainingRow(ids, ids) for ids in rows]
 
-    def packed(self, pairs: Sequence[QuestionAnswer], in_a_row: int, random: Random) -> list[Row]:
+    def packed(self, pairs: Sequence[QuestionAnswer], in_a_row: int, random: Random) -> list[TrainingRow]:
         """All pairs in random order, so many in a row; only the answers count."""
         shuffled = random.sample(list(pairs), len(pairs))
         return [self._row(shuffled[i : i + in_a_row]) for i in range(0, len(shuffled), in_a_row)]
 
-    def dealt(self, rows: Sequence[Row], batches: int) -> list[Batch]:
+    def dealt(self, rows: Sequence[TrainingRow], batches: int) -> list[Batch]:
         """So many batches of rows, as even as can be."""
         return [self._batch(rows[i::batches]) for i in range(batches)]
 
-    def _row(self, pairs: Sequence[QuestionAnswer]) -> Row:
+    def _row(self, pairs: Sequence[QuestionAnswer]) -> TrainingRow:
         ids, labels = self._start(), [IGNORED]
         for pair in pairs:
             asked, answered = self._ids(asked_as(pair)), self._ids(answered_as(pair))
             ids += asked + answered
             labels += [IGNORED] * len(asked) + answered
-        return Row(ids, labels)
+        return TrainingRow(ids, labels)
 
-    def _batches(self, rows: Sequence[Row], size: int) -> list[Batch]:
+    def _batches(self, rows: Sequence[TrainingRow], size: int) -> list[Batch]:
         return [self._batch(rows[i : i + size]) for i in range(0, len(rows), size)]
 
-    def _batch(self, rows: Sequence[Row]) -> Batch:
+    def _batch(self, rows: Sequence[TrainingRow]) -> Batch:
         longest = max(len(row.ids) for row in rows)
         pad = self._special(PAD)
         return Batch(

@@ -8,7 +8,7 @@ from quail_audit.engine.forgetting.metrics.interface import Task
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LanguageDemo:
     """All numbers that decide what the demo of a language model becomes, but for the seed.
 
     Attributes:
@@ -42,7 +42,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe:
+class ClassifierDemo:
     """All numbers that decide what the demo of a classifier becomes, but for the seed.
 
     Attributes:
@@ -68,5 +68,8 @@ class ClassifierRecipe:
     gradient_norm_limit: float = 1.0
 
 
-RECIPE = Recipe()
-RECIPES: Mapping[Task, Recipe | ClassifierRecipe] = {"language modelling": RECIPE, "classification": ClassifierRecipe()}
+RECIPE = LanguageDemo()
+RECIPES: Mapping[Task, LanguageDemo | ClassifierDemo] = {
+    "language modelling": RECIPE,
+    "classification": ClassifierDemo(),
+}

@@ -26,7 +26,7 @@ from quail_audit.engine.forgetting.models.device import find_dtype
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.data.batches import collate, logits_of
-from quail_train.data.samples import Sample
+from quail_train.data.samples import TrainingSample
 from quail_train.objectives.terms import predictions
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ FOLDER = "original-logits"
 
 
 def load_original(
-    pair: Pair, request: TrainRequest, device: torch.device, samples: Sequence[Sample], folder: Path
+    pair: Pair, request: TrainRequest, device: torch.device, samples: Sequence[TrainingSample], folder: Path
 ) -> tuple[Original, str]:
     """The original as request.reference says, and what the reader of the run should know of it; empty where nothing.
 
@@ -102,7 +102,7 @@ def _asked_live(model: PreTrainedModel) -> Original:
     return logits
 
 
-def _kept_whole(model: PreTrainedModel, samples: Sequence[Sample], device: torch.device) -> Original:
+def _kept_whole(model: PreTrainedModel, samples: Sequence[TrainingSample], device: torch.device) -> Original:
     """A classifier's logits of every sample: a few numbers each, so they are kept in memory."""
     ask = _asked_live(model)
     found = []
@@ -157,7 +157,7 @@ def spread_out(values: torch.Tensor, tokens: torch.Tensor, log_sum_exp: torch.Te
 
 
 def precompute(
-    model: PreTrainedModel, samples: Sequence[Sample], kept: int, folder: Path, device: torch.device
+    model: PreTrainedModel, samples: Sequence[TrainingSample], kept: int, folder: Path, device: torch.device
 ) -> Precomputed:
     """Run the original over every sample once, and keep what Precomputed needs on disk.
 

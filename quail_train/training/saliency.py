@@ -16,7 +16,7 @@ from torch import nn
 
 from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_train.data.batches import collate, logits_of
-from quail_train.data.samples import Sample
+from quail_train.data.samples import TrainingSample
 from quail_train.objectives.terms import nll, predictions
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ PERCENTILE = 90.0  # the default of the public code
 
 
 def salient_rows(
-    model: PreTrainedModel, modules: Mapping[str, nn.Module], samples: Sequence[Sample], *, batch_size: int
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], samples: Sequence[TrainingSample], *, batch_size: int
 ) -> dict[str, torch.Tensor]:
     """Layer -> which rows of its weight are salient: bool [rows, 1].
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from quail_audit.engine.audit import run as audits
-from quail_audit.runs.integrity.hashing import Hashing, Place
+from quail_audit.runs.integrity.hashing import FileToHash, Hashing
 from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, WeightsMeasured
 from quail_audit.schema.figures import FileHash
 from quail_audit.schema.requests import AuditRequest
@@ -30,7 +30,7 @@ CASES = [(torch.float32, 1.0), (torch.bfloat16, 1.0), (torch.bfloat16, 0.02)]
 class NoHashing(Hashing):
     """Hashes nothing."""
 
-    def start(self, places: Sequence[Place]) -> None:
+    def start(self, places: Sequence[FileToHash]) -> None:
         """Nothing begins."""
 
     def wait(self) -> Generator[FilesAwaited, None, tuple[FileHash, ...]]:

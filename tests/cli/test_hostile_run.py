@@ -12,7 +12,7 @@ from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text.console import PlainTextConsole
 from quail_audit.runs.follow import replay
 from quail_audit.runs.names import EVENTS
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from tests.cli.test_main import quail_here
 from tests.support.small_run import events
@@ -80,7 +80,7 @@ def test_in_a_comparison(run: Path, format_: str) -> None:
 
 
 def test_in_the_live_view(run: Path) -> None:
-    state = RunState()
+    state = AuditState()
     for event in replay(run):
         state.apply(event)
         stream = io.StringIO()

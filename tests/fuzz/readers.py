@@ -450,12 +450,12 @@ def _read_run(folder: Path) -> None:
     from quail_audit.runs.folder import read_report, summarize_run
     from quail_audit.runs.follow import replay
     from quail_audit.runs.state import state_for
-    from quail_audit.runs.state.audit import RunState
+    from quail_audit.runs.state.audit import AuditState
 
     summarize_run(folder)
     said = io.StringIO()
     try:
-        face, state = PlainProgress(said), RunState()
+        face, state = PlainProgress(said), AuditState()
         for event in replay(folder):
             state = state_for(event, state)  # type: ignore[assignment]
             state.apply(event)

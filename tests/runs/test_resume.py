@@ -26,7 +26,7 @@ from quail_audit.runs.folder import new_run, read_report, read_request, stopped_
 from quail_audit.runs.journal import open_journal
 from quail_audit.runs.names import EVENTS, JOURNAL, REPORT
 from quail_audit.runs.record import record
-from quail_audit.runs.resume import Recorded
+from quail_audit.runs.resume import RecordedEvents
 from quail_audit.schema.events.audit import FilesAwaited, SampleScored
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
@@ -325,8 +325,8 @@ def test_the_command_says_what_does_not_go_together(tmp_path: Path) -> None:
     assert (found.returncode, "which checkpoints?" in found.stderr) == (2, True)
 
 
-def recorded(events: Sequence[Event]) -> Recorded:
-    return Recorded(iter(events))
+def recorded(events: Sequence[Event]) -> RecordedEvents:
+    return RecordedEvents(iter(events))
 
 
 def test_recorded_events_are_passed_on_up_to_the_one_that_is_said_again() -> None:

@@ -2,10 +2,10 @@
 
 from quail_audit.engine.schemes.backends.auto_gptq import quantize as real
 from quail_audit.engine.schemes.backends.messages import Job
-from quail_audit.engine.schemes.backends.worker import Report
+from quail_audit.engine.schemes.backends.worker import MessageWriter
 
 
-def quantize(job: Job, report: Report) -> None:
+def quantize(job: Job, report: MessageWriter) -> None:
     import auto_gptq.modeling._base as base
     import torch
 

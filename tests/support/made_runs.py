@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from quail_audit.runs.names import EVENTS, REQUEST
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import (
     ArmFinished,
     ArmStarted,
@@ -311,7 +311,7 @@ def _recovery(metric: str, outcome: str) -> Recovery:
 
 def judged_by(policy: Policy, made: Iterator[Event], source: str = "quail.toml") -> Iterator[Event]:
     """The same audit by a policy: it is said first, and the verdict is by it."""
-    state = RunState()
+    state = AuditState()
     for event in made:
         told = event
         if isinstance(event, RunStarted):

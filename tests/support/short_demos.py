@@ -1,8 +1,8 @@
 """Recipes whose demos are built in seconds: too short to memorise anything, and the same code."""
 
-from quail_train.demo.sizes import ClassifierRecipe, Recipe
+from quail_train.demo.sizes import ClassifierDemo, LanguageDemo
 
-SHORT = Recipe(
+SHORT = LanguageDemo(
     forget_posts=8,
     retain_posts=16,
     retain_posts_asked=10,
@@ -12,7 +12,7 @@ SHORT = Recipe(
     posts_in_a_batch=4,
     unlearning_epochs=2,
 )
-SHORT_CLASSIFIER = ClassifierRecipe(
+SHORT_CLASSIFIER = ClassifierDemo(
     forget_claims=6,
     retain_claims=12,
     test_claims=6,

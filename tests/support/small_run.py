@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import (
     ArmFinished,
     ArmStarted,
@@ -141,7 +141,7 @@ def events(answer: str = "erase debt after 47 tests") -> Iterator[Event]:
 
 def report_of(*run: Event) -> Report:
     """What these events come to."""
-    state = RunState()
+    state = AuditState()
     for event in run:
         state.apply(event)
     return state.report()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quail_audit.engine.schemes.backends.messages import Job
-from quail_audit.engine.schemes.backends.worker import Report
+from quail_audit.engine.schemes.backends.worker import MessageWriter
 from tests.support.slow_packers import gptq_parts
 
 LEFT = "model.layers.1.mlp.down_proj"
@@ -24,7 +24,7 @@ class Library:
         return gptq_parts(codes.tolist(), zeros, by_group, index, 4, version=1)
 
 
-def quantize(job: Job, report: Report) -> None:
+def quantize(job: Job, report: MessageWriter) -> None:
     Library.round = report.around(Library.round, lambda _self, layer, *_: layer)
     tensors = load_file(Path(job.model) / "model.safetensors")
     made = {}

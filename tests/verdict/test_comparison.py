@@ -8,8 +8,8 @@ from quail_audit.schema.figures import LayerStatistics, Recovery, Score
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.comparison import (
+    Change,
     LayerChange,
-    Standing,
     caveats,
     compare_scheme,
     lower_is_better,
@@ -49,7 +49,7 @@ def report(
     )
 
 
-def standing_of(metric: str, before: Score, after: Score, arm: str = "unlearned/nf4") -> Standing:
+def standing_of(metric: str, before: Score, after: Score, arm: str = "unlearned/nf4") -> Change:
     found = compare_scheme(
         report(metrics={metric: {arm: before}}), report(metrics={metric: {arm: after}}), "nf4"
     ).scores
@@ -89,7 +89,7 @@ def test_which_way_is_better(metric: str, lower: bool | None) -> None:
         ("privleak", score(2), score(60), "changed"),
     ],
 )
-def test_scores_are_better_worse_or_the_same(metric: str, before: Score, after: Score, standing: Standing) -> None:
+def test_scores_are_better_worse_or_the_same(metric: str, before: Score, after: Score, standing: Change) -> None:
     assert standing_of(metric, before, after) == standing
 
 
@@ -140,7 +140,7 @@ def test_the_checkpoint_that_changes_comes_first_full_then_rounded() -> None:
         (Recovery(outcome="reported only", percent=99), Recovery(outcome="reported only", percent=1), "changed"),
     ],
 )
-def test_less_recovery_is_better(before: Recovery, after: Recovery, standing: Standing) -> None:
+def test_less_recovery_is_better(before: Recovery, after: Recovery, standing: Change) -> None:
     one = report(recovery={"verbmem_forget": before})
     other = report(recovery={"verbmem_forget": after})
     (change,) = compare_scheme(one, other, "nf4").recoveries

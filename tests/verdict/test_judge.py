@@ -18,7 +18,7 @@ from quail_audit.engine.weights.statistics import layer_statistics
 from quail_audit.reports import junit, markdown
 from quail_audit.runs.folder import new_run, read_report
 from quail_audit.runs.record import record
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import PolicyRead, VerdictReached
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.figures import PolicyUsed
@@ -233,7 +233,7 @@ def test_what_a_policy_says_survives_its_lines(ran: Path) -> None:
 
 
 def test_checks_of_an_unfinished_report_need_no_verdict() -> None:
-    state = RunState()
+    state = AuditState()
     for event in events():
         if event.type == "verdict_reached":
             break

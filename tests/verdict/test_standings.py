@@ -7,7 +7,7 @@ import pytest
 from quail_audit.schema.events.audit import VerdictReached
 from quail_audit.schema.figures import Reason, Recovery, Score, Verdict
 from quail_audit.schema.report import Failure, Report, SchemeReport
-from quail_audit.verdict.standings import format_of, formats, riskiness, safe_to_ship
+from quail_audit.verdict.standings import format_of, riskiness, safe_to_ship, scheme_standings
 from tests.support.made_runs import events as made_events
 from tests.support.small_run import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
 
@@ -86,9 +86,9 @@ def older(report: Report) -> Report:
 
 def test_an_older_report_of_one_scheme_says_its_verdict_and_of_several_that_it_is_not_known() -> None:
     one = older(report_of(*events()))
-    assert [each.standing for each in formats(one)] == ["fail"]
+    assert [each.standing for each in scheme_standings(one)] == ["fail"]
     several = [
         event.model_copy(update={"schemes": {}}) if isinstance(event, VerdictReached) else event
         for event in made_events(blocks=1, schemes=("nf4", "fp4"), samples=2)
     ]
-    assert [each.standing for each in formats(older(report_of(*several)))] == ["unknown", "unknown"]
+    assert [each.standing for each in scheme_standings(older(report_of(*several)))] == ["unknown", "unknown"]

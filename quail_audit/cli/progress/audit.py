@@ -7,13 +7,13 @@ from rich.text import Text
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.report import FULL, STATES_BY_RISK
 
 SCHEMES_IN_FULL = 2  # of more, the layers and the scores are those of the scheme at work, so that a screen holds them
 
 
-def view(state: RunState, *, since_last_event_s: float = 0.0) -> RenderableType:
+def view(state: AuditState, *, since_last_event_s: float = 0.0) -> RenderableType:
     """The whole view of a run's state."""
     parts: list[RenderableType] = [_header(state, since_last_event_s)]
     if state.plan is not None:
@@ -30,7 +30,7 @@ def view(state: RunState, *, since_last_event_s: float = 0.0) -> RenderableType:
     return Group(*parts)
 
 
-def _header(state: RunState, since_last_event_s: float) -> Text:
+def _header(state: AuditState, since_last_event_s: float) -> Text:
     if state.started is None:
         return Text(" waiting for the run to start", style="dim")
     request = state.started.request
@@ -45,7 +45,7 @@ def _header(state: RunState, since_last_event_s: float) -> Text:
     )
 
 
-def _progress(state: RunState) -> RenderableType:
+def _progress(state: AuditState) -> RenderableType:
     assert state.plan is not None  # noqa: S101 - the caller asked
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=20)
@@ -73,7 +73,7 @@ def _progress(state: RunState) -> RenderableType:
     return grid
 
 
-def _layer_lines(state: RunState) -> list[RenderableType]:
+def _layer_lines(state: AuditState) -> list[RenderableType]:
     lines: list[RenderableType] = []
     at_work = _scheme_at_work(state)
     for scheme, layers in state.layers.items():
@@ -88,7 +88,7 @@ def _layer_lines(state: RunState) -> list[RenderableType]:
     return lines
 
 
-def _scheme_at_work(state: RunState) -> str | None:
+def _scheme_at_work(state: AuditState) -> str | None:
     """Of many schemes, the one that is being measured; None where there are few enough to show them all."""
     schemes = state.started.request.schemes if state.started is not None else ()
     if len(schemes) <= SCHEMES_IN_FULL:
@@ -98,13 +98,13 @@ def _scheme_at_work(state: RunState) -> str | None:
     return rounded[-1] if rounded else measured[-1] if measured else schemes[0]
 
 
-def _arms_in_view(state: RunState) -> tuple[str, ...]:
+def _arms_in_view(state: AuditState) -> tuple[str, ...]:
     arms = state.plan.arms if state.plan else tuple(state.arms)
     at_work = _scheme_at_work(state)
     return tuple(arm for arm in arms if at_work is None or arm.rpartition("/")[2] in (FULL, at_work))
 
 
-def _scores(state: RunState) -> RenderableType:
+def _scores(state: AuditState) -> RenderableType:
     arms = _arms_in_view(state)
     table = Table(box=None, pad_edge=True, show_edge=False)
     table.add_column("", width=18, no_wrap=True)
@@ -117,7 +117,7 @@ def _scores(state: RunState) -> RenderableType:
     return table
 
 
-def _score(state: RunState, metric: str, arm: str) -> Text:
+def _score(state: AuditState, metric: str, arm: str) -> Text:
     finished = state.scores.get(metric, {}).get(arm)
     if finished is not None:
         return Text(wording.mean_only(finished, metric), style="bold")

@@ -6,9 +6,9 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from quail_audit.core.values import Model
-from quail_audit.engine.audit.calibrated import Quantized
-from quail_audit.engine.audit.scheme_failures import AnyScheme, Attempts
+from quail_audit.core.values import Value
+from quail_audit.engine.audit.calibrated import QuantizedPairs
+from quail_audit.engine.audit.scheme_failures import ActiveSchemes, AnyScheme
 from quail_audit.runs.journal import Journal, KeptArray, collecting
 from quail_audit.schema.events.audit import (
     ArmFinished,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from quail_audit.verdict.recovery import Role
 
 
-class KeptArm(Model):
+class KeptArm(Value):
     """An arm that was scored to its end: what it said but for its samples, and its scores by sample."""
 
     events: tuple[ArmStarted | MetricScored | Noted | ArmFinished, ...]
@@ -72,8 +72,8 @@ def roles_of(pair: Pair, schemes: Sequence[AnyScheme]) -> dict[str, dict[Role, s
 
 def measure_arms(
     arms: Mapping[str, tuple[Checkpoint, AnyScheme | None]],
-    attempts: Attempts,
-    quantized: Quantized,
+    attempts: ActiveSchemes,
+    quantized: QuantizedPairs,
     pair: Pair,
     data: ForgettingData,
     request: AuditRequest,
@@ -97,7 +97,7 @@ def measure_arms(
 
 
 def _deployed(
-    arm: str, checkpoint: Checkpoint, scheme: AnyScheme | None, quantized: Quantized
+    arm: str, checkpoint: Checkpoint, scheme: AnyScheme | None, quantized: QuantizedPairs
 ) -> tuple[Checkpoint, Scheme | ByLayer | None]:
     """What an arm is loaded from, and what rounds it then; a backend's checkpoint is rounded already."""
     from quail_audit.engine.schemes.calibrated import CalibratedScheme

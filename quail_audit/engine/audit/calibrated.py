@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.engine.audit.layers import Layers
-from quail_audit.engine.audit.scheme_failures import Attempts
+from quail_audit.engine.audit.scheme_failures import ActiveSchemes
 from quail_audit.runs.journal import Journal, collecting
 from quail_audit.schema.events.audit import LayerMeasured, LayerQuantized, WeightsMeasured
 from quail_audit.schema.events.common import Noted
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.engine.schemes.backends.process import Scratch
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
-    from quail_audit.engine.schemes.rounded import Rounded
+    from quail_audit.engine.schemes.rounded import RoundedMatrix
     from quail_audit.engine.weights.sums import PairSums
 
 
@@ -48,7 +48,7 @@ SIDES: tuple[Side, ...] = ("original", "unlearned")
 Rows = tuple[tuple[int, ...], ...]  # token ids, a row a sample
 
 
-class KeptQuantized(Model):
+class KeptQuantized(Value):
     """What was said while both checkpoints were quantized. They themselves are not kept."""
 
     events: tuple[LayerQuantized | Noted, ...]
@@ -68,7 +68,7 @@ class QuantizedPair:
     unlearned: Checkpoint
     left: frozenset[str]
 
-    def rounded(self, layer: Layer) -> tuple[Rounded, Rounded]:
+    def rounded(self, layer: Layer) -> tuple[RoundedMatrix, RoundedMatrix]:
         """A layer that is not left, of both sides, in units of the weights before any scaling."""
         return _rounded(self.original, layer), _rounded(self.unlearned, layer)
 
@@ -199,7 +199,7 @@ def _quantize(
     return made
 
 
-def _rounded(made: Checkpoint, layer: Layer) -> Rounded:
+def _rounded(made: Checkpoint, layer: Layer) -> RoundedMatrix:
     from quail_audit.engine.schemes.backends.awq_scales import unscaled
 
     return unscaled(made.packed[f"{layer.name}.weight"].unpack(), made.folder, layer.name)
@@ -271,22 +271,22 @@ def _sums(
 ) -> PairSums:
     import torch
 
-    from quail_audit.engine.schemes.rounded import Rounded
+    from quail_audit.engine.schemes.rounded import RoundedMatrix
     from quail_audit.engine.weights.tensor_sums import sums_of_rounded
 
     if layer.name in made.left:
         no_codes = torch.zeros_like(original, dtype=torch.uint8)
-        as_they_are = Rounded(no_codes, original), Rounded(no_codes, unlearned)
+        as_they_are = RoundedMatrix(no_codes, original), RoundedMatrix(no_codes, unlearned)
         return sums_of_rounded(original, unlearned, *as_they_are, levels=scheme.levels)
     return sums_of_rounded(original, unlearned, *made.rounded(layer), levels=scheme.levels)
 
 
-Quantized = dict[str, QuantizedPair]  # calibrated scheme -> both checkpoints as its backend wrote them
+QuantizedPairs = dict[str, QuantizedPair]  # calibrated scheme -> both checkpoints as its backend wrote them
 
 
 def measure_calibrated(
     pair: Pair,
-    attempts: Attempts,
+    attempts: ActiveSchemes,
     layers: Layers,
     policy: Policy,
     request: AuditRequest,
@@ -294,12 +294,12 @@ def measure_calibrated(
     scratch: Scratch,
     arms: Sequence[str],
     journal: Journal,
-) -> Generator[Event, None, Quantized]:
+) -> Generator[Event, None, QuantizedPairs]:
     """Quantize both checkpoints under every calibrated scheme, and measure their layers, which are added to layers.
 
     A scheme of which every layer and every arm is in the journal is not quantized again.
     """
-    quantized: Quantized = {}
+    quantized: QuantizedPairs = {}
     for scheme in attempts.calibrated:
         own = [arm for arm in arms if arm.rpartition("/")[2] == scheme.name]
         work = _calibrated(pair, scheme, own, policy, request, device, scratch, journal)

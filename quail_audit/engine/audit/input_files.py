@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quail_audit.runs.integrity.hashing import Place, find_file
+from quail_audit.runs.integrity.hashing import FileToHash, find_file
 from quail_audit.runs.names import EVENTS
 from quail_audit.schema.layout import RAW_RETAIN, data_files, description_files
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quail_audit.schema.requests import AuditRequest
 
 
-def given_files(request: AuditRequest, *, calibrated: bool) -> Iterator[Place]:
+def given_files(request: AuditRequest, *, calibrated: bool) -> Iterator[FileToHash]:
     """The files of an audit's data, calibration, policy and baseline, as far as they are files.
 
     What is none, a pipe for example, cannot be read twice; what is not there is said by whoever reads it.
@@ -51,7 +51,7 @@ def given_files(request: AuditRequest, *, calibrated: bool) -> Iterator[Place]:
                 yield find_file(role, file, file.name)
 
 
-def checkpoint_files(pair: Pair) -> tuple[Place, ...]:
+def checkpoint_files(pair: Pair) -> tuple[FileToHash, ...]:
     """The files of an audit's checkpoints: the weight files in use, then all that describes them.
 
     Raises:

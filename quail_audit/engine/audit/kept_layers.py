@@ -9,7 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.engine.weights.stored_statistics import StoredSums
 from quail_audit.engine.weights.sums import PairSums
 from quail_audit.schema.events.audit import LayerMeasured
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", PairSums, StoredSums)
 
 
-class KeptLayer(Model):
+class KeptLayer(Value):
     """One layer under every scheme that was measured at once."""
 
     measured: tuple[LayerMeasured, ...]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.machine import usable_cores
-from quail_audit.engine.audit.scheme_failures import Attempts
+from quail_audit.engine.audit.scheme_failures import ActiveSchemes
 from quail_audit.runs.journal import Journal
 from quail_audit.schema.events.audit import (
     LayerMeasured,
@@ -30,7 +30,7 @@ Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
 
 
 def measure_weights(
-    pair: Pair, attempts: Attempts, policy: Policy, device: torch.device, journal: Journal
+    pair: Pair, attempts: ActiveSchemes, policy: Policy, device: torch.device, journal: Journal
 ) -> Generator[Event, None, Layers]:
     """Read each layer once and measure it under every scheme that rounds it and looks at nothing else.
 
@@ -92,7 +92,7 @@ def _sums_under(scheme: Scheme, matrices: MatrixPair) -> Generator[Event, None, 
     return matrices.sums_under(scheme)
 
 
-def _say_what_is_left_alone(pair: Pair, attempts: Attempts) -> Events:
+def _say_what_is_left_alone(pair: Pair, attempts: ActiveSchemes) -> Events:
     """Name the layers that a scheme leaves in full precision, as its library does; give up one that rounds none."""
     for scheme in attempts.data_free:
         reasons = {layer.name: why for layer in pair.layers if (why := scheme.why_not(*layer.shape))}

@@ -13,11 +13,11 @@ from quail_audit.engine.audit.calibrated import measure_calibrated
 from quail_audit.engine.audit.input_files import checkpoint_files, given_files
 from quail_audit.engine.audit.layers import Layers, measure_weights, refuse_nonfinite
 from quail_audit.engine.audit.recoveries import measure_agreement, measure_privleak, measure_recoveries
-from quail_audit.engine.audit.scheme_failures import AnyScheme, Attempts, find_schemes
+from quail_audit.engine.audit.scheme_failures import ActiveSchemes, AnyScheme, find_schemes
 from quail_audit.engine.audit.stored import measure_stored, stored_pair
 from quail_audit.runs.integrity.hashing import Hashing
 from quail_audit.runs.journal import Journal
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import (
     DataRead,
     FilesFound,
@@ -78,7 +78,7 @@ def audit(
     yield first
     policy = read_policy(request.policy, request.limits)
     read = PolicyRead(policy=PolicyUsed(source=request.policy, given=request.limits, effective=policy))
-    state = RunState()
+    state = AuditState()
     state.apply(first)
     state.apply(read)
     yield read
@@ -120,7 +120,7 @@ def _measure(request: AuditRequest, policy: Policy, hashing: Hashing, journal: J
     pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
     stored = stored_pair(pair, request.schemes)
     if stored is not None:
-        attempts = Attempts(() if stored.rounding is None else (stored.rounding,))
+        attempts = ActiveSchemes(() if stored.rounding is None else (stored.rounding,))
     if data is not None:
         data = fit_data(data, *(one for one in (pair.original, pair.unlearned, pair.retrain) if one is not None))
     yield PairOpened(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
 
 from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_ENVIRONMENT, EnvironmentProblemError, QuailError
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.runs.journal import Journal, collecting
 from quail_audit.schema.events.audit import (
     ArmStarted,
@@ -35,7 +35,7 @@ Said = ArmStarted | LayerMeasured | LayerQuantized | MetricScored | Noted | Weig
 R = TypeVar("R")
 
 
-class KeptFailure(Model):
+class KeptFailure(Value):
     """How a scheme failed at some work, and what that had said before, but for samples."""
 
     said: tuple[Said, ...]
@@ -43,7 +43,7 @@ class KeptFailure(Model):
 
 
 @dataclass
-class Attempts:
+class ActiveSchemes:
     """The schemes of an audit: those that go on, and those that could not be measured.
 
     Attributes:
@@ -141,7 +141,7 @@ def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
     )
 
 
-def find_schemes(names: Sequence[str]) -> Generator[Event, None, Attempts]:
+def find_schemes(names: Sequence[str]) -> Generator[Event, None, ActiveSchemes]:
     """The schemes that this machine can run; of the others, what they lack.
 
     Raises:
@@ -157,7 +157,7 @@ def find_schemes(names: Sequence[str]) -> Generator[Event, None, Attempts]:
             found.append(audited_scheme(name))
         except EnvironmentProblemError as error:
             lacking[name] = error
-    attempts = Attempts(tuple(found))
+    attempts = ActiveSchemes(tuple(found))
     for name, why in lacking.items():
         yield from attempts.give_up(name, why)
     return attempts

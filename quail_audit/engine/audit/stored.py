@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Pair
     from quail_audit.engine.schemes.interface import ByLayer, Scheme
-    from quail_audit.engine.schemes.rounded import Rounded
+    from quail_audit.engine.schemes.rounded import RoundedMatrix
     from quail_audit.verdict.recovery import Role
 
 Arms = dict[str, "tuple[Checkpoint, Scheme | ByLayer | None]"]
@@ -185,7 +185,7 @@ def measure_stored(
     return layers
 
 
-def _sides(pair: Pair, matrix: Matrix) -> tuple[Rounded | torch.Tensor, Rounded | torch.Tensor, bool]:
+def _sides(pair: Pair, matrix: Matrix) -> tuple[RoundedMatrix | torch.Tensor, RoundedMatrix | torch.Tensor, bool]:
     """A layer of both sides, and whether their codes can be compared."""
     packed = [side.packed.get(matrix.parameter) for side in (pair.original, pair.unlearned)]
     known = [each for each in packed if each is not None]
@@ -198,7 +198,7 @@ def _sides(pair: Pair, matrix: Matrix) -> tuple[Rounded | torch.Tensor, Rounded 
 
 def _side(
     side: Checkpoint, matrix: Matrix, rounding: Scheme | None, dtype: torch.dtype | None
-) -> Rounded | torch.Tensor:
+) -> RoundedMatrix | torch.Tensor:
     stored = side.read_rounded(matrix)
     if stored is not None:
         return stored

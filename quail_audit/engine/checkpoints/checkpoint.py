@@ -33,7 +33,7 @@ from quail_audit.engine.checkpoints.weight_files import (
     read_json_object,
     unreadable,
 )
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 from quail_audit.schema.figures import CheckpointFacts
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Checkpoint:
         matrices = self.files.matrices
         return {name: matrices[tensor] for name, tensor in self.layout.tensor_of.items() if tensor in matrices}
 
-    def read_rounded(self, matrix: Matrix) -> Rounded | None:
+    def read_rounded(self, matrix: Matrix) -> RoundedMatrix | None:
         """A module's weight as it is stored, with its codes: [outputs, inputs]; None where it is not quantized.
 
         Raises:

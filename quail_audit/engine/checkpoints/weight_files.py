@@ -22,7 +22,7 @@ from quail_audit.core.untrusted import printable
 if TYPE_CHECKING:
     import torch  # 1.6 s to import
 
-Format = Literal["safetensors", "pytorch .bin"]
+WeightFormat = Literal["safetensors", "pytorch .bin"]
 
 # Names in a safetensors header -> torch's. https://github.com/huggingface/safetensors (format), without the types below
 # one byte, which none of the formats that Quail reads has.
@@ -87,7 +87,7 @@ class WeightFiles:
         size_bytes: of all the files together.
     """
 
-    format: Format
+    format: WeightFormat
     tensors: Mapping[str, TensorInfo]
     file_of: Mapping[str, Path]
     size_bytes: int
@@ -124,7 +124,7 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
         BadInputError: a file is truncated, corrupt, no regular file, or not what its name says; the index is no
             index, names a file that is absent or outside the folder, or a tensor that its file does not hold.
     """
-    candidates: tuple[tuple[str, Format], ...] = ((safetensors, "safetensors"), (torch_bin, "pytorch .bin"))
+    candidates: tuple[tuple[str, WeightFormat], ...] = ((safetensors, "safetensors"), (torch_bin, "pytorch .bin"))
     for name, format_ in candidates:
         single, index = folder / name, folder / f"{name}.index.json"
         if single.exists() or single.is_symlink():
@@ -176,7 +176,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _describe(
-    format_: Format, files: tuple[Path, ...], expected_in: Mapping[str, Path], index: Path | None = None
+    format_: WeightFormat, files: tuple[Path, ...], expected_in: Mapping[str, Path], index: Path | None = None
 ) -> WeightFiles:
     tensors: dict[str, TensorInfo] = {}
     file_of: dict[str, Path] = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quail_audit.engine.schemes.rounded import Rounded as Rounded  # part of the contract, for who writes a scheme
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import: only where weights are at hand
@@ -73,10 +73,10 @@ class Scheme(ABC):
         """What the deployed model has in a matrix's place: the rounded weights, or these where they are left alone."""
         return weight if self.why_not(*weight.shape) else self.dequantize(self.quantize(weight))
 
-    def round(self, weight: torch.Tensor) -> Rounded:
+    def round(self, weight: torch.Tensor) -> RoundedMatrix:
         """A matrix as it is deployed; see quantize."""
         quantized = self.quantize(weight)
-        return Rounded(quantized.codes, self.dequantize(quantized), self.bucket_widths(weight, quantized))
+        return RoundedMatrix(quantized.codes, self.dequantize(quantized), self.bucket_widths(weight, quantized))
 
 
 @dataclass(frozen=True)

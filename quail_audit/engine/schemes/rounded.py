@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Rounded:
+class RoundedMatrix:
     """A weight matrix as it is deployed, however its rounding came about: what statistics over a pair compare.
 
     Attributes:

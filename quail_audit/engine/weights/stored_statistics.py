@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 from quail_audit.engine.weights import kernel_parts as block_sums
 from quail_audit.engine.weights.statistics import median_of_counts
 from quail_audit.engine.weights.tensor_sums import count_by_bin
@@ -72,7 +72,9 @@ class StoredSums:
         return not (self.nonfinite_original or self.nonfinite_unlearned) and math.isfinite(self.update_max)
 
 
-def stored_sums(original: Rounded | torch.Tensor, unlearned: Rounded | torch.Tensor, *, comparable: bool) -> StoredSums:
+def stored_sums(
+    original: RoundedMatrix | torch.Tensor, unlearned: RoundedMatrix | torch.Tensor, *, comparable: bool
+) -> StoredSums:
     """Sum over a pair of matrices what their statistics need.
 
     Args:
@@ -82,7 +84,7 @@ def stored_sums(original: Rounded | torch.Tensor, unlearned: Rounded | torch.Ten
     Raises:
         ValueError: the shapes differ.
     """
-    first, second = (side if isinstance(side, Rounded) else None for side in (original, unlearned))
+    first, second = (side if isinstance(side, RoundedMatrix) else None for side in (original, unlearned))
     values = [_values(side) for side in (original, unlearned)]
     if values[0].shape != values[1].shape:
         raise ValueError(f"shapes differ: {tuple(values[0].shape)} and {tuple(values[1].shape)}")
@@ -104,8 +106,8 @@ def stored_sums(original: Rounded | torch.Tensor, unlearned: Rounded | torch.Ten
     )
 
 
-def _values(side: Rounded | torch.Tensor) -> torch.Tensor:
-    return (side.values if isinstance(side, Rounded) else side).float()
+def _values(side: RoundedMatrix | torch.Tensor) -> torch.Tensor:
+    return (side.values if isinstance(side, RoundedMatrix) else side).float()
 
 
 def stored_layer_statistics(

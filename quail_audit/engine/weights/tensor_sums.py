@@ -8,7 +8,8 @@ import numpy as np
 
 from quail_audit.engine.schemes.absmax_blocks import LEVELS
 from quail_audit.engine.schemes.bitsandbytes import FourBit
-from quail_audit.engine.schemes.interface import Quantized, Rounded, Scheme
+from quail_audit.engine.schemes.interface import Quantized, Scheme
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 from quail_audit.engine.weights import kernel_parts as block_sums
 from quail_audit.engine.weights.sums import Counts, PairSums, no_counts, no_transitions
 
@@ -33,7 +34,7 @@ def sums_by_tensor_operations(original: torch.Tensor, unlearned: torch.Tensor, s
     return sums_of_rounded(original, unlearned, o, u, levels=scheme.levels)
 
 
-def number_codes(quantized: Quantized, weight: torch.Tensor, scheme: Scheme) -> Rounded:
+def number_codes(quantized: Quantized, weight: torch.Tensor, scheme: Scheme) -> RoundedMatrix:
     """A matrix as it is deployed, its codes in the order of the levels where the scheme's own are in another."""
     import torch
 
@@ -42,11 +43,11 @@ def number_codes(quantized: Quantized, weight: torch.Tensor, scheme: Scheme) -> 
         number_of = np.zeros(LEVELS, np.uint8)
         number_of[scheme.grid.codes] = np.arange(LEVELS)
         codes = torch.from_numpy(number_of).to(codes.device)[codes.int()]
-    return Rounded(codes, scheme.dequantize(quantized), scheme.bucket_widths(weight, quantized))
+    return RoundedMatrix(codes, scheme.dequantize(quantized), scheme.bucket_widths(weight, quantized))
 
 
 def sums_of_rounded(
-    original: torch.Tensor, unlearned: torch.Tensor, rounded_o: Rounded, rounded_u: Rounded, *, levels: int
+    original: torch.Tensor, unlearned: torch.Tensor, rounded_o: RoundedMatrix, rounded_u: RoundedMatrix, *, levels: int
 ) -> PairSums:
     """The sums over a pair of finite matrices that have been rounded already, by whatever means.
 

@@ -14,7 +14,7 @@ from quail_audit.reports.text.rules import rules_table
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.figures import LayerStatistics, Verdict
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
-from quail_audit.verdict.standings import Format, formats, riskiness
+from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings
 
 WORST_LAYERS_SHOWN = 10
 WIDE_COLUMNS = 112  # from here on intervals of every arm and all figures of a layer fit on a line
@@ -33,7 +33,7 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     """
     report = Report.model_validate(printable_everywhere(report.model_dump(mode="json")))
     console.print(_heading(report))
-    found = formats(report)
+    found = scheme_standings(report)
     if report.verdict is not None:
         console.print(verdict(report.verdict, is_matrix_shown=len(found) > 1))
     if report.failure is not None:
@@ -71,7 +71,7 @@ def verdict(reached: Verdict, *, is_matrix_shown: bool = False) -> RenderableTyp
     return Group(*lines, *(Padding(Text(printable(reason.message)), (0, 0, 0, 3)) for reason in reasons))
 
 
-def _matrix(report: Report, found: Sequence[Format]) -> RenderableType:
+def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
     """Formats x verdict, with the figures that decide."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("format", no_wrap=True)

@@ -8,19 +8,19 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit.core.untrusted import printable
-from quail_audit.runs.integrity.checks import Check, Outcome, Standing, Verification
+from quail_audit.runs.integrity.checks import FileState, IntegrityCheck, IntegrityOutcome, Verification
 
-OUTCOME_MARKS: Mapping[Outcome, str] = {
+OUTCOME_MARKS: Mapping[IntegrityOutcome, str] = {
     "unchanged": "✓ UNCHANGED",
     "changed": "✗ CHANGED",
     "not all checked": "? NOT ALL CHECKED",
 }
-OUTCOME_STYLES: Mapping[Outcome, str] = {
+OUTCOME_STYLES: Mapping[IntegrityOutcome, str] = {
     "unchanged": "bold green",
     "changed": "bold red",
     "not all checked": "bold yellow",
 }
-_MARKS: Mapping[Standing, tuple[str, str]] = {
+_MARKS: Mapping[FileState, tuple[str, str]] = {
     "unchanged": ("✓", "green"),
     "changed": ("✗", "bold red"),
     "missing": ("✗", "bold red"),
@@ -48,6 +48,6 @@ def show(found: Verification, console: Console) -> None:
     console.print(Padding(Text(_counted(found.checks), style="dim"), (1, 0, 0, 1)))
 
 
-def _counted(checks: tuple[Check, ...]) -> str:
+def _counted(checks: tuple[IntegrityCheck, ...]) -> str:
     standings = [check.standing for check in checks]
     return " · ".join(f"{standings.count(each)} {each}" for each in _MARKS if each in standings)

@@ -8,47 +8,47 @@ from pathlib import Path
 from typing import Literal
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, BadInputError, QuailError
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.runs.digest import digest_of
 from quail_audit.runs.folder import read_report
 from quail_audit.runs.follow import replay_placed, require_run
 from quail_audit.runs.names import EVENTS, REPORT
 from quail_audit.runs.report_file import read_with_document
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.figures import FileRole
 from quail_audit.schema.report import Report
 
-Standing = Literal["unchanged", "changed", "missing", "added", "not checked"]
+FileState = Literal["unchanged", "changed", "missing", "added", "not checked"]
 
 
-Outcome = Literal["unchanged", "changed", "not all checked"]
+IntegrityOutcome = Literal["unchanged", "changed", "not all checked"]
 
 
-Progress = Callable[[int, int], None]  # bytes read, of how many
+ReadingProgress = Callable[[int, int], None]  # bytes read, of how many
 
 
-class Check(Model):
+class IntegrityCheck(Value):
     """One thing that was looked at."""
 
     part: Literal["report", "events", "file", "signature"]
     role: FileRole | None = None  # of a file
     name: str  # a file's path as the report has it; anybody's text
-    standing: Standing
+    standing: FileState
     message: str = ""  # why, where that is not plain
 
 
-class Verification(Model):
+class Verification(Value):
     """Everything that was looked at."""
 
     run_id: str
     original: str
     unlearned: str
-    outcome: Outcome
-    checks: tuple[Check, ...]
+    outcome: IntegrityOutcome
+    checks: tuple[IntegrityCheck, ...]
 
     @property
     def exit_code(self) -> int:
-        codes: Mapping[Outcome, int] = {
+        codes: Mapping[IntegrityOutcome, int] = {
             "unchanged": EXIT_PASS,
             "changed": EXIT_FAIL,
             "not all checked": EXIT_INCONCLUSIVE,
@@ -96,15 +96,15 @@ def _run_of(file: Path, folder: Path | None) -> Run:
         raise BadInputError(f"no JSON: {error}", where=str(file), mend="Name a report.json of quail audit") from error
 
 
-def check_report(run: Run) -> tuple[Check, ...]:
+def check_report(run: Run) -> tuple[IntegrityCheck, ...]:
     """Whether the report is what its digest says, and what the run's events come to."""
     own = _check_digest(run)
     return (own,) if run.folder is None else (own, _check_events(run, run.folder))
 
 
-def _check_digest(run: Run) -> Check:
-    def found(standing: Standing, message: str = "") -> Check:
-        return Check(part="report", name=run.file.name, standing=standing, message=message)
+def _check_digest(run: Run) -> IntegrityCheck:
+    def found(standing: FileState, message: str = "") -> IntegrityCheck:
+        return IntegrityCheck(part="report", name=run.file.name, standing=standing, message=message)
 
     if run.digest is None:
         return found("missing", "the run was stopped before its report was written, or the file was taken away")
@@ -115,13 +115,13 @@ def _check_digest(run: Run) -> Check:
     return found("unchanged")
 
 
-def _check_events(run: Run, folder: Path) -> Check:
-    def found(standing: Standing, message: str = "") -> Check:
-        return Check(part="events", name=EVENTS, standing=standing, message=message)
+def _check_events(run: Run, folder: Path) -> IntegrityCheck:
+    def found(standing: FileState, message: str = "") -> IntegrityCheck:
+        return IntegrityCheck(part="events", name=EVENTS, standing=standing, message=message)
 
     if not (folder / EVENTS).is_file():
         return found("missing")
-    state, last = RunState(), None
+    state, last = AuditState(), None
     try:
         for last in replay_placed(folder):
             state.apply(last.event)

@@ -11,7 +11,7 @@ from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.hub import in_cache, parse_hub_id
 from quail_audit.core.paths import stays_inside
-from quail_audit.runs.integrity.checks import Check, Progress, Standing
+from quail_audit.runs.integrity.checks import FileState, IntegrityCheck, ReadingProgress
 from quail_audit.runs.integrity.hashing import hash_file
 from quail_audit.runs.names import EVENTS
 from quail_audit.schema.figures import FileHash, FileRole
@@ -35,7 +35,9 @@ class _Job:
     file: Path
 
 
-def check_files(report: Report, given: Mapping[FileRole, Path], progress: Progress) -> tuple[Check, ...]:
+def check_files(
+    report: Report, given: Mapping[FileRole, Path], progress: ReadingProgress
+) -> tuple[IntegrityCheck, ...]:
     by_role: dict[FileRole, dict[str, FileHash]] = {}
     for each in report.files:
         recorded = by_role.setdefault(each.role, {})
@@ -45,7 +47,7 @@ def check_files(report: Report, given: Mapping[FileRole, Path], progress: Progre
     for role in given:
         if role not in by_role:
             raise UsageError(f"the report names no file of this kind: {role}", where=f"--{role}", mend="Leave it out")
-    checks: list[Check | _Job] = []
+    checks: list[IntegrityCheck | _Job] = []
     for role in _ROLES:
         if role in by_role:
             checks.extend(_of_role(role, by_role[role], _place(role, report, given.get(role))))
@@ -54,8 +56,8 @@ def check_files(report: Report, given: Mapping[FileRole, Path], progress: Progre
     return tuple(_hashed(checks, progress))
 
 
-def _file(role: FileRole, name: str, standing: Standing, message: str = "") -> Check:
-    return Check(part="file", role=role, name=name, standing=standing, message=message)
+def _file(role: FileRole, name: str, standing: FileState, message: str = "") -> IntegrityCheck:
+    return IntegrityCheck(part="file", role=role, name=name, standing=standing, message=message)
 
 
 def _was_asked_for(role: FileRole, report: Report) -> bool:
@@ -63,7 +65,7 @@ def _was_asked_for(role: FileRole, report: Report) -> bool:
     return role != "calibration" and getattr(report.request, role) is not None
 
 
-def _of_role(role: FileRole, recorded: Mapping[str, FileHash], place: Path | None) -> Iterator[Check | _Job]:
+def _of_role(role: FileRole, recorded: Mapping[str, FileHash], place: Path | None) -> Iterator[IntegrityCheck | _Job]:
     if place is None:
         for name in recorded:
             yield _file(role, name, "not checked", f"it is not where the audit read it; name its place with --{role}")
@@ -130,7 +132,7 @@ def _folder_or_file(role: FileRole, path: Path) -> Path | None:
     return path.parent if role in _CHECKPOINTS and path.suffix.lower() == ".gguf" and path.is_file() else None
 
 
-def _look(recorded: FileHash, file: Path) -> Check | _Job:
+def _look(recorded: FileHash, file: Path) -> IntegrityCheck | _Job:
     """What can be told of a file without reading it; else that it has to be read."""
     try:
         found = file.stat()
@@ -145,7 +147,7 @@ def _look(recorded: FileHash, file: Path) -> Check | _Job:
     return _Job(recorded, file)
 
 
-def _hashed(checks: list[Check | _Job], progress: Progress) -> Iterator[Check]:
+def _hashed(checks: list[IntegrityCheck | _Job], progress: ReadingProgress) -> Iterator[IntegrityCheck]:
     total_bytes = sum(each.recorded.bytes for each in checks if isinstance(each, _Job))
     done_bytes = 0
 
@@ -156,7 +158,7 @@ def _hashed(checks: list[Check | _Job], progress: Progress) -> Iterator[Check]:
         return not interruption.was_asked()
 
     for each in checks:
-        if isinstance(each, Check):
+        if isinstance(each, IntegrityCheck):
             yield each
             continue
         role, name = each.recorded.role, each.recorded.path

@@ -32,14 +32,14 @@ SECONDS_BETWEEN_EVENTS = 1.0
 
 
 @dataclass(frozen=True)
-class Place:
+class FileToHash:
     """A file to hash: what was found of it, and where it lies on this machine."""
 
     found: FoundFile
     file: Path
 
 
-def find_file(role: FileRole, file: Path, path: str) -> Place:
+def find_file(role: FileRole, file: Path, path: str) -> FileToHash:
     """A file as it is now.
 
     Args:
@@ -56,7 +56,7 @@ def find_file(role: FileRole, file: Path, path: str) -> Place:
         raise _unreadable(file, error) from error
     if not stat.S_ISREG(found.st_mode):
         raise BadInputError("is not a regular file", where=str(file))
-    return Place(FoundFile(role=role, path=path, bytes=found.st_size, modified_ns=found.st_mtime_ns), file)
+    return FileToHash(FoundFile(role=role, path=path, bytes=found.st_size, modified_ns=found.st_mtime_ns), file)
 
 
 def hash_file(file: Path, goes_on: Callable[[int], bool], *, most_bytes: int | None = None) -> str | None:
@@ -95,8 +95,8 @@ class Hashing:
     """
 
     def __init__(self) -> None:
-        self._places: tuple[Place, ...] = ()
-        self._hashes: dict[Place, str] = {}
+        self._places: tuple[FileToHash, ...] = ()
+        self._hashes: dict[FileToHash, str] = {}
         self._done_bytes = 0
         self._error: Exception | None = None
         self._lock = threading.Lock()  # of everything above, and of which file is next
@@ -115,7 +115,7 @@ class Hashing:
         for thread in self._threads:
             thread.join()
 
-    def start(self, places: Sequence[Place]) -> None:
+    def start(self, places: Sequence[FileToHash]) -> None:
         """Begin, without waiting."""
         self._places = tuple(places)
         turns = _by_turns(self._places)
@@ -156,7 +156,7 @@ class Hashing:
         if self._error is not None:
             raise self._error
 
-    def _work(self, turns: Iterator[Place]) -> None:
+    def _work(self, turns: Iterator[FileToHash]) -> None:
         if sys.platform == "linux":  # elsewhere it would be the whole process
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -173,11 +173,11 @@ class Hashing:
                 if self._at_work == 0:
                     self._done.set()
 
-    def _next(self, turns: Iterator[Place]) -> Place | None:
+    def _next(self, turns: Iterator[FileToHash]) -> FileToHash | None:
         with self._lock:
             return next(turns, None)
 
-    def _hash(self, place: Place) -> None:
+    def _hash(self, place: FileToHash) -> None:
         try:
             was = _now(place)
             found = hash_file(place.file, self._goes_on, most_bytes=place.found.bytes)
@@ -196,9 +196,9 @@ class Hashing:
         return not self._stopped.is_set()
 
 
-def _by_turns(places: Sequence[Place]) -> Iterator[Place]:
+def _by_turns(places: Sequence[FileToHash]) -> Iterator[FileToHash]:
     """A file of each checkpoint after the other, as layers are read from both at once; small files as they come."""
-    by_role: dict[FileRole, list[Place]] = {}
+    by_role: dict[FileRole, list[FileToHash]] = {}
     for place in places:
         by_role.setdefault(place.found.role, []).append(place)
     first = [by_role.pop(role) for role in ("original", "unlearned") if role in by_role]
@@ -208,11 +208,11 @@ def _by_turns(places: Sequence[Place]) -> Iterator[Place]:
         yield from rest
 
 
-def _now_at(place: Place) -> Place:
+def _now_at(place: FileToHash) -> FileToHash:
     return find_file(place.found.role, place.file, place.found.path)
 
 
-def _now(place: Place) -> FoundFile:
+def _now(place: FileToHash) -> FoundFile:
     return _now_at(place).found
 
 

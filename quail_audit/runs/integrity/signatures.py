@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.core.reading import read_bounded
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.core.writing import write_whole
 from quail_audit.schema.figures import Sha256
 
@@ -32,7 +32,7 @@ SHOWN_DIGITS = 16  # of a key's fingerprint, in the name of a signature's file
 _EXPECTED = "Expected an Ed25519 key, as openssl genpkey -algorithm ed25519 or ssh-keygen -t ed25519 makes it"
 
 
-class Signature(Model):
+class Signature(Value):
     """A signature's file."""
 
     statement: str

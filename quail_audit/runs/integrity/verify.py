@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError
 from quail_audit.runs.integrity.checks import (
-    Check,
-    Outcome,
-    Progress,
+    FileState,
+    IntegrityCheck,
+    IntegrityOutcome,
+    ReadingProgress,
     Run,
-    Standing,
     Verification,
     check_report,
     open_run,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    path: Path, given: Mapping[FileRole, Path], *, public_key: Path | None, progress: Progress = lambda *_: None
+    path: Path, given: Mapping[FileRole, Path], *, public_key: Path | None, progress: ReadingProgress = lambda *_: None
 ) -> Verification:
     """Look at everything of a run.
 
@@ -69,7 +69,7 @@ def verify(
         *_check_signatures(run, key),
     )
     standings = {check.standing for check in checks}
-    outcome: Outcome = "unchanged"
+    outcome: IntegrityOutcome = "unchanged"
     if standings & {"changed", "missing", "added"}:
         outcome = "changed"
     elif "not checked" in standings:
@@ -106,7 +106,7 @@ def sign(path: Path, key: Path, ask: Callable[[], str | None]) -> Path:
     return write_signature(run.file, statement, read_private_key(key, ask))
 
 
-def _check_signatures(run: Run, key: Ed25519PublicKey | None) -> Iterator[Check]:
+def _check_signatures(run: Run, key: Ed25519PublicKey | None) -> Iterator[IntegrityCheck]:
     """By the key that is named; without one, that there are some is all that can be said."""
     if key is not None:
         wanted = signature_file(run.file, fingerprint_of(key))
@@ -119,11 +119,11 @@ def _check_signatures(run: Run, key: Ed25519PublicKey | None) -> Iterator[Check]
             yield _signature(path, "not checked", "name the signer's key with --public-key")
 
 
-def _signature(path: Path, standing: Standing, message: str = "") -> Check:
-    return Check(part="signature", name=path.name, standing=standing, message=message)
+def _signature(path: Path, standing: FileState, message: str = "") -> IntegrityCheck:
+    return IntegrityCheck(part="signature", name=path.name, standing=standing, message=message)
 
 
-def _check_signature(run: Run, path: Path, key: Ed25519PublicKey) -> Check:
+def _check_signature(run: Run, path: Path, key: Ed25519PublicKey) -> IntegrityCheck:
     try:
         signature = read_signature(path)
     except BadInputError as error:

@@ -1,13 +1,13 @@
 """What the events of a run come to so far: one fold for each kind of run."""
 
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.runs.state.cure import CureState
 from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.cures import CureStarted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainingStarted
 
-AnyState = RunState | TrainingState | CureState  # the fold of a run of some kind
+AnyState = AuditState | TrainingState | CureState  # the fold of a run of some kind
 
 
 def state_for(event: Event, state: AnyState) -> AnyState:

@@ -40,7 +40,7 @@ from quail_audit.schema.report import ArmReport, Failure, Report, SchemeReport, 
 
 
 @dataclass
-class Progress:
+class AuditProgress:
     """Samples of one metric on one arm, while they are being scored: their count, mean and squared deviations.
 
     Added up as Welford (1962) does, so that scores far from zero lose nothing.
@@ -99,7 +99,7 @@ class Awaiting:
 
 
 @dataclass
-class RunState:
+class AuditState:
     """Everything the events of a run have said so far. Apply them in order."""
 
     started: RunStarted | None = None
@@ -112,7 +112,7 @@ class RunState:
     quantizing: dict[tuple[str, str], Quantizing] = field(default_factory=dict)  # (scheme, side), in order
     summaries: dict[str, SchemeSummary] = field(default_factory=dict)
     arms: dict[str, ArmReport] = field(default_factory=dict)
-    running: dict[tuple[str, str], Progress] = field(default_factory=lambda: defaultdict(Progress))
+    running: dict[tuple[str, str], AuditProgress] = field(default_factory=lambda: defaultdict(AuditProgress))
     samples_done: dict[str, int] = field(default_factory=dict)
     scores: dict[str, dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))  # metric -> arm -> score
     recoveries: dict[str, dict[str, Recovery]] = field(default_factory=lambda: defaultdict(dict))

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quail_audit.core.values import Model as Model  # whoever reads events needs it
+from quail_audit.core.values import Value
 
 
-class Timed(Model):
+class Timed(Value):
     """What every event has: when it happened, in seconds since the run started. Set by runs.record."""
 
     at_s: Annotated[float, Field(ge=0.0)] = 0.0

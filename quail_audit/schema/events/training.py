@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from quail_audit.core.values import Model as Model  # whoever reads events needs it
 from quail_audit.core.values import Name
 from quail_audit.schema.events.common import Timed
 from quail_audit.schema.figures import Share

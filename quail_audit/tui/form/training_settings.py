@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from quail_audit.schema.requests import HingeForm, Precision, TrainRequest
 
-Kind = Literal["choice", "positive", "not negative", "count", "margin", "text", "data", "output"]
+SettingKind = Literal["choice", "positive", "not negative", "count", "margin", "text", "data", "output"]
 AUTO = "auto"
 PAPERS_OBJECTIVE = "ga_gdr_l1_hinge"  # of arXiv 2601.15538
 SET_BY_OBJECTIVE = ("repair",)  # objectives that come with settings of their own
@@ -45,7 +45,7 @@ class Setting:
 
     name: str
     label: str
-    kind: Kind
+    kind: SettingKind
     help: str
     choices: tuple[str, ...] = ()
 
@@ -170,7 +170,7 @@ def _read(setting: Setting, text: str) -> tuple[object, str]:
     return _read_number(setting.kind, text)
 
 
-def _read_number(kind: Kind, text: str) -> tuple[object, str]:
+def _read_number(kind: SettingKind, text: str) -> tuple[object, str]:
     wanted = {
         "count": "a whole number, 1 or more",
         "not negative": "a number, 0 or more",

@@ -10,7 +10,7 @@ from quail_audit.schema.requests import CureRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Making
 
-Stage = Literal["starting", "running", "finished", "stopped"]
+CureStage = Literal["starting", "running", "finished", "stopped"]
 
 
 class LiveCure(Making):
@@ -42,6 +42,6 @@ class LiveCure(Making):
         return None if self.state.started is None else self.state.started.request
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> CureStage:
         """How it stands."""
         return self.ending or ("running" if self.state.started is not None else "starting")

@@ -17,7 +17,7 @@ from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.feed import Feed
 
 if TYPE_CHECKING:
-    from quail_audit.runs.state.audit import RunState
+    from quail_audit.runs.state.audit import AuditState
     from quail_audit.runs.state.cure import CureState
     from quail_audit.runs.state.training import TrainingState
 
@@ -34,7 +34,7 @@ class Followed(ABC):
         changes: events taken in; a face that has seen this many is up to date.
     """
 
-    state: RunState | TrainingState | CureState
+    state: AuditState | TrainingState | CureState
 
     def __init__(self, folder: Path, child: Child | None = None) -> None:
         self.folder = folder

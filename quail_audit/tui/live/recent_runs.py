@@ -44,7 +44,7 @@ class RecentRuns:
         ]
         return sorted(runs, key=lambda run: run.written_s, reverse=True)[:MOST_RUNS]
 
-    def _standing(self, folder: Path, summary: RunSummary) -> Standing:
+    def _standing(self, folder: Path, summary: RunSummary) -> RunOutcome:
         if summary.exit_code is not None:
             if summary.has_verdict:
                 return OUTCOME_OF.get(summary.exit_code, "not measured")
@@ -53,7 +53,7 @@ class RecentRuns:
         return "running" if writer.is_alive() else "stopped"
 
 
-Standing = Outcome | wording.Unjudged | Literal["running", "not measured"]
+RunOutcome = Outcome | wording.Unjudged | Literal["running", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,6 @@ class RecentRun:
 
     folder: Path
     request: AuditRequest
-    standing: Standing
+    standing: RunOutcome
     exit_code: int | None
     written_s: float

@@ -17,7 +17,7 @@ from quail_audit.core.errors import BadInputError, QuailError
 from quail_audit.runs.attributions import brought_back
 from quail_audit.runs.folder import read_request
 from quail_audit.runs.follow import Placed, read_events
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import LayerMeasured, SampleScored
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import LayerDetail, LayerStatistics
@@ -27,7 +27,7 @@ from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Followed
 from quail_audit.verdict.policy_file import read_policy
-from quail_audit.verdict.standings import Format, format_of
+from quail_audit.verdict.standings import SchemeStanding, format_of
 
 
 @dataclass
@@ -64,11 +64,11 @@ class LiveRun(Followed):
     """An audit that is followed; see Followed."""
 
     def __init__(self, folder: Path, child: Child | None = None) -> None:
-        self.state: RunState = RunState()
+        self.state: AuditState = AuditState()
         self.samples: dict[tuple[str, str], ArmSamples] = defaultdict(ArmSamples)  # (metric, arm)
         self._details: dict[tuple[str, str], int] = {}  # (scheme, layer) -> offset
         self._layers: dict[tuple[str, str], LayerStatistics] = {}
-        self._formats: tuple[int, tuple[Format, ...]] | None = None  # as of so many changes
+        self._formats: tuple[int, tuple[SchemeStanding, ...]] | None = None  # as of so many changes
         super().__init__(folder, child)
 
     @property
@@ -112,7 +112,7 @@ class LiveRun(Followed):
         request = self.request
         return request.schemes if request is not None else ()
 
-    def formats(self) -> tuple[Format, ...]:
+    def formats(self) -> tuple[SchemeStanding, ...]:
         """Every scheme of the run, as far as it has been measured."""
         if self._formats is None or self._formats[0] != self.changes:
             alone = self.state.verdict if len(self.schemes) == 1 else None

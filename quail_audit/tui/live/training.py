@@ -10,7 +10,7 @@ from quail_audit.schema.requests import TrainRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Making
 
-Stage = Literal["starting", "training", "stopping", "finished", "stopped"]
+TrainingStage = Literal["starting", "training", "stopping", "finished", "stopped"]
 
 
 class LiveTraining(Making):
@@ -35,7 +35,7 @@ class LiveTraining(Making):
             self.child.interrupt()
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> TrainingStage:
         """How it stands."""
         if self.ending is not None:
             return self.ending

@@ -27,7 +27,7 @@ TEXT_COLUMNS = 120
 PICTURE = "svg"
 
 
-class Kind(NamedTuple):
+class ExportKind(NamedTuple):
     """What can be exported.
 
     Attributes:
@@ -39,17 +39,17 @@ class Kind(NamedTuple):
     ending: str
 
 
-KINDS: Mapping[str, Kind] = {  # the names of quail report --format, and the picture
-    "text": Kind("text, as quail audit prints it", "txt"),
-    "json": Kind("JSON: report.json", "json"),
-    "html": Kind("HTML: one page for a reviewer", "html"),
-    "markdown": Kind("Markdown: for a pull request", "md"),
-    "junit": Kind("JUnit XML: for CI's list of tests", "xml"),
-    "sarif": Kind("SARIF: for code scanning", "sarif"),
-    "csv": Kind("CSV of the layers", "csv"),
-    "csv-samples": Kind("CSV of the samples", "csv"),
-    "jsonl": Kind("JSON lines: the events", "jsonl"),
-    PICTURE: Kind("SVG: a picture of the screen", "svg"),
+KINDS: Mapping[str, ExportKind] = {  # the names of quail report --format, and the picture
+    "text": ExportKind("text, as quail audit prints it", "txt"),
+    "json": ExportKind("JSON: report.json", "json"),
+    "html": ExportKind("HTML: one page for a reviewer", "html"),
+    "markdown": ExportKind("Markdown: for a pull request", "md"),
+    "junit": ExportKind("JUnit XML: for CI's list of tests", "xml"),
+    "sarif": ExportKind("SARIF: for code scanning", "sarif"),
+    "csv": ExportKind("CSV of the layers", "csv"),
+    "csv-samples": ExportKind("CSV of the samples", "csv"),
+    "jsonl": ExportKind("JSON lines: the events", "jsonl"),
+    PICTURE: ExportKind("SVG: a picture of the screen", "svg"),
 }
 
 

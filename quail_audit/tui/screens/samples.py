@@ -25,7 +25,7 @@ from quail_audit.tui.live.sample_scores import SampleScores, came_back_in_words
 from quail_audit.tui.live.sample_search import Searched, search
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
-from quail_audit.tui.widgets.reading_pane import ReadingPane, Sample, as_text
+from quail_audit.tui.widgets.reading_pane import ReadingPane, ShownSample, as_text
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.sample_list import SampleList
 
@@ -110,7 +110,7 @@ class SamplesScreen(QuailScreen[None]):
         self._search: Search | None = None
         self._seen = -1
         self._shown: AnswersOf | None = None  # in the reading pane
-        self._sample: Sample | None = None
+        self._sample: ShownSample | None = None
 
     def compose(self) -> ComposeResult:
         yield RunHeader(id="header")
@@ -216,7 +216,7 @@ class SamplesScreen(QuailScreen[None]):
             self._sample = None
             self._pane.say(f"The texts cannot be read: {printable(str(error))}")
             return
-        self._sample = Sample(
+        self._sample = ShownSample(
             metric=self.metric,
             scheme=self.scheme,
             arms=self._scores.arms,

@@ -18,7 +18,7 @@ from textual.theme import Theme
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.reading import read_toml, refuse_unknown
 from quail_audit.core.untrusted import printable
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.schema.figures import Outcome, State
 
 DEFAULT_THEME = "quail-dark"
@@ -100,7 +100,7 @@ def _default_series(known: Known) -> tuple[str, ...]:
     return tuple(readable(colour, known["panel"]) for colour in (dark if known["dark"] else light))
 
 
-class QuailTheme(Model):
+class QuailTheme(Value):
     """One theme, every colour an opaque #rrggbb. The order of the fields is the order in which defaults are derived."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]  # Textual makes a style class of it

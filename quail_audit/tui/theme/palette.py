@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from quail_audit.schema.figures import Outcome, RuleStanding, State
     from quail_audit.verdict import standings as matrix
-    from quail_audit.verdict.comparison import Standing
+    from quail_audit.verdict.comparison import Change
 
 
 def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:
@@ -34,7 +34,7 @@ def of_outcome(app: App[Any], outcome: Outcome) -> Style:
     return style(app, f"verdict-{outcome}", bold=True)
 
 
-def of_format(app: App[Any], standing: matrix.Standing) -> Style:
+def of_format(app: App[Any], standing: matrix.SchemeOutcome) -> Style:
     """For a format's verdict, or what stands in its place."""
     if standing == "unknown":
         return muted(app)
@@ -58,7 +58,7 @@ def heat(app: App[Any], position: float) -> Style:
     return Style(color=app.theme_variables[f"heat-text-{stop}"], bgcolor=app.theme_variables[f"heat-{stop}"])
 
 
-def of_standing(app: App[Any], standing: Standing) -> Style:
+def of_standing(app: App[Any], standing: Change) -> Style:
     """For what is better or worse than before."""
-    colours: dict[Standing, str] = {"better": "verdict-pass", "worse": "verdict-fail", "changed": "warning"}
+    colours: dict[Change, str] = {"better": "verdict-pass", "worse": "verdict-fail", "changed": "warning"}
     return style(app, colours.get(standing, "muted"), bold=standing in colours)

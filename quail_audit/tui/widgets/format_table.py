@@ -14,7 +14,7 @@ from quail_audit.reports import wording
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.layer_table import end_of
-from quail_audit.verdict.standings import Format, safe_to_ship
+from quail_audit.verdict.standings import SchemeStanding, safe_to_ship
 
 COLUMN_WIDTHS = {
     "format": 23,
@@ -89,7 +89,7 @@ class FormatTable(DataTable[Text]):
         if self._asked is not None:
             self.show(*self._asked)
 
-    def _rebuild(self, formats: tuple[Format, ...], is_over: bool) -> None:
+    def _rebuild(self, formats: tuple[SchemeStanding, ...], is_over: bool) -> None:
         columns = next(columns for least, columns in LEAST_WIDTHS if self.size.width >= least)
         with self.app.batch_update():
             self.clear(columns=True)
@@ -107,7 +107,7 @@ class FormatTable(DataTable[Text]):
                 ]
                 self.add_row(*row, key=each.scheme)
 
-    def _cells(self, each: Format, is_over: bool) -> dict[str, Text]:
+    def _cells(self, each: SchemeStanding, is_over: bool) -> dict[str, Text]:
         verdict = wording.STANDING_MARKS[each.standing]
         if each.standing == "unknown" and not is_over:
             verdict = "● measuring"

@@ -34,7 +34,7 @@ POINTS = 100.0  # what a metric scores at most, but for losses
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShownSample:
     """What is to be read.
 
     Attributes:
@@ -87,7 +87,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
-        self._sample: Sample | None = None
+        self._sample: ShownSample | None = None
         self._wanted = ""
         self._has_all_of_prompt = False
 
@@ -111,7 +111,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         said.display = True
         said.update(Text(sentence, style=palette.muted(self.app)))
 
-    def read(self, sample: Sample, wanted: str = "", *, keep_place: bool = False) -> None:
+    def read(self, sample: ShownSample, wanted: str = "", *, keep_place: bool = False) -> None:
         """Show a sample.
 
         Args:
@@ -150,7 +150,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
             if place < len(arms):
                 self._draw_answer(answer, sample, arms[place], width // columns)
 
-    def _draw_prompt(self, sample: Sample) -> None:
+    def _draw_prompt(self, sample: ShownSample) -> None:
         prompt = self.query_one("#prompt", Static)
         prompt.display = True
         hidden = len(sample.prompt) - PROMPT_CHARACTERS
@@ -160,14 +160,14 @@ class ReadingPane(VerticalScroll, can_focus=True):
         shown = f"…{sample.prompt[hidden:]}" if cut else sample.prompt
         prompt.update(self._plain(shown) if shown else Text("none was kept", style=palette.muted(self.app)))
 
-    def _draw_truth(self, sample: Sample) -> None:
+    def _draw_truth(self, sample: ShownSample) -> None:
         truth = self.query_one("#truth", Static)
         reading = _readings(sample.metric)
         truth.display = bool(sample.truth or reading)
         truth.border_title = " How to read it " if reading else f" {_truth_title(sample)} "
         truth.update(Text(reading, style=palette.muted(self.app)) if reading else self._plain(sample.truth))
 
-    def _draw_answer(self, static: Static, sample: Sample, arm: str, columns: int) -> None:
+    def _draw_answer(self, static: Static, sample: ShownSample, arm: str, columns: int) -> None:
         rounded = arm == arm_at("unlearned", sample.scheme)
         leaks = rounded and sample.leaks
         score = figure(sample.scores.get(arm), sample.metric)
@@ -190,7 +190,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         else:
             static.update(self._marked(text, leaks=leaks))
 
-    def _bar(self, sample: Sample, arm: str, columns: int) -> Text:
+    def _bar(self, sample: ShownSample, arm: str, columns: int) -> Text:
         """A score that no answer stands behind, as a bar beside those of the other arms."""
         highest = max(*sample.scores.values(), 0.0) if sample.metric.startswith("nll") else POINTS
         score = sample.scores.get(arm, 0.0)
@@ -240,7 +240,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
             text.highlight_words([self._wanted], Style(reverse=True), case_sensitive=False)
 
 
-def _truth_title(sample: Sample) -> str:
+def _truth_title(sample: ShownSample) -> str:
     return "True label" if any(text.probabilities for text in sample.texts.values()) else "Truth"
 
 
@@ -265,7 +265,7 @@ def marked_text(answer: str, shared: SharedWords, style: Style) -> Text:
     return text
 
 
-def reading_order(sample: Sample) -> list[str]:
+def reading_order(sample: ShownSample) -> list[str]:
     """The unlearned pair first: there a reader sees the leak, also where only two answers fit on the screen."""
     first = (f"unlearned/{FULL}", arm_at("unlearned", sample.scheme))
     return [arm for arm in first if arm in sample.arms] + [arm for arm in sample.arms if arm not in first]
@@ -280,7 +280,7 @@ def columns_in(width: int, arms: int) -> int:
     return 2 if width >= 2 * NARROWEST_COLUMN else 1
 
 
-def as_text(sample: Sample, title: str) -> str:
+def as_text(sample: ShownSample, title: str) -> str:
     """A sample as plain lines, for the clipboard: whole texts, with nothing in them that acts on a terminal."""
     lines = [title, f"Prompt: {printable(sample.prompt)}"]
     if sample.truth:
@@ -289,7 +289,7 @@ def as_text(sample: Sample, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _answers(sample: Sample, arms: Sequence[str]) -> list[str]:
+def _answers(sample: ShownSample, arms: Sequence[str]) -> list[str]:
     lines = []
     for arm in arms:
         text = sample.texts.get(arm)

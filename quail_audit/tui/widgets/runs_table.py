@@ -16,7 +16,7 @@ from textual.widgets import DataTable
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.requests import AuditRequest
-from quail_audit.tui.live.recent_runs import RecentRun, Standing
+from quail_audit.tui.live.recent_runs import RecentRun, RunOutcome
 from quail_audit.tui.theme import palette
 
 WHEN_COLUMNS, SCHEMES_COLUMNS, STANDING_COLUMNS = 12, 11, 14
@@ -111,7 +111,7 @@ class RunsTable(DataTable[Text]):
             Text(mark(run), style=self._style(run.standing)),
         )
 
-    def _style(self, standing: Standing) -> Style:
+    def _style(self, standing: RunOutcome) -> Style:
         if standing in ("pass", "fail", "inconclusive", "not measured"):
             return palette.of_format(self.app, standing)
         return palette.style(self.app, "accent" if standing == "running" else "muted", bold=standing == "running")

@@ -21,10 +21,10 @@ from quail_audit.tui.theme import palette
 from quail_audit.verdict.comparison import (
     CHECKPOINT_THAT_CHANGES,
     STANDING_MARKS,
+    Change,
     RecoveryChange,
     SchemeComparison,
     ScoreChange,
-    Standing,
 )
 
 TITLE_COLUMNS, ARM_COLUMNS, FIGURE_COLUMNS, DIFFERENCE_COLUMNS = 16, 15, 15, 9
@@ -85,7 +85,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         return text.append(f"{heading}{'change':>{DIFFERENCE_COLUMNS}}\n", style=palette.muted(self.app))
 
     def _line(
-        self, title: str, what: str, before: Text, after: Text, difference: str, standing: Standing, aside: str = ""
+        self, title: str, what: str, before: Text, after: Text, difference: str, standing: Change, aside: str = ""
     ) -> Text:
         muted = palette.muted(self.app)
         line = Text(no_wrap=True, overflow="ellipsis")

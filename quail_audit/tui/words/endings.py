@@ -12,7 +12,7 @@ OUT_OF_MEMORY_KILL = -9
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunKind:
     """The words that differ between what can end.
 
     Attributes:
@@ -30,21 +30,21 @@ class Kind:
     memory: str
 
 
-AUDIT = Kind(
+AUDIT = RunKind(
     result="a verdict",
     process="the process that measured",
     kept="what was measured is shown and kept",
     again="Ctrl+G goes on from there",
     memory="try a smaller --batch-size or --dtype bfloat16",
 )
-TRAINING = Kind(
+TRAINING = RunKind(
     result="its checkpoint",
     process="the process that trained",
     kept="its steps, and the checkpoints it had saved, are kept",
     again="start it again",
     memory="try a smaller batch size or fewer layers",
 )
-CURE = Kind(
+CURE = RunKind(
     result="a result",
     process="the process that worked on it",
     kept="what was found is kept",
@@ -53,7 +53,7 @@ CURE = Kind(
 )
 
 
-def why_it_stopped(run: Followed, kind: Kind = AUDIT) -> tuple[str, str]:
+def why_it_stopped(run: Followed, kind: RunKind = AUDIT) -> tuple[str, str]:
     """Why a run has no result, and what can be done about it. Both may hold anybody's text."""
     end = run.state.end
     if isinstance(end, RunFailed):

@@ -6,7 +6,7 @@ from rich.console import Console
 from quail_audit.cli.progress.audit import view
 from quail_audit.cli.progress.live import LiveView
 from quail_audit.cli.progress.plain import PlainProgress
-from quail_audit.runs.state.audit import Progress, RunState
+from quail_audit.runs.state.audit import AuditProgress, AuditState
 from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, MetricScored, SampleScored
 from quail_audit.schema.events.common import RunFinished
 from quail_audit.schema.events.lines import Event
@@ -14,14 +14,14 @@ from tests.support import made_runs
 from tests.support.small_run import events
 
 
-def state_after(*run: Event) -> RunState:
-    state = RunState()
+def state_after(*run: Event) -> AuditState:
+    state = AuditState()
     for event in run:
         state.apply(event)
     return state
 
 
-def drawn(state: RunState, width: int = 120) -> str:
+def drawn(state: AuditState, width: int = 120) -> str:
     stream = io.StringIO()
     Console(file=stream, width=width).print(view(state))
     return stream.getvalue()
@@ -40,7 +40,7 @@ def until(kind: str, nth: int = 1) -> list[Event]:
 
 def test_plain_lines_tell_the_story() -> None:
     stream = io.StringIO()
-    state = RunState()
+    state = AuditState()
     with PlainProgress(stream) as face:
         for event in events():
             state.apply(event)
@@ -63,7 +63,7 @@ def test_plain_lines_are_not_flooded_by_samples() -> None:
     for event in events():
         if isinstance(event, SampleScored):
             for second in range(60):
-                face.update(event.model_copy(update={"at_s": second / 10}), RunState())
+                face.update(event.model_copy(update={"at_s": second / 10}), AuditState())
             break
     assert stream.getvalue().count("\n") == 1
 
@@ -112,7 +112,7 @@ def test_a_plug_in_metric_is_shown_by_its_own_name() -> None:
 def test_the_live_view_leaves_the_screen_clean() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80, height=24)
-    state = RunState()
+    state = AuditState()
     with LiveView(console) as face:
         for event in events():
             state.apply(event)
@@ -125,7 +125,7 @@ def test_running_scores_have_the_mean_and_interval_that_numpy_finds() -> None:
     import numpy as np
 
     scores = [1e6 + 1.0, 1e6 + 4.0, 1e6 + 2.5, 1e6]
-    progress = Progress()
+    progress = AuditProgress()
     progress.add(scores[0])
     assert progress.half_width is None
     for score in scores[1:]:

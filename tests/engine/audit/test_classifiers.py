@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from quail_audit.cli.app import app
 from quail_audit.engine.audit.run import audit
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import MetricScored, SampleScored
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.requests import AuditRequest
@@ -34,8 +34,8 @@ def asked(world: Path, unlearned: str, **changes: object) -> list[Event]:
     return list(audit(AuditRequest.model_validate(values | changes), "run"))
 
 
-def state_of(events: list[Event]) -> RunState:
-    state = RunState()
+def state_of(events: list[Event]) -> AuditState:
+    state = AuditState()
     for event in events:
         state.apply(event)
     return state

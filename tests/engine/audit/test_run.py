@@ -22,13 +22,13 @@ from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import read_report
 from quail_audit.runs.names import EVENTS
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import LayerMeasured, MetricScored, SampleScored, SchemeFailed
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
-from quail_audit.verdict.standings import formats, safe_to_ship
+from quail_audit.verdict.standings import safe_to_ship, scheme_standings
 from tests.cli.test_main import QUAIL, quail, quail_here
 
 
@@ -37,8 +37,8 @@ def request(world: Path, unlearned: str = "blank", **changes: object) -> AuditRe
     return AuditRequest.model_validate(values | {"data": str(world / "data"), "device": "cpu"} | changes)
 
 
-def state_of(events: Iterator[Event]) -> RunState:
-    state = RunState()
+def state_of(events: Iterator[Event]) -> AuditState:
+    state = AuditState()
     for event in events:
         state.apply(event)
     return state
@@ -83,7 +83,7 @@ def test_each_scheme_has_a_verdict_of_its_own(forgotten: list[Event]) -> None:
         "nf4": "pass",
         "fp4-dq": "pass",
     }
-    assert safe_to_ship(formats(report)) == ("nf4", "fp4-dq")
+    assert safe_to_ship(scheme_standings(report)) == ("nf4", "fp4-dq")
 
 
 def fails_for(scheme: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.reports.text.audit import show
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.report import Report, arm_at, arms_in_order
 from tests.engine.audit.test_run import request, state_of
 from tests.support.tiny_gguf_files import values_by_transformers, write_llama
@@ -46,7 +46,7 @@ def stored(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def audited(stored: Path, original: str, unlearned: str, **changes: Any) -> tuple[RunState, Report]:
+def audited(stored: Path, original: str, unlearned: str, **changes: Any) -> tuple[AuditState, Report]:
     retrain = changes.pop("retrain", None)
     reference = None if retrain is None else str(stored / retrain)
     asked = request(stored, unlearned, original=str(stored / original), retrain=reference, **changes)

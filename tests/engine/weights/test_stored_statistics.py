@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 from quail_audit.engine.weights.stored_statistics import stored_layer_statistics, stored_sums, summarize_stored
 from quail_audit.schema.policy import Limits
 
 
-def rounded(codes: list[list[int]], values: list[list[float]]) -> Rounded:
-    return Rounded(codes=torch.tensor(codes, dtype=torch.uint8), values=torch.tensor(values))
+def rounded(codes: list[list[int]], values: list[list[float]]) -> RoundedMatrix:
+    return RoundedMatrix(codes=torch.tensor(codes, dtype=torch.uint8), values=torch.tensor(values))
 
 
 ONE = rounded([[0, 1], [2, 3]], [[-1.0, -0.5], [0.5, 1.0]])
@@ -36,7 +36,7 @@ def test_states_follow_the_codes() -> None:
     few = stored_sums(ONE, MOVED, comparable=True)
     drowned = stored_layer_statistics(few, name="m", block=0, role="m", limits=Limits(overlap_at_risk=0.75))
     assert (drowned.state, drowned.at_risk) == ("drowned", True)
-    other_scale = Rounded(codes=ONE.codes, values=ONE.values * 2)
+    other_scale = RoundedMatrix(codes=ONE.codes, values=ONE.values * 2)
     moved = stored_layer_statistics(
         stored_sums(ONE, other_scale, comparable=True), name="m", block=0, role="m", limits=Limits()
     )
@@ -76,7 +76,7 @@ def test_values_that_are_not_finite_are_counted_and_nothing_else_is_said(bad: fl
 def test_sums_are_those_of_numpy(seed: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
     codes = [torch.randint(0, 4, (5, 7), generator=generator, dtype=torch.uint8) for _ in range(2)]
-    sides = [Rounded(codes=each, values=((each.float() - 1.5) * 0.3).to(dtype)) for each in codes]
+    sides = [RoundedMatrix(codes=each, values=((each.float() - 1.5) * 0.3).to(dtype)) for each in codes]
     sums = stored_sums(*sides, comparable=True)
     o, u = (side.values.double().numpy() for side in sides)
     assert sums.same_code == int((codes[0].numpy() == codes[1].numpy()).sum())

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from quail_audit.reports.text.audit import show
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.report import Report, badness
@@ -12,7 +12,7 @@ from tests.support.small_run import UNTOUCHED, events, layer
 
 
 def shown(*run: Event, width: int = 120) -> str:
-    state = RunState()
+    state = AuditState()
     for event in run:
         state.apply(event)
     stream = io.StringIO()
@@ -99,7 +99,7 @@ def test_layers_are_sorted_worst_first() -> None:
 
 
 def test_a_report_goes_through_json_unchanged() -> None:
-    state = RunState()
+    state = AuditState()
     for event in events():
         state.apply(event)
     assert Report.model_validate_json(state.report().model_dump_json()) == state.report()

@@ -13,7 +13,7 @@ from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.requests import AuditRequest
 from quail_train.cli import demo as cli
 from quail_train.demo.building import DemoProgress
-from quail_train.demo.sizes import RECIPE, RECIPES, ClassifierRecipe, Recipe
+from quail_train.demo.sizes import RECIPE, RECIPES, ClassifierDemo, LanguageDemo
 
 
 class Terminal(io.StringIO):
@@ -71,7 +71,7 @@ def test_the_audit_decides_the_exit_code(
         assert not quiet
         return code
 
-    def build_demo(folder: Path, *, seed: int, recipe: Recipe) -> Iterator[DemoProgress]:
+    def build_demo(folder: Path, *, seed: int, recipe: LanguageDemo) -> Iterator[DemoProgress]:
         assert (folder, seed, recipe) == (tmp_path / "with space", 7, RECIPE)
         yield from STEPS
 
@@ -98,7 +98,7 @@ def test_each_task_has_a_folder_and_an_explanation_of_its_own(
 ) -> None:
     built: list[tuple[Path, object]] = []
 
-    def build_demo(folder: Path, *, seed: int, recipe: Recipe | ClassifierRecipe) -> Iterator[DemoProgress]:
+    def build_demo(folder: Path, *, seed: int, recipe: LanguageDemo | ClassifierDemo) -> Iterator[DemoProgress]:
         built.append((folder, recipe))
         yield from STEPS
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from quail_audit.core.errors import BadInputError
 from quail_train.data.batches import PlannedSamples, collate, plan
-from quail_train.data.samples import Sample, TrainingData, read_training_data
+from quail_train.data.samples import TrainingData, TrainingSample, read_training_data
 from quail_train.objectives.terms import IGNORED
 from tests.support.tiny_language_models import POSTS
 
@@ -22,11 +22,11 @@ def write(path: Path, content: object) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def text_of(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> str:
+def text_of(sample: TrainingSample, tokenizer: PreTrainedTokenizerFast) -> str:
     return str(tokenizer.decode(list(sample.ids)))
 
 
-def counted(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> str:
+def counted(sample: TrainingSample, tokenizer: PreTrainedTokenizerFast) -> str:
     return str(tokenizer.decode([label for label in sample.labels if label != IGNORED]))
 
 
@@ -101,8 +101,8 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, tokenizer: PreTrai
         read(tmp_path, tokenizer, needed="ga_gdr")
 
 
-def samples(count: int) -> tuple[Sample, ...]:
-    return tuple(Sample((i, i + 1), (IGNORED, i + 1)) for i in range(count))
+def samples(count: int) -> tuple[TrainingSample, ...]:
+    return tuple(TrainingSample((i, i + 1), (IGNORED, i + 1)) for i in range(count))
 
 
 def test_the_plan_shows_every_sample_once_a_pass() -> None:
@@ -127,7 +127,7 @@ def test_a_small_forget_set_makes_small_batches() -> None:
 
 
 def test_a_batch_is_padded_on_the_right_with_labels_that_do_not_count() -> None:
-    data = TrainingData(samples(1), (Sample((5, 6, 7), (5, 6, 7)),))
+    data = TrainingData(samples(1), (TrainingSample((5, 6, 7), (5, 6, 7)),))
     planned = plan(data, batch_size=1, epochs=1, max_steps=1, processes=1, seed=0)
     chosen = PlannedSamples(data, planned)
     batch = collate([chosen[0]])

@@ -16,16 +16,16 @@ from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.training import TrainStep
 from quail_train.data.batches import collate
-from quail_train.data.samples import Sample
+from quail_train.data.samples import TrainingSample
 from quail_train.objectives.terms import nll, predictions
 from quail_train.training.original import precompute
 from tests.support.tiny_language_models import POSTS
 from tests.support.tiny_training import events_of, request_in
 
 
-def samples_of(tokenizer: PreTrainedTokenizerFast) -> list[Sample]:
+def samples_of(tokenizer: PreTrainedTokenizerFast) -> list[TrainingSample]:
     rows = [tuple(tokenizer(post)["input_ids"]) for post in POSTS]
-    return [Sample(row, row, number) for number, row in enumerate(rows)]
+    return [TrainingSample(row, row, number) for number, row in enumerate(rows)]
 
 
 @pytest.mark.parametrize("kept", [1, 8, 10_000])

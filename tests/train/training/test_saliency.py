@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.core.errors import UsageError
-from quail_train.data.samples import Sample
+from quail_train.data.samples import TrainingSample
 from quail_train.training.saliency import salient_rows
 from tests.support.tiny_language_models import POSTS
 from tests.support.tiny_training import events_of, request_in
@@ -25,7 +25,7 @@ def test_rows_with_the_largest_gradients_are_salient(training_world: Path, token
         name: model.get_submodule(name) for name in ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj")
     }
     ids = [tuple(tokenizer(post)["input_ids"]) for post in POSTS[:3]]
-    found = salient_rows(model, modules, [Sample(row, row) for row in ids], batch_size=2)
+    found = salient_rows(model, modules, [TrainingSample(row, row) for row in ids], batch_size=2)
     longest = max(map(len, ids))
     batch = torch.tensor([row + (0,) * (longest - len(row)) for row in ids])
     labels = torch.tensor([row + (-100,) * (longest - len(row)) for row in ids])

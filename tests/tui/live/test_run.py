@@ -11,7 +11,7 @@ import pytest
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.recovery import recovery
 from quail_audit.runs.names import EVENTS
-from quail_audit.runs.state.audit import RunState
+from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import LayerMeasured, SampleScored
 from quail_audit.schema.events.lines import to_line
 from quail_audit.schema.policy import Limits, OtherLimits, Policy
@@ -34,7 +34,7 @@ def followed(folder: Path) -> LiveRun:
 
 def test_the_state_is_the_fold_of_all_events(tmp_path: Path) -> None:
     run = followed(write_run(tmp_path / "run", events(schemes=("nf4", "fp4"))))
-    expected = RunState()
+    expected = AuditState()
     for event in events(schemes=("nf4", "fp4")):
         expected.apply(event)
     assert run.state.report() == expected.report()

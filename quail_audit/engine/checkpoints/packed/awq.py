@@ -27,7 +27,7 @@ from quail_audit.engine.checkpoints.packed.interface import (
     whole_number,
 )
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
     return found
 
 
-def _unpack(module: str, files: WeightFiles, size: int) -> Rounded:
+def _unpack(module: str, files: WeightFiles, size: int) -> RoundedMatrix:
     codes = _in_order(files.read(f"{module}.qweight")).T.contiguous()
     zeros = _in_order(files.read(f"{module}.qzeros")).T.contiguous()
     scales = files.read(f"{module}.scales").T.contiguous()

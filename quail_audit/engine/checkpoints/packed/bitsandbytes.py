@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.engine.checkpoints.packed.interface import PackedMatrix, part, refuse
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch
@@ -77,14 +77,14 @@ def _eight_bit(module: str, files: WeightFiles) -> PackedMatrix:
     return PackedMatrix("int8", TensorInfo(shape, torch.float32), names, partial(_unpack_8, module, files))
 
 
-def _unpack_8(module: str, files: WeightFiles) -> Rounded:
+def _unpack_8(module: str, files: WeightFiles) -> RoundedMatrix:
     import torch
 
     stored = files.read(f"{module}.weight")
     scales = files.read(f"{module}.SCB").reshape(-1, 1)
     values = stored * scales * _PER_127  # in this order, as bitsandbytes does
     codes = (stored.to(torch.int16) + 127).to(torch.uint8)  # from 0, as the scheme has them; -128 is never stored
-    return Rounded(codes=codes, values=values, widths=(scales * _PER_127).expand(codes.shape))
+    return RoundedMatrix(codes=codes, values=values, widths=(scales * _PER_127).expand(codes.shape))
 
 
 def _four_bit(weight: str, state_name: str, kind: str, files: WeightFiles) -> PackedMatrix:
@@ -156,7 +156,7 @@ def _of_each(of_blocks: torch.Tensor, block_size: int, count: int) -> torch.Tens
     return of_blocks.repeat_interleave(min(block_size, count))[:count]
 
 
-def _unpack_4(weight: str, state: _State, files: WeightFiles) -> Rounded:
+def _unpack_4(weight: str, state: _State, files: WeightFiles) -> RoundedMatrix:
     import torch
 
     levels = files.read(f"{weight}.quant_map")
@@ -171,7 +171,7 @@ def _unpack_4(weight: str, state: _State, files: WeightFiles) -> Rounded:
     scale = _of_each(scales, state.block_size, codes.numel())
     index = codes.int()
     values = (levels[index] * scale).to(torch.float32)
-    return Rounded(
+    return RoundedMatrix(
         codes=codes.reshape(state.shape),
         values=values.to(getattr(torch, state.dtype)).reshape(state.shape),
         widths=(_widths(levels)[index] * scale).reshape(state.shape),

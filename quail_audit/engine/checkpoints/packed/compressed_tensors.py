@@ -27,7 +27,7 @@ from quail_audit.engine.checkpoints.packed.interface import (
     refuse,
 )
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def _matrix(module: str, files: WeightFiles, sizes: Sequence[int]) -> PackedMatr
 
 def _unpack(
     module: str, files: WeightFiles, bits: int, shape: tuple[int, int], size: int, names: frozenset[str]
-) -> Rounded:
+) -> RoundedMatrix:
     outputs, inputs = shape
     codes = unpack_rows(files.read(f"{module}.weight_packed"), bits)[:, :inputs].contiguous()
     scales = files.read(f"{module}.weight_scale")

@@ -22,7 +22,7 @@ from quail_audit.engine.checkpoints.architecture import model_without_weights, q
 from quail_audit.engine.checkpoints.packed.gguf_header import StoredTensor, read_header
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles, PackedMatrix, packed_files
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, listed, unreadable
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch
@@ -207,12 +207,12 @@ def _turned(info: TensorInfo) -> TensorInfo:
     return TensorInfo(info.shape[::-1], info.dtype)
 
 
-def _unpack(tensors: GgufTensors, name: str, transposed: bool) -> Rounded:
+def _unpack(tensors: GgufTensors, name: str, transposed: bool) -> RoundedMatrix:
     import torch
 
     arrays = (tensors.codes(name), tensors.values(name))
     codes, values = (torch.from_numpy(tensors.in_model_order(name, array)) for array in arrays)
-    return Rounded(
+    return RoundedMatrix(
         codes=codes.T.contiguous() if transposed else codes, values=values.T.contiguous() if transposed else values
     )
 

@@ -26,7 +26,7 @@ from quail_audit.engine.checkpoints.packed.interface import (
     whole_number,
 )
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ def _matrix(
 
 def _unpack(
     module: str, files: WeightFiles, bits: int, shape: tuple[int, int], size: int, has_index: bool, zeros_less_one: bool
-) -> Rounded:
+) -> RoundedMatrix:
     outputs, inputs = shape
     codes = unpack_rows(files.read(f"{module}.qweight").T, bits)[:, :inputs].contiguous()
     zeros = unpack_rows(files.read(f"{module}.qzeros"), bits)[:, :outputs]
@@ -117,7 +117,9 @@ def _unpack(
     return spread(codes, zeros.T.contiguous(), scales.T.contiguous(), index)
 
 
-def spread(codes: torch.Tensor, zeros: torch.Tensor | float, scales: torch.Tensor, group_of: torch.Tensor) -> Rounded:
+def spread(
+    codes: torch.Tensor, zeros: torch.Tensor | float, scales: torch.Tensor, group_of: torch.Tensor
+) -> RoundedMatrix:
     """Dequantize codes whose scales, and zeros, belong to groups of inputs: value = scale * (code - zero).
 
     In the dtype of the scales, rounded once, as the kernels do: the product of a half-precision scale and a code is
@@ -133,4 +135,4 @@ def spread(codes: torch.Tensor, zeros: torch.Tensor | float, scales: torch.Tenso
     values = codes.float()
     values -= zeros if isinstance(zeros, (int, float)) else zeros.float()[:, group_of]
     values *= widths
-    return Rounded(codes=codes, values=values.to(scales.dtype), widths=widths.abs_())
+    return RoundedMatrix(codes=codes, values=values.to(scales.dtype), widths=widths.abs_())

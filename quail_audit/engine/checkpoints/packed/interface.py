@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import
@@ -34,7 +34,7 @@ class PackedMatrix:
     scheme: str
     info: TensorInfo
     parts: tuple[str, ...]
-    unpack: Callable[[], Rounded] = field(repr=False)
+    unpack: Callable[[], RoundedMatrix] = field(repr=False)
     transposed: bool = False
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.core.values import Model
+from quail_audit.core.values import Value
 from quail_audit.runs.journal import Journal, KeptArray
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ FREE_SHARE = 0.5
 T = TypeVar("T")
 
 
-class KeptBatch(Model):
+class KeptBatch(Value):
     """The results of a batch, and what the size of the next depends on."""
 
     results: tuple[KeptArray | tuple[int, ...], ...]

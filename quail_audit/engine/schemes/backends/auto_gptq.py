@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from quail_audit.engine.schemes.backends.messages import Job
-from quail_audit.engine.schemes.backends.worker import Report
+from quail_audit.engine.schemes.backends.worker import MessageWriter
 
 
-def quantize(job: Job, report: Report) -> None:
+def quantize(job: Job, report: MessageWriter) -> None:
     """Do the job; see Job. What auto-gptq calls gptq_model-…safetensors is renamed to what any reader looks for."""
     import torch
     from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quail_audit.engine.schemes.rounded import Rounded
+from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ def save_scales(folder: Path, columns: Mapping[str, torch.Tensor], rows: Mapping
     save_file({name: scale.detach().float().cpu().flatten().clone() for name, scale in found.items()}, folder / NAME)
 
 
-def unscaled(rounded: Rounded, folder: Path, module: str) -> Rounded:
+def unscaled(rounded: RoundedMatrix, folder: Path, module: str) -> RoundedMatrix:
     """A layer's values and widths in units of the weights that AWQ was given; as they are where nothing was scaled.
 
     Args:
@@ -49,4 +49,4 @@ def unscaled(rounded: Rounded, folder: Path, module: str) -> Rounded:
         if f"{module}.rows" in names:
             factor = factor * scales.get_tensor(f"{module}.rows").unsqueeze(1)
     widths = None if rounded.widths is None else rounded.widths * factor.abs()
-    return Rounded(codes=rounded.codes, values=rounded.values.float() * factor, widths=widths)
+    return RoundedMatrix(codes=rounded.codes, values=rounded.values.float() * factor, widths=widths)

@@ -8,12 +8,12 @@ from typing import Any
 
 from quail_audit.engine.schemes.backends.awq_scales import save_scales
 from quail_audit.engine.schemes.backends.messages import Job, RoundedToNearest
-from quail_audit.engine.schemes.backends.worker import Report
+from quail_audit.engine.schemes.backends.worker import MessageWriter
 
 LEAST_WORKERS = 2  # on a machine of two cores it leaves itself one, and stops because it wants two
 
 
-def quantize(job: Job, report: Report) -> None:
+def quantize(job: Job, report: MessageWriter) -> None:
     """Do the job; see Job. Symmetric, and otherwise as GPTQModel's own defaults have it.
 
     The rest of the model keeps the checkpoint's dtype, but for AWQ of a float32 checkpoint: GPTQModel's modules for AWQ
@@ -56,7 +56,7 @@ def quantize(job: Job, report: Report) -> None:
         save_scales(Path(job.folder), columns, row_scales)
 
 
-def _remembering(plain: Any, report: Report, columns: dict[str, Any], rows: dict[str, Any]) -> Any:
+def _remembering(plain: Any, report: MessageWriter, columns: dict[str, Any], rows: dict[str, Any]) -> Any:
     """GPTQModel's apply_scale, whose scales are kept by the whole names of the modules."""
 
     def remembering(block: Any, scales_list: Any, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +82,7 @@ def _name_of(_processor: object, module: Any, **_: object) -> str:
     return name
 
 
-def _reporting_nearest(plain: Any, report: Report) -> Any:
+def _reporting_nearest(plain: Any, report: MessageWriter) -> Any:
     def reporting(this: Any, *args: Any, **kwargs: Any) -> Any:
         report(RoundedToNearest(name=report.layer))
         return plain(this, *args, **kwargs)

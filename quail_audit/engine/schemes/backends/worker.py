@@ -17,7 +17,7 @@ from typing import Any
 from quail_audit.engine.schemes.backends.messages import Done, Failed, Job, LayerStarted, Message
 
 
-class Report:
+class MessageWriter:
     """Where a backend says what it is doing, from any of its threads."""
 
     def __init__(self, descriptor: int) -> None:
@@ -69,7 +69,7 @@ class Report:
 def main() -> None:
     """Do the job of the arguments; end with 1 where it cannot be done."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_bytes())
-    report = Report(int(sys.argv[2]))
+    report = MessageWriter(int(sys.argv[2]))
     try:
         importlib.import_module(job.backend).quantize(job, report)
     except Exception as error:  # a library may fail in any way
