@@ -38,9 +38,9 @@ def row(name: str, report: Report, verdict: str) -> tuple[str, ...]:
     return (
         f"`{name}`",
         f"{BITS[name]:.3g}",
-        wording.ratio(summary.overlap),
-        wording.ratio(summary.survival),
-        wording.ratio(summary.noise),
+        wording.ratio_text(summary.overlap),
+        wording.ratio_text(summary.survival),
+        wording.ratio_text(summary.noise),
         mean(measured, f"{METRIC}_forget", f"original/{name}"),
         mean(measured, f"{METRIC}_forget", f"unlearned/{name}"),
         "—" if found is None else f"{found:.0f} %",

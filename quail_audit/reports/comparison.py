@@ -94,21 +94,21 @@ def _of_format(change: FormatChange) -> tuple[str, str, str, Change]:
 def _format(each: SchemeStanding | None) -> str:
     if each is None:
         return wording.UNKNOWN
-    return f"{wording.STANDING_MARKS[each.standing]} {wording.recovery_figures(each.recovery)}".strip()
+    return f"{wording.STANDING_MARKS[each.standing]} {wording.recovery_text(each.recovery)}".strip()
 
 
 def _scores(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
     for change in scheme.recoveries:
         title = f"{wording.metric_title(change.metric)}: recovery"
-        yield title, wording.recovery_figures(change.before), wording.recovery_figures(change.after), change.standing
+        yield title, wording.recovery_text(change.before), wording.recovery_text(change.after), change.standing
     for score in scheme.scores:
         if score.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/"):  # the others are the same models in both
-            before, after = (wording.with_interval(found, score.metric) for found in (score.before, score.after))
+            before, after = (wording.mean_with_interval(found, score.metric) for found in (score.before, score.after))
             yield f"{wording.metric_title(score.metric)}: {score.arm}", before, after, score.standing
 
 
 def _layer(layer: LayerStatistics) -> str:
-    return f"{wording.state(layer)}, overlap {wording.share(layer.overlap)}"
+    return f"{wording.layer_state(layer)}, overlap {wording.share_text(layer.overlap)}"
 
 
 def _word(standing: Change) -> str:

@@ -158,7 +158,7 @@ def _overlap(scheme: str, layers: Sequence[LayerStatistics]) -> Figure:
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colours(scale(value)), edgecolor="white", lw=0.6))
         ink = "black" if value > 0.55 * MOST_NINES else "white"
         if has_numbers:
-            shown = wording.share(layer.overlap)
+            shown = wording.share_text(layer.overlap)
             axes.text(x + 0.5, y + 0.5, shown, color=ink, ha="center", va="center", fontsize=7)
         elif layer.at_risk:
             axes.plot(x + 0.5, y + 0.5, marker="o", markersize=1.8, color=ink)

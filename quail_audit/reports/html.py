@@ -118,10 +118,10 @@ def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
     yield f'<header>\n<h1><span class="brand">Quail</span>{text(_names(report))}</h1>\n'
     yield f'<section class="verdict {outcome}" aria-label="Verdict">\n<div class="word">{word}</div>\n'
     if report.failure is not None:
-        yield f"<p>{text(wording.said(report.failure))}. What was measured before is below.</p>\n"
+        yield f"<p>{text(wording.failure_line(report.failure))}. What was measured before is below.</p>\n"
     if report.verdict is not None:
         if len(found) > 1:
-            shippable = wording.shippable(found, weights_only=report.request.data is None)
+            shippable = wording.safe_to_ship_line(found, weights_only=report.request.data is None)
             yield f"<p><strong>{text(shippable)}</strong></p>\n"
         reasons = "".join(f"<li>{text(reason.message)}</li>" for reason in report.verdict.reasons)
         yield f"<ul>{reasons}</ul>\n"
@@ -139,14 +139,14 @@ def _matrix(found: Sequence[SchemeStanding]) -> Iterator[str]:
             f'<td class="standing {standing}">{wording.STANDING_MARKS[each.standing]}</td>'
             f'<td class="{standing}">{_track(each.recovery)}{wording.worst_recovery(each)}</td>'
             f"<td>{text(of)}</td>"
-            f'<td class="number">{wording.at_risk(each)}</td>'
-            f'<td class="number">{wording.percent(each.utility_percent)}</td>'
+            f'<td class="number">{wording.layers_at_risk(each)}</td>'
+            f'<td class="number">{wording.percent_text(each.utility_percent)}</td>'
         )
     headings = (("format", ""), ("verdict", ""), ("worst recovery, 95 % interval", ""), ("of", ""))
     yield from _table("Formats", (*headings, ("layers at risk", "number"), ("utility kept", "number")), rows)
     for each in found:
         if each.failure is not None:
-            why = text(wording.said(each.failure))
+            why = text(wording.failure_line(each.failure))
             yield f'<p class="note"><code>{text(each.scheme)}</code> could not be measured: {why}</p>\n'
 
 
@@ -194,11 +194,13 @@ def _scores(scheme: str, measured: SchemeReport) -> Iterator[str]:
     arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
     rows = []
     for metric, scores in measured.metrics.items():
-        figures = "".join(f'<td class="number">{wording.with_interval(scores.get(arm), metric)}</td>' for arm in arms)
+        figures = "".join(
+            f'<td class="number">{wording.mean_with_interval(scores.get(arm), metric)}</td>' for arm in arms
+        )
         recovery = measured.recovery.get(metric)
         rows.append(
             f'<th scope="row">{text(wording.metric_title(metric))}</th>{figures}'
-            f"<td>{_track(recovery)}{text(wording.recovery(recovery))}</td>"
+            f"<td>{_track(recovery)}{text(wording.recovery_with_outcome(recovery))}</td>"
         )
     headings = [("metric", ""), *((arm.replace("/", " / "), "number") for arm in arms), ("recovery, 95 % interval", "")]
     yield from _table(f"Scores at {scheme}", headings, rows)
@@ -225,8 +227,8 @@ def _heat_map(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
 def _cell(layer: LayerStatistics | None) -> str:
     if layer is None:
         return "<td></td>"
-    state = wording.state(layer)
-    figures = f"overlap {wording.share(layer.overlap)}, survival {wording.ratio(layer.survival)}"
+    state = wording.layer_state(layer)
+    figures = f"overlap {wording.share_text(layer.overlap)}, survival {wording.ratio_text(layer.survival)}"
     mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
     return f'<td class="{text(state)}" title="{text(f"{layer.name}: {state}, {figures}")}">{mark} {text(state)}</td>'
 
@@ -238,20 +240,20 @@ def _layers(scheme: str, layers: Sequence[LayerStatistics], brought: BroughtBack
     rows = []
     for rank, layer in enumerate(sorted(layers, key=badness)):
         figures: tuple[tuple[float | None, str], ...] = (
-            (layer.weights, wording.count(layer.weights)),
-            (layer.identical, wording.share(layer.identical)),
-            (layer.overlap, wording.share(layer.overlap)),
-            (layer.survival, wording.ratio(layer.survival)),
-            (layer.noise, wording.ratio(layer.noise)),
-            (layer.update_to_bucket, wording.ratio(layer.update_to_bucket)),
+            (layer.weights, wording.count_text(layer.weights)),
+            (layer.identical, wording.share_text(layer.identical)),
+            (layer.overlap, wording.share_text(layer.overlap)),
+            (layer.survival, wording.ratio_text(layer.survival)),
+            (layer.noise, wording.ratio_text(layer.noise)),
+            (layer.update_to_bucket, wording.ratio_text(layer.update_to_bucket)),
         )
         if brought:
             unit = brought.get(layer.name)
-            figures += ((None if unit is None else unit.share, wording.part_of_fall(unit)),)
+            figures += ((None if unit is None else unit.share, wording.share_of_fall(unit)),)
         cells = "".join(
             f'<td class="number" data-key="{"" if value is None else value}">{shown}</td>' for value, shown in figures
         )
-        state = text(wording.state(layer))
+        state = text(wording.layer_state(layer))
         rows.append(
             f'<th scope="row"><code>{text(layer.name)}</code></th>{cells}'
             f'<td class="{state}" data-key="{rank}">{state}</td>'
@@ -279,7 +281,7 @@ def _samples(samples: Sequence[WorstSample], scheme: str) -> Iterator[str]:
         yield f'<article class="sample"><h3>{text(wording.metric_title(sample.metric))}, sample {sample.number}</h3>\n'
         yield f"<p>{text(sample.prompt)}</p>\n<dl><dt>the truth</dt><dd>{text(sample.truth)}</dd>\n"
         for arm, answer in sample.answers.items():
-            score = wording.figure(sample.scores[arm], sample.metric)
+            score = wording.value_text(sample.scores[arm], sample.metric)
             yield f"<dt>{text(arm)} · {score}</dt><dd>{_marked(sample.truth, answer)}</dd>\n"
         yield "</dl></article>\n"
 
@@ -308,7 +310,7 @@ def _environment(report: Report) -> Iterator[str]:
     facts = {"run": report.run_id, "started": report.started, "finished": report.finished or wording.UNKNOWN}
     for side, found in report.checkpoints.items():
         revision = f" at {found.revision}" if found.revision else ""
-        size = f"{wording.count(found.parameters)} parameters, {wording.byte_size(found.size_bytes)}"
+        size = f"{wording.count_text(found.parameters)} parameters, {wording.byte_size(found.size_bytes)}"
         facts[side] = (
             f"{found.source}{revision}: {found.architecture or 'unknown architecture'}, {found.format}, {size}"
         )

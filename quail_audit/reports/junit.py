@@ -41,7 +41,7 @@ def render(report: Report) -> str:
     if report.failure is not None:
         suite = SubElement(root, "testsuite", name="audit")
         case = SubElement(suite, "testcase", classname="quail", name="the audit runs to its end")
-        SubElement(case, "error", type=_text(report.failure.kind), message=_text(wording.said(report.failure)))
+        SubElement(case, "error", type=_text(report.failure.kind), message=_text(wording.failure_line(report.failure)))
         _count(suite)
     _count(root)
     indent(root)
@@ -52,7 +52,9 @@ def _checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapping[
     classname = f"quail.{_text(scheme)}"
     if measured.failure is not None:
         case = SubElement(suite, "testcase", classname=classname, name="can be measured")
-        SubElement(case, "error", type=_text(measured.failure.kind), message=_text(wording.said(measured.failure)))
+        SubElement(
+            case, "error", type=_text(measured.failure.kind), message=_text(wording.failure_line(measured.failure))
+        )
         return
     deciding = {m: found for m, found in measured.recovery.items() if found.outcome != "reported only"}
     for metric, found in deciding.items():
@@ -92,7 +94,7 @@ def _rule(suite: Element, rule: RuleOutcome) -> None:
 
 
 def _outcome(case: Element, found: Recovery) -> None:
-    message = f"recovery {wording.recovery(found)}"
+    message = f"recovery {wording.recovery_with_outcome(found)}"
     if found.outcome in ("recovered", "not forgotten"):
         SubElement(case, "failure", type=found.outcome, message=message)
     elif found.outcome != "held":

@@ -74,21 +74,21 @@ def _main(report: Report) -> Iterator[str]:
     yield f"\n{pair}\n"
     found = scheme_standings(report)
     if report.failure is not None:
-        yield f"No verdict: {plain(wording.said(report.failure))}\n"
+        yield f"No verdict: {plain(wording.failure_line(report.failure))}\n"
     if report.verdict is not None:
         is_alone = len(found) == 1
         yield from (
             f"- {plain(reason.message)}" for reason in report.verdict.reasons if is_alone or reason.scheme is None
         )
         if not is_alone:
-            yield f"\n**{plain(wording.shippable(found, weights_only=report.request.data is None))}**"
+            yield f"\n**{plain(wording.safe_to_ship_line(found, weights_only=report.request.data is None))}**"
     yield ""
     yield from _table(
         ("format", "verdict", "worst recovery [95 %]", "layers at risk", "utility kept"), "llrrr", map(_row, found)
     )
     for each in found:
         if each.failure is not None:
-            yield f"\n{code(each.scheme)}: {plain(wording.said(each.failure))}"
+            yield f"\n{code(each.scheme)}: {plain(wording.failure_line(each.failure))}"
 
 
 def _row(each: SchemeStanding) -> Sequence[str]:
@@ -96,8 +96,8 @@ def _row(each: SchemeStanding) -> Sequence[str]:
         code(each.scheme),
         wording.STANDING_MARKS[each.standing],
         wording.worst_recovery(each),
-        wording.at_risk(each),
-        wording.percent(each.utility_percent),
+        wording.layers_at_risk(each),
+        wording.percent_text(each.utility_percent),
     )
 
 
@@ -113,8 +113,8 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
         rows = (
             (
                 plain(wording.metric_title(metric)),
-                *(wording.with_interval(scores.get(arm), metric) for arm in arms),
-                wording.recovery(measured.recovery.get(metric)),
+                *(wording.mean_with_interval(scores.get(arm), metric) for arm in arms),
+                wording.recovery_with_outcome(measured.recovery.get(metric)),
             )
             for metric, scores in measured.metrics.items()
         )
@@ -130,11 +130,11 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
             (
                 (
                     code(layer.name),
-                    wording.share(layer.overlap),
-                    wording.ratio(layer.survival),
-                    wording.ratio(layer.noise),
-                    *((wording.part_of_fall(brought.get(layer.name)),) if brought else ()),
-                    wording.state(layer),
+                    wording.share_text(layer.overlap),
+                    wording.ratio_text(layer.survival),
+                    wording.ratio_text(layer.noise),
+                    *((wording.share_of_fall(brought.get(layer.name)),) if brought else ()),
+                    wording.layer_state(layer),
                 )
                 for layer in worst
             ),
@@ -157,6 +157,6 @@ def _table(headings: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -
 def _footnotes(report: Report) -> Iterator[str]:
     for metric, why in report.skipped.items():
         yield f"- not measured: {plain(wording.metric_title(metric))} ({plain(why)})"
-    yield from (f"- {plain(note)}" for note in (*report.notes, *wording.integrity(report)))
+    yield from (f"- {plain(note)}" for note in (*report.notes, *wording.integrity_lines(report)))
     yield f"\nRun {code(report.run_id)} of Quail {plain(report.quail_version)}; to repeat it:"
     yield f"\n{code(shlex.join(['quail', *audit_arguments(report.request)]))}"

@@ -124,7 +124,7 @@ def _layers(report: Report, reason: Reason) -> Iterable[str]:
 def _invocation(report: Report) -> _Json:
     failures = [*([report.failure] if report.failure else [])]
     failures += [scheme.failure for scheme in report.schemes.values() if scheme.failure is not None]
-    told = [{"level": "error", "message": {"text": _message(wording.said(failure))}} for failure in failures]
+    told = [{"level": "error", "message": {"text": _message(wording.failure_line(failure))}} for failure in failures]
     told += [{"level": "note", "message": {"text": _message(note)}} for note in report.notes]
     found: _Json = {
         "commandLine": printable(shlex.join(["quail", *audit_arguments(report.request)])),

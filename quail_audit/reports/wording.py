@@ -45,7 +45,7 @@ STANDING_STYLES: Mapping[SchemeOutcome, str] = {
 Unjudged = Literal["stopped", "refused", "failed"]  # a run without a verdict
 
 
-def unjudged(exit_code: int | None) -> Unjudged:
+def unjudged_reason(exit_code: int | None) -> Unjudged:
     """Why a run that ended has no verdict: it was stopped (None: killed), refused what it was given, or failed."""
     if exit_code in (None, EXIT_INTERRUPTED):
         return "stopped"
@@ -54,23 +54,23 @@ def unjudged(exit_code: int | None) -> Unjudged:
 
 def unjudged_mark(exit_code: int | None) -> str:
     """The same as it stands in a verdict's place: "■ STOPPED", "! REFUSED (3)", "! FAILED (4)"."""
-    word = unjudged(exit_code).upper()
+    word = unjudged_reason(exit_code).upper()
     return f"■ {word}" if word == "STOPPED" else f"! {word} ({exit_code})"
 
 
 NOT_FINITE, NOT_COMPARABLE = "not finite", "not comparable"  # layers without a state
 
 
-def state(layer: LayerStatistics) -> str:
+def layer_state(layer: LayerStatistics) -> str:
     """A layer's state, or why it has none."""
     if layer.state is not None:
         return layer.state
     return NOT_FINITE if layer.nonfinite_original or layer.nonfinite_unlearned else NOT_COMPARABLE
 
 
-def states_counted(layers: Iterable[LayerStatistics]) -> str:
+def state_counts(layers: Iterable[LayerStatistics]) -> str:
     """21 erased · 5 drowned · 2 carried"""
-    counts = Counter(map(state, layers))
+    counts = Counter(map(layer_state, layers))
     names = (*filter(None, STATES_BY_RISK), NOT_FINITE, NOT_COMPARABLE)
     return " · ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
@@ -108,12 +108,12 @@ def metric_title(metric: str) -> str:
     return METRIC_TITLES.get(metric, metric)
 
 
-def adds_up(metric: str) -> bool:
+def is_mean_of_samples(metric: str) -> bool:
     """Whether the mean of some samples' scores is the metric so far; a single sample has no AUC and no F1."""
     return not metric.startswith(_OF_A_WHOLE_SET)
 
 
-def share(value: float | None) -> str:
+def share_text(value: float | None) -> str:
     """A share as the fourth decimal tells it; 1.0000 only where it is 1 to the last bit."""
     if value is None:
         return UNKNOWN
@@ -121,16 +121,16 @@ def share(value: float | None) -> str:
     return "0.9999+" if shown == "1.0000" and value < 1.0 else shown
 
 
-def ratio(value: float | None) -> str:
+def ratio_text(value: float | None) -> str:
     """Survival, noise, update / bucket width."""
     return UNKNOWN if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def magnitude(value: float | None) -> str:
+def magnitude_text(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.2g}"
 
 
-def count(value: int) -> str:
+def count_text(value: int) -> str:
     """1234567 as 1.23 M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
@@ -138,36 +138,36 @@ def count(value: int) -> str:
     return str(value)
 
 
-def figure(value: float | None, metric: str) -> str:
+def value_text(value: float | None, metric: str) -> str:
     """A metric's value as its unit is read: nats to two decimals, percentages to one."""
     if value is None:
         return UNKNOWN
     return f"{value:.2f}" if metric.startswith("nll") else f"{value:.1f}"
 
 
-def mean_only(score: Score | None, metric: str) -> str:
-    return figure(None if score is None else score.mean, metric)
+def mean_text(score: Score | None, metric: str) -> str:
+    return value_text(None if score is None else score.mean, metric)
 
 
-def with_interval(score: Score | None, metric: str) -> str:
+def mean_with_interval(score: Score | None, metric: str) -> str:
     if score is None:
         return UNKNOWN
     half_width = (score.high - score.low) / 2
     return (
-        f"{mean_only(score, metric)} ±{half_width:.2f}"
+        f"{mean_text(score, metric)} ±{half_width:.2f}"
         if metric.startswith("nll")
         else f"{score.mean:.1f} ±{half_width:.1f}"
     )
 
 
-def recovery(value: Recovery | None) -> str:
+def recovery_with_outcome(value: Recovery | None) -> str:
     """Recovery with its interval and what it means, or why there is none."""
     if value is None or value.percent is None:
-        return recovery_figures(value)
-    return f"{recovery_figures(value)} {value.outcome}"
+        return recovery_text(value)
+    return f"{recovery_text(value)} {value.outcome}"
 
 
-def recovery_figures(value: Recovery | None) -> str:
+def recovery_text(value: Recovery | None) -> str:
     """Recovery with its interval, or why there is none."""
     if value is None:
         return ""
@@ -177,7 +177,7 @@ def recovery_figures(value: Recovery | None) -> str:
     return f"{round(value.percent)} %{interval}"
 
 
-def part_of_fall(unit: UnitMeasured | None, *, with_interval: bool = True) -> str:
+def share_of_fall(unit: UnitMeasured | None, *, with_interval: bool = True) -> str:
     """What a unit has to do with the fall of the forget loss, in per cent of it."""
     if unit is None:
         return UNKNOWN
@@ -185,21 +185,21 @@ def part_of_fall(unit: UnitMeasured | None, *, with_interval: bool = True) -> st
     return f"{100 * unit.share:.0f} %{interval}"
 
 
-def percent(value: float | None) -> str:
+def percent_text(value: float | None) -> str:
     return UNKNOWN if value is None else f"{round(value)} %"
 
 
-def at_risk(each: SchemeStanding) -> str:
+def layers_at_risk(each: SchemeStanding) -> str:
     """Layers at risk, of how many."""
     return UNKNOWN if each.layers_at_risk is None else f"{each.layers_at_risk} of {each.layers}"
 
 
 def worst_recovery(each: SchemeStanding) -> str:
     """The recovery that decides a format's verdict, with its interval, or why there is none."""
-    return recovery_figures(each.recovery) or UNKNOWN
+    return recovery_text(each.recovery) or UNKNOWN
 
 
-def shippable(formats: Sequence[SchemeStanding], *, weights_only: bool) -> str:
+def safe_to_ship_line(formats: Sequence[SchemeStanding], *, weights_only: bool) -> str:
     """Which formats are safe to ship, in a sentence."""
     safe = safe_to_ship(formats)
     if not safe:
@@ -208,20 +208,20 @@ def shippable(formats: Sequence[SchemeStanding], *, weights_only: bool) -> str:
     return f"Safe to ship{basis}: {', '.join(safe)}"
 
 
-def said(failure: Failure) -> str:
+def failure_line(failure: Failure) -> str:
     """What went wrong, where, and what mends it, in a line. May hold anybody's text."""
     where = f"{failure.where}: " if failure.where else ""
     return ". ".join(part.rstrip(".") for part in (where + failure.message, failure.mend) if part)
 
 
-def quantizing(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
+def quantizing_line(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
     """How far a backend is: "gptq-int4-g128: quantizing the original, layer 3 of 14, ~2 m left"."""
     left = found.remaining_s(at_s)
     remaining = f", ~{duration(left)} left" if left is not None else ""
     return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
 
 
-def integrity(report: Report) -> list[str]:
+def integrity_lines(report: Report) -> list[str]:
     """What a report says of itself and of the files that it is about."""
     lines = []
     if report.files:
@@ -232,7 +232,7 @@ def integrity(report: Report) -> list[str]:
     return lines
 
 
-def hashing(found: Awaiting) -> str:
+def hashing_line(found: Awaiting) -> str:
     """How far the hashing of files is, when all else is done: "hashing the files that were read: 3.1 GB of 5 GB"."""
     return (
         f"hashing the files that were read: {byte_size(found.last.done_bytes)} of {byte_size(found.last.total_bytes)}"

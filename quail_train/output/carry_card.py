@@ -36,8 +36,8 @@ def card(request: CarryRequest, carried: tuple[LayerCarried, ...], command: tupl
     blocks = sum(layer.blocks for layer in carried)
     made = (
         f"Made by Quail {quail_audit.__version__} (`quail carry`), without training. {len(carried)} layers "
-        f"({wording.count(weights)} weights) lie on the {code(request.scheme)} grid, each block with the scale it had; "
-        "rounding them to nearest gives the same weights again. Every other weight is that of "
+        f"({wording.count_text(weights)} weights) lie on the {code(request.scheme)} grid, each block with the scale it "
+        "had; rounding them to nearest gives the same weights again. Every other weight is that of "
         f"{code(request.unlearned)} to the last bit."
     )
     return "\n".join(
@@ -68,8 +68,9 @@ def card(request: CarryRequest, carried: tuple[LayerCarried, ...], command: tupl
             "| layer | survival before | survival | noise | codes moved |",
             "|---|---|---|---|---|",
             *(
-                f"| {code(layer.layer)} | {wording.ratio(layer.survival_before)} | {wording.ratio(layer.survival)} | "
-                f"{wording.ratio(layer.noise)} | {100 * layer.moved:.1f} % |"
+                f"| {code(layer.layer)} | {wording.ratio_text(layer.survival_before)} | "
+                f"{wording.ratio_text(layer.survival)} | {wording.ratio_text(layer.noise)} | "
+                f"{100 * layer.moved:.1f} % |"
                 for layer in carried
             ),
             "",

@@ -52,7 +52,8 @@ def card(
     front = {"library_name": "transformers", "base_model": request.original, "tags": ["unlearning", "quail"]}
     made = (
         f"Made by Quail {quail_audit.__version__} (`quail train`). {len(planned.layers)} layers were trained "
-        f"({wording.count(planned.weights)} weights); every other weight is that of {code(source)} to the last bit."
+        f"({wording.count_text(planned.weights)} weights); every other weight is that of "
+        f"{code(source)} to the last bit."
     )
     return "\n".join(
         [
@@ -122,8 +123,8 @@ def _scores(evals: tuple[TrainEval, ...], request: TrainRequest) -> list[str]:
     ]
     for metric, found in after.scores.items():
         cells = [
-            f"{wording.figure(before.scores.get(metric, {}).get(precision), metric)} → "
-            f"{wording.figure(found.get(precision), metric)}"
+            f"{wording.value_text(before.scores.get(metric, {}).get(precision), metric)} → "
+            f"{wording.value_text(found.get(precision), metric)}"
             for precision in precisions
         ]
         lines.append(f"| {printable(wording.metric_title(metric))} | " + " | ".join(cells) + " |")

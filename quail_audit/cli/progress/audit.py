@@ -19,7 +19,7 @@ def view(state: AuditState, *, since_last_event_s: float = 0.0) -> RenderableTyp
     if state.plan is not None:
         parts.append(_progress(state))
     if state.awaiting is not None:
-        parts.append(Text(f" {wording.hashing(state.awaiting)}", style="dim"))
+        parts.append(Text(f" {wording.hashing_line(state.awaiting)}", style="dim"))
     parts.extend(_layer_lines(state))
     if state.running or state.scores:
         parts.append(_scores(state))
@@ -120,8 +120,8 @@ def _scores(state: AuditState) -> RenderableType:
 def _score(state: AuditState, metric: str, arm: str) -> Text:
     finished = state.scores.get(metric, {}).get(arm)
     if finished is not None:
-        return Text(wording.mean_only(finished, metric), style="bold")
+        return Text(wording.mean_text(finished, metric), style="bold")
     running = state.running.get((arm, metric))
-    if running is None or not wording.adds_up(metric):
+    if running is None or not wording.is_mean_of_samples(metric):
         return Text(wording.UNKNOWN, style="dim")
     return Text(f"~{running.mean:.2f}" if metric.startswith("nll") else f"~{running.mean:.1f}", style="dim")

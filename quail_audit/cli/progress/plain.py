@@ -77,7 +77,7 @@ def _line(event: Event) -> str | None:
         case RunStarted():
             return f"run {event.run_id}: {event.request.original} → {event.request.unlearned}"
         case PairOpened():
-            return f"{event.layers} layers, {wording.count(event.weights)} weights"
+            return f"{event.layers} layers, {wording.count_text(event.weights)} weights"
         case DataRead():
             return "samples: " + ", ".join(f"{metric} {number}" for metric, number in event.samples.items())
         case LayerMeasured():
@@ -87,19 +87,18 @@ def _line(event: Event) -> str | None:
         case WeightsMeasured():
             summary = event.summary
             return (
-                f"{event.scheme}: overlap {wording.share(summary.overlap)}, "
-                f"survival {wording.ratio(summary.survival)}, {summary.layers_at_risk} layers at risk"
+                f"{event.scheme}: overlap {wording.share_text(summary.overlap)}, "
+                f"survival {wording.ratio_text(summary.survival)}, {summary.layers_at_risk} layers at risk"
             )
         case ArmStarted():
             return f"{event.arm}: {event.execution} on {event.device}, {event.dtype}"
         case SampleScored():
             return f"{event.arm}: {event.done} of {event.total} samples"
         case MetricScored():
-            return (
-                f"{event.arm}: {wording.metric_title(event.metric)} {wording.with_interval(event.score, event.metric)}"
-            )
+            score = wording.mean_with_interval(event.score, event.metric)
+            return f"{event.arm}: {wording.metric_title(event.metric)} {score}"
         case FilesAwaited():
-            return wording.hashing(Awaiting(event, event))
+            return wording.hashing_line(Awaiting(event, event))
         case Noted():
             return event.message
         case SchemeFailed():
@@ -110,14 +109,15 @@ def _line(event: Event) -> str | None:
             return f"run {event.run_id}: {event.request.objective} → {event.request.out}"
         case TrainingPlanned():
             margin = "" if event.margin_logits is None else f", margin {event.margin_logits:.4g} logits"
-            return f"{event.steps} steps on {len(event.layers)} layers, {wording.count(event.weights)} weights{margin}"
+            weights = wording.count_text(event.weights)
+            return f"{event.steps} steps on {len(event.layers)} layers, {weights} weights{margin}"
         case TrainStep():
             terms = ", ".join(f"{name} {value:.4g}" for name, value in event.terms.items())
             return f"step {event.step} of {event.total}: loss {event.loss:.4g} ({terms})"
         case TrainEval():
             scores = "; ".join(
                 f"{wording.metric_title(metric)} "
-                + ", ".join(f"{precision} {wording.figure(value, metric)}" for precision, value in found.items())
+                + ", ".join(f"{precision} {wording.value_text(value, metric)}" for precision, value in found.items())
                 for metric, found in event.scores.items()
             )
             return f"after step {event.step}: {scores}"
@@ -126,7 +126,7 @@ def _line(event: Event) -> str | None:
         case CureStarted():
             return f"run {event.run_id}: {curing.headline(event.request)}"
         case CarryPlanned():
-            return f"{len(event.layers)} layers, {wording.count(event.weights)} weights"
+            return f"{len(event.layers)} layers, {wording.count_text(event.weights)} weights"
         case RecipePoint():
             return cure_text.point_line(event)
         case RecipeChosen():

@@ -107,5 +107,5 @@ def scores(state: TrainingState) -> RenderableType:
 
 
 def _change(before: float | None, after: float | None, metric: str) -> str:
-    shown = wording.figure(after, metric)
-    return shown if before is None or after is None else f"{wording.figure(before, metric)} → {shown}"
+    shown = wording.value_text(after, metric)
+    return shown if before is None or after is None else f"{wording.value_text(before, metric)} → {shown}"

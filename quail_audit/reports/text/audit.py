@@ -83,16 +83,18 @@ def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
             Text(each.scheme),
             Text(wording.STANDING_MARKS[each.standing], style=wording.STANDING_STYLES[each.standing]),
             wording.worst_recovery(each),
-            wording.at_risk(each),
-            wording.percent(each.utility_percent),
+            wording.layers_at_risk(each),
+            wording.percent_text(each.utility_percent),
         )
     parts: list[RenderableType] = []
     if report.verdict is not None:
-        parts.append(Text(f" {wording.shippable(found, weights_only=report.request.data is None)}", style="bold"))
+        parts.append(
+            Text(f" {wording.safe_to_ship_line(found, weights_only=report.request.data is None)}", style="bold")
+        )
     parts.append(Padding(table, (0, 0, 0, 1)))
     for each in found:
         if each.failure is not None:
-            why = Text(f"{each.scheme}: {wording.said(each.failure)}")
+            why = Text(f"{each.scheme}: {wording.failure_line(each.failure)}")
             parts.append(Padding(why, (0, 0, 0, 3)))
     return Group(*parts)
 
@@ -122,8 +124,8 @@ def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool)
     for arm in arms:
         table.add_column(Text(arm.replace("/", "\n")), justify="right", no_wrap=True)
     table.add_column("\nrecovery [95 %]", no_wrap=True)
-    figure = wording.with_interval if wide else wording.mean_only
-    recovery = wording.recovery if wide else wording.recovery_figures
+    figure = wording.mean_with_interval if wide else wording.mean_text
+    recovery = wording.recovery_with_outcome if wide else wording.recovery_text
     for metric, scores in measured.metrics.items():
         table.add_row(
             wording.metric_title(metric),
@@ -145,13 +147,13 @@ def _layers(scheme: str, measured: SchemeReport, wide: bool, brought: BroughtBac
     table.add_column("state", no_wrap=True)
     for layer in sorted(measured.layers, key=badness)[:WORST_LAYERS_SHOWN]:
         figures = {
-            "weights": wording.count(layer.weights),
-            "identical": wording.share(layer.identical),
-            "overlap": wording.share(layer.overlap),
-            "survival": wording.ratio(layer.survival),
-            "noise": wording.ratio(layer.noise),
-            "update/bucket": wording.ratio(layer.update_to_bucket),
-            "brings back": wording.part_of_fall((brought or {}).get(layer.name), with_interval=wide),
+            "weights": wording.count_text(layer.weights),
+            "identical": wording.share_text(layer.identical),
+            "overlap": wording.share_text(layer.overlap),
+            "survival": wording.ratio_text(layer.survival),
+            "noise": wording.ratio_text(layer.noise),
+            "update/bucket": wording.ratio_text(layer.update_to_bucket),
+            "brings back": wording.share_of_fall((brought or {}).get(layer.name), with_interval=wide),
         }
         table.add_row(Text(_name(layer, wide)), *(figures[column] for column in columns), _state(layer))
     parts: list[RenderableType] = [Text(f" {_layers_title(scheme, measured)}", style="bold"), table]
@@ -172,13 +174,13 @@ def _layers_title(scheme: str, measured: SchemeReport) -> str:
     if summary is None:
         return f"Layers at {scheme}: {len(measured.layers)} measured"
     return (
-        f"Layers at {scheme}: {wording.states_counted(measured.layers)} · overlap {wording.share(summary.overlap)}"
-        f" · survival {wording.ratio(summary.survival)} · noise {wording.ratio(summary.noise)}"
+        f"Layers at {scheme}: {wording.state_counts(measured.layers)} · overlap {wording.share_text(summary.overlap)}"
+        f" · survival {wording.ratio_text(summary.survival)} · noise {wording.ratio_text(summary.noise)}"
     )
 
 
 def _state(layer: LayerStatistics) -> Text:
-    if wording.state(layer) == wording.NOT_COMPARABLE:
+    if wording.layer_state(layer) == wording.NOT_COMPARABLE:
         return Text(wording.NOT_COMPARABLE, style="dim")
     if layer.state is None:
         return Text(f"{layer.nonfinite_original + layer.nonfinite_unlearned} not finite", style="bold red")
@@ -193,5 +195,5 @@ def _footnotes(report: Report) -> list[str]:
     reasons = {arm.reason for arm in report.arms.values() if arm.reason}
     lines.extend(f"rounded arms: {reason}" for reason in sorted(reasons))
     lines.extend(report.notes)
-    lines.extend(wording.integrity(report))
+    lines.extend(wording.integrity_lines(report))
     return lines

@@ -89,7 +89,7 @@ def carried_line(layer: LayerCarried) -> str:
         "" if layer.output_error is None else f", output error {100 * layer.output_error:.0f} % of nearest rounding's"
     )
     return (
-        f"{layer.layer}: survival {wording.ratio(layer.survival_before)} → {wording.ratio(layer.survival)}, "
+        f"{layer.layer}: survival {wording.ratio_text(layer.survival_before)} → {wording.ratio_text(layer.survival)}, "
         f"{100 * layer.moved:.1f} % of the codes moved{error}{mended}"
     )
 
@@ -99,13 +99,13 @@ def _carried_lines(carried: tuple[LayerCarried, ...], scheme: str) -> list[str]:
         return []
     weights = sum(layer.weights for layer in carried)
     moved = sum(layer.moved * layer.weights for layer in carried) / weights
-    size = f"{len(carried)} layers, {wording.count(weights)} weights"
+    size = f"{len(carried)} layers, {wording.count_text(weights)} weights"
     lines = [f"{size} on the {scheme} grid; {100 * moved:.1f} % of the codes moved"]
     known = [layer for layer in carried if layer.survival_before is not None and layer.survival is not None]
     if known:
         before = sum(layer.survival_before or 0.0 for layer in known) / len(known)
         after = sum(layer.survival or 0.0 for layer in known) / len(known)
-        lines.append(f"survival, mean of the layers: {wording.ratio(before)} → {wording.ratio(after)}")
+        lines.append(f"survival, mean of the layers: {wording.ratio_text(before)} → {wording.ratio_text(after)}")
     mended, blocks = sum(layer.mended_blocks for layer in carried), sum(layer.blocks for layer in carried)
     lines.append(
         f"{mended} of {blocks} blocks did not round as chosen and were mended"
@@ -124,7 +124,9 @@ def _units(kind: UnitKind, units: list[UnitMeasured]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for unit in alone[:MOST_UNITS]:
         table.add_row(
-            printable(unit.unit), wording.count(unit.weights), *map(wording.part_of_fall, (unit, spared.get(unit.unit)))
+            printable(unit.unit),
+            wording.count_text(unit.weights),
+            *map(wording.share_of_fall, (unit, spared.get(unit.unit))),
         )
     if len(alone) > MOST_UNITS:
         table.add_row(f"… and {len(alone) - MOST_UNITS} more in the report", "", "", "")

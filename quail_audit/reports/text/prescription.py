@@ -45,8 +45,8 @@ def show_change(before: Report, after: Report, console: Console) -> None:
             checkpoint, _, precision = change.arm.partition("/")
             if checkpoint == "unlearned":
                 shown = (
-                    f"{wording.mean_only(change.before, change.metric)} → "
-                    f"{wording.mean_only(change.after, change.metric)}"
+                    f"{wording.mean_text(change.before, change.metric)} → "
+                    f"{wording.mean_text(change.after, change.metric)}"
                 )
                 cells.setdefault(change.metric, {})[precision] = shown
     for metric, found in cells.items():

@@ -49,7 +49,7 @@ def _lines(report: TrainingReport) -> list[str]:
     if report.plan is not None:
         plan = report.plan
         lines.append(
-            f"{len(plan.layers)} layers, {wording.count(plan.weights)} weights trained; "
+            f"{len(plan.layers)} layers, {wording.count_text(plan.weights)} weights trained; "
             f"{plan.forget_samples} forget and {plan.retain_samples} retain samples"
         )
         if plan.margin_logits is not None:
@@ -72,8 +72,8 @@ def _table(before: TrainEval, after: TrainEval) -> Table:
         table.add_column(printable(precision), justify="right", no_wrap=True)
     for metric, found in after.scores.items():
         cells = [
-            f"{wording.figure(before.scores.get(metric, {}).get(precision), metric)} → "
-            f"{wording.figure(found.get(precision), metric)}"
+            f"{wording.value_text(before.scores.get(metric, {}).get(precision), metric)} → "
+            f"{wording.value_text(found.get(precision), metric)}"
             for precision in precisions
         ]
         table.add_row(printable(wording.metric_title(metric)), *cells)

@@ -48,7 +48,7 @@ class RecentRuns:
         if summary.exit_code is not None:
             if summary.has_verdict:
                 return OUTCOME_OF.get(summary.exit_code, "not measured")
-            return wording.unjudged(summary.exit_code)
+            return wording.unjudged_reason(summary.exit_code)
         writer = self._writers.setdefault(folder, Writer(folder))
         return "running" if writer.is_alive() else "stopped"
 

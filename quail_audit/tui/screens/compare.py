@@ -271,7 +271,7 @@ def _doing(run: LiveRun) -> str:
         return "opening the checkpoints"
     running = [arm for arm, report in state.arms.items() if report.elapsed_s is None]
     if not running and state.quantizing_now is not None:
-        return printable(wording.quantizing(*state.quantizing_now, state.at_s))
+        return printable(wording.quantizing_line(*state.quantizing_now, state.at_s))
     if not running:
         return f"{state.layers_done} of {state.plan.layers} layers"
     return f"{printable(running[-1])}: {state.samples_done.get(running[-1], 0)} of {state.plan.samples_per_arm} samples"

@@ -148,7 +148,7 @@ class LayerScreen(QuailScreen[str]):
             risk = "  at risk" if layer.at_risk else ""
             words = state_in_words(layer)
             if len(self.layer_name) + len(words) + len(risk) + len(place) + 9 > width:  # the name comes first
-                words = wording.state(layer)
+                words = wording.layer_state(layer)
             state = Text(f"{mark} {words}{risk}", style=palette.of_state(self.app, layer.state))
         room = max(16, width - state.cell_len - len(place) - 6)
         text = Text(" ", no_wrap=True, overflow="ellipsis")

@@ -217,10 +217,10 @@ class RetrainScreen(QuailScreen[None]):
     def _layer_in_words(self, picker: LayerPicker) -> Text:
         layer = picker.current
         assert layer is not None  # noqa: S101 - the caller asked
-        state = wording.state(layer)
+        state = wording.layer_state(layer)
         text = Text(" ")
         text.append(printable(layer.name), style="bold")
-        text.append(f"  {wording.count(layer.weights)} weights, survival {wording.ratio(layer.survival)}  ")
+        text.append(f"  {wording.count_text(layer.weights)} weights, survival {wording.ratio_text(layer.survival)}  ")
         text.append(state, style=palette.of_state(self.app, layer.state))
         if layer.state is not None:
             text.append(f": {wording.STATE_MEANINGS[layer.state]}", style=palette.muted(self.app))

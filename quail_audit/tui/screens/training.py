@@ -129,13 +129,13 @@ class TrainingScreen(MakingScreen):
             text.append_text(self._row(f"{what}, step {saved.step}", printable(saved.folder)))
         if state.plan is not None:
             plan = state.plan
-            text.append_text(self._row("layers", f"{len(plan.layers)}, {wording.count(plan.weights)} weights"))
+            text.append_text(self._row("layers", f"{len(plan.layers)}, {wording.count_text(plan.weights)} weights"))
             text.append_text(self._row("samples", f"{plan.forget_samples} forget, {plan.retain_samples} retain"))
             if plan.margin_logits is not None:
                 text.append_text(self._row("margin γ", f"{figure(plan.margin_logits)} logits"))  # noqa: RUF001
             if plan.quantization_steps:
                 middle = sorted(plan.quantization_steps.values())[len(plan.quantization_steps) // 2]
-                text.append_text(self._row("Δq, median", f"{wording.magnitude(middle)} in units of weights"))
+                text.append_text(self._row("Δq, median", f"{wording.magnitude_text(middle)} in units of weights"))
         text.append_text(self._row("objective", printable(request.objective)))
         text.append_text(self._row("result goes to", printable(request.out)))
         for note in state.notes:

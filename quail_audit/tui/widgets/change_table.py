@@ -18,9 +18,9 @@ from quail_audit.verdict.comparison import STANDING_MARKS, LayerChange
 
 Figure = Callable[[LayerStatistics], str]
 FIGURES: Mapping[str, tuple[int, Figure]] = {  # columns of one figure, and how it is written
-    "overlap": (7, lambda layer: wording.share(layer.overlap)),
-    "survival": (6, lambda layer: wording.ratio(layer.survival)),
-    "noise": (6, lambda layer: wording.ratio(layer.noise)),
+    "overlap": (7, lambda layer: wording.share_text(layer.overlap)),
+    "survival": (6, lambda layer: wording.ratio_text(layer.survival)),
+    "noise": (6, lambda layer: wording.ratio_text(layer.noise)),
 }
 STATE_COLUMNS = 9
 WIDE, NARROW = " → ", "→"
@@ -116,10 +116,10 @@ class ChangeTable(DataTable[Text]):
         mark = STANDING_MARKS[change.standing]
         state = Text(f"{mark} ", style=palette.of_standing(self.app, change.standing))
         before, after = change.before.state, change.after.state
-        state.append(wording.state(change.before), style=palette.of_state(self.app, before))
+        state.append(wording.layer_state(change.before), style=palette.of_state(self.app, before))
         if after != before:
             state.append(self._arrow, style=palette.muted(self.app))
-            state.append(wording.state(change.after), style=palette.of_state(self.app, after))
+            state.append(wording.layer_state(change.after), style=palette.of_state(self.app, after))
         return [*cells, state]
 
     def _width(self, column: str) -> int:

@@ -132,16 +132,16 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
 
     def _figure(self, run: LiveRun, metric: str, arm: str, columns: int) -> Text:
         score = run.state.scores.get(metric, {}).get(arm)
-        figure = wording.with_interval if columns == WIDE_ARM else wording.mean_only
+        figure = wording.mean_with_interval if columns == WIDE_ARM else wording.mean_text
         if score is not None:
             return Text(f"{figure(score, metric):>{columns}}", style=Style(bold=True))
         running = run.state.running.get((arm, metric))
         muted = palette.muted(self.app)
-        if running is None or not wording.adds_up(metric):
+        if running is None or not wording.is_mean_of_samples(metric):
             return Text(f"{wording.UNKNOWN:>{columns}}", style=muted)
         half = running.half_width
         so_far = Score(mean=running.mean, low=running.mean - (half or 0), high=running.mean + (half or 0), samples=1)
-        shown = wording.mean_only(so_far, metric) if half is None else figure(so_far, metric)
+        shown = wording.mean_text(so_far, metric) if half is None else figure(so_far, metric)
         return Text(f"{'~' + shown:>{columns}}", style=muted)
 
     def _gauge(self, run: LiveRun, scheme: str, metric: str, cells: int) -> Text:

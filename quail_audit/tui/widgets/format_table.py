@@ -114,8 +114,8 @@ class FormatTable(DataTable[Text]):
         right = {
             "recovery": wording.worst_recovery(each),
             "at risk": wording.UNKNOWN if each.layers_at_risk is None else str(each.layers_at_risk),
-            "layers at risk": wording.at_risk(each),
-            "utility": wording.percent(each.utility_percent),
+            "layers at risk": wording.layers_at_risk(each),
+            "utility": wording.percent_text(each.utility_percent),
         }
         metric = wording.metric_title(each.metric) if each.metric is not None else ""
         return {column: Text(text, justify="right") for column, text in right.items()} | {

@@ -111,7 +111,7 @@ class LayerPicker(HeatMap):
 
     def _count(self) -> None:
         weights = sum(self._all[name].weights for name in self.chosen)
-        self.border_subtitle = f"{len(self.chosen)} of {len(self._all)} · {wording.count(weights)} weights"
+        self.border_subtitle = f"{len(self.chosen)} of {len(self._all)} · {wording.count_text(weights)} weights"
 
     def _cell(self, row: int, column: int, is_labelled: bool) -> Segment:
         width = self._cell_columns

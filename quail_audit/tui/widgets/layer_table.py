@@ -196,7 +196,7 @@ class LayerTable(DataTable[Text]):
                 cells.append(Text(end_of(printable(layer.name), width), no_wrap=True))
             elif column == "state":
                 mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
-                text = f"{mark} {wording.state(layer)}"
+                text = f"{mark} {wording.layer_state(layer)}"
                 cells.append(Text(text, style=palette.of_state(self.app, layer.state)))
             else:
                 cells.append(Text(figures[column], justify="right"))
@@ -214,7 +214,7 @@ class LayerTable(DataTable[Text]):
         return max(20, self.size.width - others - 2 * PADDING - 2)
 
     def _title(self) -> None:
-        counted = wording.states_counted(self._layers)
+        counted = wording.state_counts(self._layers)
         self.border_title = f"Layers ── {counted}" if counted else "Layers"
         kept = f" · {self.row_count} of {len(self._layers)} match “{self._filter}”" if self._filter else ""
         self.border_subtitle = f"{self._order}{kept} · o: sort · /: filter"

@@ -117,10 +117,10 @@ class ScoreChanges(VerticalScroll, can_focus=True):
     def _figure(self, score: Score | None, change: ScoreChange, run: LiveRun) -> Text:
         """A score, or the mean so far while its samples are being answered."""
         if score is not None:
-            shown = wording.with_interval if self._has_intervals else wording.mean_only
+            shown = wording.mean_with_interval if self._has_intervals else wording.mean_text
             return Text(shown(score, change.metric), style="bold")
         so_far = run.state.running.get((change.arm, change.metric))
-        if so_far is None or not wording.adds_up(change.metric):
+        if so_far is None or not wording.is_mean_of_samples(change.metric):
             return Text(wording.UNKNOWN, style=palette.muted(self.app))
         digits = 2 if change.metric.startswith("nll") else 1
         return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted(self.app))

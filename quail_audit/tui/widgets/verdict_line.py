@@ -45,7 +45,7 @@ class VerdictLine(Static):
         if len(run.schemes) > 1:
             request = run.request
             weights_only = request is not None and request.data is None
-            reasons.append(wording.shippable(run.formats(), weights_only=weights_only))
+            reasons.append(wording.safe_to_ship_line(run.formats(), weights_only=weights_only))
         text = Text.assemble(
             (f" {wording.OUTCOME_MARKS[verdict.outcome]}", palette.of_outcome(self.app, verdict.outcome)), "  "
         )
@@ -63,7 +63,7 @@ class VerdictLine(Static):
         state = run.state
         text = Text(" ", style=palette.muted(self.app), no_wrap=True, overflow="ellipsis")
         if state.awaiting is not None:
-            text.append(wording.hashing(state.awaiting))
+            text.append(wording.hashing_line(state.awaiting))
         elif state.last_sample is not None:
             sample = state.last_sample
             text.append(f"{sample.arm} · {wording.metric_title(sample.metric)} · {sample.done} of {sample.total} · ")
@@ -72,7 +72,7 @@ class VerdictLine(Static):
         elif state.arms:
             text.append(f"{list(state.arms)[-1]}: the first samples are being answered")
         elif state.quantizing_now is not None:
-            text.append(printable(wording.quantizing(*state.quantizing_now, state.at_s)))
+            text.append(printable(wording.quantizing_line(*state.quantizing_now, state.at_s)))
         elif state.plan is not None:
             text.append(f"{state.layers_done} of {state.plan.layers} layers measured")
         elif state.started is not None:

@@ -60,12 +60,16 @@ def finding(answer: Answer | None) -> Finding:
             return Finding("open", printable(answer.message))
         case CheckpointFound():
             facts = _facts(answer) | {
-                "parameters": f"{wording.count(answer.facts.parameters)} parameters",
+                "parameters": f"{wording.count_text(answer.facts.parameters)} parameters",
                 "layers": f"{answer.layers} layers",
             }
             return Finding("good", " · ".join([*facts.values(), *map(_noted, answer.notes)]))
         case PairFound():
-            parts = [f"{answer.layers} layers", f"{wording.count(answer.weights)} weights", *map(_noted, answer.notes)]
+            parts = [
+                f"{answer.layers} layers",
+                f"{wording.count_text(answer.weights)} weights",
+                *map(_noted, answer.notes),
+            ]
             return Finding("good", " · ".join(parts))
         case DataFound():
             return Finding("good", " · ".join(_data_parts(answer)))
@@ -112,7 +116,7 @@ def _facts(found: CheckpointFound) -> dict[str, str]:
     facts = found.facts
     shown = {
         "architecture": facts.architecture or "unknown architecture",
-        "parameters": wording.count(facts.parameters),
+        "parameters": wording.count_text(facts.parameters),
         "type": ", ".join(facts.dtypes),
         "layers": str(found.layers),
         "size": wording.byte_size(facts.size_bytes),

@@ -110,10 +110,10 @@ def _short(role: str) -> str:
 def figures(layer: LayerStatistics) -> dict[str, str]:
     """A layer's figures as every table writes them."""
     return {
-        "weights": wording.count(layer.weights),
-        "identical": wording.share(layer.identical),
-        "overlap": wording.share(layer.overlap),
-        "survival": wording.ratio(layer.survival),
-        "noise": wording.ratio(layer.noise),
-        "update/bucket": wording.ratio(layer.update_to_bucket),
+        "weights": wording.count_text(layer.weights),
+        "identical": wording.share_text(layer.identical),
+        "overlap": wording.share_text(layer.overlap),
+        "survival": wording.ratio_text(layer.survival),
+        "noise": wording.ratio_text(layer.noise),
+        "update/bucket": wording.ratio_text(layer.update_to_bucket),
     }

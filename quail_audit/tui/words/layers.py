@@ -36,14 +36,14 @@ def readings(layer: LayerStatistics, limits: Limits) -> list[Reading]:
         limits: that hold for it.
     """
     return [
-        Reading("overlap", wording.share(layer.overlap), _overlap(layer.overlap, limits.overlap_at_risk)),
-        Reading("survival", wording.ratio(layer.survival), _survival(layer.survival, limits.survival_at_risk)),
-        Reading("noise", wording.ratio(layer.noise), _noise(layer.noise)),
-        Reading("update/bucket", wording.ratio(layer.update_to_bucket), _update_to_bucket(layer.update_to_bucket)),
-        Reading("identical", wording.share(layer.identical), _identical(layer.identical)),
-        Reading("median update", wording.magnitude(layer.update_median_changed), _median(layer)),
-        Reading("largest update", wording.magnitude(layer.update_max), "of the weight that moved furthest"),
-        Reading("weights", wording.count(layer.weights), f"{layer.weights:,} in this matrix"),
+        Reading("overlap", wording.share_text(layer.overlap), _overlap(layer.overlap, limits.overlap_at_risk)),
+        Reading("survival", wording.ratio_text(layer.survival), _survival(layer.survival, limits.survival_at_risk)),
+        Reading("noise", wording.ratio_text(layer.noise), _noise(layer.noise)),
+        Reading("update/bucket", wording.ratio_text(layer.update_to_bucket), _update_to_bucket(layer.update_to_bucket)),
+        Reading("identical", wording.share_text(layer.identical), _identical(layer.identical)),
+        Reading("median update", wording.magnitude_text(layer.update_median_changed), _median(layer)),
+        Reading("largest update", wording.magnitude_text(layer.update_max), "of the weight that moved furthest"),
+        Reading("weights", wording.count_text(layer.weights), f"{layer.weights:,} in this matrix"),
         *_nonfinite(layer),
     ]
 
@@ -89,7 +89,7 @@ def _identical(value: float | None) -> str:
 def _median(layer: LayerStatistics) -> str:
     if layer.update_median_changed is None:
         return "no weight changed"
-    return f"over changed weights; {wording.magnitude(layer.update_median)} over all"
+    return f"over changed weights; {wording.magnitude_text(layer.update_median)} over all"
 
 
 def _nonfinite(layer: LayerStatistics) -> list[Reading]:
@@ -103,7 +103,7 @@ def _nonfinite(layer: LayerStatistics) -> list[Reading]:
 
 def state_in_words(layer: LayerStatistics) -> str:
     """erased: rounding took the update away"""
-    if layer.state is None and wording.state(layer) == wording.NOT_COMPARABLE:
+    if layer.state is None and wording.layer_state(layer) == wording.NOT_COMPARABLE:
         return "not comparable: the two checkpoints do not store it in one format"
     if layer.state is None:
         return "not finite: a weight is not a number, so nothing else can be said"
