@@ -64,12 +64,14 @@ attribute.epilog = (  # type: ignore[attr-defined]
 def draw_curve(report: CureReport, folder: Path) -> None:
     """Write recipe.svg; a recipe that measured no point has no curve."""
     from quail_audit.core.writing import write_whole
-    from quail_audit.reports.recipe_svg import pareto_plot
+    from quail_audit.reports import recipe_svg
     from quail_audit.schema.requests import RecipeRequest
 
     if report.points and isinstance(report.request, RecipeRequest):
         chosen = report.chosen.point if report.chosen else None
-        write_whole(folder / "recipe.svg", pareto_plot(report.points, chosen, report.request.max_recovery_percent))
+        write_whole(
+            folder / "recipe.svg", recipe_svg.render(report.points, chosen, report.request.max_recovery_percent)
+        )
 
 
 def read_budget(text: str | None) -> tuple[int | None, float | None]:

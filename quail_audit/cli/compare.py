@@ -32,7 +32,7 @@ def compare(
     """
     from pydantic import TypeAdapter
 
-    from quail_audit.reports import comparison as changes
+    from quail_audit.reports import comparison
     from quail_audit.runs.folder import read_report
     from quail_audit.verdict.comparison import Comparison
     from quail_audit.verdict.comparison import compare as compared
@@ -42,7 +42,7 @@ def compare(
         if format == "json":
             results.write(TypeAdapter(Comparison).dump_json(found, indent=2).decode() + "\n")
         elif format == "markdown":
-            results.write(changes.markdown(found))
+            results.write(comparison.render_markdown(found))
         else:
-            changes.show(found, new_console(results))
+            comparison.show(found, new_console(results))
     return 0

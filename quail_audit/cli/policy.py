@@ -64,7 +64,7 @@ def policy_check(
 
     The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive.
     """
-    from quail_audit.reports.text import rules as rules_text
+    from quail_audit.reports.text import rules
     from quail_audit.runs.folder import read_report
     from quail_audit.schema.policy import Policy
     from quail_audit.verdict.checks import exit_code
@@ -79,5 +79,5 @@ def policy_check(
     today = day_of(found) if policy is None else datetime.datetime.now(datetime.UTC).date()
     before = found.request.baseline if baseline is None else baseline
     judged = judge_report(found, used, today, None if before is None else read_baseline(before))
-    rules_text.show(judged, new_console(sys.stdout))
+    rules.show(judged, new_console(sys.stdout))
     return exit_code(judged.overall, unmeasured(found))

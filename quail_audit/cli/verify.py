@@ -51,7 +51,7 @@ def verify(
     found changed but not everything could be checked.
     """
     from quail_audit.cli.progress.reading import shown_reading
-    from quail_audit.reports.text import verification as verification_text
+    from quail_audit.reports.text import verification
     from quail_audit.runs.integrity.verify import verify as verified
     from quail_audit.schema.figures import FileRole
 
@@ -70,7 +70,7 @@ def verify(
     if format == "json":
         sys.stdout.write(found.model_dump_json(indent=2) + "\n")
     else:
-        verification_text.show(found, new_console(sys.stdout))
+        verification.show(found, new_console(sys.stdout))
     return found.exit_code
 
 

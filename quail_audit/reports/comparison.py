@@ -55,7 +55,7 @@ def show(found: Comparison, console: Console) -> None:
         console.print(Padding(table, (0, 0, 0, 1)))
 
 
-def markdown(found: Comparison) -> str:
+def render_markdown(found: Comparison) -> str:
     """The comparison for a comment."""
     lines = [f"## Quail: {code(found.before)} → {code(found.after)}", ""]
     lines += [f"- {plain(caveat)}" for caveat in found.caveats]

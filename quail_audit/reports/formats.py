@@ -1,38 +1,88 @@
-"""Which formats a report can be written in beyond the terminal's text and JSON. Each is a file of this package."""
+"""Write a run's report in the format asked for; FORMATS is the one list of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from quail_audit.core.errors import UsageError
 from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
+from quail_audit.reports.text import audit, cure, training
+from quail_audit.reports.text.console import new_console
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
 from quail_audit.runs.attributions import brought_back_in
+from quail_audit.runs.digest import sealed
 from quail_audit.runs.follow import replay
-from quail_audit.schema.report import Report
+from quail_audit.schema.events.lines import to_line
+from quail_audit.schema.report import CureReport, Report, TrainingReport
+
+AnyReport = Report | TrainingReport | CureReport
 
 
-def _samples(report: Report, folder: Path | None) -> Sequence[WorstSample]:
+def write_report(report: AnyReport, format: str, stream: TextIO, folder: Path | None) -> None:  # noqa: A002
+    """Write a report to a stream.
+
+    Args:
+        report: of an audit, a training or a cure.
+        format: a key of FORMATS, or "text".
+        stream: text is as wide and as coloured as the terminal that it leads to.
+        folder: the run's folder, which holds the events and attributions; None if only the report is at hand.
+
+    Raises:
+        UsageError: this report cannot be written in this format.
+    """
+    if isinstance(report, Report) and (folder is not None or format == "json"):
+        report = sealed(report)  # a report without its folder keeps its own digest, until it is written anew
+    if format == "text":
+        _show(report, stream, folder)
+    elif format == "json":
+        stream.write(report.model_dump_json(indent=2) + "\n")
+    elif format == "jsonl":
+        stream.writelines(_event_lines(folder))
+    elif isinstance(report, Report):
+        stream.writelines(FORMATS[format](report, folder))
+    else:
+        raise UsageError(f"only an audit has a report as {format}", where="--format", mend="Give text, json or jsonl")
+    stream.flush()
+
+
+def _show(report: AnyReport, stream: TextIO, folder: Path | None) -> None:
+    console = new_console(stream)
+    if isinstance(report, TrainingReport):
+        training.show(report, console)
+    elif isinstance(report, CureReport):
+        cure.show(report, console)
+    else:
+        audit.show(report, console, brought_back_in(report, folder))
+
+
+def _event_lines(folder: Path | None) -> Iterable[str]:
+    if folder is None:
+        raise UsageError("a report alone holds no events", where="--format jsonl", mend="Name the folder of the run")
+    return (to_line(event) + "\n" for event in replay(folder))
+
+
+def _sample_lines(_: Report, folder: Path | None) -> Iterable[str]:
+    if folder is None:
+        raise UsageError(
+            "a report alone holds no samples", where="--format csv-samples", mend="Name the folder of the run"
+        )
+    return samples_csv.render(replay(folder))
+
+
+def _worst_samples(report: Report, folder: Path | None) -> Sequence[WorstSample]:
     if folder is None:
         return ()
     return worst_samples(lambda: replay(folder), html.worst_scheme(report), most=html.SAMPLES_SHOWN)
 
 
-def _every_sample(_: Report, folder: Path | None) -> Iterable[str]:
-    if folder is None:
-        raise UsageError(
-            "a report alone holds no samples", where="--format csv-samples", mend="Name the folder of the run"
-        )
-    return samples_csv.lines(replay(folder))
+Renderer = Callable[[Report, Path | None], Iterable[str]]
 
-
-Rendering = Callable[[Report, Path | None], Iterable[str]]
-
-# name -> what writes it, in pieces, from the report and, for samples and attributions, the run's folder; or None
-FORMATS: Mapping[str, Rendering] = {
+# An audit's report, and its run's folder if it is at hand, to the pieces of the file.
+FORMATS: Mapping[str, Renderer] = {
     "markdown": lambda report, folder: (markdown.render(report, brought_back_in(report, folder)),),
-    "html": lambda report, folder: html.render(report, _samples(report, folder), brought_back_in(report, folder)),
+    "html": lambda report, folder: html.render(report, _worst_samples(report, folder), brought_back_in(report, folder)),
     "junit": lambda report, _: (junit.render(report),),
     "sarif": lambda report, _: (sarif.render(report),),
     "csv": lambda report, folder: (layers_csv.render(report, brought_back_in(report, folder)),),
-    "csv-samples": _every_sample,
+    "csv-samples": _sample_lines,
 }

@@ -9,7 +9,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 60, 50, 20, 20
 COLOURS = {16: "#0b6e99", 8: "#c2571a"}
 
 
-def pareto_plot(points: Sequence[RecipePoint], chosen: RecipePoint | None, limit_percent: float) -> str:
+def render(points: Sequence[RecipePoint], chosen: RecipePoint | None, limit_percent: float) -> str:
     """Every measured point, a line for each number of bits, the limit, and the chosen point."""
     least, most = min(p.size_bytes for p in points), max(p.size_bytes for p in points)
     span = max(1, most - least)

@@ -16,7 +16,7 @@ from quail_audit.schema.events.lines import Event
 COLUMNS = ("arm", "metric", "sample", "score", "prompt", "truth", "answer")
 
 
-def lines(events: Iterable[Event]) -> Iterator[str]:
+def render(events: Iterable[Event]) -> Iterator[str]:
     """A heading line, then a line for each sample."""
     yield _line(COLUMNS)
     for event in events:

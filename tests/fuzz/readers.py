@@ -482,7 +482,7 @@ def _read_report(folder: Path) -> None:
     from rich.console import Console
 
     from quail_audit.reports.formats import FORMATS
-    from quail_audit.reports.text import audit as text
+    from quail_audit.reports.text import audit
     from quail_audit.runs.report_file import read_report_file
 
     report = read_report_file(folder / "report.json")
@@ -490,7 +490,7 @@ def _read_report(folder: Path) -> None:
         if name != "csv-samples":
             "".join(rendering(report, None))
     said = io.StringIO()
-    text.show(report, Console(file=said, highlight=False, width=120))
+    audit.show(report, Console(file=said, highlight=False, width=120))
     _check_plain(said.getvalue())
 
 

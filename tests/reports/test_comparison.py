@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from quail_audit.reports import comparison as changes
+from quail_audit.reports import comparison
 from quail_audit.verdict.comparison import Comparison, compare
 from tests.cli.test_main import quail
 from tests.support.made_runs import events, write_run
@@ -34,7 +34,7 @@ def test_formats_say_what_got_better_and_which_only_one_run_has() -> None:
 
 def test_the_text_says_the_change_in_words() -> None:
     stream = io.StringIO()
-    changes.show(repaired(), Console(file=stream, width=120, highlight=False))
+    comparison.show(repaired(), Console(file=stream, width=120, highlight=False))
     lines = stream.getvalue().splitlines()
     row = next(line for line in lines if line.strip().startswith("nf4"))
     assert row.split() == [
@@ -63,7 +63,7 @@ def test_the_text_says_the_change_in_words() -> None:
 
 
 def test_markdown_has_the_same_tables() -> None:
-    text = changes.markdown(repaired())
+    text = comparison.render_markdown(repaired())
     assert "| `nf4` | ✗ FAIL 97 % \\[91, 103\\] | ✓ PASS 2 % \\[0, 6\\] | ▲ better |" in text
     assert "| `fp4` | ✗ FAIL 97 % \\[91, 103\\] | — |  |" in text
 

@@ -156,7 +156,7 @@ def test_the_csv_of_layers_has_every_figure_in_full() -> None:
 def test_no_cell_is_a_formula() -> None:
     rows = list(csv.reader(io.StringIO(layers_csv.render(hostile()))))
     assert any(cell.startswith("'=cmd") for row in rows for cell in row)
-    samples = list(csv.reader(io.StringIO("".join(samples_csv.lines(events(answer=HOSTILE))))))
+    samples = list(csv.reader(io.StringIO("".join(samples_csv.render(events(answer=HOSTILE))))))
     assert len(samples) == 1 + 5
     assert [row[0] for row in samples[1:]] == list(dict.fromkeys(e.arm for e in events() if e.type == "arm_started"))
     assert not [cell for row in [*rows, *samples] for cell in row if cell.startswith(("=", "+", "@"))]

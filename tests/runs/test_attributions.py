@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from quail_audit.reports.formats import FORMATS
-from quail_audit.reports.text import audit as text
+from quail_audit.reports.text import audit
 from quail_audit.runs.attributions import brought_back, brought_back_in, units_measured
 from quail_audit.runs.folder import read_report
 from quail_audit.runs.names import EVENTS, REQUEST
@@ -64,7 +64,7 @@ def test_the_terminal_shows_it_where_there_is_one(run: Path, width: int, cell: s
     def shown(folder: Path | None) -> str:
         stream = io.StringIO()
         report = read_report(run)
-        text.show(report, Console(file=stream, width=width, highlight=False), brought_back_in(report, folder))
+        audit.show(report, Console(file=stream, width=width, highlight=False), brought_back_in(report, folder))
         return stream.getvalue()
 
     (row,) = (line for line in shown(run).splitlines() if "3.mlp.up_proj" in line and "%" in line)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from quail_audit.reports.formats import FORMATS
-from quail_audit.reports.text import audit as text
+from quail_audit.reports.text import audit
 from quail_audit.runs.digest import canonical, digest_of
 from quail_audit.runs.folder import new_run, read_report
 from quail_audit.runs.names import REPORT
@@ -126,7 +126,7 @@ def test_every_face_for_people_shows_the_digest_and_that_files_were_hashed(run_f
     report = read_report(run_folder)
     assert report.digest is not None
     stream = io.StringIO()
-    text.show(report, Console(file=stream, width=120))
+    audit.show(report, Console(file=stream, width=120))
     page = "".join(FORMATS["html"](report, None))
     for shown in (stream.getvalue(), "".join(FORMATS["markdown"](report, None)), page):
         assert report.digest in shown

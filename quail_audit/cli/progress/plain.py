@@ -5,7 +5,7 @@ from typing import TextIO
 from quail_audit.cli.progress import cure as curing
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.reports.text import cure as cure_text
+from quail_audit.reports.text import cure
 from quail_audit.runs.state import AnyState
 from quail_audit.runs.state.audit import Awaiting
 from quail_audit.schema.events.audit import (
@@ -128,13 +128,13 @@ def _line(event: Event) -> str | None:
         case CarryPlanned():
             return f"{len(event.layers)} layers, {wording.count_text(event.weights)} weights"
         case RecipePoint():
-            return cure_text.point_line(event)
+            return cure.point_line(event)
         case RecipeChosen():
-            return f"chosen: {cure_text.point_line(event.point)}"
+            return f"chosen: {cure.point_line(event.point)}"
         case AttributionPlanned():
-            return cure_text.fall_line(event)
+            return cure.fall_line(event)
         case UnitMeasured():
-            return cure_text.unit_line(event)
+            return cure.unit_line(event)
         case LayerCarried():
-            return f"{event.index} of {event.total}: {cure_text.carried_line(event)}"
+            return f"{event.index} of {event.total}: {cure.carried_line(event)}"
     return None

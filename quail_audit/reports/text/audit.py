@@ -10,6 +10,7 @@ from rich.text import Text
 from quail_audit.core.untrusted import printable, printable_everywhere
 from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import policy_title, shown_rules
+from quail_audit.reports.text.frame import show_failure, show_heading, show_notes
 from quail_audit.reports.text.rules import rules_table
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.figures import LayerStatistics, Verdict
@@ -32,12 +33,13 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
         attributed: scheme -> layer -> what rounding it alone brings back.
     """
     report = Report.model_validate(printable_everywhere(report.model_dump(mode="json")))
-    console.print(_heading(report))
+    show_heading(f"{report.request.original} → {report.request.unlearned}", f"run {report.run_id}", console)
     found = scheme_standings(report)
     if report.verdict is not None:
         console.print(verdict(report.verdict, is_matrix_shown=len(found) > 1))
+    show_failure(report.failure, console)
     if report.failure is not None:
-        console.print(_failure(report))
+        console.print(Text("   What was measured before is below and in the run's folder.", style="dim"))
     wide = console.width >= WIDE_COLUMNS
     if len(found) > 1:
         console.print()
@@ -58,10 +60,8 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
                 console.print()
                 console.print(part)
     if len(shown) < len(found):
-        others = f"the other {len(found) - len(shown)} formats' figures are in report.json"
-        console.print(Padding(Text(others, style="dim"), (0, 0, 0, 1)))
-    for line in _footnotes(report):
-        console.print(Padding(Text(line, style="dim"), (0, 0, 0, 1)))
+        show_notes([f"the other {len(found) - len(shown)} formats' figures are in report.json"], console)
+    show_notes(_footnotes(report), console)
 
 
 def verdict(reached: Verdict, *, is_matrix_shown: bool = False) -> RenderableType:
@@ -97,22 +97,6 @@ def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
             why = Text(f"{each.scheme}: {wording.failure_line(each.failure)}")
             parts.append(Padding(why, (0, 0, 0, 3)))
     return Group(*parts)
-
-
-def _heading(report: Report) -> Text:
-    pair = f"{report.request.original} → {report.request.unlearned}"
-    return Text.assemble((" Quail ", "bold"), pair, (f"   run {report.run_id}", "dim"))
-
-
-def _failure(report: Report) -> RenderableType:
-    assert report.failure is not None  # noqa: S101 - the caller asked
-    failure = report.failure
-    place = f"{failure.where}: " if failure.where else ""
-    lines = [Text(f" stopped ({failure.kind}): {place}{failure.message}", style="bold red")]
-    if failure.mend:
-        lines.append(Text(f"   {failure.mend}"))
-    lines.append(Text("   What was measured before is below and in the run's folder.", style="dim"))
-    return Group(*lines)
 
 
 def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:

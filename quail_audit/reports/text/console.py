@@ -1,6 +1,6 @@
-"""Consoles to draw on, where every text is text, whoever wrote it: names of layers, metrics and arms come from outside.
+"""Make consoles that read no markup: names of layers, metrics and arms come from outside.
 
-What acts on a terminal is not its business: untrusted.printable() makes that visible.
+Control characters are the caller's business: untrusted.printable() makes them visible.
 """
 
 import errno
@@ -9,13 +9,15 @@ from typing import TextIO
 
 from rich.console import Console
 
+TEXT_COLUMNS = 120  # the width of text that goes to a file or a pipe
+
 
 class PlainTextConsole(Console):
-    """Reads no markup in any text. One that nobody reads any more raises BrokenPipeError.
+    """A console that reads no markup and raises BrokenPipeError once its reader is gone.
 
     Args:
-        stream: to draw on.
-        width: columns; None: the terminal's.
+        stream: the stream to draw on.
+        width: its columns; None: the terminal's.
     """
 
     def __init__(self, stream: TextIO, *, width: int | None = None) -> None:
@@ -23,3 +25,8 @@ class PlainTextConsole(Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # Rich would exit with 1, which means fail
+
+
+def new_console(stream: TextIO) -> PlainTextConsole:
+    """Return a console for results: as wide as the terminal, or TEXT_COLUMNS elsewhere."""
+    return PlainTextConsole(stream, width=None if stream.isatty() else TEXT_COLUMNS)

@@ -1,12 +1,12 @@
 """The report of a cure's run for a terminal: what was made, or which layers bring the memory back."""
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
+from quail_audit.reports.text.frame import show_failure, show_heading, show_notes
 from quail_audit.schema.events.cures import AttributionPlanned, LayerCarried, RecipePoint, UnitKind, UnitMeasured
 from quail_audit.schema.report import CureReport
 from quail_audit.schema.requests import CarryRequest
@@ -17,18 +17,13 @@ MOST_UNITS = 10  # of a kind, in the terminal; the report has all
 def show(report: CureReport, console: Console) -> None:
     """Print the report."""
     request = report.request
-    what = (
+    subject = (
         f"{request.unlearned} → {request.out}   {request.cure}, {request.way}, {request.scheme}"
         if isinstance(request, CarryRequest)
         else f"{request.run}   {request.cure}, {request.scheme}"
     )
-    console.print(Text.assemble((" Quail ", "bold"), printable(what), (f"   run {report.run_id}", "dim")))
-    if report.failure is not None:
-        place = f"{report.failure.where}: " if report.failure.where else ""
-        stopped = f" stopped ({report.failure.kind}): {printable(place + report.failure.message)}"
-        console.print(Text(stopped, style="bold red"))
-        if report.failure.mend:
-            console.print(Text(f"   {printable(report.failure.mend)}"))
+    show_heading(subject, f"run {report.run_id}", console)
+    show_failure(report.failure, console)
     for line in _carried_lines(report.carried, request.scheme):
         console.print(Text(f" {printable(line)}"))
     if report.attributed is not None:
@@ -50,8 +45,7 @@ def show(report: CureReport, console: Console) -> None:
         console.print(Text(f"   {printable(report.chosen.folder)}"))
     for saved in report.saved:
         console.print(Text(f" result: {printable(saved.folder)}"))
-    for note in report.notes:
-        console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, 1)))
+    show_notes(report.notes, console)
 
 
 # One line for what each event says: for faces that show a cure as it goes.

@@ -1,12 +1,12 @@
 """The report of a training for a terminal: what was made, how the loss moved, and scores before and after."""
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
+from quail_audit.reports.text.frame import show_failure, show_heading, show_notes
 from quail_audit.schema.events.training import TrainEval
 from quail_audit.schema.report import TrainingReport
 
@@ -14,27 +14,16 @@ from quail_audit.schema.report import TrainingReport
 def show(report: TrainingReport, console: Console) -> None:
     """Print the report."""
     request = report.request
-    console.print(
-        Text.assemble(
-            (" Quail ", "bold"),
-            printable(f"{request.unlearned if request.init == 'unlearned' else request.original} → {request.out}"),
-            (f"   {request.objective}   run {report.run_id}", "dim"),
-        )
-    )
-    if report.failure is not None:
-        place = f"{report.failure.where}: " if report.failure.where else ""
-        stopped = f" stopped ({report.failure.kind}): {printable(place + report.failure.message)}"
-        console.print(Text(stopped, style="bold red"))
-        if report.failure.mend:
-            console.print(Text(f"   {printable(report.failure.mend)}"))
+    start = request.unlearned if request.init == "unlearned" else request.original
+    show_heading(f"{start} → {request.out}", f"{request.objective}   run {report.run_id}", console)
+    show_failure(report.failure, console)
     for line in _lines(report):
         console.print(Text(f" {printable(line)}"))
     compared = before_and_after(report)
     if compared is not None:
         console.print()
         console.print(_table(*compared))
-    for note in report.notes:
-        console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, 1)))
+    show_notes(report.notes, console)
 
 
 def before_and_after(report: TrainingReport) -> tuple[TrainEval, TrainEval] | None:

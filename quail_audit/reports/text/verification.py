@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit.core.untrusted import printable
+from quail_audit.reports.text.frame import show_heading
 from quail_audit.runs.integrity.checks import FileState, IntegrityCheck, IntegrityOutcome, Verification
 
 OUTCOME_MARKS: Mapping[IntegrityOutcome, str] = {
@@ -31,8 +32,7 @@ _MARKS: Mapping[FileState, tuple[str, str]] = {
 
 def show(found: Verification, console: Console) -> None:
     """Print it: the outcome first, then what was looked at, then how much of it stands how."""
-    pair = printable(f"{found.original} → {found.unlearned}")
-    console.print(Text.assemble((" Quail ", "bold"), pair, (f"   run {printable(found.run_id)}", "dim")))
+    show_heading(f"{found.original} → {found.unlearned}", f"run {found.run_id}", console)
     console.print(Text(f" {OUTCOME_MARKS[found.outcome]}", style=OUTCOME_STYLES[found.outcome]))
     console.print()
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from quail_audit.cli.progress.plain import PlainProgress
 from quail_audit.cli.progress.training import curve, view
-from quail_audit.reports.text import training as training_text
+from quail_audit.reports.text import training
 from quail_audit.runs.state.training import TrainingState
 from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFailed, RunFinished
 from quail_audit.schema.events.lines import Event
@@ -102,7 +102,7 @@ def test_plain_lines() -> None:
 
 def test_the_report() -> None:
     stream = io.StringIO()
-    training_text.show(state_after(*EVENTS).report(), Console(file=stream, width=100))
+    training.show(state_after(*EVENTS).report(), Console(file=stream, width=100))
     text = stream.getvalue()
     for said in (
         "2 layers, 2 k weights trained",
@@ -120,7 +120,7 @@ def test_the_report_of_a_training_that_failed() -> None:
                        mend="Lower it", exit_code=1)  # fmt: skip
     report = state_after(*EVENTS[:5], failed).report()
     stream = io.StringIO()
-    training_text.show(report, Console(file=stream, width=100))
+    training.show(report, Console(file=stream, width=100))
     assert "stopped (diverged): the forget term became nan" in stream.getvalue()
     assert report.exit_code == 1
     assert report.last_step is not None

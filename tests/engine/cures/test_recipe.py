@@ -20,7 +20,7 @@ from quail_audit.engine.cures.recipe import configurations, find_attribution, in
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_audit.reports.recipe_svg import pareto_plot
+from quail_audit.reports import recipe_svg
 from quail_audit.runs.folder import read_report
 from quail_audit.runs.follow import replay
 from quail_audit.schema.events.cures import RecipeChosen, RecipePoint, UnitMeasured
@@ -94,7 +94,7 @@ def test_the_chosen_point_is_the_smallest_at_or_below_the_limit(made: tuple[list
 
 def test_the_curve_is_an_svg(made: tuple[list[Any], Path]) -> None:
     points = [event for event in made[0] if isinstance(event, RecipePoint)]
-    tree = ET.fromstring(pareto_plot(points, points[-1], 10.0))  # noqa: S314 - our own
+    tree = ET.fromstring(recipe_svg.render(points, points[-1], 10.0))  # noqa: S314 - our own
     assert tree.tag.endswith("svg")
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from quail_audit.cli.progress import reading
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_bounded
-from quail_audit.reports.text import verification as verification_text
+from quail_audit.reports.text import verification
 from quail_audit.runs.digest import digest_of
 from quail_audit.runs.folder import new_run
 from quail_audit.runs.integrity.checks import Verification
@@ -419,6 +419,6 @@ def test_the_command_says_how_far_it_is(audited: Audited, monkeypatch: pytest.Mo
 def test_names_from_a_report_do_not_act_on_the_terminal(audited: Audited) -> None:
     found = hostile(audited, {"path": "config.json"}, original="a\x1b[2J[red]b[/red]")
     stream = io.StringIO()
-    verification_text.show(found.verified(), Console(file=stream, width=100))
+    verification.show(found.verified(), Console(file=stream, width=100))
     assert "\x1b" not in stream.getvalue()
     assert "[red]b[/red]" in stream.getvalue()
