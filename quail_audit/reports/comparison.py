@@ -1,4 +1,4 @@
-"""Two audits against each other, as text for a terminal and as Markdown for a comment: the same tables in both."""
+"""Write a comparison of two audits, as text and as Markdown, with the same tables."""
 
 from __future__ import annotations
 
@@ -24,92 +24,92 @@ from quail_audit.verdict.comparison import (
 )
 from quail_audit.verdict.standings import SchemeStanding
 
-LAYERS_SHOWN = 10  # those that changed most
+LAYERS_SHOWN = 10  # the ones that changed most
 _STYLES: dict[Change, str] = {"better": "green", "worse": "bold red", "changed": "yellow"}
 
 
 @dataclass(frozen=True)
-class _Changes:
-    """One table: what changed, before, after, and which way. Cells may hold anybody's text."""
+class _ChangeTable:
+    """A table of changes: (what changed, before, after, which way). Its texts are not printable yet."""
 
     title: str
-    what: str
+    heading: str
     rows: Sequence[tuple[str, str, str, Change]]
 
 
 def show(found: Comparison, console: Console) -> None:
-    """Print the comparison."""
+    """Print a comparison."""
     console.print(Text.assemble((" Quail ", "bold"), printable(f"{found.before} → {found.after}")))
     for caveat in found.caveats:
         console.print(Padding(Text(printable(caveat), style="yellow"), (0, 0, 0, 1)))
     for changes in _tables(found):
         table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column(changes.what, no_wrap=True)
+        table.add_column(changes.heading, no_wrap=True)
         table.add_column("before", justify="right")
         table.add_column("after", justify="right")
         table.add_column("change", no_wrap=True)
         for what, before, after, standing in changes.rows:
-            mark = Text(_word(standing), style=_STYLES.get(standing, "dim"))
+            mark = Text(_mark(standing), style=_STYLES.get(standing, "dim"))
             table.add_row(*(Text(printable(cell)) for cell in (what, before, after)), mark)
         console.print(Text(f"\n {printable(changes.title)}", style="bold"))
         console.print(Padding(table, (0, 0, 0, 1)))
 
 
 def render_markdown(found: Comparison) -> str:
-    """The comparison for a comment."""
+    """Return a comparison for a comment on a pull request."""
     lines = [f"## Quail: {code(found.before)} → {code(found.after)}", ""]
     lines += [f"- {plain(caveat)}" for caveat in found.caveats]
     for changes in _tables(found):
-        lines += ["", f"### {plain(changes.title)}", "", f"| {changes.what} | before | after | change |"]
+        lines += ["", f"### {plain(changes.title)}", "", f"| {changes.heading} | before | after | change |"]
         lines.append("|---|---:|---:|---|")
         for what, before, after, standing in changes.rows:
-            lines.append(f"| {code(what)} | {plain(before)} | {plain(after)} | {_word(standing)} |")
+            lines.append(f"| {code(what)} | {plain(before)} | {plain(after)} | {_mark(standing)} |")
     return "\n".join(lines) + "\n"
 
 
-def _tables(found: Comparison) -> Iterator[_Changes]:
-    yield _Changes("Formats", "format", [_of_format(change) for change in found.formats])
+def _tables(found: Comparison) -> Iterator[_ChangeTable]:
+    yield _ChangeTable("Formats", "format", [_scheme_row(change) for change in found.formats])
     for scheme in found.schemes:
-        scores = list(_scores(scheme))
+        scores = list(_score_rows(scheme))
         if scores:
-            yield _Changes(f"What comes back, and what is known, at {scheme.scheme}", "metric", scores)
+            yield _ChangeTable(f"Recoveries and scores at {scheme.scheme}", "metric", scores)
         moved = sorted((layer for layer in scheme.layers if layer.size > 0), key=lambda layer: -layer.size)
         if moved:
             title = f"Layers at {scheme.scheme}: the {min(len(moved), LAYERS_SHOWN)} of {len(moved)} that changed most"
             rows = [
-                (layer.name, _layer(layer.before), _layer(layer.after), layer.standing)
+                (layer.name, _layer_figures(layer.before), _layer_figures(layer.after), layer.standing)
                 for layer in moved[:LAYERS_SHOWN]
             ]
-            yield _Changes(title, "layer", rows)
+            yield _ChangeTable(title, "layer", rows)
         for when, names in (("before", scheme.only_before), ("after", scheme.only_after)):
             if names:
                 rows = [(name, *(("there", "") if when == "before" else ("", "there")), "unknown") for name in names]
-                yield _Changes(f"Layers only {when}, at {scheme.scheme}", "layer", rows[:LAYERS_SHOWN])
+                yield _ChangeTable(f"Layers only {when}, at {scheme.scheme}", "layer", rows[:LAYERS_SHOWN])
 
 
-def _of_format(change: FormatChange) -> tuple[str, str, str, Change]:
-    return change.scheme, _format(change.before), _format(change.after), change.standing
+def _scheme_row(change: FormatChange) -> tuple[str, str, str, Change]:
+    return change.scheme, _standing(change.before), _standing(change.after), change.standing
 
 
-def _format(each: SchemeStanding | None) -> str:
+def _standing(each: SchemeStanding | None) -> str:
     if each is None:
         return wording.UNKNOWN
     return f"{wording.STANDING_MARKS[each.standing]} {wording.recovery_text(each.recovery)}".strip()
 
 
-def _scores(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
+def _score_rows(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
     for change in scheme.recoveries:
         title = f"{wording.metric_title(change.metric)}: recovery"
         yield title, wording.recovery_text(change.before), wording.recovery_text(change.after), change.standing
     for score in scheme.scores:
-        if score.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/"):  # the others are the same models in both
+        if score.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/"):  # the other checkpoints are the same in both audits
             before, after = (wording.mean_with_interval(found, score.metric) for found in (score.before, score.after))
             yield f"{wording.metric_title(score.metric)}: {score.arm}", before, after, score.standing
 
 
-def _layer(layer: LayerStatistics) -> str:
+def _layer_figures(layer: LayerStatistics) -> str:
     return f"{wording.layer_state(layer)}, overlap {wording.share_text(layer.overlap)}"
 
 
-def _word(standing: Change) -> str:
+def _mark(standing: Change) -> str:
     return "" if standing == "unknown" else f"{STANDING_MARKS[standing]} {standing}"

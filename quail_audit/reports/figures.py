@@ -1,8 +1,8 @@
-"""Figures of a report for a paper, as SVG and PNG: recovery, scores, overlap and survival. From report.json alone.
+"""Draw a report's figures for a paper, as SVG and PNG: recovery, scores, overlap, survival.
 
-Colours are those of Okabe and Ito (2008) and matplotlib's cividis, which colour-blind readers tell apart; what a colour
-says, a marker or a number says too. Text stays text in the SVG. Drawn without a screen; matplotlib is an extra and is
-imported by the functions that need it.
+Only report.json is read. Colours are those of Okabe and Ito (2008) and matplotlib's cividis, which colour-blind readers
+tell apart; a marker or a number repeats what a colour says. Text stays text in the SVG. No screen is needed. matplotlib
+is an extra, imported by the functions that need it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PNG_DOTS_PER_INCH = 300
-WIDTH_INCHES = 7.0  # of both columns of a conference paper
-MOST_NINES = 6.0  # where the colours of overlap end: 0.999999
-CELLS_WITH_NUMBERS = 80  # of more, the numbers would not be read
-NAME_CHARACTERS = 40  # of a metric or a format
+WIDTH_INCHES = 7.0  # both columns of a conference paper
+MOST_NINES = 6.0  # the overlap at which the colours end: 0.999999
+CELLS_WITH_NUMBERS = 80  # with more cells, numbers would be too small to read
+NAME_CHARACTERS = 40  # the longest name of a metric or a scheme
 
-_STYLE: Any = {  # matplotlib types each key of its own
+_STYLE: Any = {  # matplotlib types each key separately
     "font.size": 8.0,
     "axes.titlesize": 9.0,
     "axes.titleweight": "bold",
@@ -49,7 +49,7 @@ _STYLE: Any = {  # matplotlib types each key of its own
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "quail",  # the same report gives the same file
-    "text.parse_math": False,  # names are anybody's
+    "text.parse_math": False,  # names come from outside
 }
 _STATES: Mapping[State | None, tuple[str, str]] = {  # colour, marker
     "erased": ("#D55E00", "X"),
@@ -62,14 +62,14 @@ _REFERENCE = ("#0072B2", "s")
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
-    """Draw every figure that the report has figures for.
+    """Draw every figure that the report has data for.
 
     Args:
-        report: what was measured.
-        folder: is made where it does not exist; files of the same names are replaced.
+        report: an audit's report.
+        folder: made if it does not exist; files of the same names are replaced.
 
     Returns:
-        The files, two a figure.
+        The files, two for each figure.
 
     Raises:
         EnvironmentProblemError: matplotlib is missing, or the folder cannot be written.
@@ -84,10 +84,10 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context():
-            mpl.rcdefaults()  # whatever the user's own matplotlibrc says
+            mpl.rcdefaults()  # the user's own matplotlibrc must not count
             mpl.rcParams.update(_STYLE)
             for name, figure in drawings(report):
-                figure.draw_without_rendering()  # lays it out once, for both files
+                figure.draw_without_rendering()  # one layout for both files
                 figure.set_layout_engine("none")
                 for ending, settings in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": PNG_DOTS_PER_INCH})):
                     path = folder / f"{_file_name(name)}.{ending}"
@@ -99,8 +99,7 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def drawings(report: Report) -> Iterator[tuple[str, Figure]]:
-    """Every figure with its name, one at a time; in matplotlib's present style."""
-    # No line is better than one that is wrong for some.
+    """Yield each figure with its name, in matplotlib's current style."""
     limits = _limits(report)
     if any(found.percent is not None for scheme in report.schemes.values() for found in scheme.recovery.values()):
         yield "recovery", _recovery(report, limits)
@@ -121,8 +120,8 @@ def _short(name: str) -> str:
     return printable(name, limit=NAME_CHARACTERS)
 
 
-def _new(height_inches: float, heights: Sequence[int] = (1,)) -> tuple[Figure, list[Axes]]:
-    """A figure without pyplot, which would keep it and want a screen."""
+def _new_figure(height_inches: float, heights: Sequence[int] = (1,)) -> tuple[Figure, list[Axes]]:
+    """Return a figure made without pyplot, which would keep it and need a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -133,7 +132,7 @@ def _new(height_inches: float, heights: Sequence[int] = (1,)) -> tuple[Figure, l
 
 
 def nines(overlap: float) -> float:
-    """How many nines an overlap has: 0.9 is 1, 0.999 is 3, cut at MOST_NINES; what tells near 1 apart."""
+    """Return how many nines an overlap has, at most MOST_NINES: 0.9 has 1, 0.999 has 3."""
     return MOST_NINES if overlap >= 1.0 else min(MOST_NINES, -math.log10(1.0 - overlap))
 
 
@@ -146,7 +145,7 @@ def _overlap(scheme: str, layers: Sequence[LayerStatistics]) -> Figure:
     placed = {(layer.block, layer.role): layer for layer in layers if layer.block is not None}
     blocks = sorted({block for block, _ in placed if block is not None})
     roles = list(dict.fromkeys(role for _, role in placed))
-    figure, (axes,) = _new(0.9 + 0.24 * len(roles))
+    figure, (axes,) = _new_figure(0.9 + 0.24 * len(roles))
     colours, scale = colormaps["cividis"], Normalize(0.0, MOST_NINES)
     has_numbers = len(placed) <= CELLS_WITH_NUMBERS
     for (block, role), layer in placed.items():
@@ -189,7 +188,7 @@ def _scores(scheme: str, measured: SchemeReport) -> Figure:
     ]
     arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
     rows = [len(metrics) for _, metrics in panels]
-    figure, axes = _new(0.8 + 0.4 * len(panels) + 0.09 * sum(rows) * (len(arms) + 1), rows)
+    figure, axes = _new_figure(0.8 + 0.4 * len(panels) + 0.09 * sum(rows) * (len(arms) + 1), rows)
     for (unit, metrics), panel in zip(panels, axes, strict=True):
         for row, metric in enumerate(metrics):
             for place, arm in enumerate(arms):
@@ -204,32 +203,33 @@ def _scores(scheme: str, measured: SchemeReport) -> Figure:
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="x")
         panel.margins(x=0.03)
-    axes[0].set_title(f"What each arm knows at {_short(scheme)}, with 95 % intervals")
+    axes[0].set_title(f"Scores of each arm at {_short(scheme)}, with 95 % intervals")
+    styles = [(arm, *_arm_style(arm)) for arm in arms]
     handles = [
-        Line2D([], [], color=_of_arm(arm)[0], marker=_of_arm(arm)[1], mfc=_fill(arm), ls="", ms=4.5, label=_short(arm))
-        for arm in arms
+        Line2D([], [], color=colour, marker=marker, mfc=_fill(arm), ls="", ms=4.5, label=_short(arm))
+        for arm, colour, marker in styles
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(arms), handletextpad=0.2, columnspacing=1.2)
     return figure
 
 
 def _interval(axes: Axes, score: Score, y: float, arm: str) -> None:
-    colour, marker = _of_arm(arm)
+    colour, marker = _arm_style(arm)
     axes.plot([score.low, score.high], [y, y], color=colour, lw=1.0, solid_capstyle="butt")
     axes.plot(score.mean, y, marker=marker, ms=4.0, color=colour, mfc=_fill(arm), mew=0.9)
 
 
-def _of_arm(arm: str) -> tuple[str, str]:
+def _arm_style(arm: str) -> tuple[str, str]:
     return _ARMS.get(arm.partition("/")[0], _REFERENCE)
 
 
 def _fill(arm: str) -> str:
-    """Full precision is filled, rounded is open."""
-    return _of_arm(arm)[0] if arm.endswith(f"/{FULL}") else "white"
+    """Return a marker's fill: its colour in full precision, white if rounded."""
+    return _arm_style(arm)[0] if arm.endswith(f"/{FULL}") else "white"
 
 
 def _limits(report: Report) -> Limits | None:
-    """Those that hold for every metric, scheme and layer; None where others hold for some, or nobody can tell."""
+    """Return the limits if they hold for every metric, scheme and layer; else None, as one line would be wrong."""
     if report.policy is None:
         return Limits() if report.request.policy is None else None
     limits = report.policy.effective.limits
@@ -243,7 +243,7 @@ def _recovery(report: Report, limits: Limits | None) -> Figure:
         for metric, found in measured.recovery.items()
         if found.percent is not None
     ]
-    figure, (axes,) = _new(0.95 + 0.2 * len(rows))
+    figure, (axes,) = _new_figure(0.95 + 0.2 * len(rows))
     if limits is not None:
         limit = limits.max_recovery_percent
         axes.axvspan(limit, 1000.0, color="#D55E00", alpha=0.07, lw=0)
@@ -265,7 +265,7 @@ def _recovery(report: Report, limits: Limits | None) -> Figure:
     highest = max(110.0, *(found.high or found.percent or 0.0 for _, _, found in rows))
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3.0, highest * 1.02))
     axes.set_xlabel("recovery, % of what there was to forget, with 95 % interval")
-    title = "What comes back" if several else f"What comes back at {_short(rows[0][0])}"
+    title = "Recovery" if several else f"Recovery at {_short(rows[0][0])}"
     axes.set_title(title, pad=14)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
@@ -275,19 +275,19 @@ def _recovery(report: Report, limits: Limits | None) -> Figure:
 def _survival(scheme: str, layers: Sequence[LayerStatistics], limits: Limits | None) -> Figure:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure, (axes,) = _new(3.0)
+    figure, (axes,) = _new_figure(3.0)
     shown = [layer for layer in layers if layer.survival is not None and layer.update_to_bucket]
     if limits is not None:
         axes.axhline(limits.survival_at_risk, color="#555555", lw=0.8, ls=(0, (4, 2)))
     axes.axvline(0.5, color="#555555", lw=0.8, ls=(0, (1, 2)))
     for state, (colour, marker) in _STATES.items():
-        of_state = [layer for layer in shown if layer.state == state]
-        if of_state:
+        in_state = [layer for layer in shown if layer.state == state]
+        if in_state:
             axes.plot(
-                [layer.update_to_bucket or 0.0 for layer in of_state],
-                [layer.survival or 0.0 for layer in of_state],
+                [layer.update_to_bucket or 0.0 for layer in in_state],
+                [layer.survival or 0.0 for layer in in_state],
                 ls="", marker=marker, ms=5.5, color=colour, mec="white", mew=0.5, alpha=0.9, clip_on=False,
-                label=f"{state} ({len(of_state)})",
+                label=f"{state} ({len(in_state)})",
             )  # fmt: skip
     axes.set_xscale("log")
     xs = [layer.update_to_bucket or 0.0 for layer in shown]
@@ -297,7 +297,7 @@ def _survival(scheme: str, layers: Sequence[LayerStatistics], limits: Limits | N
     axes.set_xlabel("update / bucket width, median over changed weights")
     axes.set_ylabel("survival of the update")
     axes.text(0.5, 1.0, " half a bucket", fontsize=7, color="#555555", va="top", transform=axes.get_xaxis_transform())
-    axes.set_title(f"What rounding carries at {_short(scheme)}, layer by layer")
+    axes.set_title(f"Survival of the update at {_short(scheme)}, by layer")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,8 +1,7 @@
-"""The report as one HTML file that needs nothing else: no network, no other file. For a reviewer who never runs Quail.
+"""Write a report as one HTML file that needs no network and no other file.
 
-From report.json, the run's events for the samples, and an attribution where there is one. Everything that came from
-outside is escaped where it is put into the page; besides, the page's own policy lets no script run but the one it came
-with.
+The data is report.json, the run's events for the samples, and an attribution if there is one. Everything from outside
+is escaped where it enters the page, and the page's own policy allows no script but its own.
 """
 
 from __future__ import annotations
@@ -35,31 +34,31 @@ _POLICY = (
 
 _LAYER_COLUMNS = ("layer", "weights", "identical", "overlap", "survival", "noise", "update / bucket", "state")
 
-_ON_WEIGHTS = """Both checkpoints are rounded as they will be deployed. <strong>Overlap</strong> is the share of
+_ABOUT_WEIGHTS = """Both checkpoints are rounded as they will be deployed. <strong>Overlap</strong> is the share of
 weights that get the same code in both; <strong>survival</strong> is how much of the update the rounded model
-carries, 1 all of it and 0 none; <strong>noise</strong> is how loudly rounding speaks over it. A layer is
-untouched, carried, drowned or erased; the last two are at risk."""
-_ON_ATTRIBUTION = """<strong>Brings back</strong> is the share of the fall of the forget loss that comes of rounding
-this layer alone, all others in full precision. Shares of several layers need not add up; a layer without one lies in a
-block or a role that brings little back, and was not looked into."""
-_WITHOUT_DATA = """No data was given, so only the weights were measured: whether a forgotten answer comes back
-was not tried."""
-_ON_RECOVERY = """<strong>Recovery</strong> is how much of what there was to forget comes back when the
+carries, 1 all of it and 0 none; <strong>noise</strong> is the size of the rounding error beside the
+update. A layer is untouched, carried, drowned or erased; the last two are at risk."""
+_ABOUT_ATTRIBUTION = """<strong>Brings back</strong> is the share of the drop in forget loss that rounding this layer
+alone causes, with all others in full precision. Shares of several layers need not add up; a layer without one lies in a
+block or a role that brings little back, and was not examined."""
+_ABOUT_MISSING_DATA = """No data was given, so only the weights were measured: it was not tested
+whether a forgotten answer comes back."""
+_ABOUT_RECOVERY = """<strong>Recovery</strong> is how much of what there was to forget comes back when the
 unlearned model is rounded: 0 % is what it knows in full precision, or what a model that never saw the data
 knows; 100 % is what the original knows. Intervals are 95 % bootstrap intervals over the samples.
-<strong>Utility kept</strong> is the deployed model's score on the retain set, in per cent of the original's."""
-_ON_LIMITS = """It sees only what was asked: these samples, by greedy decoding, at these formats. Other prompts,
-other formats, fine-tuning and attacks on the model were not tried."""
+<strong>Utility kept</strong> is the deployed model's score on the retain set, in percent of the original's."""
+_ABOUT_LIMITS = """The audit covers these samples, answered by greedy decoding, at these formats. Other prompts,
+other formats, fine-tuning and attacks on the model were not tested."""
 
 
 def render(
     report: Report, samples: Sequence[WorstSample], attributed: Mapping[str, BroughtBack] | None = None
 ) -> Iterator[str]:
-    """The page, in pieces.
+    """Yield the page in pieces.
 
     Args:
-        report: what was measured.
-        samples: those that came back most, at the worst format.
+        report: an audit's report.
+        samples: the samples that came back most at the worst scheme.
         attributed: scheme -> layer -> what rounding it alone brings back.
     """
     title = text(f"Quail: {_names(report)}")
@@ -98,12 +97,12 @@ def render(
 
 
 def worst_scheme(report: Report) -> str:
-    """The scheme whose samples are shown."""
+    """Return the scheme whose samples are shown."""
     return min(scheme_standings(report), key=riskiness).scheme
 
 
 def text(anything: str) -> str:
-    """Any text as HTML text, also inside an attribute."""
+    """Return any text as HTML text, which may also stand in an attribute."""
     return escape(printable(anything), quote=True)
 
 
@@ -118,7 +117,7 @@ def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
     yield f'<header>\n<h1><span class="brand">Quail</span>{text(_names(report))}</h1>\n'
     yield f'<section class="verdict {outcome}" aria-label="Verdict">\n<div class="word">{word}</div>\n'
     if report.failure is not None:
-        yield f"<p>{text(wording.failure_line(report.failure))}. What was measured before is below.</p>\n"
+        yield f"<p>{text(wording.failure_line(report.failure))}. Everything measured before is below.</p>\n"
     if report.verdict is not None:
         if len(found) > 1:
             shippable = wording.safe_to_ship_line(found, weights_only=report.request.data is None)
@@ -133,16 +132,16 @@ def _matrix(found: Sequence[SchemeStanding]) -> Iterator[str]:
     rows = []
     for each in found:
         standing = each.standing.replace(" ", "-")
-        of = wording.metric_title(each.metric) if each.metric is not None else ""
+        metric = wording.metric_title(each.metric) if each.metric is not None else ""
         rows.append(
             f'<th scope="row"><code>{text(each.scheme)}</code></th>'
             f'<td class="standing {standing}">{wording.STANDING_MARKS[each.standing]}</td>'
             f'<td class="{standing}">{_track(each.recovery)}{wording.worst_recovery(each)}</td>'
-            f"<td>{text(of)}</td>"
+            f"<td>{text(metric)}</td>"
             f'<td class="number">{wording.layers_at_risk(each)}</td>'
             f'<td class="number">{wording.percent_text(each.utility_percent)}</td>'
         )
-    headings = (("format", ""), ("verdict", ""), ("worst recovery, 95 % interval", ""), ("of", ""))
+    headings = (("format", ""), ("verdict", ""), ("worst recovery, 95 % interval", ""), ("metric", ""))
     yield from _table("Formats", (*headings, ("layers at risk", "number"), ("utility kept", "number")), rows)
     for each in found:
         if each.failure is not None:
@@ -160,13 +159,13 @@ def _rules(report: Report) -> Iterator[str]:
         first, *others = (text(cell) for cell in rule_row(each).cells)
         rows.append(f'<th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}')
     yield from _table("Rules", [(heading, "") for heading in HEADINGS], rows)
-    said = "".join(f"<li>{text(each.message)}</li>" for each in found if each.standing != "passed")
-    if said:
-        yield f'<ul class="note">{said}</ul>\n'
+    reasons = "".join(f"<li>{text(each.message)}</li>" for each in found if each.standing != "passed")
+    if reasons:
+        yield f'<ul class="note">{reasons}</ul>\n'
 
 
 def _track(recovery: Recovery | None) -> str:
-    """The interval as a bar from 0 to 110 %, with the mean as a line."""
+    """Return the interval as a bar from 0 to 110 %, with the mean as a line."""
     if recovery is None or recovery.percent is None:
         return ""
     low = recovery.percent if recovery.low is None else recovery.low
@@ -181,10 +180,11 @@ def _scheme(scheme: str, measured: SchemeReport, brought: BroughtBack | None, *,
         return
     yield f"<h2>At <code>{text(scheme)}</code></h2>\n"
     if measured.metrics:
-        yield "<h3>What each arm knows</h3>\n"
+        yield "<h3>Scores of each arm</h3>\n"
         yield from _scores(scheme, measured)
     if measured.layers:
-        yield f"<details{' open' if is_open else ''}><summary>Layers: {_counted(measured)}</summary>\n"
+        counts = wording.state_counts(measured.layers)
+        yield f"<details{' open' if is_open else ''}><summary>Layers: {counts}</summary>\n"
         yield from _heat_map(scheme, measured.layers)
         yield from _layers(scheme, measured.layers, brought)
         yield "</details>\n"
@@ -206,13 +206,8 @@ def _scores(scheme: str, measured: SchemeReport) -> Iterator[str]:
     yield from _table(f"Scores at {scheme}", headings, rows)
 
 
-def _counted(measured: SchemeReport) -> str:
-    states = [layer.state for layer in measured.layers]
-    return " · ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state is not None)
-
-
 def _heat_map(scheme: str, layers: Sequence[LayerStatistics]) -> Iterator[str]:
-    """Blocks down, roles across; a cell's mark and colour are its state, its title the figures."""
+    """Yield a table of blocks by roles; a cell's mark and colour show its state, its title the figures."""
     placed = {(layer.block, layer.role): layer for layer in layers if layer.block is not None}
     if not placed:
         return
@@ -249,7 +244,7 @@ def _layers(scheme: str, layers: Sequence[LayerStatistics], brought: BroughtBack
         )
         if brought:
             unit = brought.get(layer.name)
-            figures += ((None if unit is None else unit.share, wording.share_of_fall(unit)),)
+            figures += ((None if unit is None else unit.share, wording.brought_back_text(unit)),)
         cells = "".join(
             f'<td class="number" data-key="{"" if value is None else value}">{shown}</td>' for value, shown in figures
         )
@@ -262,7 +257,7 @@ def _layers(scheme: str, layers: Sequence[LayerStatistics], brought: BroughtBack
 
 
 def _table(label: str, headings: Iterable[tuple[str, str]], rows: Iterable[str], kind: str = "") -> Iterator[str]:
-    """A table in a region that can be scrolled with the keyboard. Rows are HTML already."""
+    """Yield a table in a region that the keyboard can scroll. Rows are HTML already."""
     cells = []
     for heading, side in headings:
         shown = f'<button type="button">{text(heading)}</button>' if kind == "sortable" else text(heading)
@@ -275,7 +270,7 @@ def _table(label: str, headings: Iterable[tuple[str, str]], rows: Iterable[str],
 
 
 def _samples(samples: Sequence[WorstSample], scheme: str) -> Iterator[str]:
-    yield f"<h2>What came back most at <code>{text(scheme)}</code></h2>\n"
+    yield f"<h2>Samples that came back most at <code>{text(scheme)}</code></h2>\n"
     yield '<p class="note">Words that an answer shares with the truth, as ROUGE-L counts them, are marked.</p>\n'
     for sample in samples:
         yield f'<article class="sample"><h3>{text(wording.metric_title(sample.metric))}, sample {sample.number}</h3>\n'
@@ -295,9 +290,9 @@ def _marked(truth: str, answer: str) -> str:
 
 
 def _method(report: Report, *, is_attributed: bool) -> Iterator[str]:
-    yield "<h2>How it was measured, and what it cannot see</h2>\n"
-    on_data = _WITHOUT_DATA if report.request.data is None else _ON_RECOVERY
-    for paragraph in (_ON_WEIGHTS, on_data, *((_ON_ATTRIBUTION,) if is_attributed else ()), _ON_LIMITS):
+    yield "<h2>How it was measured, and what was not</h2>\n"
+    about_data = _ABOUT_MISSING_DATA if report.request.data is None else _ABOUT_RECOVERY
+    for paragraph in (_ABOUT_WEIGHTS, about_data, *((_ABOUT_ATTRIBUTION,) if is_attributed else ()), _ABOUT_LIMITS):
         yield f"<p>{paragraph}</p>\n"
     notes = [f"not measured: {wording.metric_title(metric)} ({why})" for metric, why in report.skipped.items()]
     notes += sorted({f"rounded arms: {arm.reason}" for arm in report.arms.values() if arm.reason})
@@ -319,16 +314,16 @@ def _environment(report: Report) -> Iterator[str]:
     facts |= report.environment
     if report.digest is not None:
         facts["digest of this report"] = report.digest
-    yield '<h2>Where it ran</h2>\n<dl class="facts">\n'
+    yield '<h2>Environment</h2>\n<dl class="facts">\n'
     yield from (f"<dt>{text(name)}</dt><dd>{text(value)}</dd>\n" for name, value in facts.items())
     yield "</dl>\n"
     yield from _files(report)
-    yield "<h2>To repeat it</h2>\n"
+    yield "<h2>How to repeat it</h2>\n"
     yield f"<pre><code>{text(shlex.join(['quail', *audit_arguments(report.request)]))}</code></pre>\n"
 
 
 def _files(report: Report) -> Iterator[str]:
-    """What was read, each with its hash."""
+    """Yield the files that were read, each with its hash."""
     if not report.files:
         return
     size = wording.byte_size(sum(each.bytes for each in report.files))
@@ -338,5 +333,5 @@ def _files(report: Report) -> Iterator[str]:
         f'<td class="number">{each.bytes:,}</td><td><code>{text(each.sha256)}</code></td>'
         for each in report.files
     )
-    yield from _table("Files read", (("file", ""), ("of", ""), ("bytes", "number"), ("SHA-256", "")), rows)
+    yield from _table("Files read", (("file", ""), ("role", ""), ("bytes", "number"), ("SHA-256", "")), rows)
     yield "</details>\n"

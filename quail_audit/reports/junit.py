@@ -1,8 +1,8 @@
-"""The report as JUnit XML, so that CI shows one test case for each check. From report.json alone.
+"""Write a report as JUnit XML, so that CI shows one test case for each check.
 
-A suite for each scheme; in it a case for each forget metric that decides, or one for the layers where only weights were
-measured, and one for each rule of the policy's own. A check in doubt, or waived, is skipped with its reason, and what
-could not be measured is an error.
+Only report.json is read. Each scheme is a suite. It has a case for each forget metric that decides, or one for the
+layers if only weights were measured, and one for each rule of the policy's own. A check that is waived or in doubt is
+skipped with its reason; a failed measurement is an error.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from quail_audit.schema.figures import Recovery, RuleOutcome
 from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY
 from quail_audit.schema.report import Report, SchemeReport
 
-_STANDARD = (RECOVERY, LAYERS_AT_RISK)  # these have cases of their own
-_NOT_IN_XML = re.compile("[\ufffe\uffff]")  # what printable leaves and XML 1.0 forbids
+_STANDARD = (RECOVERY, LAYERS_AT_RISK)  # these have their own cases
+_NOT_IN_XML = re.compile("[\ufffe\uffff]")  # allowed by printable(), forbidden by XML 1.0
 
 
 def render(report: Report) -> str:
-    """The report as one XML document."""
+    """Return the report as one XML document."""
     root = Element("testsuites", name="quail audit")
     for scheme, measured in report.schemes.items():
         suite = SubElement(root, "testsuite", name=_text(scheme))
         rules = [rule for rule in report.rules if rule.scheme == scheme]
-        _checks(suite, scheme, measured, {rule.metric: rule for rule in rules if rule.rule in _STANDARD})
+        _add_checks(suite, scheme, measured, {rule.metric: rule for rule in rules if rule.rule in _STANDARD})
         for rule in rules:
             if rule.rule not in _STANDARD:
-                _rule(suite, rule)
-        _count(suite)
+                _add_rule(suite, rule)
+        _set_counts(suite)
     if others := [rule for rule in report.rules if rule.scheme not in report.schemes]:
         suite = SubElement(root, "testsuite", name="policy")
         for rule in others:
-            _rule(suite, rule)
-        _count(suite)
+            _add_rule(suite, rule)
+        _set_counts(suite)
     if report.failure is not None:
         suite = SubElement(root, "testsuite", name="audit")
         case = SubElement(suite, "testcase", classname="quail", name="the audit runs to its end")
         SubElement(case, "error", type=_text(report.failure.kind), message=_text(wording.failure_line(report.failure)))
-        _count(suite)
-    _count(root)
+        _set_counts(suite)
+    _set_counts(root)
     indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapping[str | None, RuleOutcome]) -> None:
+def _add_checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapping[str | None, RuleOutcome]) -> None:
     classname = f"quail.{_text(scheme)}"
     if measured.failure is not None:
         case = SubElement(suite, "testcase", classname=classname, name="can be measured")
@@ -60,12 +60,12 @@ def _checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapping[
     for metric, found in deciding.items():
         name = f"{wording.metric_title(metric)}: stays forgotten"
         case = SubElement(suite, "testcase", classname=classname, name=_text(name))
-        if not _let_pass(case, rules.get(metric)):
-            _outcome(case, found)
+        if not _skip_accepted(case, rules.get(metric)):
+            _add_outcome(case, found)
     if not deciding and measured.summary is not None:
         case = SubElement(suite, "testcase", classname=classname, name="no layer is at risk")
         at_risk = [layer for layer in measured.layers if layer.at_risk]
-        if _let_pass(case, rules.get(None)):
+        if _skip_accepted(case, rules.get(None)):
             pass
         elif at_risk:
             message = f"{len(at_risk)} of {len(measured.layers)} layers are at risk"
@@ -75,15 +75,15 @@ def _checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapping[
             SubElement(case, "skipped", message="no layer that is rounded differs between the two checkpoints")
 
 
-def _let_pass(case: Element, rule: RuleOutcome | None) -> bool:
-    """Whether the check fails and is let pass all the same, which is said."""
+def _skip_accepted(case: Element, rule: RuleOutcome | None) -> bool:
+    """Skip a check that fails but is waived or known, with the reason; return whether it was."""
     if rule is None or rule.standing not in ("waived", "known"):
         return False
     SubElement(case, "skipped", message=_text(rule.message))
     return True
 
 
-def _rule(suite: Element, rule: RuleOutcome) -> None:
+def _add_rule(suite: Element, rule: RuleOutcome) -> None:
     row = rule_row(rule)
     case = SubElement(suite, "testcase", classname="quail.policy", name=_text(f"{row.rule}: {row.about}, {row.limit}"))
     if rule.standing == "failed":
@@ -93,7 +93,7 @@ def _rule(suite: Element, rule: RuleOutcome) -> None:
         SubElement(case, "skipped", message=_text(rule.message))
 
 
-def _outcome(case: Element, found: Recovery) -> None:
+def _add_outcome(case: Element, found: Recovery) -> None:
     message = f"recovery {wording.recovery_with_outcome(found)}"
     if found.outcome in ("recovered", "not forgotten"):
         SubElement(case, "failure", type=found.outcome, message=message)
@@ -101,8 +101,8 @@ def _outcome(case: Element, found: Recovery) -> None:
         SubElement(case, "skipped", message=message)
 
 
-def _count(suite: Element) -> None:
-    """What readers sum up by."""
+def _set_counts(suite: Element) -> None:
+    """Set the totals that readers of JUnit show."""
     for attribute, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(1 for _ in suite.iter(tag))))
 

@@ -1,6 +1,6 @@
-"""The layers of every scheme as CSV, a row each; from report.json, and an attribution where there is one.
+"""Write the layers of every scheme as CSV, one row each, with an attribution if there is one.
 
-Numbers stand in full, null as nothing.
+Numbers have all their digits; null is an empty cell.
 """
 
 from __future__ import annotations
@@ -14,34 +14,32 @@ from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import Report
 
-_FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would calculate what begins with one
-
-
-_BROUGHT_BACK = ("brings_back", "brings_back_low", "brings_back_high")
+_FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet calculates a cell that begins with one
+_BROUGHT_BACK_COLUMNS = ("brings_back", "brings_back_low", "brings_back_high")
 
 
 def render(report: Report, attributed: Mapping[str, BroughtBack] | None = None) -> str:
-    """With a heading line; columns are those of a layer in report.json, then what rounding it alone brings back.
+    """Return a heading line and a row a layer: its fields in report.json, then what rounding it alone brings back.
 
     Args:
-        report: what was measured.
-        attributed: scheme -> layer -> its part in the fall of the forget loss, as shares of it.
+        report: an audit's report.
+        attributed: scheme -> layer -> its share of the drop in forget loss.
     """
     stream = io.StringIO()
     columns = list(LayerStatistics.model_fields)
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["scheme", *columns, *_BROUGHT_BACK])
+    writer.writerow(["scheme", *columns, *_BROUGHT_BACK_COLUMNS])
     for scheme, measured in report.schemes.items():
         for layer in measured.layers:
             values = layer.model_dump()
             unit = (attributed or {}).get(scheme, {}).get(layer.name)
-            part = (unit.share, unit.low, unit.high) if unit is not None else (None,) * len(_BROUGHT_BACK)
-            writer.writerow([text_cell(scheme), *(_cell(values[column]) for column in columns), *part])
+            share = (unit.share, unit.low, unit.high) if unit is not None else (None,) * len(_BROUGHT_BACK_COLUMNS)
+            writer.writerow([text_cell(scheme), *(_cell(values[column]) for column in columns), *share])
     return stream.getvalue()
 
 
 def text_cell(text: str) -> str:
-    """Text of anybody's as a spreadsheet may read it: on one line, and never as a formula."""
+    """Return any text on one line, and so that a spreadsheet does not take it for a formula."""
     shown = printable(text)
     return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
 

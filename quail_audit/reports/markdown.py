@@ -1,7 +1,7 @@
-"""The report in Markdown: for a pull request's comment and a CI step's summary. From report.json alone, and an
-attribution where there is one; no samples.
+"""Write a report in Markdown, for a pull request's comment or a CI step's summary.
 
-Whatever came from outside stands in code spans or with every mark escaped, so that it neither formats nor mentions.
+The data is report.json, and an attribution if there is one; there are no samples. Everything from outside stands in a
+code span or with every mark escaped, so that it neither formats the text nor mentions anybody.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MARKS = re.compile(r"([\\`*_{}\[\]()#+\-!|<>~&$])")
 
 
 def render(report: Report, attributed: Mapping[str, BroughtBack] | None = None) -> str:
-    """The report; details of the best formats are left out where it would not fit a comment.
+    """Return the report. Details of the best schemes are left out if they would not fit a comment.
 
     Args:
-        report: what was measured.
+        report: an audit's report.
         attributed: scheme -> layer -> what rounding it alone brings back.
     """
     text = "\n".join(_main(report)) + "\n"
@@ -50,7 +50,7 @@ def render(report: Report, attributed: Mapping[str, BroughtBack] | None = None) 
 
 
 def code(text: str) -> str:
-    """A code span of any text, also in a table."""
+    """Return any text as a code span, which may also stand in a table."""
     shown = printable(text).replace("|", "\\|")
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * (longest + 1)
@@ -59,7 +59,7 @@ def code(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Any text as text: no formatting, no markup, and nobody mentioned."""
+    """Return any text without formatting or markup, and so that it mentions nobody."""
     return _MARKS.sub(r"\\\1", printable(text)).replace("@", "@\u2060").replace("://", ":\u2060//")
 
 
@@ -118,12 +118,12 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
             )
             for metric, scores in measured.metrics.items()
         )
-        yield from _folded(f"Forgetting at {scheme}")
+        yield from _open_details(f"Forgetting at {scheme}")
         yield from _table(("metric", *map(code, arms), "recovery [95 %]"), "l" + "r" * (len(arms) + 1), rows)
         yield "\n</details>"
     if measured.layers:
         worst = sorted(measured.layers, key=badness)[:WORST_LAYERS_SHOWN]
-        yield from _folded(f"Worst of {len(measured.layers)} layers at {scheme}")
+        yield from _open_details(f"Worst of {len(measured.layers)} layers at {scheme}")
         yield from _table(
             ("layer", "overlap", "survival", "noise", *(("brings back",) if brought else ()), "state"),
             "lrrrrl" if brought else "lrrrl",
@@ -133,7 +133,7 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
                     wording.share_text(layer.overlap),
                     wording.ratio_text(layer.survival),
                     wording.ratio_text(layer.noise),
-                    *((wording.share_of_fall(brought.get(layer.name)),) if brought else ()),
+                    *((wording.brought_back_text(brought.get(layer.name)),) if brought else ()),
                     wording.layer_state(layer),
                 )
                 for layer in worst
@@ -142,7 +142,7 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
         yield "\n</details>"
 
 
-def _folded(title: str) -> Iterator[str]:
+def _open_details(title: str) -> Iterator[str]:
     escaped = printable(title).replace("&", "&amp;").replace("<", "&lt;")
     yield f"<details><summary>{escaped}</summary>\n"
 

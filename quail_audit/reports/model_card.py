@@ -1,7 +1,7 @@
-"""What an audit found as evaluation results in the metadata of a model card, a README.md of the Hugging Face Hub.
+"""Put an audit's results into the metadata of a model card, a README.md of the Hugging Face Hub.
 
-From report.json alone. Everything else in the card stays as it is, to the letter; of the results, only those that Quail
-wrote for the same data and formats are replaced. Names are Quail's own, quail_…; a result's config is the format.
+Only report.json is read. The rest of the card stays as it is, byte for byte; only results that Quail wrote for the same
+data and schemes are replaced. Metrics have Quail's own names, quail_…; a result's config is the scheme.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re
 
 
 def write_model_card(report: Report, path: Path) -> None:
-    """Put the results of an audit into a model card; where there is none, make one that has nothing else.
+    """Put an audit's results into a model card, or into a new one if there is none.
 
     Raises:
-        BadInputError: the file is no model card: not text, or its metadata is no YAML mapping.
-        EnvironmentProblemError: it cannot be written; then it is as it was.
+        BadInputError: the file is not a model card: not text, or its metadata is not a YAML mapping.
+        EnvironmentProblemError: the file cannot be written; then it is unchanged.
     """
     text = _read(path)
     try:
-        changed = with_results(text, report)
+        changed = card_with_results(text, report)
     except ValueError as error:
-        raise BadInputError(str(error), where=str(path), mend="Mend the metadata between the two --- lines") from error
+        raise BadInputError(
+            str(error), where=str(path), mend="Correct the metadata between the two --- lines"
+        ) from error
     write_whole(path, changed)
 
 
 def _read(path: Path) -> str:
-    """The card with its own line ends; nothing where there is no file."""
+    """Return the card with its own line ends, or nothing if there is no file."""
     try:
         with path.open("rb") as file:
             found = file.read(LARGEST_BYTES + 1)
@@ -52,18 +54,18 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise BadInputError(f"cannot read the model card: {error.strerror or error}", where=str(path)) from error
     if len(found) > LARGEST_BYTES:
-        raise BadInputError(f"larger than any model card: over {LARGEST_BYTES} bytes", where=str(path))
+        raise BadInputError(f"too large for a model card: over {LARGEST_BYTES} bytes", where=str(path))
     try:
         return found.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInputError(f"not text in UTF-8: {error}", where=str(path)) from error
 
 
-def with_results(text: str, report: Report) -> str:
-    """The card with the results in it.
+def card_with_results(text: str, report: Report) -> str:
+    """Return the card with the results in it.
 
     Raises:
-        ValueError: its metadata cannot be read.
+        ValueError: the card's metadata cannot be read.
     """
     import yaml
 
@@ -74,19 +76,19 @@ def with_results(text: str, report: Report) -> str:
         node = yaml.compose(block, Loader=yaml.SafeLoader)
         metadata = yaml.safe_load(block)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"its metadata is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"its metadata is not YAML: {' '.join(str(error).split())}") from error
     if node is not None and (not isinstance(node, yaml.MappingNode) or node.flow_style):
-        raise ValueError("its metadata is no list of names with values, one a line")
+        raise ValueError("its metadata is not a YAML mapping with one name a line")
     places = [(key, value) for key, value in node.value if key.value == _KEY] if node is not None else []
     if len(places) > 1:
         raise ValueError(f"its metadata has {_KEY} twice")
-    index = _merged(metadata.get(_KEY) if isinstance(metadata, dict) else None, report)
+    index = _merge_results(metadata.get(_KEY) if isinstance(metadata, dict) else None, report)
     dumped: str = yaml.safe_dump({_KEY: index}, sort_keys=False, allow_unicode=True).replace("\n", newline)
     if places:
         key, value = places[0]
         start, end = int(key.start_mark.index), int(value.end_mark.index)
         old = block[start:end]
-        kept = re.search(r"(?:^[ \t]*(?:#.*)?\r?\n)*\Z", old, re.MULTILINE)  # what a block's end takes in besides
+        kept = re.search(r"(?:^[ \t]*(?:#.*)?\r?\n)*\Z", old, re.MULTILINE)  # YAML counts these lines to the block
         block = block[:start] + dumped + (kept[0] if kept else "") + block[end:].removeprefix(newline)
     else:
         block += dumped
@@ -96,11 +98,11 @@ def with_results(text: str, report: Report) -> str:
     return before + block + after
 
 
-def _merged(index: Any, report: Report) -> list[dict[str, Any]]:
-    """The card's model index with this audit's results in its first model, in the place of earlier ones."""
+def _merge_results(index: Any, report: Report) -> list[dict[str, Any]]:
+    """Return the card's model index with this audit's results in its first model, instead of earlier ones."""
     from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-    found: list[dict[str, Any]] = index or [{"name": _name(report), "results": []}]
+    found: list[dict[str, Any]] = index or [{"name": _model_name(report), "results": []}]
     try:
         model_index_to_eval_results(found)
         name, old = found[0]["name"], found[0]["results"]
@@ -123,16 +125,16 @@ def _merged(index: Any, report: Report) -> list[dict[str, Any]]:
 
 
 def eval_results(report: Report) -> Iterator[EvalResult]:
-    """Of each format: the verdict, what the weights say, what comes back, and what the deployed model scores."""
+    """Yield each scheme's verdict, weight statistics, recoveries, and the deployed model's scores."""
     for each in scheme_standings(report):
         scheme, measured = each.scheme, report.schemes[each.scheme]
         if each.standing not in ("not measured", "unknown"):
             yield _result(report, scheme, "verdict", f"Verdict at {scheme}", each.standing)
         if measured.summary is not None:
             summary = measured.summary
-            for what, value in (("overlap", summary.overlap), ("survival", summary.survival), ("noise", summary.noise)):
+            for name, value in (("overlap", summary.overlap), ("survival", summary.survival), ("noise", summary.noise)):
                 if value is not None:
-                    yield _result(report, scheme, what, f"Weights: {what} at {scheme}", value)
+                    yield _result(report, scheme, name, f"Weights: {name} at {scheme}", value)
             at_risk = f"Weights: layers at risk at {scheme}, of {len(measured.layers)}"
             yield _result(report, scheme, "layers_at_risk", at_risk, summary.layers_at_risk)
         for metric, recovery in measured.recovery.items():
@@ -141,7 +143,7 @@ def eval_results(report: Report) -> Iterator[EvalResult]:
                 bounds = {"low": recovery.low, "high": recovery.high, "outcome": recovery.outcome}
                 yield _result(report, scheme, f"recovery_{metric}", name, recovery.percent, bounds)
         yield from _scores(report, scheme, arm_at("unlearned", scheme))
-    if report.schemes:  # every format has the same scores in full precision
+    if report.schemes:  # every scheme has the same scores in full precision
         yield from _scores(report, next(iter(report.schemes)), f"unlearned/{FULL}", config=FULL)
 
 
@@ -175,20 +177,20 @@ def _result(
         metric_type=_PREFIX + printable(metric),
         metric_name=printable(name),
         metric_config=printable(config),
-        metric_value=_rounded(value),
-        metric_args={key: _rounded(bound) for key, bound in (bounds or {}).items() if bound is not None} or None,
+        metric_value=_round(value),
+        metric_args={key: _round(bound) for key, bound in (bounds or {}).items() if bound is not None} or None,
     )
 
 
-def _rounded(value: float | str) -> float | str:
-    """Six digits: more than any interval has, and readable."""
+def _round(value: float | str) -> float | str:
+    """Round to six digits, more than any interval has."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _data_name(report: Report) -> str:
-    """Of the folder, without the way to it."""
+    """Return the data folder's name without its path."""
     return printable(PurePath(report.request.data).name) if report.request.data else "weights only"
 
 
-def _name(report: Report) -> str:
+def _model_name(report: Report) -> str:
     return printable(PurePath(report.request.unlearned.partition("@")[0]).name) or "model"

@@ -1,4 +1,4 @@
-"""The curve of a recipe as an SVG: bytes to the right, what still comes back upwards."""
+"""Draw a recipe's curve as SVG: bytes to the right, recovery upwards."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ COLOURS = {16: "#0b6e99", 8: "#c2571a"}
 
 
 def render(points: Sequence[RecipePoint], chosen: RecipePoint | None, limit_percent: float) -> str:
-    """Every measured point, a line for each number of bits, the limit, and the chosen point."""
+    """Return an SVG of every measured point, a line for each number of bits, the limit, and the chosen point."""
     least, most = min(p.size_bytes for p in points), max(p.size_bytes for p in points)
     span = max(1, most - least)
     top = max(100.0, *(point.recovery_percent for point in points))

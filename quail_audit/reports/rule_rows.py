@@ -1,7 +1,4 @@
-"""The rules of a policy as rows of a table: what was asked, the figure, the limit, the outcome. Alike in every format.
-
-No layout. Cells may hold anybody's text.
-"""
+"""Turn a policy's rules into the rows of a table, alike in every format; cells are not printable yet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +27,7 @@ STANDING_STYLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class RuleRow:
-    """One rule's outcome in words."""
+    """A rule's outcome in words."""
 
     rule: str
     about: str
@@ -44,27 +41,27 @@ class RuleRow:
 
 
 def rule_row(found: RuleOutcome) -> RuleRow:
-    """A rule's outcome as a row."""
+    """Return a rule's outcome as a row."""
     about = " at ".join(part for part in (_metric(found), found.scheme) if part)
     limit = limits_in_words(found.at_least, found.at_most) or wording.UNKNOWN
     return RuleRow(found.rule, about or "the audit", _figure(found), limit, STANDING_MARKS[found.standing])
 
 
 def shown_rules(report: Report) -> Sequence[RuleOutcome]:
-    """What a report shows as a table: nothing where there are only the standard rules, which its verdict has said."""
+    """Return the rules for a report's table: none if there are only standard rules, which the verdict names."""
     used = report.policy
     is_plain = used is None or (used.source is None and not used.given and report.request.baseline is None)
     return () if is_plain else report.rules
 
 
 def policy_title(report: Report) -> str:
-    """What the audit was judged by."""
+    """Return in a line what the audit was judged by."""
     used, baseline = report.policy, report.request.baseline
     parts = [used.source if used is not None and used.source is not None else "the default limits"]
     if used is not None and used.given:
         parts.append("on the command line " + ", ".join(f"{name} = {value:g}" for name, value in used.given.items()))
     if baseline is not None:
-        parts.append(f"only what got worse than in {baseline} fails")
+        parts.append(f"only figures that got worse than in {baseline} fail")
     return "; ".join(parts)
 
 

@@ -1,6 +1,6 @@
-"""Every sample of every arm as CSV, a row each: its score and its texts, from the run's events.
+"""Write every sample of every arm as CSV, one row each: its score and its texts.
 
-Written as it is read, so memory does not grow with the run.
+Rows are written as the run's events are read, so memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COLUMNS = ("arm", "metric", "sample", "score", "prompt", "truth", "answer")
 
 
 def render(events: Iterable[Event]) -> Iterator[str]:
-    """A heading line, then a line for each sample."""
+    """Yield a heading line, then a line for each sample."""
     yield _line(COLUMNS)
     for event in events:
         if isinstance(event, SampleScored):

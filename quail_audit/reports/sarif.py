@@ -1,8 +1,8 @@
-"""The report as SARIF 2.1.0, for code scanning. From report.json alone.
+"""Write a report as SARIF 2.1.0, for code scanning.
 
-A result for each reason of the verdict that keeps it from passing: a failed check is an error, one in doubt is "open".
-What passed is left out, as code scanning shows every result as an alert; junit.py lists the passing checks too. A place
-is the unlearned checkpoint with, as logical locations, its layers.
+Only report.json is read. Each reason that keeps the verdict from passing is a result: a failed check is an error, one
+in doubt is "open". Passed checks are left out, as code scanning shows every result as an alert; junit.py has them. A
+result's location is the unlearned checkpoint, with its layers as logical locations.
 
 Source: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0 Plus Errata 01.
 """
@@ -27,38 +27,38 @@ from quail_audit.schema.figures import Reason
 from quail_audit.schema.report import Report, badness
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-WORST_LAYERS_NAMED = 10  # where the reason itself names none
+WORST_LAYERS_NAMED = 10  # if the reason itself names none
 
 _Json = dict[str, Any]
 
 # Reasons by their codes in report.json.
 FAILED: Mapping[str, str] = {
-    "recovered": "What was forgotten comes back when the unlearned model is rounded.",
+    "recovered": "Forgotten knowledge comes back when the unlearned model is rounded.",
     "not_forgotten": "The forget set is still known before anything is rounded.",
     "layers_at_risk": "Rounding erases or drowns the update of some layers.",
     "rule_failed": "A rule of the policy is not met.",
-    "required_failed": "What the policy requires was not measured.",
+    "required_failed": "A figure that the policy requires was not measured.",
     "waiver_expired": "A waiver of the policy has expired.",
     "worse": "A figure got worse than in the baseline.",
 }
 IN_DOUBT: Mapping[str, str] = {
-    "not_measured": "A format that was asked for could not be measured.",
-    "undecided": "What was forgotten may come back: there are too few samples to tell.",
-    "uninformative": "No forget metric tells anything: the original knew no more than the floor.",
-    "no_floor": "What the unlearned model knew before it was rounded is not known.",
-    "no_rounded_arm": "The unlearned checkpoint is not given as it will be deployed.",
-    "not_comparable": "Layers are stored in two formats, so that their codes cannot be compared.",
-    "codes_changed": "Stored codes differ, but whether they carry the whole update cannot be told.",
-    "nothing_changed": "No layer that is rounded differs between the two checkpoints.",
-    "rule_not_judged": "Whether a rule of the policy is met cannot be told.",
-    "required_not_judged": "What the policy requires could not be measured.",
+    "not_measured": "A requested format could not be measured.",
+    "undecided": "Forgotten knowledge may come back: there are too few samples to tell.",
+    "uninformative": "No forget metric is informative: the original knew no more than the floor.",
+    "no_floor": "It is not known what the unlearned model knew before it was rounded.",
+    "no_rounded_arm": "The unlearned checkpoint was not given as it will be deployed.",
+    "not_comparable": "Some layers are stored in two formats, so their codes cannot be compared.",
+    "codes_changed": "Stored codes differ, but it cannot be told whether they carry the whole update.",
+    "nothing_changed": "No rounded layer differs between the two checkpoints.",
+    "rule_not_judged": "It cannot be told whether a rule of the policy is met.",
+    "required_not_judged": "A figure that the policy requires could not be measured.",
     "baseline_not_comparable": "The baseline measured none of these schemes.",
 }
 PASSED = frozenset({"held", "layers_carried", "rule_passed", "required_passed", "waived", "known", "no_worse"})
 
 
 def render(report: Report) -> str:
-    """The report as a SARIF log of one run."""
+    """Return the report as a SARIF log of one run."""
     reasons = [reason for reason in (report.verdict.reasons if report.verdict else ()) if reason.code not in PASSED]
     codes = list(dict.fromkeys(reason.code for reason in reasons))
     layers = list(dict.fromkeys(layer.name for scheme in report.schemes.values() for layer in scheme.layers))
@@ -82,12 +82,12 @@ def render(report: Report) -> str:
 
 
 def _rule(code: str) -> _Json:
-    said = FAILED.get(code) or IN_DOUBT.get(code) or printable(code).replace("_", " ")
-    return {"id": printable(code), "shortDescription": {"text": said}}
+    description = FAILED.get(code) or IN_DOUBT.get(code) or printable(code).replace("_", " ")
+    return {"id": printable(code), "shortDescription": {"text": description}}
 
 
 def _result(report: Report, reason: Reason, rule: int, layers: Sequence[int]) -> _Json:
-    # A code of a later Quail is not known here: then it is as bad as the verdict that it stands under.
+    # A later Quail may have codes that are unknown here: such a reason is as bad as the verdict.
     is_failed = reason.code in FAILED or (reason.code not in IN_DOUBT and _outcome(report) == "fail")
     without_figures = re.sub(r"\d+(\.\d+)?", "#", reason.message)
     check = "\n".join((reason.code, reason.scheme or "", without_figures))
@@ -111,7 +111,7 @@ def _result(report: Report, reason: Reason, rule: int, layers: Sequence[int]) ->
 
 
 def _layers(report: Report, reason: Reason) -> Iterable[str]:
-    """Those the reason names, else the worst of its scheme's that are at risk."""
+    """Return the layers that the reason names, else the worst at-risk layers of its scheme."""
     if reason.scheme not in report.schemes:
         return ()
     layers = report.schemes[reason.scheme].layers
@@ -124,15 +124,17 @@ def _layers(report: Report, reason: Reason) -> Iterable[str]:
 def _invocation(report: Report) -> _Json:
     failures = [*([report.failure] if report.failure else [])]
     failures += [scheme.failure for scheme in report.schemes.values() if scheme.failure is not None]
-    told = [{"level": "error", "message": {"text": _message(wording.failure_line(failure))}} for failure in failures]
-    told += [{"level": "note", "message": {"text": _message(note)}} for note in report.notes]
+    notifications = [
+        {"level": "error", "message": {"text": _message(wording.failure_line(failure))}} for failure in failures
+    ]
+    notifications += [{"level": "note", "message": {"text": _message(note)}} for note in report.notes]
     found: _Json = {
         "commandLine": printable(shlex.join(["quail", *audit_arguments(report.request)])),
         "executionSuccessful": report.exit_code in (EXIT_PASS, EXIT_FAIL, EXIT_INCONCLUSIVE),
         "startTimeUtc": _utc(report.started),
         "endTimeUtc": _utc(report.finished),
         "exitCode": report.exit_code,
-        "toolExecutionNotifications": told,
+        "toolExecutionNotifications": notifications,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -142,19 +144,19 @@ def _outcome(report: Report) -> str:
 
 
 def _uri(report: Report) -> str:
-    """The unlearned checkpoint as a URI: relative, as a folder or a hub's id; file: of an absolute path."""
+    """Return the unlearned checkpoint as a URI: a file: URI for an absolute path, else a relative one."""
     source = PurePath(report.request.unlearned)
     named = printable(str(source)).encode("utf-8", errors="replace")
     return f"file://{quote(named)}" if source.is_absolute() else quote(named, safe="/@")
 
 
 def _message(text: str) -> str:
-    """Any text as a plain text message, in which brackets would make links and braces placeholders (section 3.11)."""
+    """Escape brackets and braces, which would make links and placeholders in a plain text message (section 3.11)."""
     escaped = re.sub(r"([\\\[\]])", r"\\\1", printable(text))
     return escaped.replace("{", "{{").replace("}", "}}")
 
 
 def _utc(moment: str | None) -> str | None:
-    """ISO 8601 with an offset as SARIF writes it; None where it is unknown."""
+    """Return a moment, ISO 8601 with an offset, as SARIF writes it; None if it is unknown."""
     found = utc_of(moment) if moment else None
     return None if found is None else found.isoformat(timespec="milliseconds").replace("+00:00", "Z")

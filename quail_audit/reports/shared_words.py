@@ -1,8 +1,8 @@
-"""Which words of an answer it shares with the truth: a longest common subsequence, as ROUGE-L counts it.
+"""Find the words that an answer shares with the truth: a longest common subsequence, as ROUGE-L counts it.
 
-Words are those of the rouge-score package with which answers are scored, so that what is marked on screen is what the
-score counts: F1 = 2 · shared / (words of the truth + words of the answer). The package itself takes over a second to
-import and tells only the number; a test holds this module to it. Draws nothing.
+Words are split as by the rouge-score package that scores the answers, so that a screen marks the words that the score
+counts: F1 = 2 · shared / (words of the truth + words of the answer). The package takes over a second to import and
+gives only the number; a test compares this module with it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# A longer text is compared up to here. Both at this length take some 20 ms; audits cut answers to 128 tokens.
+# Longer texts are cut. Two texts of this length take some 20 ms; audits cut answers to 128 tokens.
 MOST_WORDS = 4_000
 
 _WORD = re.compile(r"[a-z0-9]+")
 
 
 class Word(NamedTuple):
-    """A word in lower case, and where it stands in its text: text[start:end]."""
+    """A word in lower case, and its place in the text: text[start:end]."""
 
     text: str
     start: int
@@ -28,11 +28,11 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class SharedWords:
-    """What an answer has in common with the truth.
+    """The words that an answer shares with the truth.
 
     Attributes:
-        spans: where the shared words stand in the answer, in order.
-        truth_words, answer_words: how many words either text has, as far as it was compared.
+        spans: places of the shared words in the answer, in order.
+        truth_words, answer_words: number of words of each text, as far as it was compared.
         is_whole: whether both texts were compared to their ends.
     """
 
@@ -43,7 +43,7 @@ class SharedWords:
 
 
 def words_of(text: str) -> list[Word]:
-    """The words that rouge-score sees in a text: runs of a to z and 0 to 9 once it is in lower case."""
+    """Return the words as rouge-score splits them: runs of a to z and 0 to 9 in the text in lower case."""
     lowered = text.lower()
     places: range | list[int] = range(len(text))
     if len(lowered) != len(text):  # İ becomes two characters
@@ -54,10 +54,10 @@ def words_of(text: str) -> list[Word]:
 
 
 def shared_words(truth: str, answer: str) -> SharedWords:
-    """The words of an answer that belong to a longest common subsequence with the truth."""
+    """Return the words of an answer that are in a longest common subsequence with the truth."""
     in_truth, in_answer = words_of(truth), words_of(answer)
     kept_truth, kept_answer = in_truth[:MOST_WORDS], in_answer[:MOST_WORDS]
-    places = _common([word.text for word in kept_truth], [word.text for word in kept_answer])
+    places = _common_places([word.text for word in kept_truth], [word.text for word in kept_answer])
     return SharedWords(
         spans=tuple((kept_answer[place].start, kept_answer[place].end) for place in places),
         truth_words=len(kept_truth),
@@ -66,12 +66,12 @@ def shared_words(truth: str, answer: str) -> SharedWords:
     )
 
 
-def _common(first: list[str], second: list[str]) -> list[int]:
-    """Places in the second list of one longest common subsequence, ascending.
+def _common_places(first: list[str], second: list[str]) -> list[int]:
+    """Return the places, in the second list, of one longest common subsequence, ascending.
 
-    Hyyrö's bit-parallel recurrence (2004): after i words of the first list, the j-th bit of a row is 0 where the
-    longest common subsequence of first[:i] and second[: j + 1] is one longer than that with second[:j]. A row is one
-    integer, so a step costs a few operations whatever the length, and the rows are kept to find the way back.
+    Hyyrö's bit-parallel recurrence (2004): after i words of the first list, the j-th bit of a row is 0 if the longest
+    common subsequence of first[:i] and second[: j + 1] is one longer than the one with second[:j]. A row is one
+    integer, so a step costs a few operations at any length. The rows are kept to trace the subsequence back.
     """
     occurrences: defaultdict[str, int] = defaultdict(int)
     for place, word in enumerate(second):
@@ -88,7 +88,7 @@ def _common(first: list[str], second: list[str]) -> list[int]:
         bit = 1 << (j - 1)
         if rows[i] & bit:
             j -= 1
-        elif rows[i - 1] & bit:  # the step came with this word of the first list: it is the match
+        elif rows[i - 1] & bit:  # the subsequence grew with this word of the first list: a match
             i, j = i - 1, j - 1
             found.append(j)
         else:

@@ -1,4 +1,4 @@
-"""The words and figures every face shows alike: states, metrics, arms, units. No layout, no colour."""
+"""Give every face the same words, marks and number formats; no layout."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,8 @@ STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drown
 STATE_MEANINGS: Mapping[State, str] = {
     "untouched": "no weight changed",
     "carried": "the rounded model carries the update",
-    "drowned": "the update is there on average, but rounding noise speaks louder",
-    "erased": "rounding took the update away",
+    "drowned": "the update is there on average, but rounding noise drowns it",
+    "erased": "rounding removed the update",
 }
 
 STATE_STYLES: Mapping[State, str] = {"untouched": "dim", "carried": "green", "drowned": "yellow", "erased": "bold red"}
@@ -46,14 +46,18 @@ Unjudged = Literal["stopped", "refused", "failed"]  # a run without a verdict
 
 
 def unjudged_reason(exit_code: int | None) -> Unjudged:
-    """Why a run that ended has no verdict: it was stopped (None: killed), refused what it was given, or failed."""
+    """Return why a run that ended has no verdict.
+
+    Args:
+        exit_code: of its process; None: it was killed.
+    """
     if exit_code in (None, EXIT_INTERRUPTED):
         return "stopped"
     return "refused" if exit_code in (EXIT_USAGE, EXIT_BAD_INPUT) else "failed"
 
 
 def unjudged_mark(exit_code: int | None) -> str:
-    """The same as it stands in a verdict's place: "■ STOPPED", "! REFUSED (3)", "! FAILED (4)"."""
+    """Return the mark in place of a verdict: "■ STOPPED", "! REFUSED (3)" or "! FAILED (4)"."""
     word = unjudged_reason(exit_code).upper()
     return f"■ {word}" if word == "STOPPED" else f"! {word} ({exit_code})"
 
@@ -62,14 +66,14 @@ NOT_FINITE, NOT_COMPARABLE = "not finite", "not comparable"  # layers without a 
 
 
 def layer_state(layer: LayerStatistics) -> str:
-    """A layer's state, or why it has none."""
+    """Return a layer's state, or why it has none."""
     if layer.state is not None:
         return layer.state
     return NOT_FINITE if layer.nonfinite_original or layer.nonfinite_unlearned else NOT_COMPARABLE
 
 
 def state_counts(layers: Iterable[LayerStatistics]) -> str:
-    """21 erased · 5 drowned · 2 carried"""
+    """Return how many layers are in each state: "21 erased · 5 drowned · 2 carried"."""
     counts = Counter(map(layer_state, layers))
     names = (*filter(None, STATES_BY_RISK), NOT_FINITE, NOT_COMPARABLE)
     return " · ".join(f"{counts[name]} {name}" for name in names if counts[name])
@@ -98,23 +102,23 @@ METRIC_TITLES: Mapping[str, str] = {
     "nll_retain": "NLL, retain",
 }
 
-_OF_A_WHOLE_SET = ("privleak", "mia_", "macro_f1")
+_WHOLE_SET_METRICS = ("privleak", "mia_", "macro_f1")
 
-UNKNOWN = "—"  # a number that is not known, never a zero
+UNKNOWN = "—"  # an unknown number; never stands for zero
 
 
 def metric_title(metric: str) -> str:
-    """A metric's name for people; a plug-in's metric keeps its own."""
+    """Return a metric's title; a plug-in's metric keeps its own name."""
     return METRIC_TITLES.get(metric, metric)
 
 
 def is_mean_of_samples(metric: str) -> bool:
-    """Whether the mean of some samples' scores is the metric so far; a single sample has no AUC and no F1."""
-    return not metric.startswith(_OF_A_WHOLE_SET)
+    """Return whether the metric is the mean of its samples' scores; an AUC or an F1 needs the whole set."""
+    return not metric.startswith(_WHOLE_SET_METRICS)
 
 
 def share_text(value: float | None) -> str:
-    """A share as the fourth decimal tells it; 1.0000 only where it is 1 to the last bit."""
+    """Return a share with four decimals; "1.0000" only if it is exactly 1."""
     if value is None:
         return UNKNOWN
     shown = f"{value:.4f}"
@@ -122,7 +126,7 @@ def share_text(value: float | None) -> str:
 
 
 def ratio_text(value: float | None) -> str:
-    """Survival, noise, update / bucket width."""
+    """Return a survival, a noise or an update / bucket width with three decimals, or one from 10 on."""
     return UNKNOWN if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
@@ -131,7 +135,7 @@ def magnitude_text(value: float | None) -> str:
 
 
 def count_text(value: int) -> str:
-    """1234567 as 1.23 M."""
+    """Return a count with its unit: 1234567 as "1.23 M"."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -139,7 +143,7 @@ def count_text(value: int) -> str:
 
 
 def value_text(value: float | None, metric: str) -> str:
-    """A metric's value as its unit is read: nats to two decimals, percentages to one."""
+    """Return a metric's value: nats with two decimals, percentages with one."""
     if value is None:
         return UNKNOWN
     return f"{value:.2f}" if metric.startswith("nll") else f"{value:.1f}"
@@ -161,14 +165,14 @@ def mean_with_interval(score: Score | None, metric: str) -> str:
 
 
 def recovery_with_outcome(value: Recovery | None) -> str:
-    """Recovery with its interval and what it means, or why there is none."""
+    """Return a recovery with its interval and outcome, or why there is none."""
     if value is None or value.percent is None:
         return recovery_text(value)
     return f"{recovery_text(value)} {value.outcome}"
 
 
 def recovery_text(value: Recovery | None) -> str:
-    """Recovery with its interval, or why there is none."""
+    """Return a recovery with its interval, or why there is none."""
     if value is None:
         return ""
     if value.percent is None:
@@ -177,8 +181,8 @@ def recovery_text(value: Recovery | None) -> str:
     return f"{round(value.percent)} %{interval}"
 
 
-def share_of_fall(unit: UnitMeasured | None, *, with_interval: bool = True) -> str:
-    """What a unit has to do with the fall of the forget loss, in per cent of it."""
+def brought_back_text(unit: UnitMeasured | None, *, with_interval: bool = True) -> str:
+    """Return what a unit brings back, in percent of the drop in forget loss."""
     if unit is None:
         return UNKNOWN
     interval = f" [{100 * unit.low:.0f}, {100 * unit.high:.0f}]" if with_interval else ""
@@ -190,18 +194,18 @@ def percent_text(value: float | None) -> str:
 
 
 def layers_at_risk(each: SchemeStanding) -> str:
-    """Layers at risk, of how many."""
+    """Return the layers at risk at a scheme, and of how many: "3 of 28"."""
     return UNKNOWN if each.layers_at_risk is None else f"{each.layers_at_risk} of {each.layers}"
 
 
 def worst_recovery(each: SchemeStanding) -> str:
-    """The recovery that decides a format's verdict, with its interval, or why there is none."""
+    """Return the recovery that decides a scheme's verdict, with its interval, or why there is none."""
     return recovery_text(each.recovery) or UNKNOWN
 
 
-def safe_to_ship_line(formats: Sequence[SchemeStanding], *, weights_only: bool) -> str:
-    """Which formats are safe to ship, in a sentence."""
-    safe = safe_to_ship(formats)
+def safe_to_ship_line(standings: Sequence[SchemeStanding], *, weights_only: bool) -> str:
+    """Return a sentence that names the formats which are safe to ship."""
+    safe = safe_to_ship(standings)
     if not safe:
         return "No format is safe to ship"
     basis = ", by the weights alone" if weights_only else ""
@@ -209,20 +213,20 @@ def safe_to_ship_line(formats: Sequence[SchemeStanding], *, weights_only: bool) 
 
 
 def failure_line(failure: Failure) -> str:
-    """What went wrong, where, and what mends it, in a line. May hold anybody's text."""
+    """Return in a line what went wrong, where, and how to mend it. The text is not made printable."""
     where = f"{failure.where}: " if failure.where else ""
     return ". ".join(part.rstrip(".") for part in (where + failure.message, failure.mend) if part)
 
 
 def quantizing_line(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
-    """How far a backend is: "gptq-int4-g128: quantizing the original, layer 3 of 14, ~2 m left"."""
+    """Return how far a backend is: "gptq-int4-g128: quantizing the original, layer 3 of 14, ~2 m left"."""
     left = found.remaining_s(at_s)
     remaining = f", ~{duration(left)} left" if left is not None else ""
     return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
 
 
 def integrity_lines(report: Report) -> list[str]:
-    """What a report says of itself and of the files that it is about."""
+    """Return how many files were read, and the report's digest."""
     lines = []
     if report.files:
         number = f"{len(report.files)} files" if len(report.files) > 1 else "1 file"
@@ -233,7 +237,7 @@ def integrity_lines(report: Report) -> list[str]:
 
 
 def hashing_line(found: Awaiting) -> str:
-    """How far the hashing of files is, when all else is done: "hashing the files that were read: 3.1 GB of 5 GB"."""
+    """Return how far hashing is, once all else is done: "hashing the files that were read: 3.1 GB of 5 GB"."""
     return (
         f"hashing the files that were read: {byte_size(found.last.done_bytes)} of {byte_size(found.last.total_bytes)}"
     )

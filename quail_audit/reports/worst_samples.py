@@ -1,7 +1,7 @@
-"""The samples that came back most at one scheme, with what every arm answered; from a run's events. Texts are hostile.
+"""Find the samples that came back most at a scheme, with every arm's answer; texts are not printable yet.
 
-Events are read twice, once for the scores and once for the texts of the few that are shown, so that memory is bounded
-by the number of samples and not by their length.
+A run's events are read twice, first for the scores, then for the texts of the few samples that are shown, so that
+memory depends on the number of samples, not on their length.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class WorstSample:
     """One sample of a forget metric.
 
     Attributes:
-        metric: whose.
-        number: its place in the data file, from 0.
-        prompt, truth: its texts.
+        metric: the metric's name.
+        number: the sample's place in the data file, from 0.
+        prompt, truth: the sample's texts.
         scores: arm -> score, in the metric's own unit.
         answers: arm -> text.
     """
@@ -36,18 +36,18 @@ class WorstSample:
 
 
 def worst_samples(events: Callable[[], Iterable[Event]], scheme: str, *, most: int) -> list[WorstSample]:
-    """Those whose score rose most from unlearned/full to unlearned/<scheme>, the worst first.
+    """Return the samples whose score rose most from unlearned/full to unlearned/<scheme>, the worst first.
 
     Args:
-        events: gives the run's events from the first on, each time it is called.
-        scheme: at which they came back.
-        most: how many at most.
+        events: returns the run's events from the first on, each time it is called.
+        scheme: the scheme at which they came back.
+        most: the most samples to return.
     """
     before, after = f"unlearned/{FULL}", f"unlearned/{scheme}"
     arms = (f"original/{FULL}", before, after, f"retrain/{FULL}")
     scores: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
     for event in events():
-        if isinstance(event, SampleScored) and event.arm in arms and _is_of_forget_set(event.metric):
+        if isinstance(event, SampleScored) and event.arm in arms and _has_forget_answers(event.metric):
             scores[event.metric, event.sample][event.arm] = event.score
     rises = {key: found[after] - found[before] for key, found in scores.items() if {before, after} <= found.keys()}
     chosen = sorted((key for key in rises if rises[key] > 0.0), key=lambda key: (-rises[key], key))[:most]
@@ -68,6 +68,6 @@ def worst_samples(events: Callable[[], Iterable[Event]], scheme: str, *, most: i
     ]
 
 
-def _is_of_forget_set(metric: str) -> bool:
-    """A loss has no answer to read."""
+def _has_forget_answers(metric: str) -> bool:
+    """Return whether a metric has answers about the forget set; a loss has no answers."""
     return metric.endswith("_forget") and not metric.startswith("nll")

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.reports.model_card import eval_results, with_results, write_model_card
+from quail_audit.reports.model_card import card_with_results, eval_results, write_model_card
 from quail_audit.schema.report import Report
 from tests.support import made_runs
 from tests.support.small_run import events, report_of
@@ -52,7 +52,7 @@ def results(text: str) -> dict[tuple[str, str | None, str], object]:
 
 
 def test_results_say_what_the_report_says(report: Report) -> None:
-    found = results(with_results("", report))
+    found = results(card_with_results("", report))
     scheme = report.schemes["nf4"]
     assert found["muse-news", "nf4", "quail_verdict"] == "fail"
     assert found["muse-news", "nf4", "quail_recovery_verbmem_forget"] == 97.0
@@ -69,7 +69,7 @@ def test_results_say_what_the_report_says(report: Report) -> None:
 
 
 def test_all_else_in_the_card_stays_to_the_letter(report: Report) -> None:
-    text = with_results(CARD, report)
+    text = card_with_results(CARD, report)
     before, _, rest = CARD.partition("model-index:")
     assert text.startswith(before)
     assert text.endswith(rest[rest.index("# about the language") :])
@@ -80,16 +80,16 @@ def test_all_else_in_the_card_stays_to_the_letter(report: Report) -> None:
 
 
 def test_a_second_time_changes_nothing(report: Report) -> None:
-    once = with_results(CARD, report)
-    assert with_results(once, report) == once
-    assert with_results(with_results("", report), report) == with_results("", report)
+    once = card_with_results(CARD, report)
+    assert card_with_results(once, report) == once
+    assert card_with_results(card_with_results("", report), report) == card_with_results("", report)
 
 
 def test_another_format_is_added_and_the_same_one_replaced(report: Report) -> None:
     other = report.model_copy(update={"schemes": {"fp4": report.schemes["nf4"]}})
     changed = report.schemes["nf4"].model_copy(update={"recovery": {}})
     again = report.model_copy(update={"schemes": {"nf4": changed}})
-    found = results(with_results(with_results(with_results(CARD, report), other), again))
+    found = results(card_with_results(card_with_results(card_with_results(CARD, report), other), again))
     assert {config for _, config, _ in found} == {None, "nf4", "int8", "fp4", "full"}
     assert ("muse-news", "nf4", "quail_recovery_verbmem_forget") not in found
     assert ("muse-news", "int8", "quail_recovery_verbmem_forget") in found
@@ -99,7 +99,7 @@ def test_another_format_is_added_and_the_same_one_replaced(report: Report) -> No
     "text", ["", "# Only a body\n", "---\n---\nbody\n", "---\nlicense: mit\n---\n", "---\na: 1\n---"]
 )
 def test_any_card_can_take_them(text: str, report: Report) -> None:
-    changed = with_results(text, report)
+    changed = card_with_results(text, report)
     assert len(results(changed)) > 10
     body = text.rpartition("---")[2].lstrip("\n")
     assert changed.endswith(body)
@@ -108,16 +108,16 @@ def test_any_card_can_take_them(text: str, report: Report) -> None:
 
 
 def test_line_ends_stay(report: Report) -> None:
-    changed = with_results(CARD.replace("\n", "\r\n"), report)
+    changed = card_with_results(CARD.replace("\n", "\r\n"), report)
     assert "\n" not in changed.replace("\r\n", "")
-    assert results(changed) == results(with_results(CARD, report))
+    assert results(changed) == results(card_with_results(CARD, report))
 
 
 def test_names_from_outside_are_values_and_nothing_more() -> None:
     report = report_of(*events())
     asked = report.request.model_copy(update={"unlearned": HOSTILE, "data": HOSTILE})
     report = report.model_copy(update={"request": asked, "schemes": {HOSTILE: report.schemes["nf4"]}})
-    text = with_results("", report)
+    text = card_with_results("", report)
     assert not {"\x1b", "\u202e"} & set(text)
     assert len(results(text)) == len(list(eval_results(report)))
 
@@ -125,15 +125,15 @@ def test_names_from_outside_are_values_and_nothing_more() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("---\n[1, 2\n---\n", "no YAML"),
-        ("---\n- a\n---\n", "one a line"),
-        ("---\n{a: 1}\n---\n", "one a line"),
-        ("---\njust text\n---\n", "one a line"),
+        ("---\n[1, 2\n---\n", "not YAML"),
+        ("---\n- a\n---\n", "with one name a line"),
+        ("---\n{a: 1}\n---\n", "with one name a line"),
+        ("---\njust text\n---\n", "with one name a line"),
         ("---\nmodel-index: 7\n---\n", "not as the Hub writes it"),
         ("---\nmodel-index: [{name: a}]\n---\n", "not as the Hub writes it"),
         ("---\nmodel-index: [1]\n---\n", "not as the Hub writes it"),
         ("---\nmodel-index: []\na: 1\nmodel-index: []\n---\n", "twice"),
-        ("---\na: !!python/object/apply:os.system [true]\n---\n", "no YAML"),
+        ("---\na: !!python/object/apply:os.system [true]\n---\n", "not YAML"),
     ],
 )
 def test_metadata_that_cannot_be_read_is_refused_and_left(
@@ -155,7 +155,7 @@ def test_a_card_is_written_whole_through_a_link_and_keeps_its_mode(report: Repor
     (tmp_path / "README.md").symlink_to(path)
     write_model_card(report, tmp_path / "README.md")
     assert (tmp_path / "README.md").is_symlink()
-    assert path.read_text() == with_results(CARD, report)
+    assert path.read_text() == card_with_results(CARD, report)
     assert path.stat().st_mode & 0o777 == 0o640
 
 
@@ -173,7 +173,7 @@ def test_without_data_it_is_said_so() -> None:
     report = report_of(*events())
     asked = report.request.model_copy(update={"data": None})
     scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "recovery": {}})
-    found = results(with_results("", report.model_copy(update={"request": asked, "schemes": {"nf4": scheme}})))
+    found = results(card_with_results("", report.model_copy(update={"request": asked, "schemes": {"nf4": scheme}})))
     assert found["weights only", "nf4", "quail_overlap"] == 1.0
 
 
@@ -183,7 +183,7 @@ def test_any_metadata_takes_the_results_or_is_refused(block: str, report: Report
     """And where it takes them, huggingface_hub reads them, and all else is as it was."""
     text = f"---\n{block}\n---\nbody\n"
     with suppress(ValueError):
-        assert with_results(text, report).endswith("---\nbody\n")
+        assert card_with_results(text, report).endswith("---\nbody\n")
 
 
 @pytest.mark.parametrize(
@@ -202,5 +202,5 @@ def test_any_metadata_takes_the_results_or_is_refused(block: str, report: Report
 )
 def test_odd_metadata_takes_the_results_or_is_refused(block: str, report: Report) -> None:
     with suppress(ValueError):
-        changed = with_results(f"---\n{block}\n---\n", report)
+        changed = card_with_results(f"---\n{block}\n---\n", report)
         assert results(changed)["muse-news", "nf4", "quail_verdict"] == "fail"

@@ -1,4 +1,4 @@
-"""The report for a terminal: verdict and reasons first, then the formats, then forgetting and the worst layers."""
+"""Print an audit's report: verdict, formats, rules, then each format's scores and worst layers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quail_audit.core.untrusted import printable, printable_everywhere
+from quail_audit.core.untrusted import printable_everywhere
 from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import policy_title, shown_rules
 from quail_audit.reports.text.frame import show_failure, show_heading, show_notes
@@ -18,28 +18,28 @@ from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badne
 from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings
 
 WORST_LAYERS_SHOWN = 10
-WIDE_COLUMNS = 112  # from here on intervals of every arm and all figures of a layer fit on a line
-SCHEMES_IN_FULL = 4  # of more, only the worst one's figures follow the matrix
-NAME_COLUMNS = 34  # of a layer's name on a narrow screen
+WIDE_COLUMNS = 112  # wide enough for the intervals of every arm and all figures of a layer
+SCHEMES_IN_FULL = 4  # with more schemes, only the worst one's figures follow the matrix
+NAME_COLUMNS = 34  # for a layer's name on a narrow screen
 _FEW_COLUMNS = ("overlap", "survival", "noise")
 
 
 def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack] | None = None) -> None:
-    """Print the report, with nothing of it that acts on a terminal.
+    """Print the report, with every text made printable.
 
     Args:
-        report: what was measured.
-        console: to print to.
+        report: an audit's report.
+        console: the console to print to.
         attributed: scheme -> layer -> what rounding it alone brings back.
     """
     report = Report.model_validate(printable_everywhere(report.model_dump(mode="json")))
     show_heading(f"{report.request.original} → {report.request.unlearned}", f"run {report.run_id}", console)
     found = scheme_standings(report)
     if report.verdict is not None:
-        console.print(verdict(report.verdict, is_matrix_shown=len(found) > 1))
+        console.print(_verdict(report.verdict, is_matrix_shown=len(found) > 1))
     show_failure(report.failure, console)
     if report.failure is not None:
-        console.print(Text("   What was measured before is below and in the run's folder.", style="dim"))
+        console.print(Text("   Everything measured before is below and in the run's folder.", style="dim"))
     wide = console.width >= WIDE_COLUMNS
     if len(found) > 1:
         console.print()
@@ -64,15 +64,15 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     show_notes(_footnotes(report), console)
 
 
-def verdict(reached: Verdict, *, is_matrix_shown: bool = False) -> RenderableType:
-    """The verdict and its reasons in words; beside a matrix, only those that are not about one scheme."""
+def _verdict(reached: Verdict, *, is_matrix_shown: bool = False) -> RenderableType:
+    """Return the verdict and its reasons; beside a matrix, only the reasons that are not about one scheme."""
     lines = [Text(f" {wording.OUTCOME_MARKS[reached.outcome]}", style=wording.OUTCOME_STYLES[reached.outcome])]
     reasons = [reason for reason in reached.reasons if not is_matrix_shown or reason.scheme is None]
-    return Group(*lines, *(Padding(Text(printable(reason.message)), (0, 0, 0, 3)) for reason in reasons))
+    return Group(*lines, *(Padding(Text(reason.message), (0, 0, 0, 3)) for reason in reasons))
 
 
 def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
-    """Formats x verdict, with the figures that decide."""
+    """Return a table of each scheme's verdict and the figures that decide it."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("format", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -137,7 +137,7 @@ def _layers(scheme: str, measured: SchemeReport, wide: bool, brought: BroughtBac
             "survival": wording.ratio_text(layer.survival),
             "noise": wording.ratio_text(layer.noise),
             "update/bucket": wording.ratio_text(layer.update_to_bucket),
-            "brings back": wording.share_of_fall((brought or {}).get(layer.name), with_interval=wide),
+            "brings back": wording.brought_back_text((brought or {}).get(layer.name), with_interval=wide),
         }
         table.add_row(Text(_name(layer, wide)), *(figures[column] for column in columns), _state(layer))
     parts: list[RenderableType] = [Text(f" {_layers_title(scheme, measured)}", style="bold"), table]
@@ -148,7 +148,7 @@ def _layers(scheme: str, measured: SchemeReport, wide: bool, brought: BroughtBac
 
 
 def _name(layer: LayerStatistics, wide: bool) -> str:
-    """The end of a long name tells layers apart, so that is what a narrow screen shows."""
+    """Return a layer's name; on a narrow screen only its end, which tells layers apart."""
     name = layer.name
     return name if wide or len(name) <= NAME_COLUMNS else f"…{name[1 - NAME_COLUMNS :]}"
 

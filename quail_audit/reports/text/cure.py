@@ -1,4 +1,4 @@
-"""The report of a cure's run for a terminal: what was made, or which layers bring the memory back."""
+"""Print a cure's report: the checkpoint it made, or the layers that bring the memory back."""
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +11,7 @@ from quail_audit.schema.events.cures import AttributionPlanned, LayerCarried, Re
 from quail_audit.schema.report import CureReport
 from quail_audit.schema.requests import CarryRequest
 
-MOST_UNITS = 10  # of a kind, in the terminal; the report has all
+MOST_UNITS = 10  # of a kind; report.json has all
 
 
 def show(report: CureReport, console: Console) -> None:
@@ -36,10 +36,10 @@ def show(report: CureReport, console: Console) -> None:
         units = [unit for unit in report.units if unit.kind == kind]
         if units:
             console.print()
-            console.print(_units(kind, units))
+            console.print(_units_table(kind, units))
     if report.points:
         console.print()
-        console.print(_points(report))
+        console.print(_points_table(report))
     if report.chosen is not None:
         console.print(Text(f" chosen: {recipe_in_words(report.chosen.point)}; its configurations are in"))
         console.print(Text(f"   {printable(report.chosen.folder)}"))
@@ -48,11 +48,11 @@ def show(report: CureReport, console: Console) -> None:
     show_notes(report.notes, console)
 
 
-# One line for what each event says: for faces that show a cure as it goes.
+# One line for each event, for faces that show a cure as it goes.
 
 
 def fall_line(found: AttributionPlanned) -> str:
-    """What there is to attribute."""
+    """Return the drop in forget loss that is to be attributed."""
     return (
         f"forget NLL {found.nll_full:.2f} in full precision, {found.nll_rounded:.2f} at {found.scheme}, "
         f"over {found.samples} texts"
@@ -60,16 +60,16 @@ def fall_line(found: AttributionPlanned) -> str:
 
 
 def unit_line(found: UnitMeasured) -> str:
-    """What one unit has to do with it."""
-    does = "brings back" if found.mode == "alone" else "spared takes away"
+    """Return what one unit brings back, or what sparing it removes."""
+    does = " brings back" if found.mode == "alone" else ", if spared, removes"
     return (
-        f"{found.kind} {found.unit} {does} {100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] "
-        f"of the fall"
+        f"{found.kind} {found.unit}{does} {100 * found.share:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] "
+        f"of the drop"
     )
 
 
 def point_line(point: RecipePoint) -> str:
-    """What a recipe costs and what still comes back."""
+    """Return a recipe's size and the recovery that remains."""
     return (
         f"{len(point.kept)} layers in {point.bits} bits: {wording.byte_size(point.size_bytes)}, "
         f"{point.recovery_percent:.0f} % [{point.low:.0f}, {point.high:.0f}] comes back"
@@ -77,7 +77,7 @@ def point_line(point: RecipePoint) -> str:
 
 
 def carried_line(layer: LayerCarried) -> str:
-    """What became of one layer."""
+    """Return a carried layer's survival, moved codes and error."""
     mended = f", {layer.mended_blocks} of {layer.blocks} blocks mended" if layer.mended_blocks else ""
     error = (
         "" if layer.output_error is None else f", output error {100 * layer.output_error:.0f} % of nearest rounding's"
@@ -104,23 +104,23 @@ def _carried_lines(carried: tuple[LayerCarried, ...], scheme: str) -> list[str]:
     lines.append(
         f"{mended} of {blocks} blocks did not round as chosen and were mended"
         if mended
-        else "rounded to nearest, every code and every scale comes back"
+        else "rounding to nearest gives every code and every scale again"
     )
     return lines
 
 
-def _units(kind: UnitKind, units: list[UnitMeasured]) -> Table:
+def _units_table(kind: UnitKind, units: list[UnitMeasured]) -> Table:
     alone = sorted((unit for unit in units if unit.mode == "alone"), key=lambda unit: -unit.share)
     spared = {unit.unit: unit for unit in units if unit.mode == "spared"}
     table = Table(box=None, pad_edge=True, show_edge=False)
     table.add_column(kind, no_wrap=True)
-    for title in ("weights", "alone brings back", "spared takes away"):
+    for title in ("weights", "brings back alone", "removes if spared"):
         table.add_column(title, justify="right", no_wrap=True)
     for unit in alone[:MOST_UNITS]:
         table.add_row(
             printable(unit.unit),
             wording.count_text(unit.weights),
-            *map(wording.share_of_fall, (unit, spared.get(unit.unit))),
+            *map(wording.brought_back_text, (unit, spared.get(unit.unit))),
         )
     if len(alone) > MOST_UNITS:
         table.add_row(f"… and {len(alone) - MOST_UNITS} more in the report", "", "", "")
@@ -128,14 +128,14 @@ def _units(kind: UnitKind, units: list[UnitMeasured]) -> Table:
 
 
 def recipe_in_words(point: RecipePoint) -> str:
-    """What a point comes to."""
+    """Return a point's layers, size and remaining recovery."""
     return (
         f"{len(point.kept)} layers in {point.bits} bits, {wording.byte_size(point.size_bytes)}, "
         f"{point.recovery_percent:.1f} % comes back"
     )
 
 
-def _points(report: CureReport) -> Table:
+def _points_table(report: CureReport) -> Table:
     table = Table(box=None, pad_edge=True, show_edge=False)
     for title in ("spared layers", "in bits", "bytes", "comes back"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Prescriptions for a terminal, and what applying one changed."""
+"""Print prescriptions, and the scores before and after one was applied."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def show(advice: Advice, console: Console) -> None:
-    """Print what the run says and each cure that fits, the best first."""
+    """Print the finding and each cure that fits, the best first."""
     console.print(Padding(Text(printable(advice.finding)), (0, 0, 0, 1)))
     for number, found in enumerate(advice.prescriptions, start=1):
         console.print()
-        cost = ["time hangs on the data" if found.seconds is None else f"about {wording.duration(found.seconds)}"]
+        cost = ["time depends on the data" if found.seconds is None else f"about {wording.duration(found.seconds)}"]
         cost.append(f"writes {wording.byte_size(found.size_bytes)}" if found.size_bytes else "writes no weights")
         console.print(Text.assemble((f" {number}. {found.cure}", "bold"), (f"   {', '.join(cost)}", "dim")))
         for line in (found.why, f"measured: {found.measured}"):
@@ -33,7 +33,7 @@ def show(advice: Advice, console: Console) -> None:
 
 
 def show_change(before: Report, after: Report, console: Console) -> None:
-    """Print each score of the unlearned model that a cure was to change, before and after it."""
+    """Print each score of the unlearned model before and after a cure."""
     table = Table(box=None, pad_edge=True, show_edge=False)
     table.add_column("before → after", no_wrap=True)
     schemes = [name for name in after.schemes if name in before.schemes]

@@ -1,4 +1,4 @@
-"""A policy's rules for a terminal: each with the figure beside the limit, and why it is so."""
+"""Print a policy's rules: each with its figure beside the limit, and the reason."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from quail_audit.verdict.checks import Judgement
 
 
 def show(judged: Judgement, console: Console) -> None:
-    """Print every rule's outcome, then each one's words."""
+    """Print every rule's outcome, then its message."""
     outcome = judged.overall.outcome
     console.print(Text(f" {wording.OUTCOME_MARKS[outcome]}", style=wording.OUTCOME_STYLES[outcome]))
     console.print()
@@ -31,7 +31,7 @@ def show(judged: Judgement, console: Console) -> None:
 
 
 def rules_table(rules: Sequence[RuleOutcome]) -> RenderableType:
-    """Rules by what was asked, the figure, the limit and the outcome."""
+    """Return a table of rules: subject, figure, limit, outcome."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in HEADINGS:
         table.add_column(heading)

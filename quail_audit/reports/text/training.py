@@ -1,4 +1,4 @@
-"""The report of a training for a terminal: what was made, how the loss moved, and scores before and after."""
+"""Print a training's report: the result, the loss, and scores before and after."""
 
 from rich.console import Console
 from rich.table import Table
@@ -17,23 +17,23 @@ def show(report: TrainingReport, console: Console) -> None:
     start = request.unlearned if request.init == "unlearned" else request.original
     show_heading(f"{start} → {request.out}", f"{request.objective}   run {report.run_id}", console)
     show_failure(report.failure, console)
-    for line in _lines(report):
+    for line in _summary_lines(report):
         console.print(Text(f" {printable(line)}"))
-    compared = before_and_after(report)
-    if compared is not None:
+    scores = before_and_after(report)
+    if scores is not None:
         console.print()
-        console.print(_table(*compared))
+        console.print(_table(*scores))
     show_notes(report.notes, console)
 
 
 def before_and_after(report: TrainingReport) -> tuple[TrainEval, TrainEval] | None:
-    """The scores of the checkpoint that training began with, and of its result; the audits' where there are any."""
+    """Return the scores before training and of its result; the audits' scores if there are any."""
     audited = [found for found in report.evals if found.source == "audit"]
     found = audited if len(audited) > 1 else [one for one in report.evals if one.source == "training"]
     return (found[0], found[-1]) if len(found) > 1 else None
 
 
-def _lines(report: TrainingReport) -> list[str]:
+def _summary_lines(report: TrainingReport) -> list[str]:
     lines = []
     if report.plan is not None:
         plan = report.plan

@@ -1,4 +1,4 @@
-"""What became of a run, for a terminal: every file beside what is known of it, and what that comes to."""
+"""Print a run's verification: the outcome, then every file and its state."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ _MARKS: Mapping[FileState, tuple[str, str]] = {
 
 
 def show(found: Verification, console: Console) -> None:
-    """Print it: the outcome first, then what was looked at, then how much of it stands how."""
+    """Print the outcome, then each file's state, then how many files are in each state."""
     show_heading(f"{found.original} → {found.unlearned}", f"run {found.run_id}", console)
     console.print(Text(f" {OUTCOME_MARKS[found.outcome]}", style=OUTCOME_STYLES[found.outcome]))
     console.print()
@@ -45,9 +45,9 @@ def show(found: Verification, console: Console) -> None:
             Text(printable(each.message), style="dim"),
         )
     console.print(Padding(table, (0, 0, 0, 1)))
-    console.print(Padding(Text(_counted(found.checks), style="dim"), (1, 0, 0, 1)))
+    console.print(Padding(Text(_counts(found.checks), style="dim"), (1, 0, 0, 1)))
 
 
-def _counted(checks: tuple[IntegrityCheck, ...]) -> str:
+def _counts(checks: tuple[IntegrityCheck, ...]) -> str:
     standings = [check.standing for check in checks]
     return " · ".join(f"{standings.count(each)} {each}" for each in _MARKS if each in standings)

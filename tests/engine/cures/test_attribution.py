@@ -134,7 +134,7 @@ def test_the_command(erased_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     run = tmp_path / "run"
     assert attribute_command(erased_run, budget="7", run_dir=run, quiet=True) == 0
     shown = capsys.readouterr().out
-    assert "alone brings back" in shown
+    assert "brings back alone" in shown
     assert isinstance(read_request(run), AttributeRequest)
     assert sum(isinstance(event, UnitMeasured) for event in replay(run)) == 5
     with pytest.raises(BadInputError, match="the run of quail attribute"):

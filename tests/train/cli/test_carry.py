@@ -149,7 +149,7 @@ def test_the_command_writes_a_run_and_shows_it(
     assert carry_and_show(request, command=("quail", "carry", "…"), run_dir=run) == 0
     shown = capsys.readouterr()
     assert "survival, mean of the layers: 0.000 → " in shown.out
-    assert "every code and every scale comes back" in shown.out
+    assert "rounding to nearest gives every code and every scale again" in shown.out
     assert "7 layers" in shown.err
     assert read_request(run) == request
     state = CureState()
