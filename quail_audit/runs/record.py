@@ -21,7 +21,7 @@ from quail_audit.runs.state import AnyState, state_for
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.events.lines import Event, to_line
-from quail_audit.schema.report import CureReport, Report, TrainingReport
+from quail_audit.schema.report import CureReport, Failure, Report, TrainingReport
 
 
 def record(
@@ -97,14 +97,7 @@ def _failure(error: BaseException) -> RunFailed:
         error = InterruptedRunError("interrupted")
     error = no_room(error) or error
     if isinstance(error, QuailError):
-        return RunFailed(
-            finished=utc_now(),
-            kind=error.kind,
-            message=error.message,
-            where=error.where,
-            mend=error.mend,
-            exit_code=error.exit_code,
-        )
+        return RunFailed(finished=utc_now(), exit_code=error.exit_code, **Failure.of(error).model_dump())
     return RunFailed(
         finished=utc_now(),
         kind="defect",

@@ -90,6 +90,18 @@ class Limits(Value):
         """The limits of a layer at a scheme."""
         return self._with(each for each in self.where if fits(scheme, each.schemes) and fits(layer, each.layers))
 
+    def state_of(self, survival: float | None, overlap: float | None) -> Literal["erased", "drowned", "carried"]:
+        """Return the state of a layer that changed. An unknown figure counts in its favor."""
+        if survival is not None and survival < self.survival_at_risk:
+            return "erased"
+        return "drowned" if overlap is not None and overlap >= self.overlap_at_risk else "carried"
+
+    def outcome_of(self, low: float, high: float, samples: int) -> Literal["recovered", "held", "undecided"]:
+        """Return what a recovery's 95 % interval, in percent, says. A single sample has none, so it stays undecided."""
+        if samples > 1 and low > self.max_recovery_percent:
+            return "recovered"
+        return "held" if samples > 1 and high <= self.max_recovery_percent else "undecided"
+
     def _with(self, exceptions: Iterable[OtherLimits]) -> "Limits":
         changed: dict[str, object] = {"where": ()}
         for each in exceptions:
@@ -97,6 +109,7 @@ class Limits(Value):
         return self.model_copy(update=changed)
 
 
+DEFAULT_LIMITS = Limits()
 LIMITS = ("max_recovery_percent", "informative_points", "overlap_at_risk", "survival_at_risk")
 
 
@@ -179,28 +192,4 @@ class Policy(Value):
         return self
 
 
-def state_of_update(
-    survival: float | None, overlap: float | None, limits: Limits
-) -> Literal["erased", "drowned", "carried"]:
-    """The state of a layer that changed; a figure that is not known says nothing against it."""
-    if survival is not None and survival < limits.survival_at_risk:
-        return "erased"
-    return "drowned" if overlap is not None and overlap >= limits.overlap_at_risk else "carried"
-
-
-def outcome_of_recovery(
-    low: float, high: float, samples: int, limit_percent: float
-) -> Literal["recovered", "held", "undecided"]:
-    """What a recovery's 95 % interval says; a single sample leaves it undecided, as it has no interval.
-
-    Args:
-        low, high: of the interval, in per cent.
-        samples: that it is over.
-        limit_percent: the policy's.
-    """
-    if samples > 1 and low > limit_percent:
-        return "recovered"
-    return "held" if samples > 1 and high <= limit_percent else "undecided"
-
-
-NO_FILE = "none"  # in the place of a file's name: the defaults; a file that is called so is ./none
+NO_FILE = "none"  # instead of a file's name: the defaults; a file of that name is ./none

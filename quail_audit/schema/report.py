@@ -5,10 +5,12 @@ report says at its end. Not here: any output format (reports/).
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
+from quail_audit.core.errors import QuailError
 from quail_audit.core.values import Name, Value
-from quail_audit.schema.events.common import CheckpointSaved
+from quail_audit.schema.events.audit import SchemeFailed
+from quail_audit.schema.events.common import CheckpointSaved, RunFailed
 from quail_audit.schema.events.cures import AttributionPlanned, LayerCarried, RecipeChosen, RecipePoint, UnitMeasured
 from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainStep
 from quail_audit.schema.figures import (
@@ -69,6 +71,11 @@ class Failure(Value):
     where: str
     mend: str
 
+    @classmethod
+    def of(cls, failed: QuailError | RunFailed | SchemeFailed) -> Self:
+        """Return the part of an error, or of a failure's event, that reports keep."""
+        return cls(kind=failed.kind, message=failed.message, where=failed.where, mend=failed.mend)
+
 
 class SchemeReport(Value):
     summary: SchemeSummary | None
@@ -105,23 +112,30 @@ class Report(Value):
     digest: Sha256 | None = None  # of all the rest; see seal.py
 
 
-class TrainingReport(Value):
-    """report.json of a training. Fields are only ever added within a schema version.
-
-    Attributes:
-        first_step, last_step: of those made; null where none was.
-    """
+class MakingReport(Value):
+    """Base of the reports of runs that make a checkpoint. Fields are only ever added within a schema version."""
 
     schema_version: Literal[1] = 1
-    kind: Literal["training"] = "training"
+    kind: str
     quail_version: str
     run_id: str
     started: str
     finished: str | None
     exit_code: int | None
-    request: TrainRequest
+    request: Value
     command: tuple[str, ...]
     environment: dict[str, str]
+
+
+class TrainingReport(MakingReport):
+    """report.json of a training.
+
+    Attributes:
+        first_step, last_step: the first and the last step made; null if there is none.
+    """
+
+    kind: Literal["training"] = "training"
+    request: TrainRequest
     plan: TrainingPlanned | None
     first_step: TrainStep | None
     last_step: TrainStep | None
@@ -131,19 +145,11 @@ class TrainingReport(Value):
     failure: Failure | None
 
 
-class CureReport(Value):
-    """report.json of the run of a cure. Fields are only ever added within a schema version."""
+class CureReport(MakingReport):
+    """report.json of a cure."""
 
-    schema_version: Literal[1] = 1
     kind: Literal["cure"] = "cure"
-    quail_version: str
-    run_id: str
-    started: str
-    finished: str | None
-    exit_code: int | None
     request: CureRequest
-    command: tuple[str, ...]
-    environment: dict[str, str]
     carried: tuple[LayerCarried, ...] = ()
     attributed: AttributionPlanned | None = None
     units: tuple[UnitMeasured, ...] = ()

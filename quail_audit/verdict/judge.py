@@ -13,7 +13,7 @@ from quail_audit.core.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.events.audit import SchemeFailed
 from quail_audit.schema.figures import LayerStatistics, Recovery
-from quail_audit.schema.policy import Limits, Policy, outcome_of_recovery, state_of_update
+from quail_audit.schema.policy import Limits, Policy
 from quail_audit.schema.report import FULL, Report, SchemeReport, arm_at
 from quail_audit.verdict.baseline import against_baseline
 from quail_audit.verdict.checks import Checks, Judgement, checks_of, judgement_of
@@ -51,7 +51,7 @@ def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Ch
     measured = {scheme: found for scheme, found in report.schemes.items() if found.failure is None}
     return checks_of(
         {
-            scheme: [with_limits(layer, policy.limits.of_layer(scheme, layer.name)) for layer in found.layers]
+            scheme: [layer_with_limits(layer, policy.limits.of_layer(scheme, layer.name)) for layer in found.layers]
             for scheme, found in measured.items()
         },
         {scheme: _recoveries(report, scheme, found, policy.limits) for scheme, found in measured.items()},
@@ -93,11 +93,11 @@ def day_of(report: Report) -> datetime.date:
     return started.date()
 
 
-def with_limits(layer: LayerStatistics, limits: Limits) -> LayerStatistics:
-    """A layer in the state that its figures have by other limits; one of no known state keeps it."""
+def layer_with_limits(layer: LayerStatistics, limits: Limits) -> LayerStatistics:
+    """Return a layer with the state that its figures have by other limits. An unknown state stays unknown."""
     if layer.state in (None, "untouched"):
         return layer
-    state = state_of_update(layer.survival, layer.overlap, limits)
+    state = limits.state_of(layer.survival, layer.overlap)
     return layer.model_copy(update={"state": state, "at_risk": state != "carried"})
 
 
@@ -114,13 +114,13 @@ def _recoveries(report: Report, scheme: str, found: SchemeReport, limits: Limits
             )
         scores = found.metrics.get(metric, {})
         samples = min((score.samples for score in scores.values()), default=0)
-        judged[metric] = recovery_with_limit(recovery, own.max_recovery_percent, samples)
+        judged[metric] = recovery_with_limits(recovery, own, samples)
     return judged
 
 
-def recovery_with_limit(recovery: Recovery, limit_percent: float, samples: int) -> Recovery:
-    """A recovery as another limit has it."""
+def recovery_with_limits(recovery: Recovery, limits: Limits, samples: int) -> Recovery:
+    """Return a recovery with the outcome that its interval has by other limits."""
     if recovery.outcome not in ("recovered", "held", "undecided") or recovery.low is None or recovery.high is None:
         return recovery
-    outcome = outcome_of_recovery(recovery.low, recovery.high, samples, limit_percent)
+    outcome = limits.outcome_of(recovery.low, recovery.high, samples)
     return recovery.model_copy(update={"outcome": outcome})

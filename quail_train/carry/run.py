@@ -12,10 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.core.machine import describe_environment, usable_cores
+from quail_audit.core.machine import usable_cores
 from quail_audit.schema.events.common import CheckpointSaved, Noted, RunFinished
 from quail_audit.schema.events.cures import CarryPlanned, CureStarted, LayerCarried
 from quail_audit.schema.events.lines import Event
@@ -43,14 +42,7 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
-    yield CureStarted(
-        quail_version=quail_audit.__version__,
-        run_id=run_id,
-        started=utc_now(),
-        request=request,
-        command=command,
-        environment=describe_environment(),
-    )
+    yield CureStarted.of(request, run_id, command=command)
     from quail_audit.engine.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
     from quail_audit.engine.schemes.affine import AffineScheme
     from quail_audit.engine.schemes.bitsandbytes import FourBit

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import UsageError
-from quail_audit.core.machine import describe_environment
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainingPlanned, TrainingStarted
@@ -39,14 +37,7 @@ def train(request: TrainRequest, run_id: str, command: tuple[str, ...], stop: St
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
-    yield TrainingStarted(
-        quail_version=quail_audit.__version__,
-        run_id=run_id,
-        started=utc_now(),
-        request=request,
-        command=command,
-        environment=describe_environment(),
-    )
+    yield TrainingStarted.of(request, run_id, command=command)
     from quail_audit.engine.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
     from quail_audit.engine.schemes.bitsandbytes import bitsandbytes
     from quail_audit.engine.schemes.registry import scheme_named

@@ -133,7 +133,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         assert Writer(folder).is_alive()
         script = f"""
             from pathlib import Path
-            from quail_audit.schema.events.lines import AuditRequest
+            from quail_audit.schema.requests import AuditRequest
             from quail_audit.runs.folder import new_run
             with new_run(Path({str(folder)!r}), AuditRequest(original="a", unlearned="b")):
                 print("got in")

@@ -21,11 +21,11 @@ from quail_audit.runs.record import record
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import PolicyRead, VerdictReached
 from quail_audit.schema.events.lines import Event, from_line, to_line
-from quail_audit.schema.figures import PolicyUsed
+from quail_audit.schema.figures import PolicyUsed, Recovery
 from quail_audit.schema.policy import Limits, Policy
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
-from quail_audit.verdict.judge import checks_of_report, day_of, judge_report, recovery_with_limit, with_limits
+from quail_audit.verdict.judge import checks_of_report, day_of, judge_report, layer_with_limits, recovery_with_limits
 from quail_audit.verdict.policy_file import read_policy
 from tests.cli.test_main import quail_here as quail
 from tests.support.small_run import REQUEST, events, layer
@@ -180,7 +180,7 @@ def test_reports_of_quail_before_policies_still_load_and_are_judged(tmp_path: Pa
 )
 def test_a_layer_gets_the_state_that_measuring_gives_it(survival: float, overlap: float, limits: Limits) -> None:
     """Held against layer_statistics on real matrices below; here: every state is one of its figures."""
-    found = with_limits(layer(survival=survival, overlap=overlap), limits)
+    found = layer_with_limits(layer(survival=survival, overlap=overlap), limits)
     expected = (
         "erased"
         if survival < limits.survival_at_risk
@@ -204,21 +204,25 @@ def test_states_by_other_limits_are_those_of_measuring_by_them() -> None:
             for survival in (0.1, 0.9, 1.0):
                 limits = Limits(overlap_at_risk=overlap, survival_at_risk=survival)
                 measured = layer_statistics(sums, name="x", block=None, role="x", limits=limits)
-                assert with_limits(plain, limits) == measured
+                assert layer_with_limits(plain, limits) == measured
                 states.add(measured.state)
     assert states == {"untouched", "carried", "drowned", "erased"}
 
 
 def test_a_recovery_by_another_limit_keeps_a_single_sample_undecided() -> None:
     recovered = next(iter(_recoveries(events())))
-    assert recovery_with_limit(recovered, 90.0, samples=9).outcome == "undecided"  # 80 to 104
-    assert recovery_with_limit(recovered, 50.0, samples=9).outcome == "recovered"
-    assert recovery_with_limit(recovered, 100.0, samples=9).outcome == "undecided"
-    assert recovery_with_limit(recovered, 50.0, samples=1).outcome == "undecided"
-    assert recovery_with_limit(recovered.model_copy(update={"high": 99.0}), 99.0, samples=9).outcome == "held"
+
+    def outcome(recovery: Recovery, limit: float, samples: int = 9) -> str:
+        return recovery_with_limits(recovery, Limits(max_recovery_percent=limit), samples).outcome
+
+    assert outcome(recovered, 90.0) == "undecided"  # 80 to 104
+    assert outcome(recovered, 50.0) == "recovered"
+    assert outcome(recovered, 100.0) == "undecided"
+    assert outcome(recovered, 50.0, samples=1) == "undecided"
+    assert outcome(recovered.model_copy(update={"high": 99.0}), 99.0) == "held"
 
 
-def _recoveries(said: Iterator[Event]) -> Iterator[object]:
+def _recoveries(said: Iterator[Event]) -> Iterator[Recovery]:
     for event in said:
         if event.type == "recovery_measured":
             yield event.recovery

@@ -66,8 +66,7 @@ def measure_recoveries(
             found = recovery(
                 metric,
                 {role: scores[arm].scores[metric] for role, arm in arm_of.items() if arm in scores},
-                limit_percent=limits.max_recovery_percent,
-                informative_points=limits.informative_points,
+                limits,
                 seed=request.seed,
             )
             if found.floor_arm is not None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import quail_audit
 from quail_audit.core.clock import utc_now
-from quail_audit.core.machine import describe_environment
 from quail_audit.engine.audit.arms import arms_of, measure_arms, roles_of
 from quail_audit.engine.audit.calibrated import measure_calibrated
 from quail_audit.engine.audit.input_files import checkpoint_files, given_files
@@ -68,13 +66,7 @@ def audit(
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
-    first = RunStarted(
-        quail_version=quail_audit.__version__,
-        run_id=run_id,
-        started=started or utc_now(),
-        request=request,
-        environment=describe_environment(),
-    )
+    first = RunStarted.of(request, run_id, started=started)
     yield first
     policy = read_policy(request.policy, request.limits)
     read = PolicyRead(policy=PolicyUsed(source=request.policy, given=request.limits, effective=policy))

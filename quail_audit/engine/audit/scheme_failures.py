@@ -24,6 +24,7 @@ from quail_audit.schema.events.audit import (
 )
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
+from quail_audit.schema.report import Failure
 
 if TYPE_CHECKING:
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
@@ -123,14 +124,8 @@ class ActiveSchemes:
 
 def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
     if isinstance(error, QuailError):
-        return SchemeFailed(
-            scheme=scheme,
-            kind=error.kind,
-            message=error.message,
-            where=error.where or where,
-            mend=error.mend,
-            exit_code=error.exit_code,
-        )
+        why = Failure.of(error).model_dump() | {"where": error.where or where}
+        return SchemeFailed(scheme=scheme, exit_code=error.exit_code, **why)
     return SchemeFailed(
         scheme=scheme,
         kind="backend",

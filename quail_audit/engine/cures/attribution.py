@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.machine import describe_environment
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.cures import AttributionPlanned, CureStarted, UnitKind, UnitMeasured
@@ -48,14 +46,7 @@ def attribute(request: AttributeRequest, run_id: str, command: tuple[str, ...]) 
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
-    yield CureStarted(
-        quail_version=quail_audit.__version__,
-        run_id=run_id,
-        started=utc_now(),
-        request=request,
-        command=command,
-        environment=describe_environment(),
-    )
+    yield CureStarted.of(request, run_id, command=command)
     model, layers, notes = open_swapped(request.run, request.scheme, batch_size=request.batch_size)
     for note in notes:
         yield Noted(message=note)

@@ -12,10 +12,8 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import quail_audit
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.machine import describe_environment
 from quail_audit.core.writing import write_whole
 from quail_audit.engine.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
 from quail_audit.runs.attributions import units_measured
@@ -41,14 +39,7 @@ def recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
-    yield CureStarted(
-        quail_version=quail_audit.__version__,
-        run_id=run_id,
-        started=utc_now(),
-        request=request,
-        command=command,
-        environment=describe_environment(),
-    )
+    yield CureStarted.of(request, run_id, command=command)
     from quail_audit.engine.schemes.registry import scheme_named
 
     found = find_attribution(request.run, request.scheme)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from quail_audit.engine.forgetting.bootstrap import interval
 from quail_audit.engine.forgetting.metrics.privleak import auc
 from quail_audit.schema.figures import Recovery
-from quail_audit.schema.policy import outcome_of_recovery
+from quail_audit.schema.policy import DEFAULT_LIMITS, Limits
 from quail_audit.verdict.recovery import (
     DECIDING_METRICS,
     F64,
@@ -28,9 +28,8 @@ from quail_audit.verdict.recovery import (
 def recovery(
     metric: str,
     scores_by_role: Mapping[Role, F64],
+    limits: Limits = DEFAULT_LIMITS,
     *,
-    limit_percent: float = 10.0,
-    informative_points: float = 5.0,
     seed: int,
 ) -> Recovery:
     """The recovery of one metric at one scheme.
@@ -45,8 +44,8 @@ def recovery(
        given quantized, as it is stored;
     3. "no rounded arm" or "no floor" where an arm is absent without which nothing can be told;
     4. else max(0, M[unlearned/quantized] - F) / (M[original/full] - F) in per cent, its interval paired over samples, F
-       taken anew in each resample: "recovered" where the whole interval is above limit_percent, "held" where none of it
-       is, else "undecided". A single sample leaves it undecided: it has no interval.
+       taken anew in each resample: "recovered" where the whole interval is above max_recovery_percent,
+       "held" where none of it is, else "undecided". A single sample leaves it undecided: it has no interval.
 
     For PrivLeak and membership inference the share of the way from AUC[unlearned/full] back to AUC[original/full],
     "reported only"; negative where rounding leads further away, null where the two differ by less than
@@ -57,12 +56,11 @@ def recovery(
         scores_by_role: Measured.values of each arm. "original/full" is needed, and one of the unlearned ones. Where a
             checkpoint is only given quantized, its stored arm plays "original/full" or "retrain/full", and
             "unlearned/full" is absent.
-        limit_percent: policy's max_recovery_percent.
-        informative_points: policy's, in points of the metric.
+        limits: the policy's for this metric at this scheme.
         seed: of the bootstrap.
     """
     if metric in REPORTED_METRICS:
-        return _of_auc(scores_by_role, informative_points, seed)
+        return _of_auc(scores_by_role, limits.informative_points, seed)
     if metric not in DECIDING_METRICS:
         raise ValueError(f"recovery is not defined for {metric}")
     means = {role: float(values.mean()) for role, values in scores_by_role.items()}
@@ -71,9 +69,9 @@ def recovery(
     floors: list[Role] = [role for role in ("unlearned/full", "retrain/full") if role in means]
     floor_arm = max(floors, key=lambda role: means[role], default=None)  # of two alike, the first
     floor = None if floor_arm is None else means[floor_arm]
-    if original - (reference if reference is not None else 0.0) < informative_points:
+    if original - (reference if reference is not None else 0.0) < limits.informative_points:
         return Recovery(outcome="uninformative", floor=floor, floor_arm=floor_arm)
-    if original - unlearned < informative_points:
+    if original - unlearned < limits.informative_points:
         return Recovery(outcome="not forgotten", floor=floor, floor_arm=floor_arm)
     if "unlearned/quantized" not in means:
         return Recovery(outcome="no rounded arm", floor=floor, floor_arm=floor_arm)
@@ -87,7 +85,7 @@ def recovery(
         low, high = min(0.0, percent), max(100.0, percent)
     else:
         low, high = interval(values, recovery_percent, seed=seed, paired=True)
-    outcome = outcome_of_recovery(low, high, len(values[0]), limit_percent)
+    outcome = limits.outcome_of(low, high, len(values[0]))
     return Recovery(outcome=outcome, percent=percent, low=low, high=high, floor=floor, floor_arm=floor_arm)
 
 

@@ -9,13 +9,10 @@ import numpy as np
 from quail_audit.engine.weights import kernel_parts as block_sums
 from quail_audit.engine.weights.sums import Counts, PairSums
 from quail_audit.schema.figures import RATIO_EDGES, LayerDetail, LayerStatistics, SchemeSummary, State
-from quail_audit.schema.policy import Limits, state_of_update
+from quail_audit.schema.policy import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-DEFAULT_LIMITS = Limits()
 
 
 def median_of_counts(counts: Counts, zeros: int = 0) -> float | None:
@@ -94,7 +91,7 @@ def layer_detail(sums: PairSums) -> LayerDetail | None:
 
 def _state(sums: PairSums, limits: Limits) -> State:
     survival = sums.survival
-    return "untouched" if survival is None else state_of_update(survival, sums.same_code / sums.weights, limits)
+    return "untouched" if survival is None else limits.state_of(survival, sums.same_code / sums.weights)
 
 
 def summarize(total: PairSums, layers: Sequence[LayerStatistics]) -> SchemeSummary:

@@ -19,7 +19,7 @@ from quail_audit.engine.weights import kernel_parts as block_sums
 from quail_audit.engine.weights.statistics import median_of_counts
 from quail_audit.engine.weights.tensor_sums import count_by_bin
 from quail_audit.schema.figures import LayerStatistics, SchemeSummary, State
-from quail_audit.schema.policy import Limits, state_of_update
+from quail_audit.schema.policy import Limits
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,7 @@ def _state(sums: StoredSums, limits: Limits) -> State | None:
         return "carried"
     if not sums.compared:
         return None
-    return state_of_update(None, sums.same_code / sums.compared, limits)
+    return limits.state_of(None, sums.same_code / sums.compared)
 
 
 def summarize_stored(total: StoredSums, layers: Sequence[LayerStatistics]) -> SchemeSummary:

@@ -175,7 +175,7 @@ class AuditState:
             case Noted():
                 self.notes.append(event.message)
             case SchemeFailed():
-                self.failures[event.scheme] = _failure(event)
+                self.failures[event.scheme] = Failure.of(event)
             case VerdictReached():
                 self.verdict = event.verdict
                 self.verdicts = event.schemes
@@ -242,7 +242,7 @@ class AuditState:
             arms=self.arms,
             notes=tuple(self.notes),
             verdict=self.verdict,
-            failure=_failure(self.end) if isinstance(self.end, RunFailed) else None,
+            failure=Failure.of(self.end) if isinstance(self.end, RunFailed) else None,
             schemes={scheme: self.scheme(scheme) for scheme in self.schemes},
             policy=self.policy,
             rules=self.rules,
@@ -267,7 +267,3 @@ class AuditState:
             verdict=self.verdicts.get(scheme),
             failure=self.failures.get(scheme),
         )
-
-
-def _failure(event: RunFailed | SchemeFailed) -> Failure:
-    return Failure(kind=event.kind, message=event.message, where=event.where, mend=event.mend)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from quail_audit.core.values import Name
-from quail_audit.schema.events.common import Timed
+from quail_audit.schema.events.common import Started, Timed
 from quail_audit.schema.figures import (
     CheckpointFacts,
     Execution,
@@ -22,12 +22,8 @@ from quail_audit.schema.figures import (
 from quail_audit.schema.requests import AuditRequest
 
 
-class RunStarted(Timed):
+class RunStarted(Started):
     type: Literal["run_started"] = "run_started"
-    schema_version: int = 1
-    quail_version: str
-    run_id: str
-    started: str  # ISO 8601, UTC
     request: AuditRequest
     environment: dict[str, str]
 

@@ -1,9 +1,12 @@
 """Events that runs of every kind have."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
+import quail_audit
+from quail_audit.core.clock import utc_now
+from quail_audit.core.machine import describe_environment
 from quail_audit.core.values import Value
 
 
@@ -11,6 +14,38 @@ class Timed(Value):
     """What every event has: when it happened, in seconds since the run started. Set by runs.record."""
 
     at_s: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class Started(Timed):
+    """Base of a run's first event: what was asked for, and what it runs on."""
+
+    type: str
+    schema_version: int = 1
+    quail_version: str
+    run_id: str
+    started: str  # ISO 8601, UTC
+    request: Value
+
+    @classmethod
+    def of(cls, request: Value, run_id: str, *, started: str | None = None, **more: Any) -> Self:
+        """Return the first event of a run on this machine.
+
+        Args:
+            request: what was asked for.
+            run_id: the run's.
+            started: start time of the run being resumed (ISO 8601, UTC); None for a new run.
+            more: other fields of the event.
+        """
+        return cls.model_validate(
+            {
+                "quail_version": quail_audit.__version__,
+                "run_id": run_id,
+                "started": started or utc_now(),
+                "request": request,
+                "environment": describe_environment(),
+                **more,
+            }
+        )
 
 
 class Noted(Timed):

@@ -3,19 +3,15 @@
 from typing import Literal
 
 from quail_audit.core.values import Name
-from quail_audit.schema.events.common import Timed
+from quail_audit.schema.events.common import Started, Timed
 from quail_audit.schema.figures import Share
 from quail_audit.schema.requests import CureRequest
 
 
-class CureStarted(Timed):
+class CureStarted(Started):
     """The first event of the run of a cure, as RunStarted is of an audit."""
 
     type: Literal["cure_started"] = "cure_started"
-    schema_version: int = 1
-    quail_version: str
-    run_id: str
-    started: str  # ISO 8601, UTC
     request: CureRequest
     command: tuple[str, ...]  # that repeats it
     environment: dict[str, str]

@@ -3,19 +3,15 @@
 from typing import Literal
 
 from quail_audit.core.values import Name
-from quail_audit.schema.events.common import Timed
+from quail_audit.schema.events.common import Started, Timed
 from quail_audit.schema.figures import Share
 from quail_audit.schema.requests import TrainRequest
 
 
-class TrainingStarted(Timed):
+class TrainingStarted(Started):
     """The first event of a training run, as RunStarted is of an audit."""
 
     type: Literal["training_started"] = "training_started"
-    schema_version: int = 1
-    quail_version: str
-    run_id: str
-    started: str  # ISO 8601, UTC
     request: TrainRequest
     command: tuple[str, ...]  # that repeats it
     environment: dict[str, str]

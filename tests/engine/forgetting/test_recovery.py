@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quail_audit.engine.forgetting.metrics.privleak import auc, membership_values
 from quail_audit.engine.forgetting.recovery import recovery
 from quail_audit.schema.figures import Recovery
+from quail_audit.schema.policy import Limits
 from quail_audit.verdict.recovery import Role
 
 
@@ -135,7 +136,7 @@ def test_every_outcome_follows_the_rules(
         for role, mean in zip(roles, means, strict=True)
         if with_reference or role != "retrain/full"
     }
-    found = recovery("verbmem_forget", scores, limit_percent=limit, seed=seed)
+    found = recovery("verbmem_forget", scores, Limits(max_recovery_percent=limit), seed=seed)
     o, u, q = (scores[role].mean() for role in roles[:3])
     r = scores["retrain/full"].mean() if with_reference else 0.0
     if o - r < 5.0:
