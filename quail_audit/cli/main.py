@@ -5,7 +5,6 @@ Imports nothing heavy at the top: a command imports what it needs.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -36,15 +35,9 @@ from quail_audit.core.errors import (
     EnvironmentProblemError,
 )
 
-# Loggers that warn of what Quail does not use: torchao, which transformers imports unasked, of what is missing for
-# other devices; bitsandbytes of a kernel that its own modules would multiply with on a CPU.
-TALKATIVE = ("torchao", "torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
-
 
 def main() -> NoReturn:
     """The entry point of the `quail` command."""
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the command: nobody is to see it
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end

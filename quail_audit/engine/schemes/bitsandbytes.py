@@ -10,7 +10,6 @@ tables and the order of operations.
 from __future__ import annotations
 
 import functools
-import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -156,18 +155,10 @@ def schemes() -> tuple[Scheme, ...]:
 
 @functools.cache
 def bitsandbytes() -> Any:
-    """The library, 4.6 s to import. Its remark that an optional package for CPUs is missing is of no use here."""
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    logger.addFilter(_is_no_remark_on_kernels)
-    try:
-        import bitsandbytes as library
-    finally:
-        logger.removeFilter(_is_no_remark_on_kernels)
+    """The library, 4.6 s to import."""
+    import bitsandbytes as library
+
     return library
-
-
-def _is_no_remark_on_kernels(record: logging.LogRecord) -> bool:
-    return "kernels-community" not in record.getMessage()
 
 
 def _quantize_on_cpu(weight: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
