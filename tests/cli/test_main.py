@@ -58,33 +58,6 @@ def test_help_has_examples(command: str) -> None:
     assert "Examples:" in quail(command, "--help").stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
-    """What made `quail --help` slow would be one of these; the time itself is in docs/benchmarks.md."""
-    script = (
-        "import sys\n"
-        "from quail_audit.cli.main import main\n"
-        "sys.argv = ['quail', '--help']\n"
-        "try:\n    main()\n"
-        "except SystemExit:\n    print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert "typer" in loaded, "the list of modules is the last line"
-    heavy = {
-        "torch",
-        "transformers",
-        "numba",
-        "bitsandbytes",
-        "scipy",
-        "sklearn",
-        "numpy",
-        "peft",
-        "textual",
-        "pydantic",
-    }
-    assert not loaded & heavy
-
-
 def test_the_version() -> None:
     assert re.fullmatch(r"quail \d+\.\d+\.\d+\n", quail("--version").stdout)
 

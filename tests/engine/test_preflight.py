@@ -299,11 +299,3 @@ def test_it_ends_with_the_app_in_the_middle_of_an_answer(asked: Asked) -> None:
     asked.process.stdin.write(AboutSchemes().model_dump_json().encode() + b"\n")
     asked.process.stdin.flush()
     assert asked.end()[0] == 0
-
-
-def test_the_app_side_imports_no_torch() -> None:
-    code = (
-        "import sys, quail_audit.tui.screens.start, quail_audit.tui.screens.found\n"
-        "assert not {'torch', 'transformers', 'bitsandbytes', 'textual_fspicker'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

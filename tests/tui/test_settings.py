@@ -207,9 +207,3 @@ def test_what_cannot_be_kept_changes_nothing() -> None:
     assert SOME.with_run("/runs/\udc80") == SOME
     with pytest.raises(TypeError, match="no such settings: orginal"):
         SOME.changed(orginal="x")
-
-
-def test_importing_loads_nothing_heavy() -> None:
-    code = "import sys, quail_audit.tui.settings; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

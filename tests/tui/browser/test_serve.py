@@ -222,10 +222,3 @@ async def test_a_tab_that_goes_while_the_app_draws_leaves_nothing(tmp_path: Path
             transport.abort()
             assert await asyncio.to_thread(still_alive, apps) == []
             assert server.process.poll() is None
-
-
-def test_the_serving_process_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'transformers', 'numpy'}"
-    code = f"import sys, quail_audit.tui.browser.serve; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

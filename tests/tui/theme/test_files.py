@@ -1,7 +1,5 @@
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from itertools import combinations, pairwise
@@ -472,10 +470,3 @@ def test_the_wheel_carries_the_themes_where_they_are_looked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"themes": "quail_audit/themes"}
     assert "themes" in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-
-
-def test_importing_loads_nothing_heavy() -> None:
-    heavy = "{'torch', 'transformers', 'numpy'}"
-    code = f"import sys, quail_audit.tui.theme.files; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
