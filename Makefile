@@ -43,7 +43,7 @@ test-slow: $(INSTALLED)
 test-real-data: $(INSTALLED)
 	$(BIN)/pytest -m real_data --timeout 1800
 
-# SmolLM2-135M as a folder: docs/smollm2.py makes one.
+# $QUAIL_SMOLLM2 names SmolLM2-135M as a folder: docs/experiments/smollm2_folder.py makes one.
 test-real-model: $(INSTALLED)
 	$(BIN)/pytest -m real_model --timeout 1800 -s
 

@@ -1,5 +1,7 @@
 """What the README and the pages under docs show is run as it is written."""
 
+import ast
+import json
 import os
 import re
 import shlex
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import quail_audit as quail
 from quail_audit.cli import main as cli
 from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import read_report
@@ -29,6 +32,36 @@ def test_the_worked_example_prints_what_the_page_says() -> None:
     (code,), (printed,) = blocks("docs/metrics.md", "python"), blocks("docs/metrics.md", "text")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == printed
+
+
+def test_the_python_pages_examples_run(
+    as_after_the_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order, each with no names but its own, as each imports what it needs."""
+    monkeypatch.chdir(as_after_the_demo)
+    for code in blocks("docs/python.md", "python"):
+        exec(code, {})  # noqa: S102 - the page's own code
+        assert capsys.readouterr().out
+    exec(blocks("docs/python.md", "python")[-1], {})  # noqa: S102
+    assert capsys.readouterr().out.startswith("schemes: unknown scheme 'nf5'. Did you mean nf4?")
+
+
+def test_the_notebook_runs(as_after_the_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By exec and not by nbclient, which needs a kernel and twenty packages; a cell shows its last line's value."""
+    monkeypatch.chdir(as_after_the_demo)
+    notebook = json.loads((ROOT / "docs/notebooks/audit.ipynb").read_text())
+    names: dict[str, object] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "outputs name folders of the machine that made them"
+            *statements, last = ast.parse("".join(cell["source"])).body
+            exec(compile(ast.Module(statements, []), "cell", "exec"), names)  # noqa: S102
+            assert isinstance(last, ast.Expr)
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))  # noqa: S307
+    assert isinstance(shown[0], quail.Report)
+    assert set(shown[1]) == {"nf4", "fp4"}
+    assert all(len(table) for table in shown[2:])
 
 
 def test_the_readme_has_commands() -> None:
@@ -110,7 +143,8 @@ def test_the_scheme_of_the_page_is_found_and_measures(tmp_path: Path) -> None:
     program = """
 import torch
 from quail_audit.engine.schemes.registry import expand, scheme_named
-from quail_audit.engine.weights.pair import layer_detail, layer_statistics, pair_sums
+from quail_audit.engine.weights.pair import pair_sums
+from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
 scheme = scheme_named("ternary-g32")
 assert "ternary-g32" in expand(["all"])
 original, unlearned = torch.zeros(1, 32), torch.zeros(1, 32)
