@@ -152,7 +152,7 @@ def audit(
     from quail_audit.engine.schemes.registry import expand
     from quail_audit.schema.command_line import option_of
     from quail_audit.schema.requests import AuditRequest
-    from quail_audit.verdict.policy_file import policy_asked_for
+    from quail_audit.verdict.policy_file import choose_policy
 
     if resume is not None:
         _refuse_beside_resume(context)
@@ -180,7 +180,7 @@ def audit(
             device=device,
             dtype=dtype,
             seed=seed,
-            policy=policy_asked_for(policy, Path()),
+            policy=choose_policy(policy, Path()),
             limits=_limits(limit or ()),
             baseline=baseline,
             calibration=calibration,
@@ -213,7 +213,7 @@ def _limits(given: Iterable[str]) -> dict[str, float]:
     Raises:
         UsageError: one is not NAME=VALUE, or no limit.
     """
-    from quail_audit.verdict.policy_file import refuse_given
+    from quail_audit.verdict.policy_file import refuse_bad_limits
 
     limits = {}
     for each in given:
@@ -224,5 +224,5 @@ def _limits(given: Iterable[str]) -> dict[str, float]:
             raise UsageError(
                 f"{each!r} is not NAME=VALUE", where="--limit", mend="For example --limit max_recovery_percent=5"
             ) from error
-    refuse_given(limits)
+    refuse_bad_limits(limits)
     return limits

@@ -33,7 +33,7 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from quail_audit.core.writing import no_room
+        from quail_audit.core.writing import no_room_error
 
         signal.signal(signal.SIGTERM, interruption.interrupt)  # so that a stopped run leaves its folder readable
         try:
@@ -47,9 +47,9 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
         except BrokenPipeError as error:
             code = unwritten(error)
         except Exception as error:
-            if (full := no_room(error)) is not None:
+            if (full := no_room_error(error)) is not None:
                 code = _explained(full)
-            elif interruption.was_asked():
+            elif interruption.is_requested():
                 code = _interrupted()
             elif os.environ.get(DEBUG_VARIABLE):
                 raise
@@ -79,9 +79,9 @@ def ends_with(code: int) -> int:
 
 def unwritten(error: OSError) -> int:
     """What it comes to that a result cannot be written: nobody reads it any more, or there is no room for it."""
-    from quail_audit.core.writing import cannot_write
+    from quail_audit.core.writing import write_error
 
-    return EXIT_INTERRUPTED if isinstance(error, BrokenPipeError) else _explained(cannot_write("", error))
+    return EXIT_INTERRUPTED if isinstance(error, BrokenPipeError) else _explained(write_error("", error))
 
 
 def _interrupted() -> int:

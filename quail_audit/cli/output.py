@@ -45,11 +45,11 @@ def write_report(
     format: OutputFormat,  # noqa: A002
     folder: Path | None,
 ) -> None:
-    from quail_audit.runs.digest import sealed
+    from quail_audit.runs.digest import with_digest
     from quail_audit.schema.report import CureReport, Report, TrainingReport
 
     if isinstance(report, Report) and (folder is not None or format == "json"):
-        report = sealed(report)  # that of a file alone keeps its own, until it is written anew
+        report = with_digest(report)  # that of a file alone keeps its own, until it is written anew
     if format == "json":
         stream.write(report.model_dump_json(indent=2) + "\n")
     elif format == "text":
@@ -62,9 +62,9 @@ def write_report(
         elif isinstance(report, CureReport):
             cure_text.show(report, new_console(stream))
         else:
-            from quail_audit.runs.attributions import brought_back_in
+            from quail_audit.runs.attributions import read_brought_back_by_scheme
 
-            text.show(report, new_console(stream), brought_back_in(report, folder))
+            text.show(report, new_console(stream), read_brought_back_by_scheme(report, folder))
     elif format != "jsonl":
         from quail_audit.reports.formats import FORMATS
 

@@ -33,7 +33,7 @@ def prescribe(
     """
     from quail_audit.cli.output import new_console
     from quail_audit.reports.text.prescription import show
-    from quail_audit.runs.attributions import units_measured
+    from quail_audit.runs.attributions import read_units
     from quail_audit.runs.folder import read_report
     from quail_audit.verdict.prescription import prescribe as advice_on
 
@@ -43,7 +43,7 @@ def prescribe(
         raise UsageError(
             f"the audit did not measure {chosen}", where="--scheme", mend=f"It measured {', '.join(report.schemes)}"
         )
-    advice = advice_on(report, str(run), chosen, is_attributed=bool(units_measured(run, chosen)))
+    advice = advice_on(report, str(run), chosen, is_attributed=bool(read_units(run, chosen)))
     show(advice, new_console(sys.stdout))
     return _apply(advice.prescriptions[0], report, quiet=quiet) if apply and advice.prescriptions else 0
 

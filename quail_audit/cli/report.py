@@ -82,7 +82,7 @@ def report(
 @reports_errors
 def schema() -> int:
     """Print the JSON Schema of report.json, which quail audit writes into the run folder and with --format json."""
-    from quail_audit.runs.report_file import schema
+    from quail_audit.runs.report_file import read_schema
 
-    typer.echo(schema(), nl=False)
+    typer.echo(read_schema(), nl=False)
     return 0

@@ -75,12 +75,15 @@ def resume_and_show(
         QuailError: as audit_and_show; the folder holds no audit, or the audit does not go on as it began.
     """
     from quail_audit.engine.audit.run import audit as events_of
-    from quail_audit.runs.folder import stopped_run
+    from quail_audit.runs.folder import hold_stopped_run
     from quail_audit.runs.journal import open_journal
     from quail_audit.runs.names import JOURNAL, new_run_id
     from quail_audit.runs.record import record
 
-    with stopped_run(run) as stopped, open_results(output) as results:  # in this order: it sweeps up unfinished files
+    with (
+        hold_stopped_run(run) as stopped,
+        open_results(output) as results,
+    ):  # in this order: it sweeps up unfinished files
         if stopped.ended is not None:
             with closing(stopped.recorded.rest()) as events:
                 return _show_audit(events, run, results, format, quiet=True)

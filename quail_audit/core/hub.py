@@ -17,7 +17,7 @@ from typing import NamedTuple
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.core.paths import DESCRIPTIONS
 from quail_audit.core.untrusted import printable
-from quail_audit.core.writing import is_full
+from quail_audit.core.writing import is_disk_full
 
 _SAFETENSORS = ("model.safetensors", "adapter_model.safetensors", "*-of-*.safetensors")
 _TORCH_BINS = ("pytorch_model.bin", "adapter_model.bin", "pytorch_model-*-of-*.bin")
@@ -34,7 +34,7 @@ class HubId(NamedTuple):
     revision: str | None
 
 
-class Fetched(NamedTuple):
+class FetchedCheckpoint(NamedTuple):
     folder: Path
     commit: str
 
@@ -47,7 +47,7 @@ def parse_hub_id(source: str) -> HubId | None:
     return HubId(repository, revision or None)
 
 
-def fetch(hub_id: HubId) -> Fetched:
+def fetch(hub_id: HubId) -> FetchedCheckpoint:
     """Bring configuration, tokenizer and weights of a repository into the cache, and say where they are.
 
     Raises:
@@ -56,7 +56,7 @@ def fetch(hub_id: HubId) -> Fetched:
     """
     from huggingface_hub import snapshot_download
 
-    with _errors_explained(hub_id), _progress_on_terminals_only():
+    with _explain_errors(hub_id), _hide_progress_off_terminals():
         folder = Path(
             snapshot_download(
                 hub_id.repository,
@@ -73,10 +73,10 @@ def fetch(hub_id: HubId) -> Fetched:
                 allow_patterns=[*DESCRIPTIONS, *_TORCH_BINS],
                 ignore_patterns=list(_NEVER),
             )
-    return Fetched(folder, folder.name)
+    return FetchedCheckpoint(folder, folder.name)
 
 
-def in_cache(hub_id: HubId, commit: str) -> Path | None:
+def find_in_cache(hub_id: HubId, commit: str) -> Path | None:
     """Where a commit of a repository lies in the cache; None where it does not. Fetches nothing."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -90,7 +90,7 @@ def in_cache(hub_id: HubId, commit: str) -> Path | None:
 
 
 @contextmanager
-def _errors_explained(hub_id: HubId) -> Iterator[None]:
+def _explain_errors(hub_id: HubId) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -137,7 +137,7 @@ def _errors_explained(hub_id: HubId) -> Iterator[None]:
             mend="Try again later; files that were complete are kept",
         ) from error
     except Exception as error:  # the network's errors belong to whichever HTTP client the library uses
-        if is_full(error):
+        if is_disk_full(error):
             raise EnvironmentProblemError(
                 "the disk is full",
                 where=constants.HF_HUB_CACHE,
@@ -151,7 +151,7 @@ def _errors_explained(hub_id: HubId) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_on_terminals_only() -> Iterator[None]:
+def _hide_progress_off_terminals() -> Iterator[None]:
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if sys.stderr.isatty() or are_progress_bars_disabled():

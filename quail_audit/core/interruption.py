@@ -16,6 +16,6 @@ def interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def was_asked() -> bool:
+def is_requested() -> bool:
     """Whether interrupt has been called in this process."""
     return _asked.is_set()

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import quail_audit
 
-MEASURED_WITH = (
+PACKAGES = (
     "torch",
     "transformers",
     "accelerate",
@@ -42,4 +42,4 @@ def describe_environment() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": str(usable_cores()),
     }
-    return described | {name: found for name in MEASURED_WITH if (found := package_version(name)) is not None}
+    return described | {name: found for name in PACKAGES if (found := package_version(name)) is not None}

@@ -46,7 +46,7 @@ def with_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
     return tuple(found.values())
 
 
-def named(name: str, things: Sequence[T], what: str, more: str = "") -> T:
+def find_by_name(name: str, things: Sequence[T], what: str, more: str = "") -> T:
     """The thing of this name.
 
     Args:

@@ -22,12 +22,12 @@ def printable(text: str, *, limit: int | None = None) -> str:
     return "".join(character if _is_plain(character) else _escape(character) for character in text)
 
 
-def printable_everywhere(document: Any) -> Any:
+def printable_document(document: Any) -> Any:
     """A JSON document whose every string, keys included, is printable."""
     if isinstance(document, dict):
-        return {printable(key): printable_everywhere(value) for key, value in document.items()}
+        return {printable(key): printable_document(value) for key, value in document.items()}
     if isinstance(document, list):
-        return [printable_everywhere(value) for value in document]
+        return [printable_document(value) for value in document]
     return printable(document) if isinstance(document, str) else document
 
 

@@ -18,7 +18,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_ROOM = (*_FULL, errno.EFBIG)
 
 
-class _Writing(io.TextIOWrapper):
+class _NamedFile(io.TextIOWrapper):
     """Text on its way into a file, whose errors name that file."""
 
     def __init__(self, file: io.BufferedWriter, place: Path) -> None:
@@ -26,11 +26,11 @@ class _Writing(io.TextIOWrapper):
         self._place = place
 
     def write(self, text: str, /) -> int:
-        with writable(self._place):
+        with explain_write_errors(self._place):
             return super().write(text)
 
     def flush(self) -> None:
-        with writable(self._place):
+        with explain_write_errors(self._place):
             super().flush()
 
 
@@ -47,17 +47,17 @@ def whole_file(path: Path) -> Iterator[io.TextIOWrapper]:
     Raises:
         EnvironmentProblemError: it cannot be written, as on a full disk; what stood there before still does.
     """
-    with _named(path), writable(path):
+    with _explain_bad_name(path), explain_write_errors(path):
         target = path.resolve()
         is_other = target.exists() and not target.is_file()
         if target.is_file() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         # A name of its own: two that write one unfinished file at once would tear it.
         own = target if is_other else target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
-        file = _Writing(own.open("wb" if is_other else "xb"), path)
+        file = _NamedFile(own.open("wb" if is_other else "xb"), path)
     try:
         yield file
-        with writable(path):
+        with explain_write_errors(path):
             file.flush()
             if not is_other:
                 os.fsync(file.fileno())  # some file systems say only now that they are full
@@ -80,7 +80,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         EnvironmentProblemError: it cannot be written; what stood there before still does.
     """
-    with whole_file(path) as file, writable(path):
+    with whole_file(path) as file, explain_write_errors(path):
         if isinstance(content, bytes):
             file.buffer.write(content)
         else:
@@ -97,8 +97,8 @@ def new_file(path: Path) -> Iterator[io.TextIOWrapper]:
     """
     if path.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    with _named(path), writable(path):
-        file = _Writing(path.open("xb"), path)
+    with _explain_bad_name(path), explain_write_errors(path):
+        file = _NamedFile(path.open("xb"), path)
     try:
         with file:
             yield file
@@ -109,7 +109,7 @@ def new_file(path: Path) -> Iterator[io.TextIOWrapper]:
 
 
 @contextmanager
-def writable(place: Path) -> Iterator[None]:
+def explain_write_errors(place: Path) -> Iterator[None]:
     """Explain what keeps a file, or what is in a folder, from being written.
 
     Raises:
@@ -120,11 +120,11 @@ def writable(place: Path) -> Iterator[None]:
     except BrokenPipeError:  # nobody reads any more
         raise
     except OSError as error:
-        raise cannot_write(place, error) from error
+        raise write_error(place, error) from error
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _explain_bad_name(path: Path) -> Iterator[None]:
     """Explain a name that can be none: with a null character, or of a link that leads to itself."""
     try:
         yield
@@ -132,7 +132,7 @@ def _named(path: Path) -> Iterator[None]:
         raise EnvironmentProblemError(f"cannot write: {error}", where=str(path), mend="Name another place") from error
 
 
-def cannot_write(place: Path | str, error: OSError, *, option: str = "") -> EnvironmentProblemError:
+def write_error(place: Path | str, error: OSError, *, option: str = "") -> EnvironmentProblemError:
     """What the operating system's refusal to write comes to.
 
     Args:
@@ -141,22 +141,22 @@ def cannot_write(place: Path | str, error: OSError, *, option: str = "") -> Envi
         option: that names another place.
     """
     by = f" with {option}" if option else ""
-    if is_full(error):
+    if is_disk_full(error):
         message, mend = "the disk is full", f"Free some space there, or name a place on another disk{by}"
     else:
         message, mend = f"cannot write: {error.strerror or error}", f"Name a place that can be written{by}"
     return EnvironmentProblemError(message, where=str(place), mend=mend)
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether it says that a disk is full, or somebody's share of it."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
-def no_room(error: BaseException) -> EnvironmentProblemError | None:
+def no_room_error(error: BaseException) -> EnvironmentProblemError | None:
     """What an error comes to that only writing ends with, wherever that was; None of any other."""
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return cannot_write(error.filename or "", error)
+        return write_error(error.filename or "", error)
     return None
 
 
@@ -177,7 +177,7 @@ def open_to_append(path: Path, *, new: bool) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0), 0o644)
     except OSError as error:  # of a file that is there already, too
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     try:
         yield descriptor
     finally:
@@ -199,7 +199,7 @@ def append_line(descriptor: int, line: str, path: Path) -> None:
         with suppress(OSError):
             os.ftruncate(descriptor, before)
         if isinstance(error, OSError):
-            raise cannot_write(path, error) from error
+            raise write_error(path, error) from error
         raise
 
 
@@ -209,7 +209,7 @@ def drop_unfinished_line(path: Path) -> None:
     Raises:
         EnvironmentProblemError: the file cannot be written.
     """
-    with writable(path), path.open("r+b") as file:
+    with explain_write_errors(path), path.open("r+b") as file:
         end = file.seek(0, os.SEEK_END)
         start = end
         while start > 0:

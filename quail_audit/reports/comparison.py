@@ -15,12 +15,12 @@ from quail_audit.reports import wording
 from quail_audit.reports.markdown import code, plain
 from quail_audit.schema.figures import LayerStatistics
 from quail_audit.verdict.comparison import (
+    CHANGE_MARKS,
     CHECKPOINT_THAT_CHANGES,
-    STANDING_MARKS,
     Change,
     Comparison,
-    FormatChange,
     SchemeComparison,
+    StandingChange,
 )
 from quail_audit.verdict.standings import SchemeStanding
 
@@ -87,7 +87,7 @@ def _tables(found: Comparison) -> Iterator[_ChangeTable]:
                 yield _ChangeTable(f"Layers only {when}, at {scheme.scheme}", "layer", rows[:LAYERS_SHOWN])
 
 
-def _scheme_row(change: FormatChange) -> tuple[str, str, str, Change]:
+def _scheme_row(change: StandingChange) -> tuple[str, str, str, Change]:
     return change.scheme, _standing(change.before), _standing(change.after), change.standing
 
 
@@ -112,4 +112,4 @@ def _layer_figures(layer: LayerStatistics) -> str:
 
 
 def _mark(standing: Change) -> str:
-    return "" if standing == "unknown" else f"{STANDING_MARKS[standing]} {standing}"
+    return "" if standing == "unknown" else f"{CHANGE_MARKS[standing]} {standing}"

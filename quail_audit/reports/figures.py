@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
-from quail_audit.core.writing import writable, write_whole
+from quail_audit.core.writing import explain_write_errors, write_whole
 from quail_audit.reports import wording
 from quail_audit.schema.figures import LayerStatistics, Score, State
 from quail_audit.schema.policy import Limits
@@ -81,7 +81,7 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
             "figures need matplotlib", where="--figures", mend="pip install 'quail-audit[figures]'"
         ) from error
     written: list[Path] = []
-    with writable(folder):
+    with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context():
             mpl.rcdefaults()  # the user's own matplotlibrc must not count

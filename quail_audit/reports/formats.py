@@ -9,8 +9,8 @@ from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, 
 from quail_audit.reports.text import audit, cure, training
 from quail_audit.reports.text.console import new_console
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
-from quail_audit.runs.attributions import brought_back_in
-from quail_audit.runs.digest import sealed
+from quail_audit.runs.attributions import read_brought_back_by_scheme
+from quail_audit.runs.digest import with_digest
 from quail_audit.runs.follow import replay
 from quail_audit.schema.events.lines import to_line
 from quail_audit.schema.report import CureReport, Report, TrainingReport
@@ -31,7 +31,7 @@ def write_report(report: AnyReport, format: str, stream: TextIO, folder: Path | 
         UsageError: this report cannot be written in this format.
     """
     if isinstance(report, Report) and (folder is not None or format == "json"):
-        report = sealed(report)  # a report without its folder keeps its own digest, until it is written anew
+        report = with_digest(report)  # a report without its folder keeps its own digest, until it is written anew
     if format == "text":
         _show(report, stream, folder)
     elif format == "json":
@@ -52,7 +52,7 @@ def _show(report: AnyReport, stream: TextIO, folder: Path | None) -> None:
     elif isinstance(report, CureReport):
         cure.show(report, console)
     else:
-        audit.show(report, console, brought_back_in(report, folder))
+        audit.show(report, console, read_brought_back_by_scheme(report, folder))
 
 
 def _event_lines(folder: Path | None) -> Iterable[str]:
@@ -79,10 +79,12 @@ Renderer = Callable[[Report, Path | None], Iterable[str]]
 
 # An audit's report, and its run's folder if it is at hand, to the pieces of the file.
 FORMATS: Mapping[str, Renderer] = {
-    "markdown": lambda report, folder: (markdown.render(report, brought_back_in(report, folder)),),
-    "html": lambda report, folder: html.render(report, _worst_samples(report, folder), brought_back_in(report, folder)),
+    "markdown": lambda report, folder: (markdown.render(report, read_brought_back_by_scheme(report, folder)),),
+    "html": lambda report, folder: html.render(
+        report, _worst_samples(report, folder), read_brought_back_by_scheme(report, folder)
+    ),
     "junit": lambda report, _: (junit.render(report),),
     "sarif": lambda report, _: (sarif.render(report),),
-    "csv": lambda report, folder: (layers_csv.render(report, brought_back_in(report, folder)),),
+    "csv": lambda report, folder: (layers_csv.render(report, read_brought_back_by_scheme(report, folder)),),
     "csv-samples": _sample_lines,
 }

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from quail_audit.core.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
-from quail_audit.runs.state.audit import Awaiting, Quantizing
+from quail_audit.runs.state.audit import HashingProgress, QuantizingProgress
 from quail_audit.schema.events.cures import UnitMeasured
 from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, Score, State
 from quail_audit.schema.report import STATES_BY_RISK, Failure, Report
@@ -218,7 +218,7 @@ def failure_line(failure: Failure) -> str:
     return ". ".join(part.rstrip(".") for part in (where + failure.message, failure.mend) if part)
 
 
-def quantizing_line(scheme: str, side: str, found: Quantizing, at_s: float) -> str:
+def quantizing_line(scheme: str, side: str, found: QuantizingProgress, at_s: float) -> str:
     """Return how far a backend is: "gptq-int4-g128: quantizing the original, layer 3 of 14, ~2 m left"."""
     left = found.remaining_s(at_s)
     remaining = f", ~{duration(left)} left" if left is not None else ""
@@ -236,7 +236,7 @@ def integrity_lines(report: Report) -> list[str]:
     return lines
 
 
-def hashing_line(found: Awaiting) -> str:
+def hashing_line(found: HashingProgress) -> str:
     """Return how far hashing is, once all else is done: "hashing the files that were read: 3.1 GB of 5 GB"."""
     return (
         f"hashing the files that were read: {byte_size(found.last.done_bytes)} of {byte_size(found.last.total_bytes)}"

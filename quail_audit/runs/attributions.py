@@ -19,7 +19,7 @@ CURES_FOLDER = "cures"  # in an audit's run folder: runs of what was asked about
 BroughtBack = Mapping[str, UnitMeasured]  # layer -> what rounding it alone brings back
 
 
-def units_measured(run: Path, scheme: str) -> list[UnitMeasured]:
+def read_units(run: Path, scheme: str) -> list[UnitMeasured]:
     """What the latest attribution of an audit under a scheme found; nothing where there is none."""
     for folder in sorted(run.glob(f"{CURES_FOLDER}/*-attribute"), reverse=True):
         asked = read_request(folder)
@@ -34,15 +34,15 @@ def units_measured(run: Path, scheme: str) -> list[UnitMeasured]:
     return []
 
 
-def brought_back(run: Path, scheme: str) -> dict[str, UnitMeasured]:
+def read_brought_back(run: Path, scheme: str) -> dict[str, UnitMeasured]:
     """The layers that were rounded alone, with what each brings back."""
-    alone = (unit for unit in units_measured(run, scheme) if unit.mode == "alone" and len(unit.layers) == 1)
+    alone = (unit for unit in read_units(run, scheme) if unit.mode == "alone" and len(unit.layers) == 1)
     return {unit.layers[0]: unit for unit in alone}
 
 
-def brought_back_in(report: Report, run: Path | None) -> dict[str, BroughtBack]:
+def read_brought_back_by_scheme(report: Report, run: Path | None) -> dict[str, BroughtBack]:
     """The same for every scheme of an audit that has an attribution; none without a run's folder."""
     if run is None or not (run / CURES_FOLDER).is_dir():
         return {}
-    found = {scheme: brought_back(run, scheme) for scheme in report.schemes}
+    found = {scheme: read_brought_back(run, scheme) for scheme in report.schemes}
     return {scheme: layers for scheme, layers in found.items() if layers}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FIELD = "digest"
 
 
-def canonical(document: object) -> str:
+def canonical_json(document: object) -> str:
     """A JSON document in its one canonical form. ASCII only.
 
     Args:
@@ -34,9 +34,9 @@ def canonical(document: object) -> str:
 def digest_of(document: Mapping[str, object]) -> str:
     """The digest of a report, as the document says it or would say it, in hexadecimal. Raises as canonical."""
     rest = {key: value for key, value in document.items() if key != FIELD}
-    return hashlib.sha256(canonical(rest).encode("ascii")).hexdigest()
+    return hashlib.sha256(canonical_json(rest).encode("ascii")).hexdigest()
 
 
-def sealed(report: Report) -> Report:
+def with_digest(report: Report) -> Report:
     """The report with its digest."""
     return report.model_copy(update={FIELD: digest_of(json.loads(report.model_dump_json()))})

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.writing import (
     drop_unfinished_line,
-    writable,
+    explain_write_errors,
     write_whole,
 )
-from quail_audit.runs.digest import sealed
+from quail_audit.runs.digest import with_digest
 from quail_audit.runs.follow import replay
 from quail_audit.runs.names import EVENTS, REPORT, REQUEST
 from quail_audit.runs.record import report_text
@@ -85,7 +85,7 @@ class StoppedRun:
 
 
 @contextmanager
-def stopped_run(folder: Path) -> Iterator[StoppedRun]:
+def hold_stopped_run(folder: Path) -> Iterator[StoppedRun]:
     """Hold the folder of an audit that was stopped, as its only writer; what was half written is taken away.
 
     Raises:
@@ -121,7 +121,7 @@ def stopped_run(folder: Path) -> Iterator[StoppedRun]:
 
 def _drop_failure(path: Path) -> RunFinished | None:
     """Take away the event that says how a run failed; where it says that it was finished, return that."""
-    with writable(path), path.open("r+b") as file:
+    with explain_write_errors(path), path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - BYTES_PER_END))
         lines = file.read().splitlines(keepends=True)
@@ -229,4 +229,4 @@ def read_report(folder: Path) -> Report:
         state.apply(event)
     if state.started is None:
         raise BadInputError("the run has not started", where=str(folder))
-    return sealed(state.report())
+    return with_digest(state.report())

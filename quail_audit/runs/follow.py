@@ -18,7 +18,7 @@ POLL_INTERVAL_S = 0.2
 BYTES_PER_READ = 1 << 20
 
 
-class Placed(NamedTuple):
+class PlacedEvent(NamedTuple):
     """An event, and where its line begins in events.jsonl, in bytes: read_event finds it there again."""
 
     event: Event
@@ -55,7 +55,7 @@ def _sleep(seconds: float) -> bool:
 
 def replay_placed(
     folder: Path, *, follow: bool = False, wait: Callable[[float], bool] = _sleep
-) -> Generator[Placed, None, None]:
+) -> Generator[PlacedEvent, None, None]:
     """The events of a run, from the first; with follow, also those still to come, until the run or its writer ends.
 
     A last line without its newline is still being written, or was cut off by a crash, and is left out.
@@ -76,7 +76,7 @@ def replay_placed(
         raise BadInputError(f"cannot read the run: {error.strerror or error}", where=str(path)) from error
 
 
-def _follow(file: BinaryIO, folder: Path, follow: bool, wait: Callable[[float], bool]) -> Iterator[Placed]:
+def _follow(file: BinaryIO, folder: Path, follow: bool, wait: Callable[[float], bool]) -> Iterator[PlacedEvent]:
     writer = Writer(folder)
     number, offset = 0, 0
     rest = b""
@@ -87,7 +87,7 @@ def _follow(file: BinaryIO, folder: Path, follow: bool, wait: Callable[[float], 
         for line in lines:
             number += 1
             event = _event_of(line, f"{folder / EVENTS}, line {number}")
-            yield Placed(event, offset)
+            yield PlacedEvent(event, offset)
             if isinstance(event, RunFinished | RunFailed):
                 return
             offset += len(line) + 1

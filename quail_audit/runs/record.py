@@ -10,11 +10,11 @@ from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.core.writing import (
     append_line,
-    no_room,
+    no_room_error,
     open_to_append,
     write_whole,
 )
-from quail_audit.runs.digest import sealed
+from quail_audit.runs.digest import with_digest
 from quail_audit.runs.names import EVENTS, REPORT
 from quail_audit.runs.resume import RecordedEvents
 from quail_audit.runs.state import AnyState, state_for
@@ -74,7 +74,7 @@ def record(
                     yield fold(known)
                 if before.is_over:
                     yield write(event)
-                if interruption.was_asked():  # and the exception was swallowed on its way
+                if interruption.is_requested():  # and the exception was swallowed on its way
                     raise KeyboardInterrupt
         except GeneratorExit:  # whoever was reading stopped: Ctrl-C, or a closed pipe
             write_end(_failure(InterruptedRunError("stopped before the end")))
@@ -89,13 +89,13 @@ def record(
 
 def report_text(report: Report | TrainingReport | CureReport) -> str:
     """Return report.json as it is written; an audit's report with its digest."""
-    return (sealed(report) if isinstance(report, Report) else report).model_dump_json(indent=2) + "\n"
+    return (with_digest(report) if isinstance(report, Report) else report).model_dump_json(indent=2) + "\n"
 
 
 def _failure(error: BaseException) -> RunFailed:
-    if isinstance(error, KeyboardInterrupt) or interruption.was_asked():
+    if isinstance(error, KeyboardInterrupt) or interruption.is_requested():
         error = InterruptedRunError("interrupted")
-    error = no_room(error) or error
+    error = no_room_error(error) or error
     if isinstance(error, QuailError):
         return RunFailed(finished=utc_now(), exit_code=error.exit_code, **Failure.of(error).model_dump())
     return RunFailed(

@@ -41,7 +41,7 @@ def make_schema() -> str:
     return json.dumps(Report.model_json_schema(schema_generator=_Schema), indent=2) + "\n"
 
 
-def schema() -> str:
+def read_schema() -> str:
     """The JSON Schema of report.json."""
     return files("quail_audit.schema").joinpath("report.schema.json").read_text(encoding="utf-8")
 
@@ -52,7 +52,7 @@ def read_report_file(path: Path) -> Report:
     Raises:
         BadInputError: it cannot be read, is no report, or that of a newer schema version.
     """
-    return _report_in(read_bounded(path, "the report", most_bytes=LARGEST_BYTES), path)
+    return _parse_report(read_bounded(path, "the report", most_bytes=LARGEST_BYTES), path)
 
 
 def read_with_document(path: Path) -> tuple[Report, dict[str, Any]]:
@@ -63,16 +63,16 @@ def read_with_document(path: Path) -> tuple[Report, dict[str, Any]]:
         BadInputError: as of read_report_file; or it says a key twice, or has a number that JSON has not.
     """
     written = read_bounded(path, "the report", most_bytes=LARGEST_BYTES)
-    report = _report_in(written, path)
+    report = _parse_report(written, path)
     try:
-        document = json.loads(written, object_pairs_hook=_once, parse_constant=_no_number)
+        document = json.loads(written, object_pairs_hook=_refuse_repeated_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
     return report, document
 
 
-def _report_in(document: bytes, path: Path) -> Report:
-    version = _version(document, path)
+def _parse_report(document: bytes, path: Path) -> Report:
+    version = _schema_version_of(document, path)
     if version > SCHEMA_VERSION:
         raise BadInputError(
             f"a report of schema version {version}; this Quail reads versions 1 to {SCHEMA_VERSION}",
@@ -86,7 +86,7 @@ def _report_in(document: bytes, path: Path) -> Report:
         raise BadInputError(f"not a report of quail audit: {place}: {problem}", where=str(path)) from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of a key that stands twice, readers take different ones."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -94,11 +94,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_number(name: str) -> float:
+def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _version(document: bytes, path: Path) -> int:
+def _schema_version_of(document: bytes, path: Path) -> int:
     try:
         found = json.loads(document)
     except (ValueError, RecursionError) as error:

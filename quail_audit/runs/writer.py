@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import (
-    cannot_write,
+    write_error,
 )
 from quail_audit.runs.names import LOCK, WRITER
 
@@ -41,7 +41,7 @@ def hold_lock(folder: Path, *, make: bool) -> Iterator[None]:
             "another run is writing to this folder", where=str(folder), mend="Wait for it, or name another --run-dir"
         ) from None
     except OSError as error:
-        raise cannot_write(folder, error, option="--run-dir") from error
+        raise write_error(folder, error, option="--run-dir") from error
     try:
         with _heartbeat(folder):
             yield

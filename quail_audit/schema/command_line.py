@@ -58,15 +58,15 @@ def _options(request: Value, run_dir: Path | None, given: Collection[str] = ()) 
             continue
         option = option_of(name)
         if isinstance(value, dict):
-            value = tuple(f"{key}={_written(each)}" for key, each in value.items())
+            value = tuple(f"{key}={_argument_text(each)}" for key, each in value.items())
         for one in value if isinstance(value, tuple) else (value,):
-            arguments += [option, _written(one)]
+            arguments += [option, _argument_text(one)]
     if run_dir is not None:
         arguments += ["--run-dir", str(run_dir)]
     return arguments
 
 
-def _written(value: object) -> str:
+def _argument_text(value: object) -> str:
     if value is None:  # the only one that can be asked for
         return "auto"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

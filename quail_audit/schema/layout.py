@@ -44,7 +44,7 @@ def description_files(folder: Path) -> tuple[str, ...]:
     )
 
 
-def weights_read_first(folder: Path, read: Collection[str]) -> tuple[str, ...]:
+def weight_files_read_first(folder: Path, read: Collection[str]) -> tuple[str, ...]:
     """Weight files of a folder that would be read before all others: a single one, where shards were read."""
     kind = "adapter_model" if "adapter_config.json" in read else "model"
     name = f"{kind}.safetensors"

@@ -33,14 +33,14 @@ LayerFigure = Literal["identical", "overlap", "survival", "noise", "update_to_bu
 Percent = Annotated[float, Field(ge=0.0, le=100.0, strict=True)]
 ShareLimit = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Number = Annotated[float, Field(strict=True)]
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+FilledText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-def _as_several(value: object) -> object:
+def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Patterns = Annotated[tuple[Words, ...], BeforeValidator(_as_several), Field(min_length=1)]
+Patterns = Annotated[tuple[FilledText, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 EVERYTHING = ("*",)
 
 
@@ -116,7 +116,7 @@ LIMITS = ("max_recovery_percent", "informative_points", "overlap_at_risk", "surv
 class Rule(Value):
     """A check besides the standard ones, which stay: a figure of metrics, or of layers, within limits."""
 
-    name: Words
+    name: FilledText
     figure: MetricFigure | LayerFigure
     schemes: Patterns = EVERYTHING
     metrics: Patterns | None = None
@@ -145,23 +145,23 @@ class Rule(Value):
         return self
 
 
-class Required(Value):
+class Requirements(Value):
     """What has to have been measured; names, not patterns."""
 
-    schemes: tuple[Words, ...] = ()
-    metrics: tuple[Words, ...] = ()
+    schemes: tuple[FilledText, ...] = ()
+    metrics: tuple[FilledText, ...] = ()
     samples: dict[str, Annotated[int, Field(ge=1, strict=True)]] = {}  # metric -> at least so many
 
 
 class Waiver(Value):
     """A known failure that is let pass until a day."""
 
-    rule: Words  # a pattern
+    rule: FilledText  # a pattern
     schemes: Patterns = EVERYTHING
     metrics: Patterns | None = None
     layers: Patterns | None = None
-    reason: Words
-    owner: Words
+    reason: FilledText
+    owner: FilledText
     expires: datetime.date  # the last day on which it counts
 
     def has_expired(self, today: datetime.date) -> bool:
@@ -180,7 +180,7 @@ class Policy(Value):
     """Everything a verdict is judged by. Without a file: the default limits, and nothing else."""
 
     limits: Limits = Limits()
-    required: Required = Required()
+    required: Requirements = Requirements()
     rules: tuple[Rule, ...] = ()
     waivers: tuple[Waiver, ...] = ()
 

@@ -18,7 +18,7 @@ from textual.screen import Screen
 
 from quail_audit.core.errors import QuailError
 from quail_audit.runs.attributions import CURES_FOLDER
-from quail_audit.runs.folder import read_request, stopped_run
+from quail_audit.runs.folder import hold_stopped_run, read_request
 from quail_audit.runs.names import RUNS_FOLDER, new_run_id
 from quail_audit.schema.command_line import audit_arguments, resume_arguments, train_arguments
 from quail_audit.schema.requests import (
@@ -146,7 +146,7 @@ class QuailApp(App[None]):
         """Go on with an audit that was stopped, in a process of its own, and show it from its beginning."""
         path = folder.absolute()
         try:
-            with stopped_run(path):  # takes away how it ended, so that whoever follows waits for what comes
+            with hold_stopped_run(path):  # takes away how it ended, so that whoever follows waits for what comes
                 pass
         except QuailError as error:
             self.say(str(error), severity="error")

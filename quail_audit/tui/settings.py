@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.values import Name, Value, first_problem
-from quail_audit.core.writing import writable, write_whole
+from quail_audit.core.writing import explain_write_errors, write_whole
 from quail_audit.tui.theme.files import DEFAULT_THEME
 from quail_audit.tui.words.layer_views import Mode
 
@@ -118,7 +118,7 @@ def save_settings(settings: Settings) -> str | None:
     """
     path = config_folder() / FILE
     try:
-        with writable(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, settings.model_dump_json(indent=2) + "\n")
     except (QuailError, ValueError) as error:  # ValueError: a null character in QUAIL_CONFIG_DIR

@@ -15,10 +15,10 @@ from quail_audit.schema.policy import BASELINE, EXPIRED_WAIVER, RECOVERY, Policy
 from quail_audit.schema.report import FULL
 from quail_audit.verdict.checks import Checks
 from quail_audit.verdict.comparison import CHECKPOINT_THAT_CHANGES, Comparison, SchemeComparison
-from quail_audit.verdict.rules import Check, check, waived
+from quail_audit.verdict.rules import Check, check_of, with_waivers
 
 
-def against_baseline(
+def checks_against_baseline(
     now: Checks, then: Checks, changes: Comparison, policy: Policy, today: datetime.date, *, weights_only: bool
 ) -> Checks:
     """The checks of an audit as a baseline leaves them.
@@ -34,19 +34,25 @@ def against_baseline(
     before = {(each.rule.rule, each.rule.scheme, each.rule.metric): each.rule for each in then.all}
     failing = {(found.rule.scheme, found.rule.metric) for found in now.all if found.rule.rule == RECOVERY}
     failing -= {(found.rule.scheme, found.rule.metric) for found in now.all if found.rule.standing != "failed"}
-    worse = tuple(waived(found, policy, today) for found in _worse(changes, failing, weights_only=weights_only))
+    worse = tuple(
+        with_waivers(found, policy, today) for found in _worse_checks(changes, failing, weights_only=weights_only)
+    )
     schemes = {
         scheme: (
-            *(_known(found, before) for found in checks),
+            *(_with_known_failure(found, before) for found in checks),
             *(found for found in worse if found.rule.scheme == scheme),
         )
         for scheme, checks in now.schemes.items()
     }
-    others = tuple(found for found in worse if found.rule.scheme not in schemes) if worse else (_no_worse(changes),)
-    return replace(now, schemes=schemes, overall=(*(_known(found, before) for found in now.overall), *others))
+    others = (
+        tuple(found for found in worse if found.rule.scheme not in schemes) if worse else (_no_worse_check(changes),)
+    )
+    return replace(
+        now, schemes=schemes, overall=(*(_with_known_failure(found, before) for found in now.overall), *others)
+    )
 
 
-def _known(found: Check, before: dict[tuple[str, str | None, str | None], RuleOutcome]) -> Check:
+def _with_known_failure(found: Check, before: dict[tuple[str, str | None, str | None], RuleOutcome]) -> Check:
     rule = found.rule
     was = before.get((rule.rule, rule.scheme, rule.metric))
     if found.outcome in (None, "pass") or rule.rule == EXPIRED_WAIVER or was is None:
@@ -56,7 +62,7 @@ def _known(found: Check, before: dict[tuple[str, str | None, str | None], RuleOu
     if was.standing not in alike or (rule.standing == "not judged" and rule.value is None) or _is_worse(rule, was):
         return found
     message = f"{rule.message}; no worse than in the baseline"
-    return check(rule.model_copy(update={"standing": "known", "message": message}), "known")
+    return check_of(rule.model_copy(update={"standing": "known", "message": message}), "known")
 
 
 def _is_worse(now: RuleOutcome, then: RuleOutcome) -> bool:
@@ -64,17 +70,19 @@ def _is_worse(now: RuleOutcome, then: RuleOutcome) -> bool:
         return not set(now.layers) <= set(then.layers)
     if now.value is None or then.value is None:
         return then.value is not None  # without a figure it is not forgotten at all, the worst there is
-    low, high = _ends(now)
-    least, most = _ends(then)
+    low, high = _interval_of(now)
+    least, most = _interval_of(then)
     return (now.at_most is not None and low > most) or (now.at_least is not None and high < least)
 
 
-def _ends(rule: RuleOutcome) -> tuple[float, float]:
+def _interval_of(rule: RuleOutcome) -> tuple[float, float]:
     assert rule.value is not None  # noqa: S101 - the caller asked
     return (rule.value if rule.low is None else rule.low), (rule.value if rule.high is None else rule.high)
 
 
-def _worse(changes: Comparison, failing: set[tuple[str | None, str | None]], *, weights_only: bool) -> Iterator[Check]:
+def _worse_checks(
+    changes: Comparison, failing: set[tuple[str | None, str | None]], *, weights_only: bool
+) -> Iterator[Check]:
     """A failed check for each figure that got worse; of a recovery that fails as it is, no second one."""
     said = set()
     for scheme in changes.schemes:
@@ -83,18 +91,18 @@ def _worse(changes: Comparison, failing: set[tuple[str | None, str | None]], *, 
                 is_full = score.arm == f"{CHECKPOINT_THAT_CHANGES}/{FULL}"
                 about = None if is_full else scheme.scheme
                 if (score.metric, score.arm) not in said:
-                    yield _failed("score", about, score.metric, score.arm, score.before, score.after)
+                    yield _worse_check("score", about, score.metric, score.arm, score.before, score.after)
                 said.add((score.metric, score.arm))
         for recovery in scheme.recoveries:
             if recovery.standing == "worse" and (scheme.scheme, recovery.metric) not in failing:
-                yield _failed(
+                yield _worse_check(
                     "recovery", scheme.scheme, recovery.metric, scheme.scheme, recovery.before, recovery.after
                 )
         if weights_only:
-            yield from _layers(scheme)
+            yield from _worse_layers_check(scheme)
 
 
-def _failed(
+def _worse_check(
     figure: str,
     scheme: str | None,
     metric: str,
@@ -102,11 +110,11 @@ def _failed(
     then: Score | Recovery | None,
     now: Score | Recovery | None,
 ) -> Check:
-    value, low, high = _figures(now)
-    before, least, most = _figures(then)
+    value, low, high = _figures_of(now)
+    before, least, most = _figures_of(then)
     message = (
-        f"worse than in the baseline: {figure} of {metric} at {where} is {_said(value, low, high)}, "
-        f"and was {_said(before, least, most)}"
+        f"worse than in the baseline: {figure} of {metric} at {where} is {_figure_text(value, low, high)}, "
+        f"and was {_figure_text(before, least, most)}"
     )
     rule = RuleOutcome(
         rule=BASELINE,
@@ -119,22 +127,22 @@ def _failed(
         standing="failed",
         message=message,
     )
-    return check(rule, "worse")
+    return check_of(rule, "worse")
 
 
-def _figures(found: Score | Recovery | None) -> tuple[float | None, float | None, float | None]:
+def _figures_of(found: Score | Recovery | None) -> tuple[float | None, float | None, float | None]:
     if found is None:
         return None, None, None
     return (found.percent if isinstance(found, Recovery) else found.mean), found.low, found.high
 
 
-def _said(value: float | None, low: float | None, high: float | None) -> str:
+def _figure_text(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return "not forgotten at all"
     return f"{value:.4g}" if low is None or high is None else f"{value:.4g} ({low:.4g} to {high:.4g})"
 
 
-def _layers(scheme: SchemeComparison) -> Iterator[Check]:
+def _worse_layers_check(scheme: SchemeComparison) -> Iterator[Check]:
     layers = tuple(layer.name for layer in scheme.layers if layer.standing == "worse")
     if layers:
         message = f"worse than in the baseline: {len(layers)} layers are newly at risk at {scheme.scheme}"
@@ -148,14 +156,14 @@ def _layers(scheme: SchemeComparison) -> Iterator[Check]:
             message=message,
             layers=layers,
         )
-        yield check(rule, "worse")
+        yield check_of(rule, "worse")
 
 
-def _no_worse(changes: Comparison) -> Check:
+def _no_worse_check(changes: Comparison) -> Check:
     """Nothing got worse; where there was nothing to compare, that cannot be told."""
     if changes.schemes:
         message = f"nothing got worse than in the baseline, run {changes.before}"
-        return check(RuleOutcome(rule=BASELINE, figure="", standing="passed", message=message), "no_worse")
+        return check_of(RuleOutcome(rule=BASELINE, figure="", standing="passed", message=message), "no_worse")
     message = f"the baseline, run {changes.before}, measured none of these schemes"
     rule = RuleOutcome(rule=BASELINE, figure="", standing="not judged", message=message)
-    return check(rule, "baseline_not_comparable")
+    return check_of(rule, "baseline_not_comparable")

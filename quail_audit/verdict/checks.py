@@ -13,14 +13,14 @@ from quail_audit.schema.policy import Policy
 from quail_audit.verdict.rules import (
     Check,
     SchemeResults,
-    expired,
-    required,
-    rules_at,
-    rules_without_schemes,
-    unused,
-    waived,
+    expired_waiver_checks,
+    requirement_checks,
+    rule_checks,
+    rule_checks_without_schemes,
+    unused_waivers,
+    with_waivers,
 )
-from quail_audit.verdict.standard_rules import judge_layers, judge_recoveries, nothing_informative
+from quail_audit.verdict.standard_rules import judge_layers, judge_recoveries, uninformative_check
 
 EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 OUTCOME_OF: Mapping[int, Outcome] = {code: outcome for outcome, code in EXIT_CODE_OF.items()}
@@ -93,21 +93,21 @@ def checks_of(
     schemes: dict[str, tuple[Check, ...]] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
         measured = SchemeResults(layers.get(scheme, ()), recoveries.get(scheme, {}), scores.get(scheme, {}))
-        own = list(rules_at(scheme, measured, policy))
+        own = list(rule_checks(scheme, measured, policy))
         if measured.recoveries:
             standard = list(judge_recoveries(scheme, measured.recoveries, policy.limits, is_unlearned_stored))
             if not any(found.outcome for found in (*standard, *own)):
-                standard.append(nothing_informative(scheme, measured.recoveries))
+                standard.append(uninformative_check(scheme, measured.recoveries))
         else:
             standard = [judge_layers(scheme, measured.layers)]
-        schemes[scheme] = tuple(waived(found, policy, today) for found in (*standard, *own))
+        schemes[scheme] = tuple(with_waivers(found, policy, today) for found in (*standard, *own))
     asked = (*schemes, *(failed.scheme for failed in unmeasured))
     overall = (
-        *required(policy, asked, tuple(schemes), samples),
-        *rules_without_schemes(asked, policy),
-        *expired(policy, today),
+        *requirement_checks(policy, asked, tuple(schemes), samples),
+        *rule_checks_without_schemes(asked, policy),
+        *expired_waiver_checks(policy, today),
     )
-    return Checks(schemes, tuple(waived(found, policy, today) for found in overall), tuple(unmeasured))
+    return Checks(schemes, tuple(with_waivers(found, policy, today) for found in overall), tuple(unmeasured))
 
 
 def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgement:
@@ -116,23 +116,23 @@ def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgem
     One that fails fails the release. A scheme that could not be measured leaves it inconclusive, unless another check
     fails it.
     """
-    judged = {scheme: _parts(found) for scheme, found in checks.schemes.items()}
+    judged = {scheme: _reasons_of(found) for scheme, found in checks.schemes.items()}
     every = dict.fromkeys(  # what holds for all schemes is said once
-        part for parts in (*judged.values(), _parts(checks.overall)) for part in parts
+        part for parts in (*judged.values(), _reasons_of(checks.overall)) for part in parts
     )
-    unmeasured: _Judged = [("inconclusive", _not_measured(failed)) for failed in checks.unmeasured]
+    unmeasured: _Judged = [("inconclusive", _not_measured_reason(failed)) for failed in checks.unmeasured]
     return Judgement(
-        overall=_verdict([*every, *unmeasured]),
-        schemes={scheme: _verdict(parts) for scheme, parts in judged.items()},
+        overall=_verdict_of([*every, *unmeasured]),
+        schemes={scheme: _verdict_of(parts) for scheme, parts in judged.items()},
         rules=tuple(found.rule for found in checks.all),
         notes=tuple(
             f"the waiver of {waiver.rule} by {waiver.owner} waived nothing: it can go"
-            for waiver in unused(policy, checks.all, today)
+            for waiver in unused_waivers(policy, checks.all, today)
         ),
     )
 
 
-def _parts(checks: Iterable[Check]) -> _Judged:
+def _reasons_of(checks: Iterable[Check]) -> _Judged:
     return [(found.outcome, found.reason) for found in checks if found.outcome is not None]
 
 
@@ -147,20 +147,20 @@ def exit_code(verdict: Verdict, unmeasured: Sequence[SchemeFailed]) -> int:
     return EXIT_CODE_OF[verdict.outcome]
 
 
-def _verdict(judged: _Judged) -> Verdict:
+def _verdict_of(judged: _Judged) -> Verdict:
     """The worst reasons first."""
     ordered = sorted(judged, key=lambda part: ("fail", "inconclusive", "pass").index(part[0]))
     return Verdict(
-        outcome=_outcome([outcome for outcome, _ in ordered]), reasons=tuple(reason for _, reason in ordered)
+        outcome=_worst_outcome([outcome for outcome, _ in ordered]), reasons=tuple(reason for _, reason in ordered)
     )
 
 
-def _not_measured(failed: SchemeFailed) -> Reason:
+def _not_measured_reason(failed: SchemeFailed) -> Reason:
     text = f"{failed.scheme} could not be measured: {failed.message}"
     return Reason(code="not_measured", message=text, scheme=failed.scheme)
 
 
-def _outcome(parts: Sequence[Outcome]) -> Outcome:
+def _worst_outcome(parts: Sequence[Outcome]) -> Outcome:
     """One failure fails; a pass needs every part that has a say to pass."""
     if "fail" in parts:
         return "fail"

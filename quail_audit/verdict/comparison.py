@@ -16,7 +16,7 @@ from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.standings import STANDINGS_BY_RISK, SchemeStanding, scheme_standings
 
 Change = Literal["better", "worse", "same", "changed", "unknown"]
-STANDING_MARKS: Mapping[Change, str] = {"better": "▲", "worse": "▼", "same": "=", "changed": "≠", "unknown": " "}
+CHANGE_MARKS: Mapping[Change, str] = {"better": "▲", "worse": "▼", "same": "=", "changed": "≠", "unknown": " "}
 CHECKPOINT_THAT_CHANGES = "unlearned"  # the others are the same models in both runs, so neither better nor worse
 
 
@@ -102,7 +102,7 @@ class SchemeComparison:
 
 
 @dataclass(frozen=True)
-class FormatChange:
+class StandingChange:
     """One format's verdict before and after; None where a run was not asked for it."""
 
     scheme: str
@@ -130,12 +130,12 @@ class Comparison:
     before: str
     after: str
     caveats: tuple[str, ...]
-    formats: tuple[FormatChange, ...]
+    formats: tuple[StandingChange, ...]
     schemes: tuple[SchemeComparison, ...]
 
 
 @dataclass(frozen=True)
-class Schemes:
+class SharedSchemes:
     """Which schemes there are to compare, and which only one of the runs has."""
 
     both: tuple[str, ...]
@@ -143,8 +143,8 @@ class Schemes:
     only_after: tuple[str, ...]
 
 
-def schemes_of(before: AuditRequest, after: AuditRequest) -> Schemes:
-    return Schemes(
+def schemes_of(before: AuditRequest, after: AuditRequest) -> SharedSchemes:
+    return SharedSchemes(
         both=tuple(scheme for scheme in before.schemes if scheme in after.schemes),
         only_before=tuple(scheme for scheme in before.schemes if scheme not in after.schemes),
         only_after=tuple(scheme for scheme in after.schemes if scheme not in before.schemes),
@@ -166,17 +166,19 @@ def caveats(before: AuditRequest, after: AuditRequest) -> tuple[str, ...]:
 
 def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparison:
     """Hold two reports against each other at a scheme; one that has nothing of it yet counts as empty."""
-    one, other = _at(before, scheme), _at(after, scheme)
+    one, other = _scheme_report(before, scheme), _scheme_report(after, scheme)
     layers = {layer.name: layer for layer in one.layers}
     later = {layer.name: layer for layer in other.layers}
     changes = tuple(LayerChange(layer, later[name]) for name, layer in layers.items() if name in later)
     counted = Counter((change.before.state, change.after.state) for change in changes)
     return SchemeComparison(
         scheme=scheme,
-        scores=tuple(_scores(one, other, scheme)),
+        scores=tuple(_score_changes(one, other, scheme)),
         recoveries=tuple(
-            RecoveryChange(metric, a := one.recovery.get(metric), b := other.recovery.get(metric), _recovery(a, b))
-            for metric in _in_order(one.recovery, other.recovery)
+            RecoveryChange(
+                metric, a := one.recovery.get(metric), b := other.recovery.get(metric), _recovery_change(a, b)
+            )
+            for metric in _keys_in_order(one.recovery, other.recovery)
         ),
         layers=changes,
         only_before=tuple(name for name in layers if name not in later),
@@ -192,7 +194,9 @@ def compare(before: Report, after: Report) -> Comparison:
         before=before.run_id,
         after=after.run_id,
         caveats=caveats(before.request, after.request),
-        formats=tuple(FormatChange(scheme, one.get(scheme), other.get(scheme)) for scheme in _in_order(one, other)),
+        formats=tuple(
+            StandingChange(scheme, one.get(scheme), other.get(scheme)) for scheme in _keys_in_order(one, other)
+        ),
         schemes=tuple(compare_scheme(before, after, scheme) for scheme in one if scheme in other),
     )
 
@@ -209,23 +213,23 @@ def lower_is_better(metric: str) -> bool | None:
     return (split == "forget") != (kind == "nll")
 
 
-def _at(report: Report, scheme: str) -> SchemeReport:
+def _scheme_report(report: Report, scheme: str) -> SchemeReport:
     empty = SchemeReport(summary=None, layers=(), metrics={}, recovery={})
     return report.schemes.get(scheme, empty)
 
 
-def _in_order(*mappings: Mapping[str, object]) -> tuple[str, ...]:
+def _keys_in_order(*mappings: Mapping[str, object]) -> tuple[str, ...]:
     """The keys of all, each once, in the order in which they are first met."""
     return tuple(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _scores(before: SchemeReport, after: SchemeReport, scheme: str) -> Iterator[ScoreChange]:
-    for metric in _in_order(before.metrics, after.metrics):
+def _score_changes(before: SchemeReport, after: SchemeReport, scheme: str) -> Iterator[ScoreChange]:
+    for metric in _keys_in_order(before.metrics, after.metrics):
         one, other = before.metrics.get(metric, {}), after.metrics.get(metric, {})
-        for arm in _arms_in_order(_in_order(one, other), scheme):
+        for arm in _arms_in_order(_keys_in_order(one, other), scheme):
             a, b = one.get(arm), other.get(arm)
             lower = lower_is_better(metric) if arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/") else None
-            yield ScoreChange(metric, arm, a, b, _standing(a, b, lower))
+            yield ScoreChange(metric, arm, a, b, _score_change(a, b, lower))
 
 
 def _arms_in_order(arms: Iterable[str], scheme: str) -> list[str]:
@@ -235,7 +239,7 @@ def _arms_in_order(arms: Iterable[str], scheme: str) -> list[str]:
     return sorted(arms, key=lambda arm: order.index(arm) if arm in order else len(order))
 
 
-def _standing(before: Score | None, after: Score | None, lower: bool | None) -> Change:
+def _score_change(before: Score | None, after: Score | None, lower: bool | None) -> Change:
     if before is None or after is None:
         return "unknown"
     if before.low <= after.high and after.low <= before.high:
@@ -245,7 +249,7 @@ def _standing(before: Score | None, after: Score | None, lower: bool | None) -> 
     return "better" if (after.mean < before.mean) == lower else "worse"
 
 
-def _recovery(before: Recovery | None, after: Recovery | None) -> Change:
+def _recovery_change(before: Recovery | None, after: Recovery | None) -> Change:
     """By their intervals where both have one; a forget set that was not forgotten at all is the worst there is."""
     if before is None or after is None:
         return "unknown"
@@ -253,7 +257,7 @@ def _recovery(before: Recovery | None, after: Recovery | None) -> Change:
     if failed[0] != failed[1]:
         return "better" if failed[0] else "worse"
     lower = None if "reported only" in (before.outcome, after.outcome) else True
-    return _standing(_as_score(before), _as_score(after), lower)
+    return _score_change(_as_score(before), _as_score(after), lower)
 
 
 def _as_score(recovery: Recovery) -> Score | None:

@@ -15,7 +15,7 @@ from quail_audit.schema.events.audit import SchemeFailed
 from quail_audit.schema.figures import LayerStatistics, Recovery
 from quail_audit.schema.policy import Limits, Policy
 from quail_audit.schema.report import FULL, Report, SchemeReport, arm_at
-from quail_audit.verdict.baseline import against_baseline
+from quail_audit.verdict.baseline import checks_against_baseline
 from quail_audit.verdict.checks import Checks, Judgement, checks_of, judgement_of
 from quail_audit.verdict.comparison import caveats, compare
 
@@ -38,7 +38,7 @@ def judge_report(report: Report, policy: Policy, today: datetime.date, baseline:
     then = checks_of_report(baseline, policy, today)
     changes = compare(baseline, report)
     weights_only = not any(found.recovery for found in report.schemes.values())
-    held = against_baseline(checks, then, changes, policy, today, weights_only=weights_only)
+    held = checks_against_baseline(checks, then, changes, policy, today, weights_only=weights_only)
     judged = judgement_of(held, policy, today)
     # both were just judged by one policy
     asked = baseline.request.model_copy(update={"policy": report.request.policy})
@@ -54,9 +54,9 @@ def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Ch
             scheme: [layer_with_limits(layer, policy.limits.of_layer(scheme, layer.name)) for layer in found.layers]
             for scheme, found in measured.items()
         },
-        {scheme: _recoveries(report, scheme, found, policy.limits) for scheme, found in measured.items()},
+        {scheme: _recoveries_with_limits(report, scheme, found, policy.limits) for scheme, found in measured.items()},
         policy,
-        unmeasured(report),
+        unmeasured_schemes(report),
         is_unlearned_stored=report.request.data is not None and f"unlearned/{FULL}" not in report.arms,
         scores={
             scheme: {
@@ -71,7 +71,7 @@ def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Ch
     )
 
 
-def unmeasured(report: Report) -> tuple[SchemeFailed, ...]:
+def unmeasured_schemes(report: Report) -> tuple[SchemeFailed, ...]:
     """The schemes of a report that could not be measured."""
     codes = {kind.kind: kind.exit_code for kind in QuailError.__subclasses__()}
     return tuple(
@@ -101,7 +101,7 @@ def layer_with_limits(layer: LayerStatistics, limits: Limits) -> LayerStatistics
     return layer.model_copy(update={"state": state, "at_risk": state != "carried"})
 
 
-def _recoveries(report: Report, scheme: str, found: SchemeReport, limits: Limits) -> dict[str, Recovery]:
+def _recoveries_with_limits(report: Report, scheme: str, found: SchemeReport, limits: Limits) -> dict[str, Recovery]:
     before = report.policy.effective.limits if report.policy is not None else Limits()
     judged = {}
     for metric, recovery in found.recovery.items():

@@ -14,7 +14,7 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_toml, refuse_unknown
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.schema.policy import LIMITS, NO_FILE, Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.schema.policy import LIMITS, NO_FILE, Limits, OtherLimits, Policy, Requirements, Rule, Waiver
 
 NAME = "quail.toml"
 PYPROJECT = "pyproject.toml"
@@ -24,7 +24,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "": Policy,
     "limits": Limits,
     "limits.where": OtherLimits,
-    "required": Required,
+    "required": Requirements,
     "rules": Rule,
     "waivers": Waiver,
 }
@@ -79,10 +79,10 @@ def find_policy(folder: Path) -> str | None:
     if (folder / NAME).is_file():
         return NAME
     pyproject = folder / PYPROJECT
-    return PYPROJECT if pyproject.is_file() and _table_of(pyproject) is not None else None
+    return PYPROJECT if pyproject.is_file() and _quail_table(pyproject) is not None else None
 
 
-def policy_asked_for(named: str | None, folder: Path) -> str | None:
+def choose_policy(named: str | None, folder: Path) -> str | None:
     """The file that an audit is judged by; None: the defaults.
 
     Args:
@@ -108,8 +108,8 @@ def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> P
         BadInputError: no such file, no TOML, an unknown key (with a suggestion), or a value that makes no sense.
         UsageError: so with a limit of the command line.
     """
-    policy = Policy() if path is None else _read(Path(path))
-    return _with_given(policy, given) if given else policy
+    policy = Policy() if path is None else _read_file(Path(path))
+    return _with_given_limits(policy, given) if given else policy
 
 
 def write_template(path: Path) -> None:
@@ -126,10 +126,10 @@ def write_template(path: Path) -> None:
         raise BadInputError("is there already, and is left as it is", where=str(path), mend="Name another") from error
 
 
-def _read(path: Path) -> Policy:
+def _read_file(path: Path) -> Policy:
     where = printable(str(path))
     if path.name == PYPROJECT:
-        document = _table_of(path)
+        document = _quail_table(path)
         if document is None:
             raise BadInputError("has no [tool.quail]", where=where, mend="Add it, or name another --policy")
     else:
@@ -137,7 +137,7 @@ def _read(path: Path) -> Policy:
     return _policy_of(document, where)
 
 
-def _table_of(pyproject: Path) -> dict[str, Any] | None:
+def _quail_table(pyproject: Path) -> dict[str, Any] | None:
     tools = read_toml(pyproject, "policy", largest_bytes=LARGEST_PYPROJECT_BYTES).get("tool")
     table = tools.get("quail") if isinstance(tools, dict) else None
     if table is not None and not isinstance(table, dict):
@@ -155,10 +155,10 @@ def _policy_of(document: dict[str, Any], where: str) -> Policy:
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
-        raise _explained(error, document, where) from error
+        raise _error_of(error, document, where) from error
 
 
-def _explained(error: ValidationError, document: dict[str, Any], where: str) -> BadInputError:
+def _error_of(error: ValidationError, document: dict[str, Any], where: str) -> BadInputError:
     """The first thing that is wrong; a misspelt key before what its misspelling leaves out."""
     found = error.errors(include_url=False, include_input=False)
     first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
@@ -167,14 +167,14 @@ def _explained(error: ValidationError, document: dict[str, Any], where: str) -> 
         table = ".".join(str(part) for part in place[:-1] if isinstance(part, str))
         known = _TABLES[table].model_fields
         try:
-            refuse_unknown({str(key): None}, known, where=where, what=f"key in {_place(place[:-1], document)}")
+            refuse_unknown({str(key): None}, known, where=where, what=f"key in {_place_text(place[:-1], document)}")
         except BadInputError as unknown:
             return unknown
     message = first["msg"].removeprefix("Value error, ")
-    return BadInputError(printable(f"{_place(place, document)}: {message}"), where=where)
+    return BadInputError(printable(f"{_place_text(place, document)}: {message}"), where=where)
 
 
-def _place(place: tuple[int | str, ...], document: dict[str, Any]) -> str:
+def _place_text(place: tuple[int | str, ...], document: dict[str, Any]) -> str:
     """Where it is, as a person would find it: "rules, the 2nd (the MLPs carry their updates), at_least"."""
     words: list[str] = []
     at: Any = document
@@ -193,8 +193,8 @@ def _place(place: tuple[int | str, ...], document: dict[str, Any]) -> str:
     return printable(", ".join(words), limit=200) or "the policy"
 
 
-def _with_given(policy: Policy, given: Mapping[str, float]) -> Policy:
-    refuse_given(given)
+def _with_given_limits(policy: Policy, given: Mapping[str, float]) -> Policy:
+    refuse_bad_limits(given)
     where = []
     for each in policy.limits.where:
         kept = each.model_copy(update=dict.fromkeys(given))
@@ -204,7 +204,7 @@ def _with_given(policy: Policy, given: Mapping[str, float]) -> Policy:
     return policy.model_copy(update={"limits": limits})
 
 
-def refuse_given(given: Mapping[str, float]) -> None:
+def refuse_bad_limits(given: Mapping[str, float]) -> None:
     """See to it that limits of the command line are limits.
 
     Raises:

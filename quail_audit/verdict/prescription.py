@@ -113,9 +113,9 @@ def prescribe(report: Report, run: str, scheme: str, *, is_attributed: bool = Fa
     erased = [layer for layer in at_risk if layer.state == "erased"]
     drowned = [layer for layer in at_risk if layer.state == "drowned"]
     cures = [
-        *(_carries(report, run, scheme, erased, drowned) if can_carry(scheme) else ()),
-        *_retraining(report, run, scheme, at_risk),
-        *_recipe(report, run, scheme, is_attributed),
+        *(_carry_cures(report, run, scheme, erased, drowned) if can_carry(scheme) else ()),
+        *_retraining_cures(report, run, scheme, at_risk),
+        *_recipe_cures(report, run, scheme, is_attributed),
     ]
     return Advice(scheme, _finding(scheme, found, erased, drowned), tuple(cures))
 
@@ -133,7 +133,7 @@ def _finding(
     )
 
 
-def _carries(
+def _carry_cures(
     report: Report,
     run: str,
     scheme: str,
@@ -157,7 +157,16 @@ def _carries(
                 START_S + weights * CALIBRATED_S_A_WEIGHT,
                 size,
                 MEASURED["calibrated carry"],
-                ((*command, "--out", _beside(request.unlearned, "carried"), "--calibrate", request.data, *layers),),
+                (
+                    (
+                        *command,
+                        "--out",
+                        _folder_beside(request.unlearned, "carried"),
+                        "--calibrate",
+                        request.data,
+                        *layers,
+                    ),
+                ),
             )
         )
     if erased:
@@ -169,19 +178,19 @@ def _carries(
                 START_S + sum(layer.weights for layer in erased) * CARRY_S_A_WEIGHT,
                 size,
                 MEASURED["carry"],
-                ((*command, "--out", _beside(request.unlearned, "carried")),),
+                ((*command, "--out", _folder_beside(request.unlearned, "carried")),),
             )
         )
     return cures
 
 
-def _retraining(report: Report, run: str, scheme: str, at_risk: Sequence[LayerStatistics]) -> list[Prescription]:
+def _retraining_cures(report: Report, run: str, scheme: str, at_risk: Sequence[LayerStatistics]) -> list[Prescription]:
     request = report.request
     if request.data is None or not at_risk or not _has_retain_texts(report):
         return []
     command = (
         *("quail", "train", request.original, request.unlearned, "--data", request.data),
-        *("--out", _beside(request.unlearned, "repaired"), "--objective", "repair", "--scheme", scheme),
+        *("--out", _folder_beside(request.unlearned, "repaired"), "--objective", "repair", "--scheme", scheme),
         *("--layers", "at-risk", "--report", run, "--audit"),
     )
     return [
@@ -196,7 +205,7 @@ def _retraining(report: Report, run: str, scheme: str, at_risk: Sequence[LayerSt
     ]
 
 
-def _recipe(report: Report, run: str, scheme: str, is_attributed: bool) -> list[Prescription]:
+def _recipe_cures(report: Report, run: str, scheme: str, is_attributed: bool) -> list[Prescription]:
     if report.request.data is None:
         return []
     attribution, recipe = (("quail", name, run, "--scheme", scheme) for name in ("attribute", "recipe"))
@@ -218,7 +227,7 @@ def _has_retain_texts(report: Report) -> bool:
     return any(metric.endswith("_retain") and count > 0 for metric, count in report.samples.items())
 
 
-def _beside(checkpoint: str, what: str) -> str:
+def _folder_beside(checkpoint: str, what: str) -> str:
     """A folder next to a checkpoint's, or here where that is on a hub."""
     path = Path(checkpoint)
     name = f"{path.name.partition('@')[0]}-{what}"

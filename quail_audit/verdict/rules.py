@@ -58,32 +58,36 @@ class Check:
         return {"failed": "fail", "not judged": "inconclusive"}.get(self.rule.standing, "pass")  # type: ignore[return-value]
 
 
-def check(rule: RuleOutcome, code: str) -> Check:
+def check_of(rule: RuleOutcome, code: str) -> Check:
     """A rule's outcome with the reason that says the same."""
     return Check(rule, Reason(code=code, message=rule.message, layers=rule.layers, scheme=rule.scheme))
 
 
-def rules_at(scheme: str, measured: SchemeResults, policy: Policy) -> Iterator[Check]:
+def rule_checks(scheme: str, measured: SchemeResults, policy: Policy) -> Iterator[Check]:
     """The policy's own rules at a scheme."""
     for rule in policy.rules:
         if fits(scheme, rule.schemes):
             outcomes = (
-                _of_metrics(rule, scheme, measured) if rule.is_of_metrics else [_of_layers(rule, scheme, measured)]
+                _metric_outcomes(rule, scheme, measured)
+                if rule.is_of_metrics
+                else [_layer_outcome(rule, scheme, measured)]
             )
             for outcome in outcomes:
-                yield check(outcome, f"rule_{outcome.standing.replace(' ', '_')}")
+                yield check_of(outcome, f"rule_{outcome.standing.replace(' ', '_')}")
 
 
-def rules_without_schemes(schemes: Iterable[str], policy: Policy) -> Iterator[Check]:
+def rule_checks_without_schemes(schemes: Iterable[str], policy: Policy) -> Iterator[Check]:
     """The policy's own rules that are about schemes of which this audit has none. They have no say."""
     schemes = tuple(schemes)
     for rule in policy.rules:
         if not any(fits(scheme, rule.schemes) for scheme in schemes):
             message = f"{rule.name}: no scheme of this audit is one of {', '.join(rule.schemes)}"
-            yield check(_outcome(rule, standing="not judged", message=message, decides=False), "rule_not_judged")
+            yield check_of(
+                _rule_outcome(rule, standing="not judged", message=message, decides=False), "rule_not_judged"
+            )
 
 
-def required(
+def requirement_checks(
     policy: Policy, asked: Sequence[str], measured: Sequence[str], samples: Mapping[str, int]
 ) -> Iterator[Check]:
     """What the policy requires to have been measured.
@@ -101,20 +105,22 @@ def required(
         elif scheme not in measured:
             standing, said = "not judged", "could not be measured"
         message = f"the policy requires the scheme {scheme}, which {said}"
-        yield _requirement(REQUIRED_SCHEME, "measured", standing, message, scheme=scheme)
+        yield _requirement_check(REQUIRED_SCHEME, "measured", standing, message, scheme=scheme)
     for metric in policy.required.metrics:
         standing = "passed" if samples.get(metric) else "failed"
         said = "was measured" if standing == "passed" else "was not measured"
         message = f"the policy requires the metric {metric}, which {said}"
-        yield _requirement(REQUIRED_METRIC, "measured", standing, message, metric=metric)
+        yield _requirement_check(REQUIRED_METRIC, "measured", standing, message, metric=metric)
     for metric, least in policy.required.samples.items():
         found = samples.get(metric, 0)
         standing = "passed" if found >= least else "failed"
         message = f"the policy requires {least} samples of {metric}, and {found} were scored"
-        yield _requirement(REQUIRED_SAMPLES, "samples", standing, message, metric=metric, value=found, at_least=least)
+        yield _requirement_check(
+            REQUIRED_SAMPLES, "samples", standing, message, metric=metric, value=found, at_least=least
+        )
 
 
-def expired(policy: Policy, today: datetime.date) -> Iterator[Check]:
+def expired_waiver_checks(policy: Policy, today: datetime.date) -> Iterator[Check]:
     """A failed rule for each waiver whose day is over."""
     for waiver in policy.waivers:
         if waiver.has_expired(today):
@@ -123,10 +129,10 @@ def expired(policy: Policy, today: datetime.date) -> Iterator[Check]:
                 f"waived, or decide anew ({waiver.reason})"
             )
             rule = RuleOutcome(rule=EXPIRED_WAIVER, figure="day", standing="failed", message=message, waivers=(waiver,))
-            yield check(rule, "waiver_expired")
+            yield check_of(rule, "waiver_expired")
 
 
-def waived(found: Check, policy: Policy, today: datetime.date) -> Check:
+def with_waivers(found: Check, policy: Policy, today: datetime.date) -> Check:
     """The check, let pass where waivers that still count cover it: of failing layers, every one."""
     rule = found.rule
     if found.outcome in (None, "pass") or rule.rule == EXPIRED_WAIVER:
@@ -145,16 +151,16 @@ def waived(found: Check, policy: Policy, today: datetime.date) -> Check:
         return found
     by = "; ".join(f"until {each.expires.isoformat()} by {each.owner}: {each.reason}" for each in covering)
     message = f"{rule.message}; waived {by}"
-    return check(rule.model_copy(update={"standing": "waived", "message": message, "waivers": covering}), "waived")
+    return check_of(rule.model_copy(update={"standing": "waived", "message": message, "waivers": covering}), "waived")
 
 
-def unused(policy: Policy, checks: Iterable[Check], today: datetime.date) -> tuple[Waiver, ...]:
+def unused_waivers(policy: Policy, checks: Iterable[Check], today: datetime.date) -> tuple[Waiver, ...]:
     """The waivers that still count and waived nothing."""
     used = [waiver for found in checks for waiver in found.rule.waivers]
     return tuple(waiver for waiver in policy.waivers if not waiver.has_expired(today) and waiver not in used)
 
 
-def _requirement(
+def _requirement_check(
     name: str,
     figure: str,
     standing: str,
@@ -177,15 +183,15 @@ def _requirement(
             "message": message,
         }
     )
-    return check(rule, f"required_{standing.replace(' ', '_')}")
+    return check_of(rule, f"required_{standing.replace(' ', '_')}")
 
 
-def _outcome(rule: Rule, **known: object) -> RuleOutcome:
+def _rule_outcome(rule: Rule, **known: object) -> RuleOutcome:
     limits = {"at_least": rule.at_least, "at_most": rule.at_most}
     return RuleOutcome.model_validate({"rule": rule.name, "figure": rule.figure, **limits, **known})
 
 
-def _of_metrics(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[RuleOutcome]:
+def _metric_outcomes(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[RuleOutcome]:
     """Judged by the interval: passed or failed where all of it is on one side of the limit."""
     scores: dict[str, Recovery | Score]
     scores = dict(measured.recoveries) if rule.figure == "recovery" else dict(measured.scores)
@@ -194,12 +200,12 @@ def _of_metrics(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[Ru
         message = (
             f"{rule.name}: no {rule.figure} of {', '.join(rule.metrics or ('any metric',))} was measured at {scheme}"
         )
-        yield _outcome(rule, scheme=scheme, standing="not judged", message=message)
+        yield _rule_outcome(rule, scheme=scheme, standing="not judged", message=message)
     for metric, score in sorted(found.items()):
         about = f"{rule.name}: {rule.figure} of {metric} at {scheme}"
         if isinstance(score, Recovery) and score.percent is None:
             failed = score.outcome == "not forgotten"
-            yield _outcome(
+            yield _rule_outcome(
                 rule,
                 scheme=scheme,
                 metric=metric,
@@ -213,7 +219,7 @@ def _of_metrics(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[Ru
         low, high = (score.low, score.high) if known else (value, value)
         standing = _standing(low, high, rule)
         doubt = "; too few samples to tell" if standing == "not judged" else ""
-        yield _outcome(
+        yield _rule_outcome(
             rule,
             scheme=scheme,
             metric=metric,
@@ -221,39 +227,39 @@ def _of_metrics(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[Ru
             low=score.low,
             high=score.high,
             standing=standing,
-            message=f"{about} is {value:.4g}, 95 % interval {low:.4g} to {high:.4g}; {_limits(rule)}{doubt}",
+            message=f"{about} is {value:.4g}, 95 % interval {low:.4g} to {high:.4g}; {_limits_text(rule)}{doubt}",
         )
 
 
-def _of_layers(rule: Rule, scheme: str, measured: SchemeResults) -> RuleOutcome:
+def _layer_outcome(rule: Rule, scheme: str, measured: SchemeResults) -> RuleOutcome:
     """By every layer that it fits and that has the figure; one that did not change has no survival to lack."""
     figure: LayerFigure = rule.figure  # type: ignore[assignment]  # the caller asked
     fitting = [layer for layer in measured.layers if fits(layer.name, rule.layers)]
     about = f"{rule.name}: {figure} of {', '.join(rule.layers or ('any layer',))} at {scheme}"
     if not fitting:
-        return _outcome(rule, scheme=scheme, standing="not judged", message=f"{about}: no layer has such a name")
+        return _rule_outcome(rule, scheme=scheme, standing="not judged", message=f"{about}: no layer has such a name")
     values = {layer.name: value for layer in fitting if (value := getattr(layer, figure)) is not None}
     if not values:
         untouched = all(layer.state == "untouched" for layer in fitting)
         said = "none of these layers changed" if untouched else "none of these layers has such a figure"
-        return _outcome(
+        return _rule_outcome(
             rule, scheme=scheme, standing="passed" if untouched else "not judged", message=f"{about}: {said}"
         )
-    beyond = {name: _beyond(value, rule) for name, value in values.items()}
+    beyond = {name: _excess(value, rule) for name, value in values.items()}
     worst = max(values, key=lambda name: beyond[name])
     failing = tuple(name for name in values if beyond[name] > 0.0)
     share = f"{len(failing)} of {len(values)} layers do not meet it" if failing else f"all {len(values)} layers meet it"
-    return _outcome(
+    return _rule_outcome(
         rule,
         scheme=scheme,
         value=values[worst],
         standing="failed" if failing else "passed",
-        message=f"{about} is {values[worst]:.4g} in the worst layer, {worst}; {_limits(rule)}; {share}",
+        message=f"{about} is {values[worst]:.4g} in the worst layer, {worst}; {_limits_text(rule)}; {share}",
         layers=failing,
     )
 
 
-def _beyond(value: float, rule: Rule) -> float:
+def _excess(value: float, rule: Rule) -> float:
     """How far a value is outside of the limits; at or below 0 inside."""
     below = rule.at_least - value if rule.at_least is not None else -float("inf")
     above = value - rule.at_most if rule.at_most is not None else -float("inf")
@@ -270,7 +276,7 @@ def _standing(low: float | None, high: float | None, rule: Rule) -> str:
     return "failed" if high < least or low > most else "not judged"
 
 
-def _limits(rule: Rule) -> str:
+def _limits_text(rule: Rule) -> str:
     return f"the limit is {limits_in_words(rule.at_least, rule.at_most)}"
 
 

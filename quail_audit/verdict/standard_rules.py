@@ -6,7 +6,7 @@ from quail_audit.schema.figures import LayerStatistics, Reason, Recovery, RuleOu
 from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY, Limits
 from quail_audit.verdict.rules import (
     Check,
-    check,
+    check_of,
 )
 
 # Recoveries that cannot be told, and why. Only checkpoints that are quantized already have them.
@@ -34,7 +34,7 @@ def judge_recoveries(
         code = recovery.outcome.replace(" ", "_")
         about: str | None = scheme
         if recovery.outcome == "not forgotten":
-            text = _not_forgotten(metric, own, scheme if is_unlearned_stored else None)
+            text = _not_forgotten_text(metric, own, scheme if is_unlearned_stored else None)
             about = None  # it is so at every scheme
         elif recovery.outcome in _UNTOLD:
             text, about = f"{metric}: {_UNTOLD[recovery.outcome]}", None
@@ -42,7 +42,7 @@ def judge_recoveries(
             text = f"{metric} is uninformative: the original knew hardly more of the forget set than the floor"
         else:
             limit = f"the limit is {own.max_recovery_percent:g} %"
-            text = f"{metric} {texts[recovery.outcome]} ({_interval(recovery)}; {limit})"
+            text = f"{metric} {texts[recovery.outcome]} ({_interval_text(recovery)}; {limit})"
         rule = RuleOutcome.model_validate(
             {
                 "rule": RECOVERY,
@@ -61,7 +61,7 @@ def judge_recoveries(
         yield Check(rule, Reason(code=code, message=text, scheme=about))
 
 
-def nothing_informative(scheme: str, measured: Mapping[str, Recovery]) -> Check:
+def uninformative_check(scheme: str, measured: Mapping[str, Recovery]) -> Check:
     text = "no forget metric is informative: the original knew no more of the forget set than the floor"
     if all(recovery.outcome == "reported only" for recovery in measured.values()):
         text = "no metric that decides was measured: give verbmem, knowmem or labelled forget data"
@@ -69,7 +69,7 @@ def nothing_informative(scheme: str, measured: Mapping[str, Recovery]) -> Check:
     return Check(rule, Reason(code="uninformative", message=text))
 
 
-def _not_forgotten(metric: str, limits: Limits, stored_as: str | None) -> str:
+def _not_forgotten_text(metric: str, limits: Limits, stored_as: str | None) -> str:
     known = "in full precision" if stored_as is None else f"to the unlearned checkpoint as it is stored ({stored_as})"
     return (
         f"{metric}: the forget set is still known {known} "
@@ -77,13 +77,13 @@ def _not_forgotten(metric: str, limits: Limits, stored_as: str | None) -> str:
     )
 
 
-def _interval(recovery: Recovery) -> str:
+def _interval_text(recovery: Recovery) -> str:
     return f"recovery {recovery.percent:.0f} %, 95 % interval {recovery.low:.0f} to {recovery.high:.0f} %"
 
 
 def judge_layers(scheme: str, measured: Sequence[LayerStatistics]) -> Check:
     at_risk = tuple(layer.name for layer in measured if layer.at_risk)
-    standing, code, text = _judged_layers(scheme, measured, len(at_risk))
+    standing, code, text = _layers_standing(scheme, measured, len(at_risk))
     rule = RuleOutcome.model_validate(
         {
             "rule": LAYERS_AT_RISK,
@@ -96,10 +96,10 @@ def judge_layers(scheme: str, measured: Sequence[LayerStatistics]) -> Check:
             "layers": at_risk,
         }
     )
-    return check(rule, code)
+    return check_of(rule, code)
 
 
-def _judged_layers(scheme: str, measured: Sequence[LayerStatistics], at_risk: int) -> tuple[str, str, str]:
+def _layers_standing(scheme: str, measured: Sequence[LayerStatistics], at_risk: int) -> tuple[str, str, str]:
     """The standing of a scheme by its layers alone, the reason's code, and why in words."""
     changed = sum(layer.state != "untouched" for layer in measured)
     if at_risk:

@@ -58,10 +58,10 @@ class SchemeStanding:
 def scheme_standings(report: Report) -> tuple[SchemeStanding, ...]:
     """Every scheme of a report, in the order in which they were asked for."""
     alone = report.verdict if len(report.schemes) == 1 else None  # a lone scheme's verdict is the release's
-    return tuple(format_of(scheme, measured, alone) for scheme, measured in report.schemes.items())
+    return tuple(standing_of(scheme, measured, alone) for scheme, measured in report.schemes.items())
 
 
-def format_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None) -> SchemeStanding:
+def standing_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None) -> SchemeStanding:
     """One scheme, as far as it has been measured.
 
     Args:
@@ -71,7 +71,7 @@ def format_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None)
     """
     verdict = measured.verdict or alone
     standing: SchemeOutcome = "unknown" if verdict is None else verdict.outcome
-    metric, recovery = _worst(measured.recovery)
+    metric, recovery = _worst_recovery(measured.recovery)
     return SchemeStanding(
         scheme=scheme,
         standing="not measured" if measured.failure is not None else standing,
@@ -95,7 +95,7 @@ def riskiness(each: SchemeStanding) -> tuple[int, float, str]:
     return STANDINGS_BY_RISK.index(each.standing), -percent, each.scheme
 
 
-def _worst(recoveries: Mapping[str, Recovery]) -> tuple[str | None, Recovery | None]:
+def _worst_recovery(recoveries: Mapping[str, Recovery]) -> tuple[str | None, Recovery | None]:
     deciding = [(metric, found) for metric, found in recoveries.items() if found.outcome in _OUTCOMES_BY_RISK]
     if not deciding:
         return None, None

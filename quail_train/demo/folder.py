@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import quail_audit
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.core.machine import package_version
-from quail_audit.core.writing import cannot_write, write_whole
+from quail_audit.core.writing import write_error, write_whole
 from quail_audit.engine.forgetting.metrics.interface import Task
 from quail_train.demo.building import DATA, DemoProgress
 from quail_train.demo.sizes import RECIPE, ClassifierDemo, LanguageDemo
@@ -159,4 +159,4 @@ def _writable(folder: Path) -> Iterator[None]:
             "another process is building a demo here", where=str(folder), mend="Wait for it, or name another folder"
         ) from None
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise write_error(folder, error) from error

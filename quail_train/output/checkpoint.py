@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from quail_audit.core.errors import QuailError, UsageError
-from quail_audit.core.writing import writable
+from quail_audit.core.writing import explain_write_errors
 
 if TYPE_CHECKING:
     import torch
@@ -208,7 +208,7 @@ def checkpoint_writable(folder: Path) -> Iterator[None]:
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
-    with writable(folder):
+    with explain_write_errors(folder):
         try:
             yield
         except Exception as error:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.core.writing import cannot_write
+from quail_audit.core.writing import write_error
 from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_audit.engine.forgetting.models.device import find_dtype
 from quail_audit.engine.forgetting.models.load import load_arm
@@ -211,7 +211,7 @@ def _made(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> Any:
 
 
 def _no_room(folder: Path, error: OSError) -> EnvironmentProblemError:
-    found = cannot_write(folder, error)
+    found = write_error(folder, error)
     return EnvironmentProblemError(
         found.message, where=found.where, mend="Lower --reference-top-k, or name a --run-dir on another disk"
     )

@@ -19,7 +19,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from quail_audit.core.errors import EXIT_FAIL, QuailError
-from quail_audit.core.writing import cannot_write
+from quail_audit.core.writing import write_error
 from quail_audit.schema.events.common import CheckpointSaved
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainStep
@@ -322,9 +322,9 @@ class UnlearningTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError):
-                raise cannot_write(folder, error) from error
+                raise write_error(folder, error) from error
             if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch.save hides the cause
-                raise cannot_write(folder, OSError(errno.ENOSPC, str(error))) from error
+                raise write_error(folder, OSError(errno.ENOSPC, str(error))) from error
             raise
         self.emit(CheckpointSaved(step=self.state.global_step, folder=str(folder)))
 

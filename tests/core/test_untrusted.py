@@ -3,7 +3,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.core.untrusted import printable, printable_everywhere
+from quail_audit.core.untrusted import printable, printable_document
 
 
 def test_escape_codes_become_visible() -> None:
@@ -37,4 +37,4 @@ def test_the_limit_holds_for_plain_text(text: str, limit: int) -> None:
 
 def test_a_document_is_printable_in_keys_and_values() -> None:
     document = {"a\x1b": ["b\n", 1, None, {"c": "\u202e"}], "d": 0.5, "e": True}
-    assert printable_everywhere(document) == {"a\\x1b": ["b⏎", 1, None, {"c": "\\u202e"}], "d": 0.5, "e": True}
+    assert printable_document(document) == {"a\\x1b": ["b⏎", 1, None, {"c": "\\u202e"}], "d": 0.5, "e": True}

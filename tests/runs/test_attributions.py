@@ -11,7 +11,7 @@ from rich.console import Console
 
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text import audit
-from quail_audit.runs.attributions import brought_back, brought_back_in, units_measured
+from quail_audit.runs.attributions import read_brought_back, read_brought_back_by_scheme, read_units
 from quail_audit.runs.folder import read_report
 from quail_audit.runs.names import EVENTS, REQUEST
 from tests.support.made_runs import events, write_attribution, write_run
@@ -32,12 +32,12 @@ def written(name: str, run: Path) -> str:
 
 
 def test_the_latest_of_a_scheme_is_read(run: Path) -> None:
-    found = brought_back(run, "nf4")
+    found = read_brought_back(run, "nf4")
     assert {layer: unit.share for layer, unit in found.items()} == {UP: 0.22, DOWN: 0.07}
-    assert len(units_measured(run, "nf4")) == 4, "a block, two layers, and one of them spared"
-    assert brought_back(run, "fp4") == {}
-    assert brought_back_in(read_report(run), run).keys() == {"nf4"}
-    assert brought_back_in(read_report(run), None) == {}
+    assert len(read_units(run, "nf4")) == 4, "a block, two layers, and one of them spared"
+    assert read_brought_back(run, "fp4") == {}
+    assert read_brought_back_by_scheme(read_report(run), run).keys() == {"nf4"}
+    assert read_brought_back_by_scheme(read_report(run), None) == {}
 
 
 def test_one_that_cannot_be_read_leaves_the_one_before(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_one_that_cannot_be_read_leaves_the_one_before(tmp_path: Path) -> None:
     for name, file, content in (("b", EVENTS, "no json\n"), ("c", REQUEST, "{"), ("d", EVENTS, "")):
         folder = write_attribution(run, {UP: 0.5}, name=f"20260102-120000-{name}")
         (folder / file).write_text(content)
-    assert brought_back(run, "nf4")[UP].share == 0.22
+    assert read_brought_back(run, "nf4")[UP].share == 0.22
 
 
 def test_the_csv_has_it_in_full_and_its_columns_always(run: Path, tmp_path: Path) -> None:
@@ -64,7 +64,9 @@ def test_the_terminal_shows_it_where_there_is_one(run: Path, width: int, cell: s
     def shown(folder: Path | None) -> str:
         stream = io.StringIO()
         report = read_report(run)
-        audit.show(report, Console(file=stream, width=width, highlight=False), brought_back_in(report, folder))
+        audit.show(
+            report, Console(file=stream, width=width, highlight=False), read_brought_back_by_scheme(report, folder)
+        )
         return stream.getvalue()
 
     (row,) = (line for line in shown(run).splitlines() if "3.mlp.up_proj" in line and "%" in line)

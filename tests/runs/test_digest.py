@@ -13,7 +13,7 @@ from rich.console import Console
 
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text import audit
-from quail_audit.runs.digest import canonical, digest_of
+from quail_audit.runs.digest import canonical_json, digest_of
 from quail_audit.runs.folder import new_run, read_report
 from quail_audit.runs.names import REPORT
 from quail_audit.runs.record import record
@@ -67,7 +67,7 @@ json_documents = st.recursive(
 
 @given(json_documents)
 def test_the_canonical_form_is_as_it_is_described(document: object) -> None:
-    found = canonical(document)
+    found = canonical_json(document)
     assert found == plainly(document)
     assert json.loads(found) == document
     assert found.isascii()
@@ -76,7 +76,7 @@ def test_the_canonical_form_is_as_it_is_described(document: object) -> None:
 @given(json_documents)
 def test_writing_a_document_in_another_way_does_not_change_its_form(document: object) -> None:
     for written in (json.dumps(document, indent=3), json.dumps(document, ensure_ascii=False)):
-        assert canonical(json.loads(written)) == canonical(document)
+        assert canonical_json(json.loads(written)) == canonical_json(document)
 
 
 def test_the_page_computes_the_same_digest(
@@ -95,7 +95,7 @@ def test_the_page_computes_the_same_digest(
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_what_is_no_number_has_no_form(number: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        canonical({"a": number})
+        canonical_json({"a": number})
 
 
 def test_the_digest_is_of_all_but_itself() -> None:

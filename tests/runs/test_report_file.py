@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.runs.folder import read_report
-from quail_audit.runs.report_file import make_schema, read_report_file, schema
+from quail_audit.runs.report_file import make_schema, read_report_file, read_schema
 from quail_audit.schema.report import Report
 from tests.support import made_runs
 from tests.support.places import GOLDEN
 from tests.support.small_run import events, report_of
 
 OLD = sorted((GOLDEN / "reports").glob("*.json"))
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema()))
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(read_schema()))
 
 
 def is_kept(old: Any, new: Any) -> bool:
@@ -33,8 +33,8 @@ def is_kept(old: Any, new: Any) -> bool:
 
 def test_the_schema_in_the_package_is_that_of_the_model() -> None:
     """Write it anew with: python -c "import quail_audit.runs.report_file as r; print(r.make_schema(), end='')" """
-    assert schema() == make_schema()
-    jsonschema.Draft202012Validator.check_schema(json.loads(schema()))
+    assert read_schema() == make_schema()
+    jsonschema.Draft202012Validator.check_schema(json.loads(read_schema()))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint
 from quail_audit.engine.checkpoints.pair import Pair
 from quail_audit.engine.forgetting.models import batches
-from quail_audit.runs.folder import new_run, read_report, read_request, stopped_run
+from quail_audit.runs.folder import hold_stopped_run, new_run, read_report, read_request
 from quail_audit.runs.journal import open_journal
 from quail_audit.runs.names import EVENTS, JOURNAL, REPORT
 from quail_audit.runs.record import record
@@ -187,7 +187,7 @@ def test_an_audit_that_was_interrupted_goes_on(asked: AuditRequest, finished: Fi
 
 
 def _resumed(folder: Path) -> Iterator[Event]:
-    with stopped_run(folder) as stopped, open_journal(folder / JOURNAL) as journal:
+    with hold_stopped_run(folder) as stopped, open_journal(folder / JOURNAL) as journal:
         assert stopped.started is not None
         said = audit(stopped.request, "run", started=stopped.started.started, journal=journal)
         with closing(record(said, folder, stopped.recorded)) as events:
@@ -284,9 +284,9 @@ def test_what_changed_since_is_refused_and_nothing_is_lost(
 def test_a_run_that_goes_on_elsewhere_is_refused(finished: Finished, tmp_path: Path) -> None:
     folder = finished.killed(9, tmp_path / "run")
     with (
-        stopped_run(folder),
+        hold_stopped_run(folder),
         pytest.raises(EnvironmentProblemError, match="another run is writing"),
-        stopped_run(folder),
+        hold_stopped_run(folder),
     ):
         pass
 

@@ -15,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from quail_audit.schema.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.schema.policy import Limits, OtherLimits, Policy, Requirements, Rule, Waiver
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens import start
 from quail_audit.tui.screens.audit import AuditScreen
@@ -120,7 +120,7 @@ async def draw_policy(pilot: Pilot[Any]) -> None:
     app.pop_screen()
     policy = Policy(
         limits=Limits(where=(OtherLimits(schemes=("fp4",), max_recovery_percent=60.0),)),
-        required=Required(samples={"verbmem_forget": 100}),
+        required=Requirements(samples={"verbmem_forget": 100}),
         rules=(
             Rule(name="the MLPs carry their updates", figure="survival", layers=("*.mlp.*",), at_least=0.8),
             Rule(name="utility", figure="score", metrics=("verbmem_retain",), at_least=40.0),

@@ -7,7 +7,7 @@ import pytest
 from quail_audit.schema.events.audit import VerdictReached
 from quail_audit.schema.figures import Reason, Recovery, Score, Verdict
 from quail_audit.schema.report import Failure, Report, SchemeReport
-from quail_audit.verdict.standings import format_of, riskiness, safe_to_ship, scheme_standings
+from quail_audit.verdict.standings import riskiness, safe_to_ship, scheme_standings, standing_of
 from tests.support.made_runs import events as made_events
 from tests.support.small_run import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
 
@@ -31,14 +31,14 @@ def test_the_metric_that_comes_back_most_stands_for_its_format() -> None:
         "knowmem_forget": RECOVERED,
         "privleak": Recovery(outcome="reported only", percent=100.0),
     }
-    found = format_of("nf4", measured(recovery=recovery, verdict=PASS))
+    found = standing_of("nf4", measured(recovery=recovery, verdict=PASS))
     assert (found.metric, found.recovery) == ("knowmem_forget", RECOVERED)
     assert (found.layers_at_risk, found.layers) == (1, 2)
 
 
 def test_what_was_not_forgotten_is_worse_than_what_came_back() -> None:
     not_forgotten = Recovery(outcome="not forgotten")
-    found = format_of("nf4", measured(recovery={"a": RECOVERED, "b": not_forgotten}))
+    found = standing_of("nf4", measured(recovery={"a": RECOVERED, "b": not_forgotten}))
     assert found.recovery == not_forgotten
 
 
@@ -59,15 +59,15 @@ def test_utility_is_the_least_share_of_the_original_that_is_kept(
         metric: {"original/full": score(original), "unlearned/nf4": score(deployed), "unlearned/full": score(1.0)}
         for metric, (original, deployed) in metrics.items()
     }
-    assert format_of("nf4", measured(metrics=arms)).utility_percent == expected
+    assert standing_of("nf4", measured(metrics=arms)).utility_percent == expected
 
 
 def test_a_format_that_was_not_measured_is_neither_safe_nor_the_worst() -> None:
     found = [
-        format_of("a", measured(verdict=PASS)),
-        format_of("b", measured(failure=FAILURE)),
-        format_of("c", measured(verdict=Verdict(outcome="fail", reasons=()))),
-        format_of("d", measured()),
+        standing_of("a", measured(verdict=PASS)),
+        standing_of("b", measured(failure=FAILURE)),
+        standing_of("c", measured(verdict=Verdict(outcome="fail", reasons=()))),
+        standing_of("d", measured()),
     ]
     assert [each.standing for each in found] == ["pass", "not measured", "fail", "unknown"]
     assert safe_to_ship(found) == ("a",)

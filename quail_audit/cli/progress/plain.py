@@ -7,7 +7,7 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.text import cure
 from quail_audit.runs.state import AnyState
-from quail_audit.runs.state.audit import Awaiting
+from quail_audit.runs.state.audit import HashingProgress
 from quail_audit.schema.events.audit import (
     ArmStarted,
     DataRead,
@@ -98,7 +98,7 @@ def _line(event: Event) -> str | None:
             score = wording.mean_with_interval(event.score, event.metric)
             return f"{event.arm}: {wording.metric_title(event.metric)} {score}"
         case FilesAwaited():
-            return wording.hashing_line(Awaiting(event, event))
+            return wording.hashing_line(HashingProgress(event, event))
         case Noted():
             return event.message
         case SchemeFailed():

@@ -33,7 +33,7 @@ from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict import checks as verdict
-from quail_audit.verdict.judge import day_of, judge_report, unmeasured
+from quail_audit.verdict.judge import day_of, judge_report, unmeasured_schemes
 from quail_audit.verdict.policy_file import read_policy
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def audit(
     for note in reached.notes:
         yield Noted(message=note)
     yield VerdictReached(verdict=reached.overall, schemes=reached.schemes, rules=reached.rules)
-    yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured(report)))
+    yield RunFinished(finished=utc_now(), exit_code=verdict.exit_code(reached.overall, unmeasured_schemes(report)))
 
 
 def _measure_and_hash(request: AuditRequest, policy: Policy, journal: Journal) -> Events:

@@ -109,7 +109,7 @@ class ActiveSchemes:
             error: anything that its library or Quail raised while only this scheme was at work.
             where: the layer or the arm at which that happened.
         """
-        if interruption.was_asked():
+        if interruption.is_requested():
             raise error
         failed = _scheme_failed(scheme, error, where)
         self._leave_out(failed)

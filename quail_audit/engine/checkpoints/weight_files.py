@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.paths import stays_inside
+from quail_audit.core.paths import is_inside
 from quail_audit.core.untrusted import printable
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _read_index(path: Path) -> dict[str, str]:
             mend="Copy or download the checkpoint again",
         )
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not stays_inside(shard):
+        if not isinstance(shard, str) or not is_inside(shard):
             raise BadInputError(
                 f"names a weight file outside its folder, or no file at all: {printable(str(shard), limit=200)}",
                 where=str(path),

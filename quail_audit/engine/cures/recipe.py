@@ -16,7 +16,7 @@ from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.writing import write_whole
 from quail_audit.engine.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
-from quail_audit.runs.attributions import units_measured
+from quail_audit.runs.attributions import read_units
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.cures import CureStarted, RecipeChosen, RecipePoint, UnitMeasured
 from quail_audit.schema.events.lines import Event
@@ -160,7 +160,7 @@ def find_attribution(run: str, scheme: str) -> list[UnitMeasured]:
     Raises:
         BadInputError: there is none of this scheme.
     """
-    if units := units_measured(Path(run), scheme):
+    if units := read_units(Path(run), scheme):
         return units
     raise BadInputError(
         f"no attribution at {scheme} says which layers bring the memory back",

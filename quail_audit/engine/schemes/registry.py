@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from quail_audit.core.errors import EnvironmentProblemError, UsageError
-from quail_audit.core.plug_ins import named, with_plug_ins
+from quail_audit.core.plug_ins import find_by_name, with_plug_ins
 from quail_audit.engine.schemes import bitsandbytes, calibrated, gguf, mx, rtn
 from quail_audit.engine.schemes.calibrated import CalibratedScheme
 from quail_audit.engine.schemes.interface import Scheme
@@ -44,7 +44,7 @@ def scheme_named(name: str) -> Scheme:
     if calibrated.scheme_of(name) is not None:
         raise UsageError(f"{name} is calibrated on texts, which only an audit can do", where="--scheme")
     more = f"{rtn.GRAMMAR}, {calibrated.GRAMMAR}"
-    return _lacking_nothing(rtn.scheme_of(name) or named(name, known_schemes(), "scheme", more=more))
+    return _lacking_nothing(rtn.scheme_of(name) or find_by_name(name, known_schemes(), "scheme", more=more))
 
 
 def audited_scheme(name: str) -> Scheme | CalibratedScheme:

@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quail_audit.core.untrusted import printable_everywhere
+from quail_audit.core.untrusted import printable_document
 from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import policy_title, shown_rules
 from quail_audit.reports.text.frame import show_failure, show_heading, show_notes
@@ -32,7 +32,7 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
         console: the console to print to.
         attributed: scheme -> layer -> what rounding it alone brings back.
     """
-    report = Report.model_validate(printable_everywhere(report.model_dump(mode="json")))
+    report = Report.model_validate(printable_document(report.model_dump(mode="json")))
     show_heading(f"{report.request.original} → {report.request.unlearned}", f"run {report.run_id}", console)
     found = scheme_standings(report)
     if report.verdict is not None:

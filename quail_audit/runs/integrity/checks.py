@@ -80,15 +80,15 @@ def open_run(path: Path) -> Run:
         BadInputError: neither a report nor events can be read there.
     """
     if not path.is_dir():
-        return _run_of(path, None)
+        return _open_report(path, None)
     file = path / REPORT
     if file.is_file():
-        return _run_of(file, path)
+        return _open_report(file, path)
     require_run(path)
     return Run(read_report(path), file, None, path)
 
 
-def _run_of(file: Path, folder: Path | None) -> Run:
+def _open_report(file: Path, folder: Path | None) -> Run:
     report, document = read_with_document(file)
     try:
         return Run(report, file, digest_of(document), folder)
@@ -127,7 +127,7 @@ def _check_events(run: Run, folder: Path) -> IntegrityCheck:
             state.apply(last.event)
         if last is None or state.started is None:
             return found("changed", "they are not those of an audit")
-        if state.end is not None and _goes_on_after(folder / EVENTS, last.offset):
+        if state.end is not None and _has_more_after(folder / EVENTS, last.offset):
             return found("changed", "something was written after the end of the run")
     except QuailError as error:
         return found("changed", str(error))
@@ -136,7 +136,7 @@ def _check_events(run: Run, folder: Path) -> IntegrityCheck:
     return found("unchanged")
 
 
-def _goes_on_after(path: Path, offset: int) -> bool:
+def _has_more_after(path: Path, offset: int) -> bool:
     with path.open("rb") as file:
         file.seek(offset)
         file.readline()

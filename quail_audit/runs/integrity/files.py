@@ -9,13 +9,13 @@ from pathlib import Path
 
 from quail_audit.core import interruption
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.core.hub import in_cache, parse_hub_id
-from quail_audit.core.paths import stays_inside
+from quail_audit.core.hub import find_in_cache, parse_hub_id
+from quail_audit.core.paths import is_inside
 from quail_audit.runs.integrity.checks import FileState, IntegrityCheck, ReadingProgress
 from quail_audit.runs.integrity.hashing import hash_file
 from quail_audit.runs.names import EVENTS
 from quail_audit.schema.figures import FileHash, FileRole
-from quail_audit.schema.layout import data_files, description_files, weights_read_first
+from quail_audit.schema.layout import data_files, description_files, weight_files_read_first
 from quail_audit.schema.report import Report
 
 _CHECKPOINTS: tuple[FileRole, ...] = ("original", "unlearned", "retrain")
@@ -50,31 +50,35 @@ def check_files(
     checks: list[IntegrityCheck | _Job] = []
     for role in _ROLES:
         if role in by_role:
-            checks.extend(_of_role(role, by_role[role], _place(role, report, given.get(role))))
-        elif _was_asked_for(role, report):
-            checks.append(_file(role, "", "not checked", "the report holds no hash of it"))
-    return tuple(_hashed(checks, progress))
+            checks.extend(_look_at_role(role, by_role[role], _find_place(role, report, given.get(role))))
+        elif _is_requested(role, report):
+            checks.append(_file_check(role, "", "not checked", "the report holds no hash of it"))
+    return tuple(_hash_jobs(checks, progress))
 
 
-def _file(role: FileRole, name: str, standing: FileState, message: str = "") -> IntegrityCheck:
+def _file_check(role: FileRole, name: str, standing: FileState, message: str = "") -> IntegrityCheck:
     return IntegrityCheck(part="file", role=role, name=name, standing=standing, message=message)
 
 
-def _was_asked_for(role: FileRole, report: Report) -> bool:
+def _is_requested(role: FileRole, report: Report) -> bool:
     """Texts to calibrate on are read where a scheme needs them, which their absence does not tell."""
     return role != "calibration" and getattr(report.request, role) is not None
 
 
-def _of_role(role: FileRole, recorded: Mapping[str, FileHash], place: Path | None) -> Iterator[IntegrityCheck | _Job]:
+def _look_at_role(
+    role: FileRole, recorded: Mapping[str, FileHash], place: Path | None
+) -> Iterator[IntegrityCheck | _Job]:
     if place is None:
         for name in recorded:
-            yield _file(role, name, "not checked", f"it is not where the audit read it; name its place with --{role}")
+            yield _file_check(
+                role, name, "not checked", f"it is not where the audit read it; name its place with --{role}"
+            )
         return
     for each in recorded.values():
         if role in _FILES:
-            yield _look(each, place)
-        elif stays_inside(each.path):
-            yield _look(each, place / each.path)
+            yield _look_at_file(each, place)
+        elif is_inside(each.path):
+            yield _look_at_file(each, place / each.path)
         else:
             raise BadInputError(
                 "the report names a file outside of its folder",
@@ -82,12 +86,12 @@ def _of_role(role: FileRole, recorded: Mapping[str, FileHash], place: Path | Non
                 mend="It was not written by quail audit; don't trust it",
             )
     if role not in _FILES:
-        for name in _to_be_read(role, place, recorded):
+        for name in _names_read_now(role, place, recorded):
             if name not in recorded:
-                yield _file(role, name, "added", "an audit would read it now")
+                yield _file_check(role, name, "added", "an audit would read it now")
 
 
-def _to_be_read(role: FileRole, folder: Path, recorded: Collection[str]) -> tuple[str, ...]:
+def _names_read_now(role: FileRole, folder: Path, recorded: Collection[str]) -> tuple[str, ...]:
     """What an audit would read from a folder, by the names, as far as it can be looked into."""
     try:
         return _read_by_names(role, folder, recorded)
@@ -98,10 +102,10 @@ def _to_be_read(role: FileRole, folder: Path, recorded: Collection[str]) -> tupl
 def _read_by_names(role: FileRole, folder: Path, recorded: Collection[str]) -> tuple[str, ...]:
     if role == "data":
         return data_files(folder)
-    return (*description_files(folder), *weights_read_first(folder, recorded))
+    return (*description_files(folder), *weight_files_read_first(folder, recorded))
 
 
-def _place(role: FileRole, report: Report, given: Path | None) -> Path | None:
+def _find_place(role: FileRole, report: Report, given: Path | None) -> Path | None:
     """The folder, or the file, of a role; None where it cannot be found.
 
     Raises:
@@ -120,7 +124,7 @@ def _place(role: FileRole, report: Report, given: Path | None) -> Path | None:
     if found is not None or role not in _CHECKPOINTS:
         return found
     hub_id, facts = parse_hub_id(source or ""), report.checkpoints.get(role)
-    return None if hub_id is None or facts is None or facts.revision is None else in_cache(hub_id, facts.revision)
+    return None if hub_id is None or facts is None or facts.revision is None else find_in_cache(hub_id, facts.revision)
 
 
 def _folder_or_file(role: FileRole, path: Path) -> Path | None:
@@ -132,22 +136,22 @@ def _folder_or_file(role: FileRole, path: Path) -> Path | None:
     return path.parent if role in _CHECKPOINTS and path.suffix.lower() == ".gguf" and path.is_file() else None
 
 
-def _look(recorded: FileHash, file: Path) -> IntegrityCheck | _Job:
+def _look_at_file(recorded: FileHash, file: Path) -> IntegrityCheck | _Job:
     """What can be told of a file without reading it; else that it has to be read."""
     try:
         found = file.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return _file(recorded.role, recorded.path, "missing")
+        return _file_check(recorded.role, recorded.path, "missing")
     except (OSError, ValueError) as error:
-        return _file(recorded.role, recorded.path, "not checked", f"it cannot be read: {error}")
+        return _file_check(recorded.role, recorded.path, "not checked", f"it cannot be read: {error}")
     if not stat.S_ISREG(found.st_mode):
-        return _file(recorded.role, recorded.path, "changed", "it is no regular file")
+        return _file_check(recorded.role, recorded.path, "changed", "it is no regular file")
     if found.st_size != recorded.bytes:
-        return _file(recorded.role, recorded.path, "changed", "it has another size")
+        return _file_check(recorded.role, recorded.path, "changed", "it has another size")
     return _Job(recorded, file)
 
 
-def _hashed(checks: list[IntegrityCheck | _Job], progress: ReadingProgress) -> Iterator[IntegrityCheck]:
+def _hash_jobs(checks: list[IntegrityCheck | _Job], progress: ReadingProgress) -> Iterator[IntegrityCheck]:
     total_bytes = sum(each.recorded.bytes for each in checks if isinstance(each, _Job))
     done_bytes = 0
 
@@ -155,7 +159,7 @@ def _hashed(checks: list[IntegrityCheck | _Job], progress: ReadingProgress) -> I
         nonlocal done_bytes
         done_bytes += count
         progress(done_bytes, total_bytes)
-        return not interruption.was_asked()
+        return not interruption.is_requested()
 
     for each in checks:
         if isinstance(each, IntegrityCheck):
@@ -165,12 +169,12 @@ def _hashed(checks: list[IntegrityCheck | _Job], progress: ReadingProgress) -> I
         try:
             found = hash_file(each.file, goes_on, most_bytes=each.recorded.bytes)
         except OSError as error:
-            yield _file(role, name, "not checked", f"it cannot be read: {error.strerror or error}")
+            yield _file_check(role, name, "not checked", f"it cannot be read: {error.strerror or error}")
             continue
-        if interruption.was_asked():
+        if interruption.is_requested():
             raise KeyboardInterrupt
         yield (
-            _file(role, name, "unchanged")
+            _file_check(role, name, "unchanged")
             if found == each.recorded.sha256
-            else _file(role, name, "changed", "it has other contents")
+            else _file_check(role, name, "changed", "it has other contents")
         )

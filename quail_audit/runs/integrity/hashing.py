@@ -53,7 +53,7 @@ def find_file(role: FileRole, file: Path, path: str) -> FileToHash:
     try:
         found = file.stat()
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable_error(file, error) from error
     if not stat.S_ISREG(found.st_mode):
         raise BadInputError("is not a regular file", where=str(file))
     return FileToHash(FoundFile(role=role, path=path, bytes=found.st_size, modified_ns=found.st_mtime_ns), file)
@@ -118,7 +118,7 @@ class Hashing:
     def start(self, places: Sequence[FileToHash]) -> None:
         """Begin, without waiting."""
         self._places = tuple(places)
-        turns = _by_turns(self._places)
+        turns = _hashing_order(self._places)
         self._at_work = max(1, min(usable_cores(), MOST_THREADS, len(self._places)))
         self._threads = [
             threading.Thread(target=self._work, args=(turns,), name=f"hashing {number}", daemon=True)
@@ -136,14 +136,14 @@ class Hashing:
             BadInputError: a file cannot be read, or has changed.
         """
         yield from self._wait()
-        touched = [place for place in self._places if _now(place) != place.found]
+        touched = [place for place in self._places if _current_file(place) != place.found]
         if touched:
             with Hashing() as again:
-                again.start([_now_at(place) for place in touched])
+                again.start([_find_again(place) for place in touched])
                 yield from again._wait()
             for place, anew in zip(touched, again._places, strict=True):
                 if again._hashes[anew] != self._hashes[place]:
-                    raise _changed(place.file)
+                    raise _changed_error(place.file)
         return tuple(
             FileHash(role=place.found.role, path=place.found.path, bytes=place.found.bytes, sha256=self._hashes[place])
             for place in self._places
@@ -179,14 +179,14 @@ class Hashing:
 
     def _hash(self, place: FileToHash) -> None:
         try:
-            was = _now(place)
+            was = _current_file(place)
             found = hash_file(place.file, self._goes_on, most_bytes=place.found.bytes)
         except OSError as error:
-            raise _unreadable(place.file, error) from error
+            raise _unreadable_error(place.file, error) from error
         if self._stopped.is_set():
             return
-        if found is None or not was == place.found == _now(place):
-            raise _changed(place.file)
+        if found is None or not was == place.found == _current_file(place):
+            raise _changed_error(place.file)
         with self._lock:
             self._hashes[place] = found
 
@@ -196,7 +196,7 @@ class Hashing:
         return not self._stopped.is_set()
 
 
-def _by_turns(places: Sequence[FileToHash]) -> Iterator[FileToHash]:
+def _hashing_order(places: Sequence[FileToHash]) -> Iterator[FileToHash]:
     """A file of each checkpoint after the other, as layers are read from both at once; small files as they come."""
     by_role: dict[FileRole, list[FileToHash]] = {}
     for place in places:
@@ -208,15 +208,15 @@ def _by_turns(places: Sequence[FileToHash]) -> Iterator[FileToHash]:
         yield from rest
 
 
-def _now_at(place: FileToHash) -> FileToHash:
+def _find_again(place: FileToHash) -> FileToHash:
     return find_file(place.found.role, place.file, place.found.path)
 
 
-def _now(place: FileToHash) -> FoundFile:
-    return _now_at(place).found
+def _current_file(place: FileToHash) -> FoundFile:
+    return _find_again(place).found
 
 
-def _changed(file: Path) -> BadInputError:
+def _changed_error(file: Path) -> BadInputError:
     return BadInputError(
         "changed while the audit was reading it, so that what was measured may be of either",
         where=str(file),
@@ -224,7 +224,7 @@ def _changed(file: Path) -> BadInputError:
     )
 
 
-def _unreadable(file: Path, error: OSError) -> BadInputError:
+def _unreadable_error(file: Path, error: OSError) -> BadInputError:
     return BadInputError(
         f"cannot be read: {error.strerror or error}",
         where=str(file),

@@ -58,10 +58,10 @@ def signature_file(report: Path, fingerprint: str) -> Path:
 
 def signature_files(report: Path) -> list[Path]:
     """The signatures that lie beside a report, by their names."""
-    return sorted(report.parent.glob(f"{_literal(report.stem)}.{'[0-9a-f]' * SHOWN_DIGITS}.sig.json"))
+    return sorted(report.parent.glob(f"{_glob_literal(report.stem)}.{'[0-9a-f]' * SHOWN_DIGITS}.sig.json"))
 
 
-def _literal(text: str) -> str:
+def _glob_literal(text: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in text)
 
 

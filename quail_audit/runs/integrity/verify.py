@@ -113,13 +113,13 @@ def _check_signatures(run: Run, key: Ed25519PublicKey | None) -> Iterator[Integr
         if wanted.is_file():
             yield _check_signature(run, wanted, key)
         else:
-            yield _signature(wanted, "missing", "the run is not signed by this key")
+            yield _signature_check(wanted, "missing", "the run is not signed by this key")
     else:
         for path in signature_files(run.file):
-            yield _signature(path, "not checked", "name the signer's key with --public-key")
+            yield _signature_check(path, "not checked", "name the signer's key with --public-key")
 
 
-def _signature(path: Path, standing: FileState, message: str = "") -> IntegrityCheck:
+def _signature_check(path: Path, standing: FileState, message: str = "") -> IntegrityCheck:
     return IntegrityCheck(part="signature", name=path.name, standing=standing, message=message)
 
 
@@ -127,20 +127,20 @@ def _check_signature(run: Run, path: Path, key: Ed25519PublicKey) -> IntegrityCh
     try:
         signature = read_signature(path)
     except BadInputError as error:
-        return _signature(path, "changed", error.message)
+        return _signature_check(path, "changed", error.message)
     if signature.key != fingerprint_of(key) or not is_by(signature, key):
-        return _signature(path, "changed", "it is not by this key, or was altered")
+        return _signature_check(path, "changed", "it is not by this key, or was altered")
     signed = signature.statement.splitlines()
     now = statement_of(run.digest or "", _events_hash(run)).splitlines()
     if len(signed) != len(now) or signed[0] != now[0]:
-        return _signature(path, "changed", "this key signed something else")
+        return _signature_check(path, "changed", "this key signed something else")
     if signed[1] != now[1]:
-        return _signature(path, "changed", "another report was signed")
+        return _signature_check(path, "changed", "another report was signed")
     if signed[2] == statement_of("", None).splitlines()[2]:
-        return _signature(path, "unchanged", "signed by this key, without the events")
+        return _signature_check(path, "unchanged", "signed by this key, without the events")
     if run.folder is not None and signed[2] != now[2]:
-        return _signature(path, "changed", "other events were signed")
-    return _signature(path, "unchanged", "signed by this key")
+        return _signature_check(path, "changed", "other events were signed")
+    return _signature_check(path, "unchanged", "signed by this key")
 
 
 def _events_hash(run: Run) -> str | None:
@@ -152,6 +152,6 @@ def _events_hash(run: Run) -> str | None:
     if run.folder is None or not (run.folder / EVENTS).is_file():
         return None
     try:
-        return hash_file(run.folder / EVENTS, lambda _: not interruption.was_asked())
+        return hash_file(run.folder / EVENTS, lambda _: not interruption.is_requested())
     except OSError as error:
         raise BadInputError(f"cannot be read: {error.strerror or error}", where=str(run.folder / EVENTS)) from error

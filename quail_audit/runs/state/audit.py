@@ -40,7 +40,7 @@ from quail_audit.schema.report import ArmReport, Failure, Report, SchemeReport, 
 
 
 @dataclass
-class AuditProgress:
+class RunningMean:
     """Samples of one metric on one arm, while they are being scored: their count, mean and squared deviations.
 
     Added up as Welford (1962) does, so that scores far from zero lose nothing.
@@ -65,7 +65,7 @@ class AuditProgress:
 
 
 @dataclass(frozen=True)
-class Quantizing:
+class QuantizingProgress:
     """How far a backend is with one checkpoint.
 
     Attributes:
@@ -85,7 +85,7 @@ class Quantizing:
 
 
 @dataclass(frozen=True)
-class Awaiting:
+class HashingProgress:
     """How far the hashing of files is when all else is done: when it was first said, and when last."""
 
     first: FilesAwaited
@@ -109,10 +109,10 @@ class AuditState:
     plan: Planned | None = None
     layers: dict[str, list[LayerStatistics]] = field(default_factory=lambda: defaultdict(list))
     layers_done: int = 0
-    quantizing: dict[tuple[str, str], Quantizing] = field(default_factory=dict)  # (scheme, side), in order
+    quantizing: dict[tuple[str, str], QuantizingProgress] = field(default_factory=dict)  # (scheme, side), in order
     summaries: dict[str, SchemeSummary] = field(default_factory=dict)
     arms: dict[str, ArmReport] = field(default_factory=dict)
-    running: dict[tuple[str, str], AuditProgress] = field(default_factory=lambda: defaultdict(AuditProgress))
+    running: dict[tuple[str, str], RunningMean] = field(default_factory=lambda: defaultdict(RunningMean))
     samples_done: dict[str, int] = field(default_factory=dict)
     scores: dict[str, dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))  # metric -> arm -> score
     recoveries: dict[str, dict[str, Recovery]] = field(default_factory=lambda: defaultdict(dict))
@@ -122,7 +122,7 @@ class AuditState:
     rules: tuple[RuleOutcome, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)  # scheme -> why it could not be measured
     files: tuple[FileHash, ...] = ()
-    awaiting: Awaiting | None = None  # files that are still being hashed, when all else is done
+    awaiting: HashingProgress | None = None  # files that are still being hashed, when all else is done
     end: RunFinished | RunFailed | None = None
     last_sample: SampleScored | None = None
     at_s: float = 0.0
@@ -148,7 +148,7 @@ class AuditState:
             case LayerQuantized():
                 first = self.quantizing.get((event.scheme, event.side))
                 started_s = first.started_s if first is not None else event.at_s
-                self.quantizing[event.scheme, event.side] = Quantizing(event.index, event.total, started_s)
+                self.quantizing[event.scheme, event.side] = QuantizingProgress(event.index, event.total, started_s)
             case WeightsMeasured():
                 self.summaries[event.scheme] = event.summary
             case ArmStarted():
@@ -168,7 +168,7 @@ class AuditState:
             case RecoveryMeasured():
                 self.recoveries[event.scheme][event.metric] = event.recovery
             case FilesAwaited():
-                self.awaiting = Awaiting(event if self.awaiting is None else self.awaiting.first, event)
+                self.awaiting = HashingProgress(event if self.awaiting is None else self.awaiting.first, event)
             case FilesHashed():
                 self.files = event.files
                 self.awaiting = None
@@ -204,7 +204,7 @@ class AuditState:
         return max(0.0, (len(unfinished) - part) * sum(elapsed) / len(elapsed))
 
     @property
-    def quantizing_now(self) -> tuple[str, str, Quantizing] | None:
+    def quantizing_now(self) -> tuple[str, str, QuantizingProgress] | None:
         """Scheme, side and how far a backend is with it; None while none is at work."""
         for (scheme, side), found in reversed(self.quantizing.items()):
             is_over = scheme in self.summaries or scheme in self.failures or self.end is not None

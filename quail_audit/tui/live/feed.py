@@ -16,7 +16,7 @@ from pathlib import Path
 
 from quail_audit.core.errors import QuailError
 from quail_audit.runs.folder import summarize_run
-from quail_audit.runs.follow import POLL_INTERVAL_S, Placed, replay_placed
+from quail_audit.runs.follow import POLL_INTERVAL_S, PlacedEvent, replay_placed
 from quail_audit.runs.names import EVENTS
 from quail_audit.runs.writer import Writer
 
@@ -36,7 +36,7 @@ class Feed:
         self.folder = folder
         self.problem: QuailError | None = None  # why reading ended before the run did
         self._is_awaited = is_awaited
-        self._waiting: deque[Placed] = deque()
+        self._waiting: deque[PlacedEvent] = deque()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, name=f"feed {folder.name}", daemon=True)
         self._thread.start()
@@ -46,7 +46,7 @@ class Feed:
         """Whether everything there will ever be has been taken."""
         return not self._thread.is_alive() and not self._waiting
 
-    def take(self, budget_s: float) -> Iterator[Placed]:
+    def take(self, budget_s: float) -> Iterator[PlacedEvent]:
         """What has come, until there is no more or so many seconds are over, what the taker does with it included."""
         deadline_s = time.monotonic() + budget_s
         for taken in itertools.count(1):

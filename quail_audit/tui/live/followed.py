@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quail_audit.runs.follow import Placed
+from quail_audit.runs.follow import PlacedEvent
 from quail_audit.schema.events.common import CheckpointSaved, RunFinished
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.feed import Feed
@@ -51,7 +51,7 @@ class Followed(ABC):
             self._last_s = time.monotonic()
 
     @abstractmethod
-    def _apply(self, placed: Placed) -> None:
+    def _apply(self, placed: PlacedEvent) -> None:
         """Take in one event."""
 
     @property
@@ -92,7 +92,7 @@ class Making(Followed):
 
     state: TrainingState | CureState
 
-    def _apply(self, placed: Placed) -> None:
+    def _apply(self, placed: PlacedEvent) -> None:
         self.state.apply(placed.event)
 
     @property

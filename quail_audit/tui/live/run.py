@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError, QuailError
-from quail_audit.runs.attributions import brought_back
+from quail_audit.runs.attributions import read_brought_back
 from quail_audit.runs.folder import read_request
-from quail_audit.runs.follow import Placed, read_events
+from quail_audit.runs.follow import PlacedEvent, read_events
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import LayerMeasured, SampleScored
 from quail_audit.schema.events.lines import Event
@@ -27,7 +27,7 @@ from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Followed
 from quail_audit.verdict.policy_file import read_policy
-from quail_audit.verdict.standings import SchemeStanding, format_of
+from quail_audit.verdict.standings import SchemeStanding, standing_of
 
 
 @dataclass
@@ -76,7 +76,7 @@ class LiveRun(Followed):
         """See Followed. After the end of the run its process takes a second or two to leave: nothing to stop."""
         return super().is_running_here and self.state.end is None
 
-    def _apply(self, placed: Placed) -> None:
+    def _apply(self, placed: PlacedEvent) -> None:
         event = placed.event
         self.state.apply(event)
         if isinstance(event, SampleScored):
@@ -116,7 +116,7 @@ class LiveRun(Followed):
         """Every scheme of the run, as far as it has been measured."""
         if self._formats is None or self._formats[0] != self.changes:
             alone = self.state.verdict if len(self.schemes) == 1 else None
-            found = tuple(format_of(scheme, self.state.scheme(scheme), alone) for scheme in self.schemes)
+            found = tuple(standing_of(scheme, self.state.scheme(scheme), alone) for scheme in self.schemes)
             self._formats = (self.changes, found)
         return self._formats[1]
 
@@ -141,7 +141,7 @@ class LiveRun(Followed):
 
     def brought_back(self, scheme: str) -> dict[str, float]:
         """Layer -> the share of the memory that rounding it alone brings back. Read from the run's folder."""
-        return {layer: unit.share for layer, unit in brought_back(self.folder, scheme).items()}
+        return {layer: unit.share for layer, unit in read_brought_back(self.folder, scheme).items()}
 
     def arms(self, scheme: str) -> tuple[str, ...]:
         """The arms that a reader compares at a scheme: original, unlearned, each in full and rounded, the reference."""

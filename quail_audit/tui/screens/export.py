@@ -18,7 +18,7 @@ from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.runs.digest import sealed
+from quail_audit.runs.digest import with_digest
 from quail_audit.runs.follow import replay
 from quail_audit.schema.events.lines import to_line
 from quail_audit.tui.live.run import LiveRun
@@ -123,16 +123,20 @@ class ExportScreen(ModalScreen[None]):
             return (self._picture,)
         if kind == "jsonl":
             return (to_line(event) + "\n" for event in replay(self._run.folder))
-        report = sealed(self._run.state.report())
+        report = with_digest(self._run.state.report())
         if kind == "json":
             return (report.model_dump_json(indent=2) + "\n",)
         if kind == "text":
             from quail_audit.reports.text.audit import show
             from quail_audit.reports.text.console import PlainTextConsole
-            from quail_audit.runs.attributions import brought_back_in
+            from quail_audit.runs.attributions import read_brought_back_by_scheme
 
             stream = io.StringIO()
-            show(report, PlainTextConsole(stream, width=TEXT_COLUMNS), brought_back_in(report, self._run.folder))
+            show(
+                report,
+                PlainTextConsole(stream, width=TEXT_COLUMNS),
+                read_brought_back_by_scheme(report, self._run.folder),
+            )
             return (stream.getvalue(),)
         from quail_audit.reports.formats import FORMATS
 

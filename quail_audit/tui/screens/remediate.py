@@ -15,7 +15,7 @@ from textual.widgets.option_list import Option
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.runs.attributions import units_measured
+from quail_audit.runs.attributions import read_units
 from quail_audit.tui.live.cure import LiveCure
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.base import QuailScreen
@@ -93,7 +93,7 @@ class RemediateScreen(QuailScreen[None]):
         return found[at] if at is not None and at < len(found) else None
 
     def _show_advice(self) -> None:
-        is_attributed = bool(units_measured(self.run.folder, self._scheme))
+        is_attributed = bool(read_units(self.run.folder, self._scheme))
         report, folder = self.run.state.report(), self.run.folder_from_here
         self._advice = prescribe(report, folder, self._scheme, is_attributed=is_attributed)
         self.query_one("#finding", Static).update(Text(printable(self._advice.finding)))

@@ -14,7 +14,7 @@ from quail_audit.reports import wording
 from quail_audit.schema.figures import LayerStatistics
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.layer_table import end_of
-from quail_audit.verdict.comparison import STANDING_MARKS, LayerChange
+from quail_audit.verdict.comparison import CHANGE_MARKS, LayerChange
 
 Figure = Callable[[LayerStatistics], str]
 FIGURES: Mapping[str, tuple[int, Figure]] = {  # columns of one figure, and how it is written
@@ -113,7 +113,7 @@ class ChangeTable(DataTable[Text]):
         for column in self._columns_shown:
             _, shown = FIGURES[column]
             cells.append(Text(f"{shown(change.before)}{self._arrow}{shown(change.after)}"))
-        mark = STANDING_MARKS[change.standing]
+        mark = CHANGE_MARKS[change.standing]
         state = Text(f"{mark} ", style=palette.of_standing(self.app, change.standing))
         before, after = change.before.state, change.after.state
         state.append(wording.layer_state(change.before), style=palette.of_state(self.app, before))

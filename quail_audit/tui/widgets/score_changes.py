@@ -19,8 +19,8 @@ from quail_audit.schema.policy import Limits
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette
 from quail_audit.verdict.comparison import (
+    CHANGE_MARKS,
     CHECKPOINT_THAT_CHANGES,
-    STANDING_MARKS,
     Change,
     RecoveryChange,
     SchemeComparison,
@@ -93,7 +93,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         line.append(f"{printable(what, limit=ARM_COLUMNS - 1):<{ARM_COLUMNS}}", style=muted)
         line.append_text(self._right(before)).append(" → ", style=muted).append_text(self._right(after))
         line.append(f"{difference:>{DIFFERENCE_COLUMNS}}  ")
-        said = "" if standing == "unknown" else f"{STANDING_MARKS[standing]} {standing}"
+        said = "" if standing == "unknown" else f"{CHANGE_MARKS[standing]} {standing}"
         line.append(said, style=palette.of_standing(self.app, standing))
         if aside and self._has_intervals:
             line.append(f"  {aside}", style=muted)

@@ -6,7 +6,7 @@ from rich.console import Console
 from quail_audit.cli.progress.audit import view
 from quail_audit.cli.progress.live import LiveView
 from quail_audit.cli.progress.plain import PlainProgress
-from quail_audit.runs.state.audit import AuditProgress, AuditState
+from quail_audit.runs.state.audit import AuditState, RunningMean
 from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, MetricScored, SampleScored
 from quail_audit.schema.events.common import RunFinished
 from quail_audit.schema.events.lines import Event
@@ -125,7 +125,7 @@ def test_running_scores_have_the_mean_and_interval_that_numpy_finds() -> None:
     import numpy as np
 
     scores = [1e6 + 1.0, 1e6 + 4.0, 1e6 + 2.5, 1e6]
-    progress = AuditProgress()
+    progress = RunningMean()
     progress.add(scores[0])
     assert progress.half_width is None
     for score in scores[1:]:

@@ -8,7 +8,7 @@ import pytest
 
 from quail_audit.cli import running
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.core.writing import _Writing, writable
+from quail_audit.core.writing import _NamedFile, explain_write_errors
 from quail_audit.runs.names import EVENTS, JOURNAL, REPORT, REQUEST
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.requests import AuditRequest
@@ -22,7 +22,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: float = 0.0
         self.writes = 0
-        write, write_text = os.write, _Writing.write
+        write, write_text = os.write, _NamedFile.write
 
         def writing(descriptor: int, data: bytes) -> int:
             if self._is_full():
@@ -30,14 +30,14 @@ class Disk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return write(descriptor, data)
 
-        def writing_text(file: _Writing, text: str) -> int:
-            with writable(file._place):
+        def writing_text(file: _NamedFile, text: str) -> int:
+            with explain_write_errors(file._place):
                 if self._is_full():
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return write_text(file, text)
 
         monkeypatch.setattr("quail_audit.core.writing.os.write", writing)
-        monkeypatch.setattr(_Writing, "write", writing_text)
+        monkeypatch.setattr(_NamedFile, "write", writing_text)
 
     def _is_full(self) -> bool:
         self.writes += 1

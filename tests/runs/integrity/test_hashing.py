@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.paths import stays_inside
+from quail_audit.core.paths import is_inside
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.runs.integrity.hashing import PIECE_BYTES, Hashing, find_file, hash_file
 from quail_audit.schema.events.audit import FilesAwaited
@@ -209,9 +209,9 @@ def test_the_files_of_a_data_folder_are_those_that_are_read(tmp_path: Path) -> N
     ],
 )
 def test_names_that_lead_out_are_known(name: str) -> None:
-    assert not stays_inside(name)
+    assert not is_inside(name)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "verbmem/forget.json", "..a", "ü.json"])
 def test_names_that_stay_are_known(name: str) -> None:
-    assert stays_inside(name)
+    assert is_inside(name)

@@ -14,7 +14,7 @@ from quail_audit.reports.rule_rows import rule_row
 from quail_audit.runs.folder import new_run
 from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import RunStarted
-from quail_audit.schema.policy import Limits, OtherLimits, Policy, Required, Rule, Waiver
+from quail_audit.schema.policy import Limits, OtherLimits, Policy, Requirements, Rule, Waiver
 from quail_audit.schema.preflight import PolicyFound
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.screens.audit import AuditScreen
@@ -28,7 +28,7 @@ from tests.support.made_runs import events, judged_by, write_run
 HOSTILE = "[red]MLPs[/red] \x1b[31m carry"
 POLICY = Policy(
     limits=Limits(where=(OtherLimits(schemes=("fp4",), metrics=("knowmem_*",), max_recovery_percent=60.0),)),
-    required=Required(samples={"verbmem_forget": 100}),
+    required=Requirements(samples={"verbmem_forget": 100}),
     rules=(
         Rule(name=HOSTILE, figure="survival", layers=("*.mlp.*",), at_least=0.8),
         Rule(name="utility", figure="score", metrics=("verbmem_retain",), at_least=40.0),

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from quail_audit.core.plug_ins import named, with_plug_ins
+from quail_audit.core.plug_ins import find_by_name, with_plug_ins
 from quail_audit.engine.forgetting.metrics import (
     accuracy,
     knowmem,
@@ -40,4 +40,4 @@ def metric_named(name: str) -> Metric[Any]:
     Raises:
         UsageError: there is none; the message names those there are.
     """
-    return named(name, known_metrics(), "metric")
+    return find_by_name(name, known_metrics(), "metric")
