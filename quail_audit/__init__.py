@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "quail_audit.api": ("AuditOptions", "Report", "audit", "audit_events", "compare", "measure", "read_report"),
+    "quail_audit.api": ("audit", "audit_events", "AuditOptions", "measure", "read_report", "Report", "compare"),
     "quail_audit.core.errors": (
         "BadInputError",
         "EnvironmentProblemError",

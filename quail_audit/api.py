@@ -46,7 +46,7 @@ class AuditOptions(TypedDict, total=False):
         retrain: reference model trained without the forget set; sets the floor for recovery.
         retrain_auc: AUC of Min-40% Prob of such a model, between 0 and 1, if only that is known.
         data: data folder in MUSE layout, or a classifier's. Without it only the weights are measured.
-        schemes: names of quantization schemes, or "all". Default: nf4.
+        schemes: names of quantization schemes; "all" among them stands for every one. Default: ["nf4"].
         metrics: names of the metrics to measure. None: every metric that the data has.
         text_column, label_column: columns of a classifier's data. None: `text` or `tweet`, and `label`.
         skip_modules: names of modules that stay in full precision. None: embeddings and head, as bitsandbytes does.

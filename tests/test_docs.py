@@ -174,6 +174,23 @@ def test_the_page_on_schemes_names_every_one_that_is_listed() -> None:
         assert f"`{form}" in page or f"`{scheme.name}`" in page, scheme.name
 
 
+def test_the_tree_of_the_page_is_that_of_the_code() -> None:
+    """Every folder of code is named, and nothing that is not there."""
+    (tree,) = blocks("docs/architecture.md", "text")
+    named: dict[int, Path] = {}
+    places = set()
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        place = named.get(depth - 1, ROOT) / name
+        assert place.exists(), line
+        assert place.is_dir() == name.endswith("/"), line
+        named[depth] = place
+        places.add(place)
+    packages = {path.parent for top in ("quail_audit", "quail_train") for path in (ROOT / top).rglob("__init__.py")}
+    assert packages <= places
+
+
 def test_the_gallery_shows_one_report_and_nothing_of_the_machine_it_was_made_on() -> None:
     gallery = ROOT / "docs" / "gallery" / "report"
     report = read_report(gallery / "report.json")

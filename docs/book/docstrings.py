@@ -1,4 +1,4 @@
-"""Reads a docstring's "low, high: the bounds" as two entries, which Google's style has no word for."""
+"""Read a docstring's "low, high: the bounds" as two entries, which Google's style has no word for."""
 
 import re
 from typing import Any

@@ -1,10 +1,11 @@
-"""Pages of the site that are made and not written: the commands from their help, the Python reference from docstrings,
-and the README, CONTRIBUTING and CHANGELOG that stand at the top of the repository.
+"""Make the site's pages that nobody writes: the commands from their help, the Python reference from docstrings.
+
+Also those that stand at the top of the repository: README, CONTRIBUTING and CHANGELOG.
 """
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,33 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import quail_audit
 from quail_audit.cli.app import app
 from quail_audit.cli.main import _add_plugged_in_commands
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("quail_audit", "quail_train")
-FACES = ("tui", "terminal")  # nobody calls these from Python
 TOP_LEVEL = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COMMANDS = "reference/commands.md"
+# What a caller or a plug-in imports: a page's name and title, and what is on it.
+PYTHON: Mapping[tuple[str, str], Iterable[str]] = {
+    ("python", "Python API"): [
+        f"quail_audit.{name}" for name in (*quail_audit._HOMES["quail_audit.api"], "Comparison")
+    ],
+    ("schemes", "Schemes"): ["quail_audit.engine.schemes.interface"],
+    ("metrics", "Metrics"): [
+        "quail_audit.engine.forgetting.metrics.interface",
+        "quail_audit.engine.forgetting.data.types",
+    ],
+    ("errors", "Errors"): ["quail_audit.core.errors"],
+    ("report", "Report"): ["quail_audit.schema.report", "quail_audit.schema.figures"],
+    ("events", "Events"): [
+        f"quail_audit.schema.events.{name}" for name in ("lines", "common", "audit", "training", "cures")
+    ],
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    reference = [{"Commands": COMMANDS}, *({name: path} for name, path, _ in modules())]
+    reference = [{"Commands": COMMANDS}, *({title: f"reference/{name}.md"} for name, title in PYTHON)]
     assert config.nav is not None
     next(part for part in config.nav if "Reference" in part)["Reference"].extend(reference)
     return config
@@ -32,7 +48,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {COMMANDS: "\n".join(commands())}
-    pages |= {path: text for _, path, text in modules()}
+    for (name, title), objects in PYTHON.items():  # mkdocstrings fills them from the docstrings
+        pages[f"reference/{name}.md"] = "\n".join([f"# {title}\n", *(f"::: {path}\n" for path in objects)])
     for name, path in TOP_LEVEL.items():
         pages[path] = from_top((ROOT / name).read_text(encoding="utf-8"))
     for path, text in pages.items():
@@ -89,16 +106,3 @@ def commands() -> Iterator[str]:
 def escaped(text: str) -> str:
     """Plain text of a help as Markdown."""
     return re.sub(r"([<*_\[\]|])", r"\\\1", text)
-
-
-def modules() -> Iterator[tuple[str, str, str]]:
-    """Of each package: its name, its page, and the page's text, which mkdocstrings fills from the docstrings."""
-    for top in PACKAGES:
-        folders = [folder.parent for folder in (ROOT / top).rglob("__init__.py")]
-        for folder in sorted(folders, key=lambda folder: folder.parts):
-            package = ".".join(folder.relative_to(ROOT).parts)
-            names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-            if any(f".{face}" in f"{package}." for face in FACES) or not names:
-                continue
-            parts = [f"# {package}\n", *(f"::: {package}.{name}\n" for name in names)]
-            yield package, f"reference/{package}.md", "\n".join(parts)
