@@ -25,7 +25,7 @@ from pathlib import Path
 from smollm2_news import plain_model
 from transformers import AutoTokenizer
 
-from quail_audit.engine.forgetting.data.calibration_texts import calibration_texts, rows_of
+from quail_audit.engine.forgetting.data.calibration_texts import cut_into_rows, read_calibration_texts
 from quail_audit.engine.schemes.backends.messages import Job
 from quail_audit.engine.schemes.backends.process import Scratch, run
 from quail_audit.engine.schemes.calibrated import scheme_of
@@ -65,7 +65,9 @@ def write_gptq(original: Path, folder: Path, texts: Path) -> None:
     scheme = scheme_of(GPTQ)
     assert scheme is not None
     tokenizer = AutoTokenizer.from_pretrained(original)
-    rows = rows_of(calibration_texts(str(texts), None), tokenizer, samples=16, window=None, least=1536, seed=0)
+    rows = cut_into_rows(
+        read_calibration_texts(str(texts), None), tokenizer, samples=16, window=None, least=1536, seed=0
+    )
     job = Job(
         backend=scheme.backend("cpu"), model=str(original), folder=str(folder), rows=rows, method=scheme.method,
         bits=scheme.bits, group_size=scheme.group_size, desc_act=scheme.desc_act, dtype="float32", device="cpu", seed=0,

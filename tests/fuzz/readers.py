@@ -337,9 +337,9 @@ _TABLES = (
 
 
 def _read_calibration(path: Path) -> None:
-    from quail_audit.engine.forgetting.data.calibration_texts import calibration_texts
+    from quail_audit.engine.forgetting.data.calibration_texts import read_calibration_texts
 
-    calibration_texts(str(path), None)
+    read_calibration_texts(str(path), None)
 
 
 # Policies, themes, settings

@@ -80,13 +80,13 @@ def calibration_rows(pair: Pair, request: AuditRequest) -> Rows:
         UsageError: there is nothing to calibrate on.
         BadInputError: the texts cannot be read, or are too few.
     """
-    from quail_audit.engine.forgetting.data.calibration_texts import calibration_texts, rows_of
+    from quail_audit.engine.forgetting.data.calibration_texts import cut_into_rows, read_calibration_texts
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
 
-    texts = calibration_texts(request.calibration, request.data)
+    texts = read_calibration_texts(request.calibration, request.data)
     tokenizer, _ = load_tokenizer(pair.original, pair.unlearned)
     window = pair.original.config.get("max_position_embeddings")
-    return rows_of(
+    return cut_into_rows(
         texts,
         tokenizer,
         samples=request.calibration_samples,

@@ -1,8 +1,4 @@
-"""What calibrated schemes are calibrated on: the retain texts of the data folder, or a file.
-
-Also the folder that a backend loads a checkpoint from, as only here the tokenizer and the merged model are at hand.
-Not here: quantizing (schemes/calibrated.py).
-"""
+"""Read the texts that rounding is calibrated on, and cut them into rows of tokens."""
 
 from __future__ import annotations
 
@@ -17,26 +13,28 @@ from quail_audit.schema.layout import RAW_RETAIN
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from quail_audit.engine.forgetting.data.types import Row
 
-ROW_TOKENS = 512  # a sample's length, where the model's window is no shorter
+
+ROW_TOKENS = 512  # tokens of a row, if the model's window is no shorter
 
 
-def calibration_texts(calibration: str | None, data: str | None) -> tuple[str, ...]:
-    """The texts to calibrate on.
+def read_calibration_texts(calibration: str | None, data: str | None) -> tuple[str, ...]:
+    """Return the texts that an audit's calibrated schemes are calibrated on.
 
     Args:
-        calibration: a file: .jsonl with {"text"}, {"prompt", "completion"} or {"question", "answer"}; else plain text.
-        data: a data folder, whose retain texts are taken where no file is given.
+        calibration: a file; see read_texts.
+        data: a data folder, whose retain texts are taken if no file is given.
 
     Raises:
         UsageError: neither was given.
         BadInputError: the file cannot be read, or there is no text in it.
     """
     if calibration is not None:
-        texts = _of_file(Path(calibration))
+        texts = read_texts(Path(calibration))
         where = calibration
     elif data is not None:
-        texts = _of_folder(Path(data))
+        texts = _read_retain_texts(Path(data))
         where = data
     else:
         raise UsageError(
@@ -51,51 +49,68 @@ def calibration_texts(calibration: str | None, data: str | None) -> tuple[str, .
     return texts
 
 
-def _of_file(path: Path) -> tuple[str, ...]:
+def read_texts(path: Path, *, by_line: bool = False) -> tuple[str, ...]:
+    """Return the texts of a file, those that are not blank, in order.
+
+    A .jsonl file has one text a line: {"text"}, {"prompt", "completion"} or {"question", "answer"}, whose parts are
+    joined by a space. Any other file is plain text:
+
+    - The whole file is one text by default. `quail audit` joins texts and cuts them into rows, so nothing is lost, and
+      line breaks stay where the model is used to them.
+    - Each line is a text with by_line. `quail carry` takes each text as a row, cut to its first 512 tokens, so it would
+      lose nearly all of a text that is a whole file.
+
+    Args:
+        path: the file.
+        by_line: see above.
+
+    Raises:
+        BadInputError: it cannot be read, is not UTF-8, or is no such .jsonl.
+    """
     from quail_audit.engine.forgetting.data.rows import read_jsonl_rows, read_text
 
     if path.suffix == ".jsonl":
-        return tuple(_text_of(row.model_dump()) for row in read_jsonl_rows(path))
+        return tuple(map(_text_of, read_jsonl_rows(path)))
     text = read_text(path)
-    return (text,) if text.strip() else ()
+    return tuple(part for part in (text.split("\n") if by_line else (text,)) if part.strip())
 
 
-def _text_of(row: dict[str, str]) -> str:
-    return " ".join(part.strip() for part in row.values())
+def _text_of(row: Row) -> str:
+    return " ".join(part.strip() for part in row.model_dump().values())
 
 
-def _of_folder(folder: Path) -> tuple[str, ...]:
-    """The retain text to train on, else what is measured on the retain side."""
+def _read_retain_texts(folder: Path) -> tuple[str, ...]:
+    """Return the retain text for training if there is one, else the retain side of what is measured."""
     from quail_audit.engine.forgetting.data.folder import read_folder
 
     raw = folder / RAW_RETAIN
     if raw.is_file():
-        return _of_file(raw)
+        return read_texts(raw)
     data = read_folder(folder)
     if texts := data.texts.get("retain"):
         return texts
     if continuations := data.continuations.get("retain"):
-        return tuple(_text_of(row.model_dump()) for row in continuations)
-    asked = data.questions.get("retain")
-    return tuple(_text_of(row.model_dump()) for row in asked.asked) if asked else ()
+        return tuple(map(_text_of, continuations))
+    questions = data.questions.get("retain")
+    return tuple(map(_text_of, questions.asked)) if questions else ()
 
 
-def rows_of(
+def cut_into_rows(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, samples: int, window: int | None, least: int, seed: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Texts as rows of tokens: joined, cut into rows of one length, some of which are chosen.
+    """Join texts, cut their tokens into rows of one length, and choose some of the rows.
 
     Args:
         texts: in order.
-        tokenizer: of both checkpoints.
-        samples: at most so many rows.
-        window: of the model, in tokens; None: unknown.
-        least: tokens that there must be: as many as the widest layer has columns. With fewer, that layer's Hessian
+        tokenizer: the tokenizer of both checkpoints.
+        samples: the most rows to return.
+        window: the model's window in tokens; None: unknown.
+        least: the fewest tokens to return, the number of columns of the widest layer. With fewer, that layer's Hessian
             is singular, and only damping makes it invertible.
-        seed: of the choice.
+        seed: random seed for the choice.
 
     Raises:
-        BadInputError: there are fewer tokens.
+        BadInputError: there are fewer tokens than least.
     """
     ids: list[int] = []
     for text in texts:

@@ -11,7 +11,12 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
-from quail_audit.engine.forgetting.data.calibration_texts import ROW_TOKENS, calibration_texts, rows_of
+from quail_audit.engine.forgetting.data.calibration_texts import (
+    ROW_TOKENS,
+    cut_into_rows,
+    read_calibration_texts,
+    read_texts,
+)
 from quail_audit.engine.forgetting.models.export import write_model_folder
 
 
@@ -25,7 +30,7 @@ class Counting:
 
 def rows(texts: list[str], **changes: Any) -> tuple[tuple[int, ...], ...]:
     asked: dict[str, Any] = {"samples": 100, "window": 8, "least": 1, "seed": 0} | changes
-    return rows_of(texts, Counting(), **asked)  # type: ignore[arg-type]
+    return cut_into_rows(texts, Counting(), **asked)  # type: ignore[arg-type]
 
 
 def write(path: Path, text: str) -> str:
@@ -36,33 +41,34 @@ def write(path: Path, text: str) -> str:
 
 def test_texts_of_a_file(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.txt", "One line.\nAnother.\n")
-    assert calibration_texts(plain, None) == ("One line.\nAnother.\n",)
+    assert read_calibration_texts(plain, None) == ("One line.\nAnother.\n",)
+    assert read_texts(Path(plain), by_line=True) == ("One line.", "Another.")
     for rows_of_file, expected in (
         ([{"text": "one"}, {"text": "two"}], ("one", "two")),
         ([{"prompt": "one ", "completion": " two"}], ("one two",)),
         ([{"question": "one?", "answer": "two"}], ("one? two",)),
     ):
         jsonl = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows_of_file)))
-        assert calibration_texts(jsonl, str(tmp_path)) == expected  # the file goes before the folder
+        assert read_calibration_texts(jsonl, str(tmp_path)) == expected  # the file goes before the folder
 
 
 def test_texts_of_a_data_folder_the_nearest_to_training_first(tmp_path: Path) -> None:
     asked = json.dumps([{"question": "Who?", "answer": "Nobody."}])
     write(tmp_path / "knowmem/retain_qa.json", asked)
-    assert calibration_texts(None, str(tmp_path)) == ("Who? Nobody.",)
+    assert read_calibration_texts(None, str(tmp_path)) == ("Who? Nobody.",)
     write(tmp_path / "verbmem/retain.json", json.dumps([{"prompt": "The mayor", "gt": " wept."}]))
-    assert calibration_texts(None, str(tmp_path)) == ("The mayor wept.",)
+    assert read_calibration_texts(None, str(tmp_path)) == ("The mayor wept.",)
     write(tmp_path / "privleak/retain.json", json.dumps(["A text."]))
-    assert calibration_texts(None, str(tmp_path)) == ("A text.",)
+    assert read_calibration_texts(None, str(tmp_path)) == ("A text.",)
     write(tmp_path / "raw/retain.txt", "All of it.")
-    assert calibration_texts(None, str(tmp_path)) == ("All of it.",)
+    assert read_calibration_texts(None, str(tmp_path)) == ("All of it.",)
 
 
 def test_nothing_to_calibrate_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="texts to calibrate on"):
-        calibration_texts(None, None)
+        read_calibration_texts(None, None)
     with pytest.raises(BadInputError, match="no text to calibrate on"):
-        calibration_texts(write(tmp_path / "blank.txt", " \n"), None)
+        read_calibration_texts(write(tmp_path / "blank.txt", " \n"), None)
 
 
 def test_rows_are_the_joined_texts_cut_to_the_window() -> None:
