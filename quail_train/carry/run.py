@@ -115,7 +115,7 @@ def _measured(pair: Pair, scheme: Carriable) -> dict[str, PairSums]:
     found = {}
     for layer in pair.layers:
         sums = pair_sums(*pair.read(layer), scheme, threads=usable_cores())
-        if not sums.finite:
+        if not sums.is_finite:
             raise BadInputError(
                 f"weights of {layer.name} are NaN or infinite",
                 where=f"{pair.original.source if sums.nonfinite_original else pair.unlearned.source}",

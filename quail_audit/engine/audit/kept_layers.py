@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.values import Value
-from quail_audit.engine.weights.stored_statistics import StoredSums
+from quail_audit.engine.weights.stored_sums import StoredSums
 from quail_audit.engine.weights.sums import PairSums
 from quail_audit.schema.events.audit import LayerMeasured
 
@@ -37,7 +37,7 @@ def keep_layer(journal: Journal, found: Sequence[tuple[LayerMeasured, S]], *key:
         found: each scheme's event and sums.
         key: the entry's.
     """
-    if all(sums.finite for _, sums in found):
+    if all(sums.is_finite for _, sums in found):
         entry = KeptLayer(
             measured=tuple(event for event, _ in found), sums=tuple(_single_numbers(sums) for _, sums in found)
         )

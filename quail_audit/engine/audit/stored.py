@@ -157,12 +157,8 @@ def measure_stored(
     """
     from quail_audit.engine.audit.kept_layers import keep_layer, kept_layer
     from quail_audit.engine.checkpoints.architecture import Matrix
-    from quail_audit.engine.weights.stored_statistics import (
-        StoredSums,
-        stored_layer_statistics,
-        stored_sums,
-        summarize_stored,
-    )
+    from quail_audit.engine.weights.statistics import layer_statistics, summarize
+    from quail_audit.engine.weights.stored_sums import StoredSums, stored_sums
 
     pair, total = stored.pair, StoredSums()
     layers: list[LayerStatistics] = []
@@ -173,7 +169,7 @@ def measure_stored(
             own = stored_sums(original, unlearned, comparable=comparable)
             del original, unlearned  # before the next is read, so that never two layers are in memory
             limits = policy.limits.of_layer(stored.name, layer.name)
-            measured = stored_layer_statistics(own, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+            measured = layer_statistics(own, name=layer.name, block=layer.block, role=layer.role, limits=limits)
             event = LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)
             found = [(event, own)]
         for event, sums in found:
@@ -181,7 +177,7 @@ def measure_stored(
             layers.append(event.layer)
             yield event
         keep_layer(journal, found, layer.name)
-    yield WeightsMeasured(scheme=stored.name, summary=summarize_stored(total, layers))
+    yield WeightsMeasured(scheme=stored.name, summary=summarize(total, layers))
     return layers
 
 

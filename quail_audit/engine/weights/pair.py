@@ -68,7 +68,7 @@ class MatrixPair:
         sums = self._sums(scheme)
         if self._shared is None:
             # Under a scheme whose scales overflow the weights themselves were not counted either.
-            self._shared = sums if sums.finite else None
+            self._shared = sums if sums.is_finite else None
             return sums
         return replace(
             sums,

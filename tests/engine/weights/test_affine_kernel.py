@@ -201,7 +201,7 @@ def test_a_scheme_whose_scales_overflow_shares_nothing() -> None:
     """int8 casts to float16 first, which holds no 1e6; nf4 does not mind."""
     original, unlearned = (side * 1e8 for side in pair((4, 128), 1e-3, 1.0))
     matrices = MatrixPair(original, unlearned, [scheme_named("int8"), scheme_named("nf4"), scheme_named("fp4")])
-    assert not matrices.sums_under(scheme_named("int8")).finite
+    assert not matrices.sums_under(scheme_named("int8")).is_finite
     for name in ("nf4", "fp4"):
         assert_equal_sums(matrices.sums_under(scheme_named(name)), pair_sums(original, unlearned, scheme_named(name)))
 

@@ -428,7 +428,7 @@ def test_any_bits_give_finite_figures_or_counts(
     assert sums.nonfinite_original == int((~original.isfinite()).sum())
     assert sums.nonfinite_unlearned == int((~unlearned.isfinite()).sum())
     layer = layer_statistics(sums, name="x", block=None, role="x")  # refuses figures that are not finite
-    if sums.finite:
+    if sums.is_finite:
         codes = [scheme.quantize(weight).codes for weight in (original, unlearned)]
         assert layer.overlap == float((codes[0] == codes[1]).double().mean())
         stored = [
