@@ -20,7 +20,9 @@ import json, sys
 import bitsandbytes, torch
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_audit.engine.weights.pair import PairSums, layer_statistics, pair_sums, summarize
+from quail_audit.engine.weights.pair import pair_sums
+from quail_audit.engine.weights.statistics import layer_statistics, summarize
+from quail_audit.engine.weights.sums import PairSums
 
 def peak_mib():
     with open("/proc/self/status") as status:

@@ -15,9 +15,7 @@ from quail_audit.engine.schemes.absmax_blocks import LEVELS
 from quail_audit.engine.schemes.affine import AffineScheme, Extremes
 from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.interface import Scheme
-from quail_audit.engine.weights import affine_kernel as affine_kernels
-from quail_audit.engine.weights import kernel_parts as block_sums
-from quail_audit.engine.weights import table_kernel as kernels
+from quail_audit.engine.weights import affine_kernel, kernel_parts, table_kernel
 from quail_audit.engine.weights.sums import Counts, PairSums, no_transitions
 from quail_audit.engine.weights.tensor_sums import (
     MOST_LEVELS_OF_TRANSITIONS,
@@ -60,26 +58,28 @@ def has_loop(scheme: Scheme, weight: torch.Tensor) -> bool:
     if weight.device.type != "cpu":
         return False
     if isinstance(scheme, FourBit):
-        return kernels.fits(scheme.grid)
+        return table_kernel.fits(scheme.grid)
     return isinstance(scheme, AffineScheme) and math.gcd(scheme.block_size or weight.shape[1], PIECE) >= SHORTEST_PIECE
 
 
 def sums_over_table(
     original: torch.Tensor, unlearned: torch.Tensor, scheme: FourBit, threads: int, counts_updates: bool
 ) -> PairSums:
-    """The loop of kernels.py over the whole blocks, and what is left in tensor operations."""
+    """The loop of table_kernel.py over the whole blocks, and what is left in tensor operations."""
     size = scheme.grid.block_size
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
     whole = flat_o.numel() // size * size
     scales_o, scales_u = _given_scales(flat_o, scheme), _given_scales(flat_u, scheme)
     sums = PairSums()
-    kernel = kernels.kernel_for(
+    kernel = table_kernel.kernel_for(
         scheme.grid, _rounding_of(original.dtype), _rounding_of(unlearned.dtype), counts_updates=counts_updates
     )
     for start, o, u in _pieces(flat_o[:whole], flat_u[:whole], size, WEIGHTS_PER_RUN):
         first, last = start // size, (start + o.numel()) // size
         per_block = scales_o[first:last], scales_u[first:last]
-        ran = _run(kernel, (_bits(o, size), _bits(u, size)), per_block, kernels.BLOCKS_PER_CHUNK, LEVELS**2, threads)
+        ran = _run(
+            kernel, (_bits(o, size), _bits(u, size)), per_block, table_kernel.BLOCKS_PER_CHUNK, LEVELS**2, threads
+        )
         moves = ran.transitions.sum(axis=0, dtype=np.int64).reshape(LEVELS, LEVELS)
         sums += _totals(ran, o.numel(), same_code=o.numel() - int(moves.sum() - moves.trace()), transitions=moves)
     if whole < flat_o.numel():
@@ -102,7 +102,7 @@ def sums_over_even_levels(
     threads: int,
     counts_updates: bool,
 ) -> PairSums:
-    """The loop of affine_kernels.py; what rounds the blocks is worked out of their extremes just before."""
+    """The loop of affine_kernel.py; what rounds the blocks is worked out of their extremes just before."""
     block = scheme.block_size or original.shape[1]
     sides = zip((original, unlearned), extremes, strict=True)
     of_o, of_u = map_in_threads(
@@ -136,7 +136,7 @@ def _sums_of_pieces(
     """The loop over flat tensors of whole pieces of so many weights that are so many blocks."""
     counts = scheme.levels <= MOST_LEVELS_OF_TRANSITIONS
     cells = scheme.levels**2 + 1 if counts else 1
-    kernel = affine_kernels.kernel_for(
+    kernel = affine_kernel.kernel_for(
         scheme,
         size,
         blocks,
@@ -149,12 +149,12 @@ def _sums_of_pieces(
     for start, o, u in _pieces(original, unlearned, size, WEIGHTS_PER_RUN):
         first, last = start // size * blocks, (start + o.numel()) // size * blocks
         per_block = rounds[0][:, first:last], rounds[1][:, first:last]
-        pieces_per_chunk = affine_kernels.WEIGHTS_PER_CHUNK // size
+        pieces_per_chunk = affine_kernel.WEIGHTS_PER_CHUNK // size
         ran = _run(kernel, (_bits(o, size), _bits(u, size)), per_block, pieces_per_chunk, cells, threads)
         moves = (
             ran.transitions.sum(axis=0, dtype=np.int64)[:-1].reshape(scheme.levels, scheme.levels) if counts else None
         )
-        sums += _totals(ran, o.numel(), same_code=int(ran.sums[:, block_sums.SAME_CODE].sum()), transitions=moves)
+        sums += _totals(ran, o.numel(), same_code=int(ran.sums[:, kernel_parts.SAME_CODE].sum()), transitions=moves)
     return sums
 
 
@@ -166,7 +166,7 @@ def extremes_of(weight: torch.Tensor, size: int) -> Extremes:
     flat = weight.reshape(-1)
     for start, piece, _ in _pieces(flat, flat, size, WEIGHTS_PER_RUN):
         first, last = start // size, (start + piece.numel()) // size
-        block_sums.extremes(_bits(piece, size), *found[:, first:last])
+        kernel_parts.extremes(_bits(piece, size), *found[:, first:last])
     return Extremes(*torch.from_numpy(found))
 
 
@@ -177,12 +177,12 @@ def _by_block(found: Extremes, blocks: int) -> Extremes:
     if found.low.numel() == blocks:
         return found
     merged = np.empty((3, blocks), np.float32)
-    block_sums.merged_extremes(*(each.numpy() for each in found), *merged)
+    kernel_parts.merged_extremes(*(each.numpy() for each in found), *merged)
     return Extremes(*torch.from_numpy(merged))
 
 
 def _rounds(found: Extremes, stored: torch.dtype, scheme: AffineScheme) -> npt.NDArray[np.float32]:
-    """What rounds each block: [affine_kernels.PARAMETERS, blocks]."""
+    """What rounds each block: [affine_kernel.PARAMETERS, blocks]."""
     import torch
 
     # Casting keeps the order, so these are the extremes of the weights as they are cast.
@@ -211,9 +211,9 @@ def _rounding_of(dtype: torch.dtype) -> int:
     import torch
 
     kinds = {
-        torch.float32: block_sums.ROUND_TO_FLOAT32,
-        torch.bfloat16: block_sums.ROUND_TO_BFLOAT16,
-        torch.float16: block_sums.ROUND_TO_FLOAT16,
+        torch.float32: kernel_parts.ROUND_TO_FLOAT32,
+        torch.bfloat16: kernel_parts.ROUND_TO_BFLOAT16,
+        torch.float16: kernel_parts.ROUND_TO_FLOAT16,
     }
     return kinds[dtype]
 
@@ -247,8 +247,8 @@ def _run(
     """Run a loop over all chunks of two matrices of bits [blocks, size], on some threads."""
     chunks = -(-bits[0].shape[0] // blocks_per_chunk)
     workers = max(1, min(threads, chunks, bits[0].size // WEIGHTS_PER_THREAD))
-    sums = np.zeros((chunks, block_sums.COLUMNS))
-    counts = np.zeros((workers, 2, block_sums.BINS), np.int32)
+    sums = np.zeros((chunks, kernel_parts.COLUMNS))
+    counts = np.zeros((workers, 2, kernel_parts.BINS), np.int32)
     transitions = np.zeros((workers, cells), np.int32)
     edges = [chunks * worker // workers for worker in range(workers + 1)]
 
@@ -276,14 +276,14 @@ def _totals(ran: _Ran, weights: int, *, same_code: int, transitions: Counts | No
     sums = ran.sums
     return PairSums(
         weights=weights,
-        identical=int(sums[:, block_sums.IDENTICAL].sum()),
+        identical=int(sums[:, kernel_parts.IDENTICAL].sum()),
         same_code=same_code,
-        dot=math.fsum(sums[:, block_sums.DOT]),
-        update_squared=math.fsum(sums[:, block_sums.UPDATE_SQUARED]),
-        rounded_squared=math.fsum(sums[:, block_sums.ROUNDED_SQUARED]),
-        update_max=float(sums[:, block_sums.UPDATE_MAX].max(initial=0.0)),
-        nonfinite_original=int(sums[:, block_sums.NONFINITE_ORIGINAL].sum()),
-        nonfinite_unlearned=int(sums[:, block_sums.NONFINITE_UNLEARNED].sum()),
+        dot=math.fsum(sums[:, kernel_parts.DOT]),
+        update_squared=math.fsum(sums[:, kernel_parts.UPDATE_SQUARED]),
+        rounded_squared=math.fsum(sums[:, kernel_parts.ROUNDED_SQUARED]),
+        update_max=float(sums[:, kernel_parts.UPDATE_MAX].max(initial=0.0)),
+        nonfinite_original=int(sums[:, kernel_parts.NONFINITE_ORIGINAL].sum()),
+        nonfinite_unlearned=int(sums[:, kernel_parts.NONFINITE_UNLEARNED].sum()),
         updates=ran.updates.sum(axis=0, dtype=np.int64),
         ratios=ran.ratios.sum(axis=0, dtype=np.int64),
         transitions=no_transitions() if transitions is None else transitions,

@@ -10,7 +10,7 @@ from quail_audit.engine.schemes.absmax_blocks import LEVELS
 from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.interface import Quantized, Scheme
 from quail_audit.engine.schemes.rounded import RoundedMatrix
-from quail_audit.engine.weights import kernel_parts as block_sums
+from quail_audit.engine.weights import kernel_parts
 from quail_audit.engine.weights.sums import Counts, PairSums, no_counts, no_transitions
 
 if TYPE_CHECKING:
@@ -91,5 +91,5 @@ def count_by_bin(magnitudes: torch.Tensor) -> Counts:
     """Non-negative float32 magnitudes by bin."""
     import torch
 
-    bins = (magnitudes.contiguous().view(torch.int32) >> block_sums.BIN_SHIFT).cpu().numpy()
-    return np.bincount(bins, minlength=block_sums.BINS).astype(np.int64)
+    bins = (magnitudes.contiguous().view(torch.int32) >> kernel_parts.BIN_SHIFT).cpu().numpy()
+    return np.bincount(bins, minlength=kernel_parts.BINS).astype(np.int64)

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from quail_audit.engine.schemes.affine import AffineScheme
 from quail_audit.engine.schemes.interface import Scheme
 from quail_audit.engine.schemes.registry import known_schemes, scheme_named
-from quail_audit.engine.weights import affine_kernel as affine_kernels
-from quail_audit.engine.weights import loop_sums
-from quail_audit.engine.weights import table_kernel as kernels
+from quail_audit.engine.weights import affine_kernel, loop_sums, table_kernel
 from quail_audit.engine.weights.pair import MatrixPair, pair_sums
 from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
 from quail_audit.engine.weights.tensor_sums import sums_by_tensor_operations
@@ -115,10 +113,10 @@ def test_threads_and_pieces_do_not_show(
 def test_blocks_done_weight_by_weight_are_as_the_others(scheme: AffineScheme, monkeypatch: pytest.MonkeyPatch) -> None:
     original, unlearned = pair((64, 256), 1e-2, 0.1)
     one_by_one = pair_sums(original, unlearned, scheme)
-    monkeypatch.setattr(affine_kernels, "FEW_CHANGED", 0.0)
-    affine_kernels._pair_kernel.cache_clear()
+    monkeypatch.setattr(affine_kernel, "FEW_CHANGED", 0.0)
+    affine_kernel._pair_kernel.cache_clear()
     together = pair_sums(original, unlearned, scheme)
-    affine_kernels._pair_kernel.cache_clear()
+    affine_kernel._pair_kernel.cache_clear()
     assert_equal_sums(one_by_one, together)
     for counts in ("updates", "ratios", "transitions"):
         assert np.array_equal(getattr(one_by_one, counts), getattr(together, counts)), counts
@@ -137,8 +135,8 @@ def test_weights_that_are_no_numbers_are_counted(scheme: AffineScheme, bad: floa
 def test_a_loop_closes_over_nothing_that_is_another_in_the_next_process() -> None:
     """Or what numba kept of it is never found again, and every audit compiles for seconds and leaves more files."""
     loops = (
-        affine_kernels._pair_kernel(0, True, False, True, 128, 4, 0, 0),
-        kernels._pair_kernel((0.0,) * 15, tuple(map(float, range(16))), (1.0,) * 16, 64, 0, 0, True),
+        affine_kernel._pair_kernel(0, True, False, True, 128, 4, 0, 0),
+        table_kernel._pair_kernel((0.0,) * 15, tuple(map(float, range(16))), (1.0,) * 16, 64, 0, 0, True),
     )
     for loop in loops:
         closed_over = inspect.getclosurevars(loop.py_func).nonlocals

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from quail_audit.engine.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
 from quail_audit.engine.schemes.interface import Quantized, Scheme
 from quail_audit.engine.schemes.registry import known_schemes, scheme_named
-from quail_audit.engine.weights import kernel_parts as block_sums
-from quail_audit.engine.weights import loop_sums
-from quail_audit.engine.weights import table_kernel as kernels
+from quail_audit.engine.weights import kernel_parts, loop_sums, table_kernel
 from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.engine.weights.statistics import layer_detail, layer_statistics, median_of_counts, summarize
 from quail_audit.engine.weights.sums import PairSums
@@ -27,7 +25,7 @@ from quail_audit.schema.policy import Limits
 FOUR_BIT = [scheme for scheme in known_schemes() if isinstance(scheme, FourBit)]
 NF4 = FOUR_BIT[0]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-MEDIAN_ERROR = 0.002  # what kernels.py promises
+MEDIAN_ERROR = 0.002  # what table_kernel.py promises
 
 
 def codes_and_values(weight: torch.Tensor, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
@@ -148,8 +146,8 @@ def test_a_ratio_at_an_edge_is_counted_above_it() -> None:
     edges = np.array(RATIO_EDGES, np.float32)
     assert edges.astype(np.float64).tolist() == list(RATIO_EDGES)
     for ratio in (np.float32(0), *edges, *np.nextafter(edges, np.float32(0)), *(edges * 1.01), np.float32(np.inf)):
-        ratios = np.zeros(block_sums.BINS, np.int64)
-        ratios[ratio.view(np.int32) >> block_sums.BIN_SHIFT] = 7
+        ratios = np.zeros(kernel_parts.BINS, np.int64)
+        ratios[ratio.view(np.int32) >> kernel_parts.BIN_SHIFT] = 7
         detail = layer_detail(PairSums(ratios=ratios))
         assert detail is not None
         expected = [0] * (len(edges) + 1)
@@ -190,14 +188,14 @@ def test_fp4_has_a_level_on_either_side_of_zero(moved: int) -> None:
 
 
 def test_a_grid_of_two_equal_zeros_is_not_for_the_loop() -> None:
-    assert all(kernels.fits(scheme.grid) for scheme in FOUR_BIT)
+    assert all(table_kernel.fits(scheme.grid) for scheme in FOUR_BIT)
     fp4 = GRIDS["fp4"]
-    assert not kernels.fits(dataclasses.replace(fp4, levels=fp4.levels + np.float32(0)))  # -0 + 0 is 0
+    assert not table_kernel.fits(dataclasses.replace(fp4, levels=fp4.levels + np.float32(0)))  # -0 + 0 is 0
 
 
 @given(st.sets(st.floats(-1, 1, width=32), min_size=16, max_size=16))
 def test_any_levels_have_slots_of_their_own(levels: set[float]) -> None:
-    _, slots = kernels._slots_of(np.array(sorted(levels), np.float32))
+    _, slots = table_kernel._slots_of(np.array(sorted(levels), np.float32))
     assert len(set(slots)) == 16
     assert max(slots) < 32
 
@@ -257,12 +255,12 @@ def test_blocks_done_weight_by_weight_are_as_the_others(
 ) -> None:
     original, unlearned = (weight.to(dtype) for weight in pair((512, 64), 1e-2, 0.1))
     changed = (original != unlearned).sum(dim=1)
-    assert int((changed <= block_sums.FEW_CHANGED * 64).sum()) > 500  # blocks of 512
+    assert int((changed <= kernel_parts.FEW_CHANGED * 64).sum()) > 500  # blocks of 512
     one_by_one = pair_sums(original, unlearned, scheme)
-    monkeypatch.setattr(kernels, "FEW_CHANGED", 0.0)
-    kernels._pair_kernel.cache_clear()
+    monkeypatch.setattr(table_kernel, "FEW_CHANGED", 0.0)
+    table_kernel._pair_kernel.cache_clear()
     together = pair_sums(original, unlearned, scheme)
-    kernels._pair_kernel.cache_clear()
+    table_kernel._pair_kernel.cache_clear()
     assert_equal_sums(one_by_one, together)
     for counts in ("updates", "ratios", "transitions"):
         assert np.array_equal(getattr(one_by_one, counts), getattr(together, counts)), counts
@@ -548,6 +546,6 @@ def test_a_loop_loaded_from_disk_sums_as_the_one_just_compiled(tmp_path):
 
     compiled = sums()
     kept = sorted(tmp_path.rglob("*.nbc"))
-    assert {path.name.partition(".")[0] for path in kept} >= {"kernels", "affine_kernels"}
+    assert {path.name.partition(".")[0] for path in kept} >= {"table_kernel", "affine_kernel"}
     assert sums() == compiled
     assert sorted(tmp_path.rglob("*.nbc")) == kept, "the second process has compiled again"

@@ -78,6 +78,7 @@ class GgufTensors:
         size_bytes: of the file.
         stored: name in the model -> (name in the file, where it lies).
         processor: transformers' own, which puts rows and values as its model has them.
+        format: in words.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class GgufTensors:
     size_bytes: int
     stored: Mapping[str, tuple[str, StoredTensor]] = field(repr=False)
     processor: Any = field(repr=False)
+    format: str = "GGUF"
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor as the model has it, in its own dtype. Raises as WeightFiles.read."""
@@ -191,7 +193,7 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], PackedFiles]:
         for name, (_, tensor) in named.items()
         if GGMLQuantizationType(tensor.kind).name in _KINDS and len(tensor.shape) == 2
     }
-    return config, packed_files("GGUF", plain, matrices, transposed)
+    return config, packed_files(plain.format, plain, matrices, transposed)
 
 
 def _info(tensor: StoredTensor) -> TensorInfo:

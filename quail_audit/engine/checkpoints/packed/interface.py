@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
+from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles, Weights
 from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
@@ -38,25 +38,6 @@ class PackedMatrix:
     transposed: bool = False
 
 
-class Stored(Protocol):
-    """Tensors by name, as they are stored."""
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Name -> shape and dtype, in the order of the files."""
-
-    @property
-    def file_of(self) -> Mapping[str, Path]:
-        """Name -> the file that holds it."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all the files together."""
-
-    def read(self, name: str) -> torch.Tensor:
-        """See WeightFiles.read."""
-
-
 @dataclass(frozen=True, eq=False)
 class PackedFiles:
     """The weights of a folder of which some are packed: WeightFiles to whoever asks for a weight.
@@ -73,7 +54,7 @@ class PackedFiles:
     tensors: Mapping[str, TensorInfo]
     size_bytes: int
     matrices: Mapping[str, PackedMatrix]
-    files: Stored
+    files: Weights
 
     @property
     def file_of(self) -> Mapping[str, Path]:
@@ -90,7 +71,7 @@ class PackedFiles:
 
 
 def packed_files(
-    format_: str, files: Stored, matrices: Mapping[str, PackedMatrix], transposed: frozenset[str] = frozenset()
+    format_: str, files: Weights, matrices: Mapping[str, PackedMatrix], transposed: frozenset[str] = frozenset()
 ) -> PackedFiles:
     """Put the weights that packed tensors stand for in their place.
 

@@ -10,10 +10,10 @@ from quail_audit.engine.forgetting.metrics import (
     label_probability,
     macro_f1,
     membership,
+    nll,
     privleak,
     verbmem,
 )
-from quail_audit.engine.forgetting.metrics import nll as likelihood
 from quail_audit.engine.forgetting.metrics.interface import Metric
 
 
@@ -25,7 +25,7 @@ def known_metrics() -> tuple[Metric[Any], ...]:
         *label_probability.metrics(),
         *macro_f1.metrics(),
         *membership.metrics(),
-        *likelihood.metrics(),
+        *nll.metrics(),
         *privleak.metrics(),
         *knowmem.metrics(),
         *verbmem.metrics(),

@@ -21,11 +21,10 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, UsageError
-from quail_audit.engine.forgetting.models import load as arms
 from quail_audit.engine.forgetting.models import rounding
 from quail_audit.engine.forgetting.models.device import find_device
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
-from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.forgetting.models.load import LoadedArm, load_arm
 from quail_audit.engine.schemes.bitsandbytes import FourBit, bitsandbytes
 from quail_audit.engine.schemes.interface import Quantized, Scheme
 from quail_audit.engine.schemes.registry import scheme_named
@@ -75,7 +74,7 @@ def gpt2_folder(tokenizer: Any, tmp_path: Path) -> Path:
     return save(GPT2LMHeadModel(config), tokenizer, tmp_path / "gpt2")
 
 
-def load(folder: Path, scheme: Scheme | None = None, **changes: Any) -> arms.LoadedArm:
+def load(folder: Path, scheme: Scheme | None = None, **changes: Any) -> LoadedArm:
     plain = AutoModelForCausalLM.from_pretrained(folder)
     options = {"layers": layers_of(plain), "device": "cpu", "dtype": "auto", **changes}
     return load_arm(checkpoint_of(folder), scheme, **options)
@@ -352,7 +351,7 @@ def test_out_of_memory_at_load_says_what_to_do(llama_folder: Path, monkeypatch: 
     def no_room(*arguments: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(arms.AutoModelForCausalLM, "from_pretrained", no_room)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", no_room)
     with pytest.raises(EnvironmentProblemError, match=r"out of memory while loading.*--dtype bfloat16"):
         load_arm(checkpoint_of(llama_folder), None, layers=[], device="cpu", dtype="auto")
 
