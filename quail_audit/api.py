@@ -241,7 +241,7 @@ def measure(w_original: torch.Tensor, w_unlearned: torch.Tensor, scheme: str | S
         raise UsageError(f"the matrices do not fit together: {one} and {other}", where="w_unlearned")
     with _arguments_named():
         rounding = scheme_named(scheme) if isinstance(scheme, str) else scheme
-    if reason := rounding.why_not(*w_original.shape):
+    if reason := rounding.why_left_alone(*w_original.shape):
         raise UsageError(f"{rounding.name} does not round such a matrix: {reason}", where="scheme")
     sides = w_original.detach().contiguous(), w_unlearned.detach().contiguous()
     return layer_statistics(pair_sums(*sides, rounding, threads=usable_cores()), name="", block=None, role="")
@@ -279,7 +279,7 @@ def _report(report: reports.Report, folder: Path | None) -> Report:
 
 
 def _request(original: AnyPath, unlearned: AnyPath, options: AuditOptions) -> AuditRequest:
-    from quail_audit.engine.schemes.registry import expand
+    from quail_audit.engine.schemes.registry import expand_names
 
     given: dict[str, Any] = {"original": original, "unlearned": unlearned, **options}
     for name, value in given.items():
@@ -290,7 +290,7 @@ def _request(original: AnyPath, unlearned: AnyPath, options: AuditOptions) -> Au
         if isinstance(value, os.PathLike):
             given[name] = os.fspath(value)
     if not isinstance(given.get("schemes", ""), str):
-        given["schemes"] = expand(given["schemes"])
+        given["schemes"] = expand_names(given["schemes"])
     try:
         return AuditRequest.model_validate(given)
     except ValidationError as error:

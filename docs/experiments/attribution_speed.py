@@ -12,8 +12,8 @@ import json
 import time
 from pathlib import Path
 
-from quail_audit.engine.cures.attribution import attribute, open_swapped, share_of_fall
-from quail_audit.engine.cures.recipe import recipe
+from quail_audit.engine.cures.attribution import attribute, open_swapped_model, share_of_fall
+from quail_audit.engine.cures.recipe import make_recipe
 from quail_audit.runs.folder import new_run
 from quail_audit.runs.record import record
 from quail_audit.schema.events.cures import RecipeChosen, RecipePoint, UnitMeasured
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     run, scheme = arguments.run, arguments.scheme
-    open_swapped(run, scheme, batch_size=None)[0].losses(())  # imports and compiles what both sides use
+    open_swapped_model(run, scheme, batch_size=None)[0].measure_losses(())  # imports and compiles what both sides use
 
     def timed(request: AttributeRequest | RecipeRequest, name: str) -> tuple[list[object], float]:
         started_s = time.process_time()
@@ -37,7 +37,7 @@ def main() -> None:
             events = (
                 attribute(request, name, ())
                 if isinstance(request, AttributeRequest)
-                else recipe(request, name, (), folder)
+                else make_recipe(request, name, (), folder)
             )
             found = list(record(events, folder))
         return found, time.process_time() - started_s
@@ -48,13 +48,15 @@ def main() -> None:
     found = {unit.unit: unit.share for unit in units if unit.kind == "layer" and unit.mode == "alone"}
 
     started_s = time.process_time()
-    model, layers, _ = open_swapped(run, scheme, batch_size=None)
+    model, layers, _ = open_swapped_model(run, scheme, batch_size=None)
     everything = frozenset(layer.name for layer in layers)
-    full, rounded = model.losses(()), model.losses(everything)
-    alone = {name: float(share_of_fall(full - model.losses((name,)), full - rounded)) for name in sorted(everything)}
+    full, rounded = model.measure_losses(()), model.measure_losses(everything)
+    alone = {
+        name: float(share_of_fall(full - model.measure_losses((name,)), full - rounded)) for name in sorted(everything)
+    }
     plain_alone_s = time.process_time() - started_s
     for layer in sorted(everything):
-        model.losses(everything - {layer})
+        model.measure_losses(everything - {layer})
     plain_s, plain_passes = time.process_time() - started_s, model.passes
 
     strongest = sorted(alone, key=lambda layer: -alone[layer])[:TOP]

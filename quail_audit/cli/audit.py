@@ -149,7 +149,7 @@ def audit(
     """
     from pydantic import ValidationError
 
-    from quail_audit.engine.schemes.registry import expand
+    from quail_audit.engine.schemes.registry import expand_names
     from quail_audit.schema.command_line import option_of
     from quail_audit.schema.requests import AuditRequest
     from quail_audit.verdict.policy_file import choose_policy
@@ -172,7 +172,7 @@ def audit(
             data=data,
             text_column=text_column,
             label_column=label_column,
-            schemes=expand(scheme),
+            schemes=expand_names(scheme),
             metrics=tuple(dict.fromkeys(metric)) if metric else None,
             skip_modules=tuple(skip_module) if skip_module else None,
             max_samples=max_samples,

@@ -151,7 +151,7 @@ def show_schemes(console: Console) -> int:
     table.add_column("what it is", overflow="fold")
     for scheme in listed_schemes():
         what = Text(printable(scheme.title))
-        if lacking := printable(scheme.missing()):
+        if lacking := printable(scheme.install_command()):
             what.append(f"\nnot on this machine yet: {lacking}", style="bold red")
         table.add_row(printable(scheme.name), f"{scheme.bits_per_weight:.3g}", printable(scheme.block), what)
     console.print(table)

@@ -33,7 +33,7 @@ def recipe(
     Spares layers in the order that quail attribute found, and measures what still comes back. Writes recipe.json, with
     the skip modules of a BitsAndBytesConfig and GPTQModel's dynamic configuration, and recipe.svg, the curve.
     """
-    from quail_audit.engine.cures.recipe import recipe as events_of
+    from quail_audit.engine.cures.recipe import make_recipe as events_of
     from quail_audit.schema.requests import RecipeRequest
 
     request = RecipeRequest(

@@ -57,32 +57,32 @@ def answer(question: Question, *, hub_is_reachable: bool = True) -> Answer:
     try:
         match question:
             case AboutCheckpoint():
-                return _checkpoint(question, hub_is_reachable)
+                return _check_checkpoint(question, hub_is_reachable)
             case AboutPair():
-                return _pair(question)
+                return _check_pair(question)
             case AboutData():
-                return _data(question)
+                return _check_data(question)
             case AboutPolicy():
-                return _policy(question)
+                return _check_policy(question)
             case AboutSchemes():
-                return _schemes()
+                return _list_schemes()
             case AboutDevices():
-                return _devices()
+                return _list_devices()
     except QuailError as error:
         return Problem(message=printable(error.message), where=printable(error.where), mend=printable(error.mend))
     except Exception as error:  # whatever a library says to what it finds; the app must go on
         return Problem(message=f"could not be checked: {printable(f'{type(error).__name__}: {error}', limit=300)}")
 
 
-def _checkpoint(question: AboutCheckpoint, hub_is_reachable: bool) -> Answer:
+def _check_checkpoint(question: AboutCheckpoint, hub_is_reachable: bool) -> Answer:
     from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 
     on_hub = _is_hub_id(question.source)
     try:
-        checkpoint = open_checkpoint(question.source, base=_base(question))
+        checkpoint = open_checkpoint(question.source, base=_open_base(question))
     except QuailError as error:
         if on_hub and hub_is_reachable:
-            return NotYetKnown(message=_at_the_start(error))
+            return NotYetKnown(message=_why_not_yet_known(error))
         if question.base is not None and _is_adapter(question.source) and _is_hub_id(question.base):
             return NotYetKnown(message="an adapter; it is compared with the original when the audit starts")
         raise
@@ -94,14 +94,14 @@ def _checkpoint(question: AboutCheckpoint, hub_is_reachable: bool) -> Answer:
     )
 
 
-def _at_the_start(error: QuailError) -> str:
+def _why_not_yet_known(error: QuailError) -> str:
     """What is so of a well-formed id that could not be opened from the cache. No word more is known."""
     if isinstance(error, EnvironmentProblemError):
         return "no folder; a Hugging Face id, fetched when the audit starts"
     return f"a Hugging Face id; what the cache has of it {error.message}. It is looked up when the audit starts"
 
 
-def _base(question: AboutCheckpoint) -> Checkpoint | None:
+def _open_base(question: AboutCheckpoint) -> Checkpoint | None:
     """What an adapter is applied to. Only an adapter needs it, so what is wrong with it is said of itself alone."""
     from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 
@@ -127,7 +127,7 @@ def _is_hub_id(source: str) -> bool:
     return parse_hub_id(source) is not None and not Path(source).exists() and not source.startswith((".", "~"))
 
 
-def _pair(question: AboutPair) -> Answer:
+def _check_pair(question: AboutPair) -> Answer:
     from quail_audit.engine.checkpoints.pair import open_pair
 
     try:
@@ -144,7 +144,7 @@ def _pair(question: AboutPair) -> Answer:
     )
 
 
-def _data(question: AboutData) -> Answer:
+def _check_data(question: AboutData) -> Answer:
     from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
     from quail_audit.engine.forgetting.measurable import fit_data, read_data
 
@@ -158,13 +158,13 @@ def _data(question: AboutData) -> Answer:
     return DataFound(samples=data.samples, skipped=data.skipped, notes=data.notes)
 
 
-def _policy(question: AboutPolicy) -> Answer:
+def _check_policy(question: AboutPolicy) -> Answer:
     from quail_audit.verdict.policy_file import read_policy
 
     return PolicyFound(policy=read_policy(question.file), day=datetime.datetime.now(datetime.UTC).date())
 
 
-def _schemes() -> Answer:
+def _list_schemes() -> Answer:
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
     from quail_audit.engine.schemes.registry import listed_schemes
 
@@ -174,7 +174,7 @@ def _schemes() -> Answer:
                 name=scheme.name,
                 title=scheme.title,
                 bits_per_weight=scheme.bits_per_weight,
-                missing=printable(scheme.missing()),
+                missing=printable(scheme.install_command()),
                 is_calibrated=isinstance(scheme, CalibratedScheme),
             )
             for scheme in listed_schemes()
@@ -182,7 +182,7 @@ def _schemes() -> Answer:
     )
 
 
-def _devices() -> Answer:
+def _list_devices() -> Answer:
     """What `--device` takes on this machine, the one that auto takes first."""
     import torch
 
@@ -207,7 +207,7 @@ def main() -> NoReturn:
     hub_is_reachable = not _is_offline()
     os.environ["HF_HUB_OFFLINE"] = "1"  # whatever a library does on its own: a question never starts a download
     questions: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(asked, questions.put), name="questions", daemon=True).start()
+    threading.Thread(target=_read_questions, args=(asked, questions.put), name="questions", daemon=True).start()
     while True:
         found = answer(question_of(questions.get()), hub_is_reachable=hub_is_reachable)
         said.write(found.model_dump_json().encode() + b"\n")
@@ -222,7 +222,7 @@ def _take_protocol() -> tuple[IO[bytes], IO[bytes]]:
     return asked, said
 
 
-def _read(asked: IO[bytes], put: Callable[[bytes], None]) -> None:
+def _read_questions(asked: IO[bytes], put: Callable[[bytes], None]) -> None:
     for line in asked:
         put(line)
     os._exit(0)  # the app is gone, and nobody waits for what is being looked at

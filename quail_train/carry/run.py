@@ -71,7 +71,7 @@ def carry(request: CarryRequest, run_id: str, command: tuple[str, ...]) -> Event
         )
     for note in pair.notes:
         yield Noted(message=note)
-    if alone := [layer for layer in pair.layers if scheme.why_not(*layer.shape)]:
+    if alone := [layer for layer in pair.layers if scheme.why_left_alone(*layer.shape)]:
         yield Noted(message=f"{scheme.name} leaves {len(alone)} layers in full precision: {alone[0].name}, for one")
         pair = replace(pair, layers=tuple(layer for layer in pair.layers if layer not in alone))
     sums = _measured(pair, scheme)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.models.classifier import padded
+from quail_audit.engine.forgetting.models.classifier import pad_right
 from quail_train.data.samples import TrainingData, TrainingSample
 from quail_train.objectives.terms import IGNORED
 
@@ -97,7 +97,7 @@ def collate(pairs: Sequence[tuple[TrainingSample, TrainingSample | None]], paddi
     samples = [forget for forget, _ in pairs] + [retain for _, retain in pairs if retain is not None]
     longest = max(len(sample.ids) for sample in samples)
     if samples[0].label is not None:
-        ids, mask = padded([sample.ids for sample in samples], padding)
+        ids, mask = pad_right([sample.ids for sample in samples], padding)
         return {
             "input_ids": ids,
             "attention_mask": mask,

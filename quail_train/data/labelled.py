@@ -15,7 +15,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.rows import Columns
 from quail_audit.engine.forgetting.measurable import EXPECTED, fit_data
-from quail_audit.engine.forgetting.models.classifier import ids_of, window_of
+from quail_audit.engine.forgetting.models.classifier import token_ids_of, window_of
 from quail_train.data.samples import TrainingData, TrainingSample, numbered
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def read_labelled(
         for row in data.labelled.get(of, ()):
             label = classes[row.label]
             other = random.choice([place for place in classes.values() if place != label])
-            yield TrainingSample(tuple(ids_of(row.text, model, tokenizer, most)), (), label=label, other_label=other)
+            yield TrainingSample(
+                tuple(token_ids_of(row.text, model, tokenizer, most)), (), label=label, other_label=other
+            )
 
     forget, retain = tuple(samples("forget")), tuple(samples("retain"))
     if not forget:

@@ -95,10 +95,10 @@ def decide(
     steps: dict[str, float] = {}
     margin = 0.0
     if preset.hinge:
-        rounded = [layer for layer in layers if not scheme.why_not(*layer.shape)]
+        rounded = [layer for layer in layers if not scheme.why_left_alone(*layer.shape)]
         if not rounded:
             raise UsageError(
-                f"{scheme.name} rounds none of the chosen layers: {scheme.why_not(*layers[0].shape)}",
+                f"{scheme.name} rounds none of the chosen layers: {scheme.why_left_alone(*layers[0].shape)}",
                 where="--scheme",
                 mend="Choose another scheme, or other layers",
             )

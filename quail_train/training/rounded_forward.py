@@ -54,7 +54,7 @@ def straight_through(weight: torch.Tensor, scheme: Scheme, stored: torch.dtype, 
     with torch.no_grad():
         matrix = weight.detach().to(stored)
         matrix = matrix.T.contiguous() if transposed else matrix.contiguous()
-        rounded = scheme.deployed(matrix)
+        rounded = scheme.deployed_weights(matrix)
         rounded = (rounded.T.contiguous() if transposed else rounded).to(weight.dtype)
     found: torch.Tensor = _StraightThrough.apply(weight, rounded)  # type: ignore[no-untyped-call]
     return found

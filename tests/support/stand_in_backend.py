@@ -25,7 +25,7 @@ class Library:
 
 
 def quantize(job: Job, report: MessageWriter) -> None:
-    Library.round = report.around(Library.round, lambda _self, layer, *_: layer)
+    Library.round = report.watch(Library.round, lambda _self, layer, *_: layer)
     tensors = load_file(Path(job.model) / "model.safetensors")
     made = {}
     for name, tensor in tensors.items():

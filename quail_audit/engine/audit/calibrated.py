@@ -200,9 +200,9 @@ def _quantize(
 
 
 def _rounded(made: Checkpoint, layer: Layer) -> RoundedMatrix:
-    from quail_audit.engine.schemes.backends.awq_scales import unscaled
+    from quail_audit.engine.schemes.backends.awq_scales import undo_scales
 
-    return unscaled(made.packed[f"{layer.name}.weight"].unpack(), made.folder, layer.name)
+    return undo_scales(made.packed[f"{layer.name}.weight"].unpack(), made.folder, layer.name)
 
 
 def measure_quantized(

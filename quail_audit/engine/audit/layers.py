@@ -56,7 +56,7 @@ def measure_weights(
                 layers[event.scheme].append(event.layer)
                 yield event
             continue
-        rounding = [scheme for scheme in attempts.data_free if not scheme.why_not(*layer.shape)]
+        rounding = [scheme for scheme in attempts.data_free if not scheme.why_left_alone(*layer.shape)]
         original, unlearned = (weight.to(device) for weight in pair.read(layer))
         matrices = MatrixPair(original, unlearned, rounding, threads=usable_cores())
         found: list[tuple[LayerMeasured, PairSums]] = []
@@ -95,7 +95,7 @@ def _sums_under(scheme: Scheme, matrices: MatrixPair) -> Generator[Event, None, 
 def _say_what_is_left_alone(pair: Pair, attempts: ActiveSchemes) -> Events:
     """Name the layers that a scheme leaves in full precision, as its library does; give up one that rounds none."""
     for scheme in attempts.data_free:
-        reasons = {layer.name: why for layer in pair.layers if (why := scheme.why_not(*layer.shape))}
+        reasons = {layer.name: why for layer in pair.layers if (why := scheme.why_left_alone(*layer.shape))}
         if not reasons:
             continue
         why = next(iter(reasons.values()))

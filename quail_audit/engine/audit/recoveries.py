@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
     """MUSE's M3 of every arm, where the AUC of a model that never saw the forget set is known."""
-    from quail_audit.engine.forgetting.metrics.privleak import relative_to
+    from quail_audit.engine.forgetting.metrics.privleak import relative_auc
 
     for metric, given_percent in (
         ("privleak", 100.0 * (request.retrain_auc or 0.0)),
@@ -32,7 +32,7 @@ def measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) -> 
         reference_percent = reference.mean if reference is not None else given_percent
         if reference_percent > 0.0:
             for arm, auc in aucs.items():
-                yield MetricScored(arm=arm, metric=f"{metric}_m3", score=relative_to(auc, reference_percent))
+                yield MetricScored(arm=arm, metric=f"{metric}_m3", score=relative_auc(auc, reference_percent))
 
 
 def measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:

@@ -143,13 +143,13 @@ def find_schemes(names: Sequence[str]) -> Generator[Event, None, ActiveSchemes]:
         UsageError: a name is no scheme's.
         EnvironmentProblemError: not one of them can run.
     """
-    from quail_audit.engine.schemes.registry import audited_scheme
+    from quail_audit.engine.schemes.registry import any_scheme_named
 
     found: list[AnyScheme] = []
     lacking = {}
     for name in names:
         try:
-            found.append(audited_scheme(name))
+            found.append(any_scheme_named(name))
         except EnvironmentProblemError as error:
             lacking[name] = error
     attempts = ActiveSchemes(tuple(found))

@@ -127,7 +127,7 @@ def _rounding_all(pair: Pair, name: str) -> Scheme | ByLayer | None:
     for layer in pair.layers:
         packed = stored.packed.get(f"{layer.name}.weight")
         scheme = rounding_to(packed.scheme) if packed is not None else None
-        if scheme is None or scheme.why_not(*layer.shape):
+        if scheme is None or scheme.why_left_alone(*layer.shape):
             return None
         found[layer.name] = scheme
     if len({scheme.name for scheme in found.values()}) == 1:
@@ -199,6 +199,6 @@ def _side(
     if stored is not None:
         return stored
     weight = side.read_matrix(matrix)
-    if rounding is None or rounding.why_not(*weight.shape):
+    if rounding is None or rounding.why_left_alone(*weight.shape):
         return weight
     return rounding.round(weight.to(dtype))  # as the other side was before it was rounded

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import Layout, module_holding
-from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles, listed, read_json_object
+from quail_audit.engine.checkpoints.architecture import Layout, module_with_weight
+from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles, read_json_object, short_list
 
 if TYPE_CHECKING:
     import torch
@@ -57,15 +57,15 @@ class Adapter:
             return weight
         module, names = self.tensors_of[parameter]
         if any(".lora_" in name for name in names):
-            return self._merged(module, names, weight, transposed)
+            return self._merge(module, names, weight, transposed)
         whole = [name for name in names if name.endswith(".weight")]
         return self.files.read(whole[-1]).to(weight.dtype, copy=True) if whole else weight
 
-    def _merged(self, path: str, names: tuple[str, ...], weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+    def _merge(self, path: str, names: tuple[str, ...], weight: torch.Tensor, transposed: bool) -> torch.Tensor:
         import torch
         from peft import PeftModel, set_peft_model_state_dict
 
-        self._refuse_unheard_ranks()
+        self._refuse_impossible_ranks()
         config = replace(
             self.config,
             target_modules=[path],
@@ -80,12 +80,14 @@ class Adapter:
             # PEFT starts its factors at random before they are loaded: the caller's random numbers stay as they were.
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model = PeftModel(_nested(path, module_holding(weight.clone(), transposed)), config)
+                model = PeftModel(_nest_module(path, module_with_weight(weight.clone(), transposed)), config)
                 stored = {name: self.files.read(name) for name in names}
                 loaded: Any = set_peft_model_state_dict(model, stored)
                 missing = [name for name in loaded.missing_keys if ".lora_" in name]
                 if loaded.unexpected_keys or missing:
-                    raise ValueError(f"does not fit its configuration at {listed([*loaded.unexpected_keys, *missing])}")
+                    raise ValueError(
+                        f"does not fit its configuration at {short_list([*loaded.unexpected_keys, *missing])}"
+                    )
                 merged: torch.Tensor = model.merge_and_unload().get_submodule(path).weight.data
         except BadInputError:
             raise
@@ -97,7 +99,7 @@ class Adapter:
             ) from error
         return merged
 
-    def _refuse_unheard_ranks(self) -> None:
+    def _refuse_impossible_ranks(self) -> None:
         """PEFT makes factors of the rank that the configuration says before it looks at those that are stored.
 
         Raises:
@@ -124,18 +126,18 @@ def open_adapter(
     """
     path = folder / CONFIG_NAME
     values = read_json_object(path)
-    config = _lora_config(values, path)
+    config = _read_lora_config(values, path)
     tensors_of: dict[str, tuple[str, list[str]]] = {}
     strangers = []
     for name in files.tensors:
-        place = _place(name, base_layout)
+        place = _parameter_and_module(name, base_layout)
         if place is None:
             strangers.append(name)
         else:
             tensors_of.setdefault(place[0], (place[1], []))[1].append(name)
     if strangers or not tensors_of:
         raise BadInputError(
-            f"does not fit the base: it has no module for {listed(strangers)}" if strangers else "holds no tensors",
+            f"does not fit the base: it has no module for {short_list(strangers)}" if strangers else "holds no tensors",
             where=str(folder),
             mend="An adapter is applied to the ORIGINAL checkpoint: name the one that it was trained on",
         )
@@ -150,7 +152,7 @@ def open_adapter(
     return adapter
 
 
-def _lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
+def _read_lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         raise BadInputError(
@@ -181,7 +183,7 @@ def _lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
     return config
 
 
-def _place(name: str, layout: Layout) -> tuple[str, str] | None:
+def _parameter_and_module(name: str, layout: Layout) -> tuple[str, str] | None:
     """The parameter of the base that a tensor of the adapter belongs to, and its module's name in the adapter."""
     if not name.startswith(_PREFIX):
         return None
@@ -216,7 +218,7 @@ def _check_shapes(adapter: Adapter, base_tensors: Mapping[str, TensorInfo], layo
                 )
 
 
-def _nested(path: str, module: torch.nn.Module) -> torch.nn.Module:
+def _nest_module(path: str, module: torch.nn.Module) -> torch.nn.Module:
     """A model of nothing but one module, under the name that it has in the whole."""
     from torch import nn
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.transformers_rules import (
-    as_this_version_spells_it,
+    config_for_this_version,
     is_converted,
     modules_left,
-    renaming,
+    parameter_renaming,
     tied_weights,
 )
-from quail_audit.engine.checkpoints.weight_files import TensorInfo, listed
+from quail_audit.engine.checkpoints.weight_files import TensorInfo, short_list
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import, transformers' models 2.8 s
@@ -101,8 +101,8 @@ def lay_out(
     """
     model = model_without_weights(config, tensors, where)
     if model is None:
-        return _guess(config, tensors, skip_modules)
-    return _match(model, tensors, skip_modules, where)
+        return _guess_layout(config, tensors, skip_modules)
+    return _match_tensors(model, tensors, skip_modules, where)
 
 
 def model_without_weights(
@@ -113,7 +113,7 @@ def model_without_weights(
     Arguments and errors as in lay_out.
     """
     _check_counts(config, tensors, where)
-    return _empty_model(json.dumps(config, sort_keys=True), where) if config else None
+    return _build_empty_model(json.dumps(config, sort_keys=True), where) if config else None
 
 
 def transposed_parameters(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str) -> frozenset[str]:
@@ -135,7 +135,7 @@ def _first_architecture(config: Mapping[str, Any]) -> str:
     return str(architectures[0]) if isinstance(architectures, list) and architectures else ""
 
 
-def module_holding(weight: torch.Tensor, transposed: bool) -> torch.nn.Module:
+def module_with_weight(weight: torch.Tensor, transposed: bool) -> torch.nn.Module:
     """A module as the model has it around a weight as it is stored, with a bias of zeros. Shares the weight."""
     import torch
 
@@ -170,7 +170,7 @@ def _check_counts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], 
 
 
 @lru_cache(maxsize=2)  # the sides of a pair mostly share their config
-def _empty_model(config_json: str, where: str) -> PreTrainedModel | None:
+def _build_empty_model(config_json: str, where: str) -> PreTrainedModel | None:
     """The model on the meta device, as transformers builds it before it loads weights; None for an unknown type."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -182,8 +182,8 @@ def _empty_model(config_json: str, where: str) -> PreTrainedModel | None:
         return None
     auto: Any = AutoModelForSequenceClassification if is_classifier(values) else AutoModelForCausalLM
     try:
-        with quietly(), torch.device("meta"):
-            config = CONFIG_MAPPING[model_type].from_dict(as_this_version_spells_it(values))
+        with silence_libraries(), torch.device("meta"):
+            config = CONFIG_MAPPING[model_type].from_dict(config_for_this_version(values))
             if type(config) not in auto._model_mapping:
                 return None
             # Eager: the fast kinds of attention have the same modules, and may not be installed.
@@ -198,12 +198,12 @@ def _empty_model(config_json: str, where: str) -> PreTrainedModel | None:
         ) from error
 
 
-def _match(
+def _match_tensors(
     model: PreTrainedModel, tensors: Mapping[str, TensorInfo], skip_modules: tuple[str, ...] | None, where: str
 ) -> Layout:
     tied_to = tied_weights(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
-    rename = renaming(model)
+    rename = parameter_renaming(model)
 
     def parameter_of(name: str) -> str | None:
         renamed, _ = rename(name)
@@ -229,12 +229,12 @@ def _match(
         elif not _is_expected(model, renamed):
             unused.append(name)
 
-    rounded = _rounded(model, skip_modules)
+    rounded = _rounded_matrices(model, skip_modules)
     names_of_rounded = {matrix.module for matrix in rounded}
     lacking = [matrix.module for matrix in rounded if matrix.parameter not in found]
     if lacking and not converts:
         raise BadInputError(
-            f"config.json describes layers that the weight files do not hold: {listed(lacking)}",
+            f"config.json describes layers that the weight files do not hold: {short_list(lacking)}",
             where=where,
             mend="Copy or download the checkpoint again",
         )
@@ -256,7 +256,7 @@ def _match(
     )
 
 
-def _rounded(model: PreTrainedModel, skip_modules: tuple[str, ...] | None) -> tuple[Matrix, ...]:
+def _rounded_matrices(model: PreTrainedModel, skip_modules: tuple[str, ...] | None) -> tuple[Matrix, ...]:
     """What transformers' `replace_with_bnb_linear` replaces, less what it then ties to a weight that is not rounded.
 
     Less a classifier's head too: transformers means to leave the last module as it is, but misses one with a bias.
@@ -285,7 +285,7 @@ def _is_expected(model: PreTrainedModel, name: str) -> bool:
     return name in buffers or "rotary_emb.inv_freq" in name or any(re.search(pattern, name) for pattern in ignored)
 
 
-def _guess(
+def _guess_layout(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], skip_modules: tuple[str, ...] | None
 ) -> Layout:
     """Two-dimensional weights that are no embedding, norm or head, by their names: for models transformers lacks."""
@@ -312,7 +312,7 @@ def _guess(
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_libraries() -> Iterator[None]:
     """Without the warnings of transformers and others, which the reader of a result cannot act on."""
     from transformers.utils import logging
 

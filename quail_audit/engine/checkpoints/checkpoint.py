@@ -28,10 +28,10 @@ from quail_audit.engine.checkpoints.weight_files import (
     TensorInfo,
     WeightFiles,
     Weights,
-    listed,
     open_weight_files,
     read_json_object,
-    unreadable,
+    short_list,
+    unreadable_error,
 )
 from quail_audit.engine.schemes.rounded import RoundedMatrix
 from quail_audit.schema.figures import CheckpointFacts
@@ -167,11 +167,11 @@ class Checkpoint:
             if layout.note:
                 notes.append(layout.note)
             if layout.absent:
-                notes.append(f"lacks {listed(layout.absent)}: loaded as a model, these start at random")
+                notes.append(f"lacks {short_list(layout.absent)}: loaded as a model, these start at random")
             if layout.unused:
-                notes.append(f"holds tensors that are no part of {layout.architecture}: {listed(layout.unused)}")
+                notes.append(f"holds tensors that are no part of {layout.architecture}: {short_list(layout.unused)}")
             if layout.unread:
-                notes.append(f"not measured, because transformers splits or fuses them: {listed(layout.unread)}")
+                notes.append(f"not measured, because transformers splits or fuses them: {short_list(layout.unread)}")
             if self.scheme is not None:
                 notes.extend(self._notes_on_storage())
         elif self.adapter_of and self.adapter.base_name not in ("", self.adapter_of.source):
@@ -187,7 +187,7 @@ class Checkpoint:
             kinds = ", ".join(f"{count} as {scheme}" for scheme, count in others.most_common())
             notes.append(f"not all its matrices are stored as {self.scheme}: {kinds}")
         if plain := [matrix.module for matrix in self.layout.rounded if matrix.parameter not in packed]:
-            notes.append(f"not quantized, though most layers are: {listed(plain)}")
+            notes.append(f"not quantized, though most layers are: {short_list(plain)}")
         return notes
 
 
@@ -206,10 +206,10 @@ def open_checkpoint(source: str, *, base: Checkpoint | None = None) -> Checkpoin
     try:
         return _open_folder(source, path, revision, base) if path.is_dir() else _open_gguf_file(source, path, revision)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
 
 
-def with_config_of(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+def borrow_config(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint as another's config.json describes it; as it is where that has none either.
 
     Raises:
@@ -234,7 +234,8 @@ def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> N
     ]
     if wrong:
         raise BadInputError(
-            f"layers should be {', '.join(_LAYER_DTYPES[:-1])} or {_LAYER_DTYPES[-1]}; these are not: {listed(wrong)}",
+            f"layers should be {', '.join(_LAYER_DTYPES[:-1])} or {_LAYER_DTYPES[-1]}; these are not: "
+            f"{short_list(wrong)}",
             where=str(checkpoint.folder),
             mend="Give it in one of these, or quantized in a format that Quail reads",
         )
@@ -284,14 +285,14 @@ def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoi
     if files is None and len(ggufs) == 1:
         return _open_gguf_file(source, ggufs[0], revision)
     if files is None or not files.tensors:
-        raise _no_weights(folder, files, ggufs)
+        raise _no_weights_error(folder, files, ggufs)
     weights: Weights = files
     if config.get("quantization_config"):
         weights = open_packed(config, files, str(folder / "config.json"))
         config = {name: value for name, value in config.items() if name != "quantization_config"}
     layout = lay_out(config, weights.tensors, where=str(folder))
     checkpoint = Checkpoint(source, folder, revision, config, layout, weights)
-    return with_config_of(base, checkpoint) if base is not None and not config else checkpoint
+    return borrow_config(base, checkpoint) if base is not None and not config else checkpoint
 
 
 def _safetensors_name(folder: Path) -> str:
@@ -324,18 +325,18 @@ def _open_adapter_folder(source: str, folder: Path, revision: str | None, base: 
     return Checkpoint(source, folder, revision, base.config, base.layout, files, adapter=adapter, adapter_of=base)
 
 
-def _no_weights(folder: Path, files: WeightFiles | None, ggufs: list[Path]) -> BadInputError:
+def _no_weights_error(folder: Path, files: WeightFiles | None, ggufs: list[Path]) -> BadInputError:
     if files is not None:
         return BadInputError("its weight files hold no tensors", where=str(folder))
     if ggufs:
         return BadInputError(
-            f"holds several GGUF files: {listed([path.name for path in ggufs])}",
+            f"holds several GGUF files: {short_list([path.name for path in ggufs])}",
             where=str(folder),
             mend=f"Name the one to audit: {ggufs[0]}",
         )
     found = sorted(path.name for path in folder.iterdir())
     return BadInputError(
         f"holds no weights: expected model.safetensors or pytorch_model.bin, single or with an index; "
-        f"found {listed(found)}",
+        f"found {short_list(found)}",
         where=str(folder),
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.architecture import Layout, Matrix, lay_out
-from quail_audit.engine.checkpoints.checkpoint import Checkpoint, check_layer_types, open_checkpoint, with_config_of
-from quail_audit.engine.checkpoints.weight_files import listed
+from quail_audit.engine.checkpoints.checkpoint import Checkpoint, borrow_config, check_layer_types, open_checkpoint
+from quail_audit.engine.checkpoints.weight_files import short_list
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import
@@ -90,9 +90,9 @@ def open_pair(
     first = open_checkpoint(original)
     others = [open_checkpoint(source, base=first) for source in (unlearned, retrain) if source is not None]
     if not first.config:
-        first = with_config_of(others[0], first)
+        first = borrow_config(others[0], first)
     layout = lay_out(first.config, first.files.tensors, skip_modules, str(first.folder))
-    matrices = _matrices(layout, (first, others[0]))
+    matrices = _matrices_to_audit(layout, (first, others[0]))
     if not matrices:
         raise BadInputError(
             "holds no layer that a scheme would round",
@@ -113,7 +113,7 @@ def open_pair(
     )
 
 
-def _matrices(layout: Layout, sides: tuple[Checkpoint, ...]) -> tuple[Matrix, ...]:
+def _matrices_to_audit(layout: Layout, sides: tuple[Checkpoint, ...]) -> tuple[Matrix, ...]:
     """What a scheme rounds by default, and besides what either side stores quantized: an embedding, the head."""
     stored = {
         Matrix(name.removesuffix(".weight"), matrix.transposed)
@@ -133,7 +133,7 @@ def _check_fit(original: Checkpoint, other: Checkpoint) -> None:
     # llama.cpp calls a Mistral a Llama, which it is by its weights
     keys = (("model_type", "architectures"),) if original.gguf is None and other.gguf is None else ()
     for key, word in (*keys, ("vocab_size", "vocabularies")):
-        ours, theirs = (_of_text_model(checkpoint.config, key) for checkpoint in (original, other))
+        ours, theirs = (_text_model_value(checkpoint.config, key) for checkpoint in (original, other))
         if ours is not None and theirs is not None and ours != theirs:
             raise BadInputError(
                 f"the {word} differ: {key} is {printable(str(theirs), limit=60)} here, and "
@@ -144,15 +144,15 @@ def _check_fit(original: Checkpoint, other: Checkpoint) -> None:
     tensors, other_tensors = original.layout.tensor_of, other.layout.tensor_of
     reasons = []
     if lacking := [name for name in tensors if name not in other_tensors]:
-        reasons.append(f"it lacks {listed(lacking)}")
+        reasons.append(f"it lacks {short_list(lacking)}")
     if extra := [name for name in other_tensors if name not in tensors]:
-        reasons.append(f"it has {listed(extra)} besides")
+        reasons.append(f"it has {short_list(extra)} besides")
     if reshaped := [
         f"{name} {list(other.info(other_tensors[name]).shape)} instead of {list(original.info(tensor).shape)}"
         for name, tensor in tensors.items()
         if name in other_tensors and original.info(tensor).shape != other.info(other_tensors[name]).shape
     ]:
-        reasons.append(f"of other shapes are {listed(reshaped)}")
+        reasons.append(f"of other shapes are {short_list(reshaped)}")
     if reasons:
         raise BadInputError(
             f"does not fit {original.source}: {'; '.join(reasons)}",
@@ -161,7 +161,7 @@ def _check_fit(original: Checkpoint, other: Checkpoint) -> None:
         )
 
 
-def _of_text_model(config: Mapping[str, Any], key: str) -> object:
+def _text_model_value(config: Mapping[str, Any], key: str) -> object:
     text = config.get("text_config")
     return config.get(key, text.get(key) if isinstance(text, Mapping) else None)
 

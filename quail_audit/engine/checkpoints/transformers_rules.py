@@ -21,14 +21,14 @@ _OLD_NAMES = (("gamma", "weight"), ("beta", "bias"))
 
 
 @functools.cache
-def knows_version_5() -> bool:
+def is_version_5() -> bool:
     """Whether the installed transformers has the functions that came with version 5."""
     return find_spec("transformers.core_model_loading") is not None
 
 
 def tied_weights(model: PreTrainedModel) -> dict[str, str]:
     """Parameter -> the parameter that it is tied to."""
-    if knows_version_5():
+    if is_version_5():
         tied: dict[str, str] = model.all_tied_weights_keys
         return tied
     first: dict[int, str] = {}
@@ -47,7 +47,7 @@ def modules_left(model: PreTrainedModel, skip_modules: Iterable[str] | None) -> 
         skip_modules: instead of the default ones: tied weights, the last module and the head.
     """
     kept_in_float32 = list(model._keep_in_fp32_modules or ())
-    if knows_version_5():
+    if is_version_5():
         from transformers.quantizers.base import HfQuantizer
 
         skipped = None if skip_modules is None else list(skip_modules)
@@ -66,7 +66,7 @@ def modules_left(model: PreTrainedModel, skip_modules: Iterable[str] | None) -> 
 
 def is_converted(module: str, left: Iterable[str]) -> bool:
     """Whether a module of this name is quantized, where modules of these patterns are left alone."""
-    if knows_version_5():
+    if is_version_5():
         from transformers.quantizers.quantizers_utils import should_convert_module
 
         converts: bool = should_convert_module(module, list(left))
@@ -75,12 +75,12 @@ def is_converted(module: str, left: Iterable[str]) -> bool:
     return not any(re.match(f"(?:{key}){boundary}", module) or module.endswith(key) for key in left)
 
 
-def renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
+def parameter_renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
     """How a stored name is mapped to a parameter's, and whether its tensor is converted on the way."""
     parameters = model.state_dict()
     prefix = model.base_model_prefix
-    if not knows_version_5():
-        return lambda name: (_renamed_by_4_47(name, parameters, prefix), False)
+    if not is_version_5():
+        return lambda name: (_rename_as_4_47(name, parameters, prefix), False)
 
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
@@ -98,7 +98,7 @@ def renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
     return rename
 
 
-def _renamed_by_4_47(name: str, parameters: Mapping[str, object], prefix: str) -> str:
+def _rename_as_4_47(name: str, parameters: Mapping[str, object], prefix: str) -> str:
     candidates = [name]
     candidates += [name.replace(old, new) for old, new in _OLD_NAMES if old in name]
     for candidate in candidates:
@@ -108,13 +108,13 @@ def _renamed_by_4_47(name: str, parameters: Mapping[str, object], prefix: str) -
     return name
 
 
-def as_this_version_spells_it(config: Mapping[str, Any]) -> dict[str, Any]:
+def config_for_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
     """A parsed config.json in the words of the installed transformers.
 
     Version 5 writes `dtype` and `rope_parameters`; 4.47 reads neither, and would silently rotate by other angles.
     Version 5 reads both spellings, so there it is returned as it is.
     """
-    if knows_version_5():
+    if is_version_5():
         return dict(config)
     found: dict[str, Any] = {}
     for key, value in config.items():
@@ -128,7 +128,7 @@ def as_this_version_spells_it(config: Mapping[str, Any]) -> dict[str, Any]:
             if scaling.get("rope_type", "default") != "default":
                 found["rope_scaling"] = scaling
         elif isinstance(value, Mapping):
-            found[key] = as_this_version_spells_it(value)
+            found[key] = config_for_this_version(value)
         else:
             found[key] = value
     return found

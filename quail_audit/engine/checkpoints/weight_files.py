@@ -135,7 +135,7 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
             absent = [file.name for file in files if not file.is_file()]
             if absent:
                 raise BadInputError(
-                    f"names weight files that are not there: {listed(absent)}",
+                    f"names weight files that are not there: {short_list(absent)}",
                     where=str(index),
                     mend="Copy or download the checkpoint again",
                 )
@@ -152,7 +152,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     except (ValueError, RecursionError) as error:  # not UTF-8 and numbers of a million digits are ValueErrors too
         raise BadInputError(f"is not JSON: {printable(str(error), limit=200)}", where=str(path)) from error
     if not isinstance(value, dict):
@@ -160,7 +160,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def unreadable(path: Path, error: OSError) -> BadInputError:
+def unreadable_error(path: Path, error: OSError) -> BadInputError:
     """The operating system's refusal to open something of a checkpoint, as bad input."""
     return BadInputError(
         f"cannot be read: {printable(error.strerror or str(error), limit=200)}",
@@ -169,7 +169,7 @@ def unreadable(path: Path, error: OSError) -> BadInputError:
     )
 
 
-def listed(names: Sequence[str]) -> str:
+def short_list(names: Sequence[str]) -> str:
     """The first few names and how many there are, for a message."""
     first = ", ".join(printable(name, limit=120) for name in names[:_SHOWN])
     return first if len(names) <= _SHOWN else f"{first}, … ({len(names)} in all)"
@@ -184,7 +184,7 @@ def _describe(
     for file in files:
         if not file.is_file():  # a pipe or a device would block or never end
             raise BadInputError("is not a regular file", where=str(file))
-        size_bytes += _size(file)
+        size_bytes += _size_of(file)
         for name, info in _list_safetensors(file) if format_ == "safetensors" else _list_bin(file):
             if not name.isprintable():
                 raise BadInputError(f"holds a tensor with an unusable name: {printable(name)}", where=str(file))
@@ -193,7 +193,7 @@ def _describe(
     absent = [name for name in expected_in if name not in tensors]
     if absent:
         raise BadInputError(
-            f"names tensors that their files do not hold: {listed(absent)}",
+            f"names tensors that their files do not hold: {short_list(absent)}",
             where=str(index),
             mend="Copy or download the checkpoint again",
         )
@@ -218,18 +218,18 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _size(file: Path) -> int:
+def _size_of(file: Path) -> int:
     try:
         with file.open("rb") as opened:  # the mapping libraries hide why they could not
             size_bytes = opened.seek(0, 2)
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise unreadable_error(file, error) from error
     if size_bytes == 0:
         raise BadInputError("is empty", where=str(file), mend="Copy or download the file again")
     return size_bytes
 
 
-def _corrupt(file: Path, error: Exception) -> BadInputError:
+def _corrupt_error(file: Path, error: Exception) -> BadInputError:
     return BadInputError(
         f"is truncated or corrupt: {printable(str(error), limit=200)}",
         where=str(file),
@@ -254,9 +254,9 @@ def _list_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:
                     )
                 yield name, TensorInfo(shape, getattr(torch, _DTYPES[code]))
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise unreadable_error(file, error) from error
     except SafetensorError as error:
-        raise _corrupt(file, error) from error
+        raise _corrupt_error(file, error) from error
 
 
 def _read_safetensors(file: Path, name: str) -> torch.Tensor:
@@ -267,9 +267,9 @@ def _read_safetensors(file: Path, name: str) -> torch.Tensor:
             tensor: torch.Tensor = opened.get_tensor(name)
             return tensor
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise unreadable_error(file, error) from error
     except SafetensorError as error:
-        raise _corrupt(file, error) from error
+        raise _corrupt_error(file, error) from error
 
 
 def _list_bin(file: Path) -> Iterator[tuple[str, TensorInfo]]:
@@ -291,7 +291,7 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise unreadable_error(file, error) from error
     except pickle.UnpicklingError as error:
         raise BadInputError(
             "holds more than tensors: loading it could run code, so it was not loaded",
@@ -305,7 +305,7 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
                 where=str(file),
                 mend="Convert it to safetensors: model.save_pretrained(folder)",
             ) from error
-        raise _corrupt(file, error) from error
+        raise _corrupt_error(file, error) from error
     if not isinstance(loaded, dict):
         raise BadInputError(f"should hold a dict of tensors, not {type(loaded).__name__}", where=str(file))
     for name, tensor in loaded.items():

@@ -47,12 +47,12 @@ def attribute(request: AttributeRequest, run_id: str, command: tuple[str, ...]) 
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
     """
     yield CureStarted.of(request, run_id, command=command)
-    model, layers, notes = open_swapped(request.run, request.scheme, batch_size=request.batch_size)
+    model, layers, notes = open_swapped_model(request.run, request.scheme, batch_size=request.batch_size)
     for note in notes:
         yield Noted(message=note)
     started_s = time.monotonic()
     everything = frozenset(layer.name for layer in layers)
-    full, rounded = model.losses(()), model.losses(everything)
+    full, rounded = model.measure_losses(()), model.measure_losses(everything)
     coarse = coarse_units(layers)
     yield AttributionPlanned(
         scheme=request.scheme,
@@ -77,8 +77,8 @@ def attribute(request: AttributeRequest, run_id: str, command: tuple[str, ...]) 
         for unit in units:
             if spent():
                 return
-            losses = model.losses(unit.layers if mode == "alone" else everything - set(unit.layers))
-            yield _measured(unit, mode, losses, full, rounded, model.passes, request.seed)
+            losses = model.measure_losses(unit.layers if mode == "alone" else everything - set(unit.layers))
+            yield _unit_measured(unit, mode, losses, full, rounded, model.passes, request.seed)
 
     alone: list[UnitMeasured] = []
     for event in measured(coarse, "alone"):
@@ -97,7 +97,7 @@ def attribute(request: AttributeRequest, run_id: str, command: tuple[str, ...]) 
     yield RunFinished(finished=utc_now(), exit_code=0)
 
 
-def open_swapped(
+def open_swapped_model(
     run: str, scheme_name: str, *, batch_size: int | None
 ) -> tuple[SwappedModel, tuple[Layer, ...], tuple[str, ...]]:
     """The audited pair's unlearned model, ready to be rounded in part; the layers that changed it, and notes.
@@ -108,7 +108,7 @@ def open_swapped(
     from quail_audit.engine.checkpoints.pair import open_pair
     from quail_audit.engine.cures.swapping import SwappedModel
     from quail_audit.engine.forgetting.measurable import read_data
-    from quail_audit.engine.forgetting.metrics.nll import texts
+    from quail_audit.engine.forgetting.metrics.nll import loss_texts
     from quail_audit.engine.forgetting.models.load import load_arm
     from quail_audit.engine.schemes.registry import scheme_named
 
@@ -119,7 +119,7 @@ def open_swapped(
             "the audit had no data, so there are no forget texts", where=run, mend="Audit with --data, then try again"
         )
     data = read_data(audited.data, metrics=None, max_samples=audited.max_samples)
-    forget = texts(data, "forget")
+    forget = loss_texts(data, "forget")
     if not forget:
         raise BadInputError(
             "the data has no forget texts to measure the loss of",
@@ -156,7 +156,7 @@ def fine_units(layers: Sequence[Layer], coarse: Sequence[UnitMeasured]) -> list[
     return [Unit("layer", layer.name, [layer]) for layer in likeliest]
 
 
-def _measured(
+def _unit_measured(
     unit: Unit, mode: Literal["alone", "spared"], losses: F64, full: F64, rounded: F64, passes: int, seed: int
 ) -> UnitMeasured:
     from quail_audit.engine.forgetting.bootstrap import interval

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.writing import write_whole
-from quail_audit.engine.cures.attribution import SMALLEST_FALL, open_swapped, share_of_fall
+from quail_audit.engine.cures.attribution import SMALLEST_FALL, open_swapped_model, share_of_fall
 from quail_audit.runs.attributions import read_units
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.cures import CureStarted, RecipeChosen, RecipePoint, UnitMeasured
@@ -33,7 +33,7 @@ STEPS = 12  # evenly spaced numbers of spared layers, before the search between 
 NAME = "recipe.json"
 
 
-def recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder: Path) -> Events:
+def make_recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder: Path) -> Events:
     """Measure the curve of bytes against recovery, and write the chosen point's configurations into the folder.
 
     Raises:
@@ -44,10 +44,10 @@ def recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder
 
     found = find_attribution(request.run, request.scheme)
     scheme = scheme_named(request.scheme)
-    model, layers, notes = open_swapped(request.run, request.scheme, batch_size=request.batch_size)
+    model, layers, notes = open_swapped_model(request.run, request.scheme, batch_size=request.batch_size)
     for note in notes:
         yield Noted(message=note)
-    ordered = in_order(layers, found)
+    ordered = sparing_order(layers, found)
     curve = Curve(model, layers, scheme, request.seed)
     if curve.fall < SMALLEST_FALL:
         yield Noted(message=f"rounding to {request.scheme} brings nothing back: no layer has to be spared")
@@ -56,10 +56,10 @@ def recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], folder
     points: list[RecipePoint] = []
     sides: tuple[Bits, ...] = (16, 8)
     for bits in sides:
-        for point in _along(curve, ordered, bits, request.max_recovery_percent):
+        for point in _measure_along(curve, ordered, bits, request.max_recovery_percent):
             points.append(point)
             yield point
-    chosen = smallest(points, request.max_recovery_percent)
+    chosen = smallest_point(points, request.max_recovery_percent)
     if chosen is None:
         yield Noted(message=f"no point measured is at or below {request.max_recovery_percent:g} %")
     else:
@@ -81,8 +81,8 @@ class Curve:
         self._seed = seed
         self._bits = {8: scheme_named(EIGHT_BITS).bits_per_weight, 16: 16.0}
         self._scheme_bits = scheme.bits_per_weight
-        self._full = model.losses(())
-        rounded = model.losses(self._layers)
+        self._full = model.measure_losses(())
+        rounded = model.measure_losses(self._layers)
         self._fall: F64 = self._full - rounded
         self.fall = float(self._fall.mean())
 
@@ -91,7 +91,7 @@ class Curve:
         from quail_audit.engine.forgetting.bootstrap import interval
 
         others = self._layers.keys() - set(kept)
-        losses = self._model.losses(others, in_8_bits=kept if bits == 8 else ())
+        losses = self._model.measure_losses(others, in_8_bits=kept if bits == 8 else ())
         part = self._full - losses
         low, high = interval([part, self._fall], share_of_fall, seed=self._seed, paired=True)
         share = float(share_of_fall(part, self._fall))
@@ -111,7 +111,7 @@ class Curve:
         return round((spared * self._bits[bits] + rest * self._scheme_bits) / 8)
 
 
-def _along(curve: Curve, ordered: Sequence[str], bits: Bits, limit_percent: float) -> Iterator[RecipePoint]:
+def _measure_along(curve: Curve, ordered: Sequence[str], bits: Bits, limit_percent: float) -> Iterator[RecipePoint]:
     """Points along the greedy order, and then those between the last above the limit and the first at or below it."""
     total = len(ordered)
     counts = sorted({round(total * step / STEPS) for step in range(STEPS + 1)})
@@ -134,7 +134,7 @@ def _along(curve: Curve, ordered: Sequence[str], bits: Bits, limit_percent: floa
             above = middle
 
 
-def in_order(layers: Sequence[Layer], measured: Sequence[UnitMeasured]) -> list[str]:
+def sparing_order(layers: Sequence[Layer], measured: Sequence[UnitMeasured]) -> list[str]:
     """The layers, those first that bring most back for their weights.
 
     A layer that was not measured alone counts with the product of its block's and its role's shares.
@@ -148,7 +148,7 @@ def in_order(layers: Sequence[Layer], measured: Sequence[UnitMeasured]) -> list[
     return [layer.name for layer in sorted(layers, key=worth, reverse=True)]
 
 
-def smallest(points: Sequence[RecipePoint], limit_percent: float) -> RecipePoint | None:
+def smallest_point(points: Sequence[RecipePoint], limit_percent: float) -> RecipePoint | None:
     """The point of the fewest bytes at or below the limit."""
     good = [point for point in points if point.recovery_percent <= limit_percent]
     return min(good, key=lambda point: (point.size_bytes, point.recovery_percent), default=None)

@@ -51,7 +51,7 @@ class SwappedModel:
         self._schemes: dict[str, Scheme] = {}  # layer -> how it is rounded now; absent: not at all
         self.passes = 0
 
-    def losses(self, rounded: Collection[str], *, in_8_bits: Collection[str] = ()) -> F64:
+    def measure_losses(self, rounded: Collection[str], *, in_8_bits: Collection[str] = ()) -> F64:
         """Each text's mean token loss in nats: [texts].
 
         Args:
@@ -61,7 +61,7 @@ class SwappedModel:
         wanted = dict.fromkeys(rounded, self._scheme) | dict.fromkeys(in_8_bits, self._eight_bits)
         for name, layer in self._layers.items():
             if wanted.get(name) is not self._schemes.get(name):
-                self._put(layer, wanted.get(name))
+                self._put_layer(layer, wanted.get(name))
         self._schemes = wanted
         # a new one each time: it remembers what it has read
         model = TransformersModel(self._loaded.model, self._loaded.tokenizer, batch_size=self._batch_size)
@@ -71,9 +71,9 @@ class SwappedModel:
         self.passes += 1
         return found
 
-    def _put(self, layer: Layer, scheme: Scheme | None) -> None:
+    def _put_layer(self, layer: Layer, scheme: Scheme | None) -> None:
         _, weight = self._pair.read(layer)
-        values = weight if scheme is None else scheme.deployed(weight)
+        values = weight if scheme is None else scheme.deployed_weights(weight)
         target = self._loaded.model.get_submodule(layer.name).weight
         assert isinstance(target, torch.Tensor)  # noqa: S101 - it was found in the checkpoint under this name
         with torch.no_grad():  # no layer that a scheme rounds is tied to another weight

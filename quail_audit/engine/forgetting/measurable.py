@@ -11,7 +11,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.architecture import is_classifier
 from quail_audit.engine.forgetting.data.folder import read_folder
-from quail_audit.engine.forgetting.data.labels import are_numbers, label_names, list_words, match_label
+from quail_audit.engine.forgetting.data.labels import is_numbered, label_names, list_words, match_label
 from quail_audit.engine.forgetting.data.rows import (
     Columns,
 )
@@ -52,7 +52,7 @@ def read_data(
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise BadInputError(f"the data {what}" if folder.exists() else what, where=str(path), mend=_expected())
+        raise BadInputError(f"the data {what}" if folder.exists() else what, where=str(path), mend=_expected_data())
     data = read_folder(folder, max_samples, columns)
     samples = {metric.name: metric.samples(data) for metric in known_metrics()}
     if asked is not None:
@@ -76,12 +76,12 @@ def read_data(
         }
     to_measure = {name: count for name, count in samples.items() if count and name not in skipped}
     if not to_measure:
-        raise BadInputError("nothing to measure in this folder", where=str(path), mend=_expected())
+        raise BadInputError("nothing to measure in this folder", where=str(path), mend=_expected_data())
     notes = tuple(_note_on_examples(split) for split in SPLITS if _lacks_examples(data, split, to_measure))
     return replace(data, samples=to_measure, skipped=skipped, notes=notes)
 
 
-def _expected() -> str:
+def _expected_data() -> str:
     return "Expected a folder with any of: " + "; ".join(dict.fromkeys(metric.needs for metric in known_metrics()))
 
 
@@ -138,7 +138,7 @@ def fit_data(data: ForgettingData, *checkpoints: Checkpoint) -> ForgettingData:
     skipped = {name: why for name, why in data.skipped.items() if tasks[name] == task}
     skipped |= {name: f"not for {_MODELS[task]}" for name in data.samples if tasks[name] != task}
     data = replace(data, samples=samples, skipped=skipped)
-    return data if task == "language modelling" else _with_labels_of(checkpoints, data)
+    return data if task == "language modelling" else _fit_labels(checkpoints, data)
 
 
 def data_task(data: ForgettingData) -> Task | None:
@@ -149,12 +149,12 @@ def data_task(data: ForgettingData) -> Task | None:
     return "language modelling" if for_language else "classification"
 
 
-def _with_labels_of(checkpoints: tuple[Checkpoint, ...], data: ForgettingData) -> ForgettingData:
+def _fit_labels(checkpoints: tuple[Checkpoint, ...], data: ForgettingData) -> ForgettingData:
     first = checkpoints[0]
     names = label_names(first.config, str(first.folder))
     for other in checkpoints[1:]:
         theirs = label_names(other.config, str(other.folder))
-        if theirs != names and not are_numbers(theirs) and not are_numbers(names):
+        if theirs != names and not is_numbered(theirs) and not is_numbered(names):
             raise BadInputError(
                 f"its labels are {list_words(theirs)}, those of {first.source} {list_words(names)}",
                 where=str(other.folder),
@@ -163,7 +163,7 @@ def _with_labels_of(checkpoints: tuple[Checkpoint, ...], data: ForgettingData) -
     given = sorted({row.label for rows in data.labelled.values() for row in rows})
     known = {label: match_label(label, names) for label in given}
     if unknown := [label for label, name in known.items() if name is None]:
-        by_number = " (the model names none of its own, so only numbers can be matched)" if are_numbers(names) else ""
+        by_number = " (the model names none of its own, so only numbers can be matched)" if is_numbered(names) else ""
         raise BadInputError(
             f"the label{'s' if len(unknown) > 1 else ''} {list_words(unknown)} {'are' if len(unknown) > 1 else 'is'} "
             f"none of the model's: {list_words(names)}{by_number}",

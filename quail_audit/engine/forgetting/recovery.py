@@ -60,7 +60,7 @@ def recovery(
         seed: of the bootstrap.
     """
     if metric in REPORTED_METRICS:
-        return _of_auc(scores_by_role, limits.informative_points, seed)
+        return _auc_recovery(scores_by_role, limits.informative_points, seed)
     if metric not in DECIDING_METRICS:
         raise ValueError(f"recovery is not defined for {metric}")
     means = {role: float(values.mean()) for role, values in scores_by_role.items()}
@@ -89,7 +89,7 @@ def recovery(
     return Recovery(outcome=outcome, percent=percent, low=low, high=high, floor=floor, floor_arm=floor_arm)
 
 
-def _of_auc(values_by_role: Mapping[Role, F64], informative_points: float, seed: int) -> Recovery:
+def _auc_recovery(values_by_role: Mapping[Role, F64], informative_points: float, seed: int) -> Recovery:
     roles: list[Role] = ["original/full", "unlearned/full", "unlearned/quantized"]
     if not values_by_role.keys() >= set(roles):
         return Recovery(outcome="reported only")

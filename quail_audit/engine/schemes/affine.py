@@ -94,7 +94,7 @@ class AffineScheme(Scheme):
         """See Scheme."""
         return "row" if self.block_size is None else str(self.block_size)
 
-    def why_not(self, rows: int, columns: int) -> str:
+    def why_left_alone(self, rows: int, columns: int) -> str:
         """See Scheme."""
         if self.block_size is None or columns % self.block_size == 0:
             return ""
@@ -106,7 +106,7 @@ class AffineScheme(Scheme):
         Raises:
             ValueError: the scheme leaves such a matrix alone.
         """
-        if why := self.why_not(weight.numel() // weight.shape[-1], weight.shape[-1]):
+        if why := self.why_left_alone(weight.numel() // weight.shape[-1], weight.shape[-1]):
             raise ValueError(why)
         blocks = weight.detach().reshape(-1, self.block_size or weight.shape[-1])
         return blocks.to(self.dtype_of_extremes(weight.dtype))
@@ -131,7 +131,9 @@ class AffineScheme(Scheme):
         if self.rounding == "cut":
             code = (quotient + self.shift).trunc()
         else:
-            code = (quotient.round() if self.rounding == "even" else _away_from_zero(quotient)) + found.zero[:, None]
+            code = (quotient.round() if self.rounding == "even" else _round_away_from_zero(quotient)) + found.zero[
+                :, None
+            ]
         code = code.clamp(self.lowest, self.highest) - self.lowest
         return Quantized(
             codes=code.to(torch.uint8).reshape(weight.shape),
@@ -162,7 +164,7 @@ def extremes_of(blocks: torch.Tensor) -> Extremes:
     return Extremes(blocks.amin(dim=1), blocks.amax(dim=1), farthest)
 
 
-def _away_from_zero(quotient: torch.Tensor) -> torch.Tensor:
+def _round_away_from_zero(quotient: torch.Tensor) -> torch.Tensor:
     """The nearest whole number; of two as near, the one farther from zero."""
     whole, part = quotient.abs().floor(), quotient.abs().frac()
     return (whole + (2 * part).floor()).copysign(quotient)

@@ -16,7 +16,7 @@ import numpy as np
 
 from quail_audit.engine.schemes.affine import AffineScheme, Extremes, Parameters
 from quail_audit.engine.schemes.interface import Quantized, Scheme
-from quail_audit.engine.schemes.level_table import Grid
+from quail_audit.engine.schemes.level_table import LevelTable
 
 if TYPE_CHECKING:
     import torch
@@ -55,14 +55,16 @@ _FP4_TWELFTHS = np.array(
 _FP4_ASCENDING = np.array([11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3], dtype=np.uint8)
 
 
-def _grid(levels: np.ndarray[Any, np.dtype[np.float32]], codes: np.ndarray[Any, np.dtype[np.uint8]]) -> Grid:
+def _level_table(
+    levels: np.ndarray[Any, np.dtype[np.float32]], codes: np.ndarray[Any, np.dtype[np.uint8]]
+) -> LevelTable:
     bounds = (levels[:-1] + levels[1:]) / np.float32(2)  # in float32, as bitsandbytes computes its midpoints
-    return Grid(block_size=BLOCK_SIZE, levels=levels, bounds=bounds, codes=codes)
+    return LevelTable(block_size=BLOCK_SIZE, levels=levels, bounds=bounds, codes=codes)
 
 
-GRIDS = {
-    "nf4": _grid(_NF4_LEVELS, np.arange(16, dtype=np.uint8)),
-    "fp4": _grid((_FP4_TWELFTHS / np.float32(12))[_FP4_ASCENDING], _FP4_ASCENDING),
+LEVEL_TABLES = {
+    "nf4": _level_table(_NF4_LEVELS, np.arange(16, dtype=np.uint8)),
+    "fp4": _level_table((_FP4_TWELFTHS / np.float32(12))[_FP4_ASCENDING], _FP4_ASCENDING),
 }
 
 
@@ -78,7 +80,7 @@ class FourBit(Scheme):
         self.kind = kind
         self.double_quantization = double_quantization
         self.name = f"{kind}-dq" if double_quantization else kind
-        self.grid = GRIDS[kind]
+        self.grid = LEVEL_TABLES[kind]
         self.block, self.levels = str(BLOCK_SIZE), len(self.grid.levels)
         # 4 bits, and a float32 scale a block; doubly rounded, a byte and a float32 for every 256 of them
         self.bits_per_weight = 4 + (8 + 32 / ABSMAX_BLOCK_SIZE if double_quantization else 32) / BLOCK_SIZE
@@ -161,7 +163,7 @@ def bitsandbytes() -> Any:
     return library
 
 
-def _quantize_on_cpu(weight: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+def _quantize_on_cpu(weight: torch.Tensor, grid: LevelTable) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     from quail_audit.engine.schemes.absmax_blocks import quantize_blocks
@@ -181,7 +183,7 @@ def _quantize_on_cpu(weight: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, to
     return torch.from_numpy(codes).reshape(weight.shape), torch.from_numpy(absmax)
 
 
-def _dequantize_on_cpu(quantized: Quantized, grid: Grid) -> torch.Tensor:
+def _dequantize_on_cpu(quantized: Quantized, grid: LevelTable) -> torch.Tensor:
     import torch
 
     from quail_audit.engine.schemes.absmax_blocks import dequantize_blocks
@@ -197,7 +199,7 @@ def _dequantize_on_cpu(quantized: Quantized, grid: Grid) -> torch.Tensor:
     return torch.from_numpy(out).reshape(quantized.codes.shape).to(quantized.dtype)
 
 
-def _levels_by_code(grid: Grid) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _levels_by_code(grid: LevelTable) -> np.ndarray[Any, np.dtype[np.float32]]:
     by_code = np.empty_like(grid.levels)
     by_code[grid.codes] = grid.levels
     return by_code
@@ -212,7 +214,7 @@ def _quantize_on_device(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, 
     return codes[: weight.numel()].reshape(weight.shape), state.absmax
 
 
-def _dequantize_on_device(quantized: Quantized, grid: Grid, kind: str) -> torch.Tensor:
+def _dequantize_on_device(quantized: Quantized, grid: LevelTable, kind: str) -> torch.Tensor:
     import torch
 
     functional = bitsandbytes().functional

@@ -60,7 +60,7 @@ class CalibratedScheme:
         """How many codes there are."""
         return 1 << self.bits
 
-    def missing(self) -> str:
+    def install_command(self) -> str:
         """What this machine lacks to run the scheme: the command that installs it; empty where it lacks nothing."""
         drives_it = find_spec("gptqmodel") or (self.method == "gptq" and find_spec("auto_gptq"))
         return "" if drives_it else f"pip install {EXTRA}"

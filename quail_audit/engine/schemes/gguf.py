@@ -49,7 +49,7 @@ class Gguf(AffineScheme):
         start = base = zero = nothing
         if self.offsets:
             step = (high - low) / self.highest
-            start, base = low, _kept(low)
+            start, base = low, _round_to_float16(low)
         elif self.is_even_sided:
             step = torch.maximum(-low, high) / self.highest
         else:
@@ -58,10 +58,10 @@ class Gguf(AffineScheme):
             zero = torch.full_like(low, half)
         # The inverse of a step under 3e-39 is infinite; what the package makes of that depends on the processor.
         inverse = torch.where((1 / step).isfinite(), 1 / step, nothing)
-        return Parameters(inverse=inverse, start=start, zero=zero, scale=_kept(step), base=base)
+        return Parameters(inverse=inverse, start=start, zero=zero, scale=_round_to_float16(step), base=base)
 
 
-def _kept(scales: torch.Tensor) -> torch.Tensor:
+def _round_to_float16(scales: torch.Tensor) -> torch.Tensor:
     """As a file keeps them: in float16."""
     import torch
 

@@ -61,17 +61,17 @@ class Scheme(ABC):
     def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
         """How wide the interval of weights is that get each weight's code: float32 [rows, columns], above zero."""
 
-    def missing(self) -> str:
+    def install_command(self) -> str:
         """The command that installs what this machine lacks to run the scheme; empty: it lacks nothing."""
         return ""
 
-    def why_not(self, rows: int, columns: int) -> str:
+    def why_left_alone(self, rows: int, columns: int) -> str:
         """Why a matrix of this shape is left in full precision, as the scheme's library does; empty: it is rounded."""
         return ""
 
-    def deployed(self, weight: torch.Tensor) -> torch.Tensor:
+    def deployed_weights(self, weight: torch.Tensor) -> torch.Tensor:
         """What the deployed model has in a matrix's place: the rounded weights, or these where they are left alone."""
-        return weight if self.why_not(*weight.shape) else self.dequantize(self.quantize(weight))
+        return weight if self.why_left_alone(*weight.shape) else self.dequantize(self.quantize(weight))
 
     def round(self, weight: torch.Tensor) -> RoundedMatrix:
         """A matrix as it is deployed; see quantize."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class LevelTable:
     """A table of levels.
 
     A weight w of a block with scale a gets the i-th bucket when bounds[i - 1] < w / a <= bounds[i]; the bucket's

@@ -54,7 +54,7 @@ class Float4(Scheme):
         """See Scheme."""
         return str(self.block_size)
 
-    def why_not(self, rows: int, columns: int) -> str:
+    def why_left_alone(self, rows: int, columns: int) -> str:
         """See Scheme."""
         if columns % self.block_size == 0:
             return ""
@@ -68,7 +68,7 @@ class Float4(Scheme):
         """
         import torch
 
-        if why := self.why_not(*weight.shape):
+        if why := self.why_left_alone(*weight.shape):
             raise ValueError(why)
         blocks = weight.detach().float().reshape(-1, self.block_size)
         inverse, scale = self.scales_of(blocks)
@@ -124,7 +124,7 @@ class Nvfp4(Float4):
     block_size = 16
     bits_per_weight = 4 + 8 / 16  # and a float32 a matrix
 
-    def why_not(self, rows: int, columns: int) -> str:
+    def why_left_alone(self, rows: int, columns: int) -> str:
         """See Scheme."""
         if rows % self.block_size == 0 and columns % self.block_size == 0:
             return ""

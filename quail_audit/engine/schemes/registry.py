@@ -25,10 +25,10 @@ def listed_schemes() -> tuple[Scheme | CalibratedScheme, ...]:
     return (*known_schemes(), *calibrated.schemes())
 
 
-def expand(names: Iterable[str]) -> tuple[str, ...]:
+def expand_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names as on the command line, each once, with `all` standing for every scheme that this machine can run."""
     expanded: list[str] = []
-    runnable = [scheme.name for scheme in listed_schemes() if not scheme.missing()]
+    runnable = [scheme.name for scheme in listed_schemes() if not scheme.install_command()]
     for name in names:
         expanded += runnable if name == ALL else [name]
     return tuple(dict.fromkeys(expanded))
@@ -44,10 +44,10 @@ def scheme_named(name: str) -> Scheme:
     if calibrated.scheme_of(name) is not None:
         raise UsageError(f"{name} is calibrated on texts, which only an audit can do", where="--scheme")
     more = f"{rtn.GRAMMAR}, {calibrated.GRAMMAR}"
-    return _lacking_nothing(rtn.scheme_of(name) or find_by_name(name, known_schemes(), "scheme", more=more))
+    return _check_installed(rtn.scheme_of(name) or find_by_name(name, known_schemes(), "scheme", more=more))
 
 
-def audited_scheme(name: str) -> Scheme | CalibratedScheme:
+def any_scheme_named(name: str) -> Scheme | CalibratedScheme:
     """The scheme of this name, calibrated ones among them.
 
     Raises:
@@ -55,13 +55,13 @@ def audited_scheme(name: str) -> Scheme | CalibratedScheme:
         EnvironmentProblemError: this machine lacks what the scheme needs.
     """
     found = calibrated.scheme_of(name)
-    return scheme_named(name) if found is None else _lacking_nothing(found)
+    return scheme_named(name) if found is None else _check_installed(found)
 
 
 S = TypeVar("S", Scheme, CalibratedScheme)
 
 
-def _lacking_nothing(found: S) -> S:
-    if lacking := found.missing():
+def _check_installed(found: S) -> S:
+    if lacking := found.install_command():
         raise EnvironmentProblemError(f"{found.name} cannot run on this machine yet", where="--scheme", mend=lacking)
     return found

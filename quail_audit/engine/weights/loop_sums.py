@@ -69,7 +69,7 @@ def sums_over_table(
     size = scheme.grid.block_size
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
     whole = flat_o.numel() // size * size
-    scales_o, scales_u = _given_scales(flat_o, scheme), _given_scales(flat_u, scheme)
+    scales_o, scales_u = _scales_to_use(flat_o, scheme), _scales_to_use(flat_u, scheme)
     sums = PairSums()
     kernel = table_kernel.kernel_for(
         scheme.grid, _rounding_of(original.dtype), _rounding_of(unlearned.dtype), counts_updates=counts_updates
@@ -77,7 +77,7 @@ def sums_over_table(
     for start, o, u in _pieces(flat_o[:whole], flat_u[:whole], size, WEIGHTS_PER_RUN):
         first, last = start // size, (start + o.numel()) // size
         per_block = scales_o[first:last], scales_u[first:last]
-        ran = _run(
+        ran = _run_loop(
             kernel, (_bits(o, size), _bits(u, size)), per_block, table_kernel.BLOCKS_PER_CHUNK, LEVELS**2, threads
         )
         moves = ran.transitions.sum(axis=0, dtype=np.int64).reshape(LEVELS, LEVELS)
@@ -87,7 +87,7 @@ def sums_over_table(
     return sums
 
 
-def _given_scales(flat: torch.Tensor, scheme: FourBit) -> npt.NDArray[np.float32]:
+def _scales_to_use(flat: torch.Tensor, scheme: FourBit) -> npt.NDArray[np.float32]:
     """The scales to dequantize with, where the scheme's are not simply each block's absmax; else empty."""
     if not scheme.double_quantization:
         return np.empty(0, np.float32)
@@ -106,7 +106,9 @@ def sums_over_even_levels(
     block = scheme.block_size or original.shape[1]
     sides = zip((original, unlearned), extremes, strict=True)
     of_o, of_u = map_in_threads(
-        lambda side: _rounds(_by_block(side[1], side[0].numel() // block), side[0].dtype, scheme), sides, threads
+        lambda side: _block_parameters(_merge_extremes(side[1], side[0].numel() // block), side[0].dtype, scheme),
+        sides,
+        threads,
     )
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
     whole = flat_o.numel()
@@ -150,7 +152,7 @@ def _sums_of_pieces(
         first, last = start // size * blocks, (start + o.numel()) // size * blocks
         per_block = rounds[0][:, first:last], rounds[1][:, first:last]
         pieces_per_chunk = affine_kernel.WEIGHTS_PER_CHUNK // size
-        ran = _run(kernel, (_bits(o, size), _bits(u, size)), per_block, pieces_per_chunk, cells, threads)
+        ran = _run_loop(kernel, (_bits(o, size), _bits(u, size)), per_block, pieces_per_chunk, cells, threads)
         moves = (
             ran.transitions.sum(axis=0, dtype=np.int64)[:-1].reshape(scheme.levels, scheme.levels) if counts else None
         )
@@ -170,7 +172,7 @@ def extremes_of(weight: torch.Tensor, size: int) -> Extremes:
     return Extremes(*torch.from_numpy(found))
 
 
-def _by_block(found: Extremes, blocks: int) -> Extremes:
+def _merge_extremes(found: Extremes, blocks: int) -> Extremes:
     """The extremes of larger blocks, of those of their parts."""
     import torch
 
@@ -181,7 +183,7 @@ def _by_block(found: Extremes, blocks: int) -> Extremes:
     return Extremes(*torch.from_numpy(merged))
 
 
-def _rounds(found: Extremes, stored: torch.dtype, scheme: AffineScheme) -> npt.NDArray[np.float32]:
+def _block_parameters(found: Extremes, stored: torch.dtype, scheme: AffineScheme) -> npt.NDArray[np.float32]:
     """What rounds each block: [affine_kernel.PARAMETERS, blocks]."""
     import torch
 
@@ -227,7 +229,7 @@ def _bits(flat: torch.Tensor, size: int) -> Bits:
     return bits.reshape(-1, size)
 
 
-class _Ran(NamedTuple):
+class _LoopResult(NamedTuple):
     """What a loop left: its sums by chunk, and its counts by worker."""
 
     sums: npt.NDArray[np.float64]
@@ -236,14 +238,14 @@ class _Ran(NamedTuple):
     transitions: npt.NDArray[np.int32]
 
 
-def _run(
+def _run_loop(
     kernel: Any,
     bits: tuple[Bits, Bits],
     per_block: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
     blocks_per_chunk: int,
     cells: int,
     threads: int,
-) -> _Ran:
+) -> _LoopResult:
     """Run a loop over all chunks of two matrices of bits [blocks, size], on some threads."""
     chunks = -(-bits[0].shape[0] // blocks_per_chunk)
     workers = max(1, min(threads, chunks, bits[0].size // WEIGHTS_PER_THREAD))
@@ -257,7 +259,7 @@ def _run(
         kernel(*bits, *per_block, first, last, sums, *counts[worker], transitions[worker])
 
     map_in_threads(run, range(workers), workers)
-    return _Ran(sums, counts[:, 0], counts[:, 1], transitions)
+    return _LoopResult(sums, counts[:, 0], counts[:, 1], transitions)
 
 
 def map_in_threads(function: Callable[[T], R], values: Iterable[T], threads: int) -> list[R]:
@@ -271,7 +273,7 @@ def _threads(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="weights")
 
 
-def _totals(ran: _Ran, weights: int, *, same_code: int, transitions: Counts | None) -> PairSums:
+def _totals(ran: _LoopResult, weights: int, *, same_code: int, transitions: Counts | None) -> PairSums:
     """Chunks are added in order, exactly rounded: the same sums whatever the threads."""
     sums = ran.sums
     return PairSums(

@@ -63,7 +63,7 @@ class MatrixPair:
         """What the statistics need.
 
         Args:
-            scheme: one of those given; not one that leaves such matrices alone (Scheme.why_not).
+            scheme: one of those given; not one that leaves such matrices alone (Scheme.why_left_alone).
         """
         sums = self._sums(scheme)
         if self._shared is None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from quail_audit.engine.schemes.absmax_blocks import ABSOLUTE_BITS, LEVELS, SMALLEST_ABSMAX, compiled, pick
-from quail_audit.engine.schemes.level_table import Grid
+from quail_audit.engine.schemes.level_table import LevelTable
 from quail_audit.engine.weights.kernel_parts import (
     DOT,
     FEW_CHANGED,
@@ -202,12 +202,12 @@ def _pair_kernel(
     return kernel
 
 
-def fits(grid: Grid) -> bool:
+def fits(grid: LevelTable) -> bool:
     """Whether the loop can do a grid: 16 levels, no two the same to the bit (of two zeros one has to be negative)."""
     return len(np.unique(grid.levels.view(np.uint32))) == len(grid.levels) == LEVELS
 
 
-def kernel_for(grid: Grid, round_o: int, round_u: int, *, counts_updates: bool) -> Any:
+def kernel_for(grid: LevelTable, round_o: int, round_u: int, *, counts_updates: bool) -> Any:
     """The loop for a grid that fits, scaled as bitsandbytes does it: w * (1 / max(absmax, 1e-38)).
 
     Args:

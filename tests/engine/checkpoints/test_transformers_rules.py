@@ -16,9 +16,9 @@ NAMES = ["llama", "llama, tied", "gpt2", "qwen2", "opt"]  # whose modules are th
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not rules.knows_version_5():
+    if not rules.is_version_5():
         pytest.skip("there is no newer function to compare with")
-    monkeypatch.setattr(rules, "knows_version_5", lambda: False)
+    monkeypatch.setattr(rules, "is_version_5", lambda: False)
 
 
 @pytest.mark.parametrize("skip", SKIPS)
@@ -26,7 +26,7 @@ def old(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_same_modules_are_left_under_both(
     name: str, skip: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not rules.knows_version_5():
+    if not rules.is_version_5():
         pytest.skip("there is no newer function to compare with")
     model = build(CONFIGS[name])
     modules = [name for name, _ in model.named_modules() if name]
@@ -37,7 +37,7 @@ def test_the_same_modules_are_left_under_both(
 
     new = converted()
     tied = rules.tied_weights(model)
-    monkeypatch.setattr(rules, "knows_version_5", lambda: False)
+    monkeypatch.setattr(rules, "is_version_5", lambda: False)
     assert converted() == new
     assert {frozenset(pair) for pair in rules.tied_weights(model).items()} == {frozenset(pair) for pair in tied.items()}
 
@@ -47,7 +47,7 @@ def test_stored_names_find_their_parameters(tmp_path: Path, name: str, old: None
     model = save(tmp_path / "whole", CONFIGS[name])
     model.base_model.save_pretrained(tmp_path / "bare")
     parameters = {parameter for parameter, _ in model.named_parameters()}
-    rename = rules.renaming(model)
+    rename = rules.parameter_renaming(model)
     for folder in ("whole", "bare"):
         names = open_checkpoint(str(tmp_path / folder)).names
         assert {rename(stored)[0] for stored in names} <= parameters
@@ -56,13 +56,13 @@ def test_stored_names_find_their_parameters(tmp_path: Path, name: str, old: None
 
 def test_norms_of_old_checkpoints_are_renamed(old: None) -> None:
     model = build(CONFIGS["gpt2"])
-    assert rules.renaming(model)("h.0.ln_1.gamma") == ("transformer.h.0.ln_1.weight", False)
-    assert rules.renaming(model)("transformer.h.0.ln_1.beta") == ("transformer.h.0.ln_1.bias", False)
+    assert rules.parameter_renaming(model)("h.0.ln_1.gamma") == ("transformer.h.0.ln_1.weight", False)
+    assert rules.parameter_renaming(model)("transformer.h.0.ln_1.beta") == ("transformer.h.0.ln_1.bias", False)
 
 
 def test_new_words_are_put_in_old_ones(old: None) -> None:
     rope = {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "partial_rotary_factor": 0.5}
-    assert rules.as_this_version_spells_it({"dtype": "float16", "rope_parameters": rope, "vocab_size": 9}) == {
+    assert rules.config_for_this_version({"dtype": "float16", "rope_parameters": rope, "vocab_size": 9}) == {
         "torch_dtype": "float16",
         "rope_theta": 5e5,
         "partial_rotary_factor": 0.5,
@@ -70,7 +70,7 @@ def test_new_words_are_put_in_old_ones(old: None) -> None:
         "vocab_size": 9,
     }
     plain = {"text_config": {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}}
-    assert rules.as_this_version_spells_it(plain) == {"text_config": {"rope_theta": 1e4}}
+    assert rules.config_for_this_version(plain) == {"text_config": {"rope_theta": 1e4}}
 
 
 @pytest.mark.backend

@@ -16,7 +16,7 @@ from quail_audit.cli.attribute import attribute as attribute_command
 from quail_audit.cli.recipe import recipe as recipe_command
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.pair import open_pair
-from quail_audit.engine.cures.recipe import configurations, find_attribution, in_order, recipe, smallest
+from quail_audit.engine.cures.recipe import configurations, find_attribution, make_recipe, smallest_point, sparing_order
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
@@ -40,7 +40,7 @@ def attributed_run(erased_run: Path, tmp_path_factory: pytest.TempPathFactory) -
 def made(attributed_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
     folder = tmp_path_factory.mktemp("recipe")
     request = RecipeRequest(run=str(attributed_run), scheme="nf4", max_recovery_percent=10.0)
-    return list(recipe(request, "a-run", (), folder)), folder
+    return list(make_recipe(request, "a-run", (), folder)), folder
 
 
 def mean_loss(run: Path, rounded: set[str], in_8_bits: tuple[str, ...] = ()) -> float:
@@ -135,14 +135,14 @@ def test_the_order_is_by_share_for_the_bytes(attributed_run: Path) -> None:
         )
 
     big, small = "model.layers.0.mlp.up_proj", "model.layers.0.self_attn.k_proj"
-    ordered = in_order(layers, [unit("layer", big, 0.2), unit("layer", small, 0.1)])
+    ordered = sparing_order(layers, [unit("layer", big, 0.2), unit("layer", small, 0.1)])
     assert ordered[:2] == [small, big], "half the share for a quarter of the weights"
 
 
 def test_nothing_is_small_enough() -> None:
     point = RecipePoint(kept=(), bits=16, size_bytes=1, nll=1.0, recovery_percent=50.0, low=0.0, high=1.0)
-    assert smallest([point], 10.0) is None
-    assert smallest([point], 50.0) == point
+    assert smallest_point([point], 10.0) is None
+    assert smallest_point([point], 50.0) == point
 
 
 def test_the_command(attributed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,13 +171,13 @@ def test_names_that_are_not_are_refused_with_the_grammar(name: str) -> None:
 def test_rows_that_do_not_divide_are_left_alone_and_said_so() -> None:
     weight = torch.randn(4, 100)
     for scheme in known_schemes():
-        why = scheme.why_not(4, 100)
+        why = scheme.why_left_alone(4, 100)
         if why:
             assert "100" in why
-            assert scheme.deployed(weight) is weight
+            assert scheme.deployed_weights(weight) is weight
             with pytest.raises(ValueError, match="100"):
                 scheme.quantize(weight)
         else:
-            assert not torch.equal(scheme.deployed(weight), weight)
-    assert scheme_named("gguf-q4_0").why_not(4, 100)
-    assert not scheme_named("int8").why_not(4, 100)
+            assert not torch.equal(scheme.deployed_weights(weight), weight)
+    assert scheme_named("gguf-q4_0").why_left_alone(4, 100)
+    assert not scheme_named("int8").why_left_alone(4, 100)

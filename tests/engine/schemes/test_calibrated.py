@@ -31,7 +31,7 @@ def test_names_say_everything() -> None:
 def test_other_names_are_none(name: str) -> None:
     assert calibrated.scheme_of(name) is None
     with pytest.raises(UsageError, match=r"gptq-int\{2,3,4,8\}"):
-        registry.audited_scheme(name)
+        registry.any_scheme_named(name)
 
 
 def test_every_shown_scheme_is_found_by_its_name() -> None:
@@ -42,27 +42,27 @@ def test_every_shown_scheme_is_found_by_its_name() -> None:
 def test_a_missing_library_names_the_extra(installed: Callable[..., None]) -> None:
     installed()
     with pytest.raises(EnvironmentProblemError, match="gptq-int4-g128") as caught:
-        registry.audited_scheme("gptq-int4-g128")
+        registry.any_scheme_named("gptq-int4-g128")
     assert caught.value.mend == "pip install 'quail-audit[gptq]'"
     assert caught.value.exit_code == 4
-    assert "gptq-int4-g128" not in registry.expand(["all"])
+    assert "gptq-int4-g128" not in registry.expand_names(["all"])
 
 
 def test_gptqmodel_is_preferred(installed: Callable[..., None]) -> None:
     installed("gptqmodel", "auto_gptq")
     assert calibrated.schemes()[0].backend("cpu").endswith(".gptqmodel")
-    assert "awq-int4-g128" in registry.expand(["all"])
+    assert "awq-int4-g128" in registry.expand_names(["all"])
 
 
 def test_auto_gptq_does_gptq_on_cuda_only(installed: Callable[..., None]) -> None:
     installed("auto_gptq")
-    scheme = registry.audited_scheme("gptq-int4-g128")
+    scheme = registry.any_scheme_named("gptq-int4-g128")
     assert isinstance(scheme, calibrated.CalibratedScheme)
     assert scheme.backend("cuda:0").endswith(".auto_gptq")
     with pytest.raises(EnvironmentProblemError, match="CUDA only"):
         scheme.backend("cpu")
     with pytest.raises(EnvironmentProblemError, match="awq"):
-        registry.audited_scheme(calibrated.AWQ)
+        registry.any_scheme_named(calibrated.AWQ)
 
 
 def test_training_through_them_is_refused() -> None:

@@ -143,11 +143,11 @@ def test_a_bucket_is_as_wide_as_the_weights_that_get_its_code(scheme: Float4) ->
 )
 def test_matrices_that_do_not_divide_are_left_alone(scheme: Float4, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape)
-    assert str(shape[1]) in scheme.why_not(*shape)
-    assert scheme.deployed(weight) is weight
+    assert str(shape[1]) in scheme.why_left_alone(*shape)
+    assert scheme.deployed_weights(weight) is weight
     with pytest.raises(ValueError, match=str(shape[1])):
         scheme.quantize(weight)
-    assert not scheme.why_not(16, 64)
+    assert not scheme.why_left_alone(16, 64)
 
 
 def test_stored_bits_are_what_torchao_stores() -> None:

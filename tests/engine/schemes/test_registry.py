@@ -11,7 +11,7 @@ from quail_audit.core.errors import EnvironmentProblemError, UsageError
 from quail_audit.engine.schemes import registry
 from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.interface import Scheme
-from quail_audit.engine.schemes.registry import expand, known_schemes
+from quail_audit.engine.schemes.registry import expand_names, known_schemes
 
 
 class Lacking(FourBit):
@@ -21,7 +21,7 @@ class Lacking(FourBit):
         super().__init__("fp4", double_quantization=False)
         self.name = "lacking"
 
-    def missing(self) -> str:
+    def install_command(self) -> str:
         return "pip install its-library"
 
 
@@ -69,10 +69,10 @@ def test_an_unknown_scheme_is_wrong_usage_with_a_suggestion() -> None:
 def test_a_scheme_that_lacks_something_is_listed_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "known_schemes", lambda: (Plugged(), Lacking()))
     monkeypatch.setattr("quail_audit.engine.schemes.calibrated.find_spec", lambda _: None)
-    assert expand(["all"]) == ("mine",)
+    assert expand_names(["all"]) == ("mine",)
     monkeypatch.setattr("quail_audit.engine.schemes.calibrated.find_spec", lambda name: name == "auto_gptq" or None)
-    assert {"mine", "gptq-int4-g128"} < set(expand(["all"]))
-    assert "awq-int4-g128" not in expand(["all"])  # which auto-gptq does not make
+    assert {"mine", "gptq-int4-g128"} < set(expand_names(["all"]))
+    assert "awq-int4-g128" not in expand_names(["all"])  # which auto-gptq does not make
     with pytest.raises(EnvironmentProblemError) as caught:
         registry.scheme_named("lacking")
     assert (caught.value.exit_code, caught.value.mend) == (4, "pip install its-library")
@@ -93,7 +93,7 @@ def test_plug_ins_join_and_broken_ones_are_skipped_loudly() -> None:
 
 def test_all_stands_for_every_scheme_and_no_scheme_is_taken_twice() -> None:
     every = tuple(scheme.name for scheme in known_schemes())
-    assert expand(["all"]) == every
-    assert expand(["fp4", "nf4", "fp4"]) == ("fp4", "nf4")
-    assert expand(["fp4", "all"]) == ("fp4", *(name for name in every if name != "fp4"))
-    assert expand(["wrong"]) == ("wrong",)  # which is refused, with its reason, when it is looked up
+    assert expand_names(["all"]) == every
+    assert expand_names(["fp4", "nf4", "fp4"]) == ("fp4", "nf4")
+    assert expand_names(["fp4", "all"]) == ("fp4", *(name for name in every if name != "fp4"))
+    assert expand_names(["wrong"]) == ("wrong",)  # which is refused, with its reason, when it is looked up

@@ -214,7 +214,7 @@ def test_extremes_are_those_of_each_block(dtype: torch.dtype, size: int) -> None
     blocks[6] *= 1e-39
     blocks = blocks.to(dtype)
     found = loop_sums.extremes_of(blocks, size)
-    joined = loop_sums._by_block(found, 4)
+    joined = loop_sums._merge_extremes(found, 4)
     for ours, rows in ((found, blocks.float()), (joined, blocks.float().reshape(4, -1))):
         for place, row in enumerate(rows.tolist()):
             assert float(ours.low[place]) == min(row)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quail_audit.engine.schemes.bitsandbytes import GRIDS, FourBit, bitsandbytes
+from quail_audit.engine.schemes.bitsandbytes import LEVEL_TABLES, FourBit, bitsandbytes
 from quail_audit.engine.schemes.interface import Quantized, Scheme
 from quail_audit.engine.schemes.registry import known_schemes, scheme_named
 from quail_audit.engine.weights import kernel_parts, loop_sums, table_kernel
@@ -189,7 +189,7 @@ def test_fp4_has_a_level_on_either_side_of_zero(moved: int) -> None:
 
 def test_a_grid_of_two_equal_zeros_is_not_for_the_loop() -> None:
     assert all(table_kernel.fits(scheme.grid) for scheme in FOUR_BIT)
-    fp4 = GRIDS["fp4"]
+    fp4 = LEVEL_TABLES["fp4"]
     assert not table_kernel.fits(dataclasses.replace(fp4, levels=fp4.levels + np.float32(0)))  # -0 + 0 is 0
 
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.packed.bits import unpack_rows
-from quail_audit.engine.checkpoints.packed.gptq import spread
+from quail_audit.engine.checkpoints.packed.gptq import dequantize_groups
 from quail_audit.engine.checkpoints.packed.interface import (
     PackedMatrix,
+    check_part,
     fitting_size,
+    group_name,
     group_of_input,
-    group_size,
     modules_with,
-    named_group,
-    part,
+    read_group_size,
+    read_whole_number,
     refuse,
-    whole_number,
 )
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
 from quail_audit.engine.schemes.rounded import RoundedMatrix
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _PLACE_OF_OUTPUT = (0, 4, 1, 5, 2, 6, 3, 7)  # in its word
 
 
-def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
+def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
     """The packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
     version = str(config.get("version", config.get("checkpoint_format", "gemm"))).lower()
     if version != "gemm":
@@ -44,19 +44,19 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
             where=where,
             mend="Give the checkpoint in the version GEMM, which AutoAWQ writes by default",
         )
-    whole_number(config, "bits", (4,), 4, where)
-    size = group_size(config, "group_size", where)
+    read_whole_number(config, "bits", (4,), 4, where)
+    size = read_group_size(config, "group_size", where)
     found = {}
     for module in modules_with(files, ".qweight"):
-        scales = part(files, f"{module}.scales", (None, None), "float16", "bfloat16", "float32")
+        scales = check_part(files, f"{module}.scales", (None, None), "float16", "bfloat16", "float32")
         groups, outputs = scales.shape
-        inputs, words = part(files, f"{module}.qweight", (None, None), "int32").shape
+        inputs, words = check_part(files, f"{module}.qweight", (None, None), "int32").shape
         if words * 8 != outputs or fitting_size(inputs, groups, (size,)) is None:
             held = f"{inputs} inputs in groups of {size} and {words} words of outputs"
             refuse(files, f"{module}.qweight", f"has {held}, for scales {[groups, outputs]}")
-        part(files, f"{module}.qzeros", (groups, words), "int32")
+        check_part(files, f"{module}.qzeros", (groups, words), "int32")
         found[f"{module}.weight"] = PackedMatrix(
-            scheme=f"awq-int4-{named_group(size)}",
+            scheme=f"awq-int4-{group_name(size)}",
             info=TensorInfo((outputs, inputs), scales.dtype),
             parts=tuple(f"{module}.{name}" for name in ("qweight", "qzeros", "scales")),
             unpack=partial(_unpack, module, files, size),
@@ -65,13 +65,13 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
 
 
 def _unpack(module: str, files: WeightFiles, size: int) -> RoundedMatrix:
-    codes = _in_order(files.read(f"{module}.qweight")).T.contiguous()
-    zeros = _in_order(files.read(f"{module}.qzeros")).T.contiguous()
+    codes = _unpack_words(files.read(f"{module}.qweight")).T.contiguous()
+    zeros = _unpack_words(files.read(f"{module}.qzeros")).T.contiguous()
     scales = files.read(f"{module}.scales").T.contiguous()
-    return spread(codes, zeros, scales, group_of_input(codes.shape[1], size))
+    return dequantize_groups(codes, zeros, scales, group_of_input(codes.shape[1], size))
 
 
-def _in_order(words: torch.Tensor) -> torch.Tensor:
+def _unpack_words(words: torch.Tensor) -> torch.Tensor:
     """int32 [rows, words] -> uint8 [rows, outputs]."""
     rows = words.shape[0]
     return unpack_rows(words, 4).reshape(rows, -1, 8)[:, :, list(_PLACE_OF_OUTPUT)].reshape(rows, -1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from quail_audit.engine.checkpoints.packed.interface import PackedMatrix, part, refuse
+from quail_audit.engine.checkpoints.packed.interface import PackedMatrix, check_part, refuse
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
 from quail_audit.engine.schemes.rounded import RoundedMatrix
 
@@ -29,7 +29,7 @@ _DEFAULT_BLOCK = 64
 
 
 @dataclass(frozen=True)
-class _State:
+class _QuantState:
     """What a 4-bit weight's JSON text says, checked.
 
     Attributes:
@@ -49,28 +49,28 @@ class _State:
     nested_offset: float
 
 
-def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
+def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
     """The packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
     found = {}
     for name in files.tensors:
         weight, is_state, kind = name.partition(_STATE)
         if is_state:
-            found[weight] = _four_bit(weight, name, kind, files)
+            found[weight] = _four_bit_matrix(weight, name, kind, files)
         elif name.endswith(".SCB"):
             module = name.removesuffix(".SCB")
-            found[f"{module}.weight"] = _eight_bit(module, files)
+            found[f"{module}.weight"] = _eight_bit_matrix(module, files)
     return found
 
 
-def _eight_bit(module: str, files: WeightFiles) -> PackedMatrix:
+def _eight_bit_matrix(module: str, files: WeightFiles) -> PackedMatrix:
     import torch
 
     weight = f"{module}.weight"
-    shape = part(files, weight, (None, None), "int8").shape
-    part(files, f"{module}.SCB", (shape[0],), "float32")
+    shape = check_part(files, weight, (None, None), "int8").shape
+    check_part(files, f"{module}.SCB", (shape[0],), "float32")
     format_name = f"{module}.weight_format"  # 0: rows in order, the only one that is still written
     if format_name in files.tensors:
-        part(files, format_name, (), "uint8")
+        check_part(files, format_name, (), "uint8")
         if int(files.read(format_name)):
             refuse(files, format_name, "says that the rows are stored for a kernel of an older bitsandbytes")
     names = (weight, f"{module}.SCB", *((format_name,) if format_name in files.tensors else ()))
@@ -87,14 +87,14 @@ def _unpack_8(module: str, files: WeightFiles) -> RoundedMatrix:
     return RoundedMatrix(codes=codes, values=values, widths=(scales * _PER_127).expand(codes.shape))
 
 
-def _four_bit(weight: str, state_name: str, kind: str, files: WeightFiles) -> PackedMatrix:
+def _four_bit_matrix(weight: str, state_name: str, kind: str, files: WeightFiles) -> PackedMatrix:
     import torch
 
     state = _read_state(state_name, kind, files)
     weights = state.shape[0] * state.shape[1]
     info = files.tensors.get(weight)
     if info is None or str(info.dtype).removeprefix("torch.") not in _STORAGE:
-        part(files, weight, (None, 1), *_STORAGE)
+        check_part(files, weight, (None, 1), *_STORAGE)
     assert info is not None  # noqa: S101 - part() refused it
     stored_bytes = info.dtype.itemsize
     for side in info.shape:
@@ -103,13 +103,13 @@ def _four_bit(weight: str, state_name: str, kind: str, files: WeightFiles) -> Pa
         refuse(files, weight, f"has {stored_bytes} bytes for {weights} weights of 4 bits")
     blocks = -(-weights // state.block_size)
     names = [weight, f"{weight}.absmax", f"{weight}.quant_map", state_name]
-    part(files, f"{weight}.quant_map", (16,), "float32")
+    check_part(files, f"{weight}.quant_map", (16,), "float32")
     if state.nested_block_size is None:
-        part(files, f"{weight}.absmax", (blocks,), "float32")
+        check_part(files, f"{weight}.absmax", (blocks,), "float32")
     else:
-        part(files, f"{weight}.absmax", (blocks,), "uint8")
-        part(files, f"{weight}.nested_absmax", (-(-blocks // state.nested_block_size),), "float32")
-        part(files, f"{weight}.nested_quant_map", (256,), "float32")
+        check_part(files, f"{weight}.absmax", (blocks,), "uint8")
+        check_part(files, f"{weight}.nested_absmax", (-(-blocks // state.nested_block_size),), "float32")
+        check_part(files, f"{weight}.nested_quant_map", (256,), "float32")
         names += [f"{weight}.nested_absmax", f"{weight}.nested_quant_map"]
     double = "" if state.nested_block_size is None else "-dq"
     block = "" if state.block_size == _DEFAULT_BLOCK else f"-b{state.block_size}"
@@ -121,15 +121,15 @@ def _four_bit(weight: str, state_name: str, kind: str, files: WeightFiles) -> Pa
     )
 
 
-def _read_state(name: str, kind: str, files: WeightFiles) -> _State:
-    info = part(files, name, (None,), "uint8")
+def _read_state(name: str, kind: str, files: WeightFiles) -> _QuantState:
+    info = check_part(files, name, (None,), "uint8")
     if info.shape[0] > _LONGEST_STATE:
         refuse(files, name, f"should be a short JSON text, and has {info.shape[0]} bytes")
     try:
         values = json.loads(bytes(files.read(name).tolist()).decode("utf-8"))
         rows, columns = values["shape"]
         nested = values.get("nested_blocksize")
-        state = _State(
+        state = _QuantState(
             kind=values["quant_type"],
             shape=(rows, columns),
             dtype=values["dtype"],
@@ -151,12 +151,12 @@ def _read_state(name: str, kind: str, files: WeightFiles) -> _State:
     return state
 
 
-def _of_each(of_blocks: torch.Tensor, block_size: int, count: int) -> torch.Tensor:
+def _repeat_by_block(of_blocks: torch.Tensor, block_size: int, count: int) -> torch.Tensor:
     """What each of so many values has of its block. A block may say that it is larger than all of them."""
     return of_blocks.repeat_interleave(min(block_size, count))[:count]
 
 
-def _unpack_4(weight: str, state: _State, files: WeightFiles) -> RoundedMatrix:
+def _unpack_4(weight: str, state: _QuantState, files: WeightFiles) -> RoundedMatrix:
     import torch
 
     levels = files.read(f"{weight}.quant_map")
@@ -166,15 +166,15 @@ def _unpack_4(weight: str, state: _State, files: WeightFiles) -> RoundedMatrix:
     codes = torch.stack((packed >> 4, packed & 0xF), dim=1).reshape(-1)[: rows * columns]
     scales = files.read(f"{weight}.absmax")
     if state.nested_block_size is not None:
-        second = _of_each(files.read(f"{weight}.nested_absmax"), state.nested_block_size, scales.numel())
+        second = _repeat_by_block(files.read(f"{weight}.nested_absmax"), state.nested_block_size, scales.numel())
         scales = files.read(f"{weight}.nested_quant_map")[scales.int()] * second + state.nested_offset
-    scale = _of_each(scales, state.block_size, codes.numel())
+    scale = _repeat_by_block(scales, state.block_size, codes.numel())
     index = codes.int()
     values = (levels[index] * scale).to(torch.float32)
     return RoundedMatrix(
         codes=codes.reshape(state.shape),
         values=values.to(getattr(torch, state.dtype)).reshape(state.shape),
-        widths=(_widths(levels)[index] * scale).reshape(state.shape),
+        widths=(_bucket_widths(levels)[index] * scale).reshape(state.shape),
     )
 
 
@@ -187,7 +187,7 @@ def _check_levels(name: str, levels: torch.Tensor, kind: str, files: WeightFiles
         refuse(files, name, f"holds other levels than those of {kind}, which bitsandbytes computes with")
 
 
-def _widths(levels: torch.Tensor) -> torch.Tensor:
+def _bucket_widths(levels: torch.Tensor) -> torch.Tensor:
     """Of each code's bucket in units of its block's scale: between the middles to both sides, or the block's edge."""
     import torch
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.packed.bits import unpack_rows, words_for
-from quail_audit.engine.checkpoints.packed.gptq import spread
+from quail_audit.engine.checkpoints.packed.gptq import dequantize_groups
 from quail_audit.engine.checkpoints.packed.interface import (
     PackedMatrix,
+    check_part,
     fitting_size,
+    group_name,
     group_of_input,
-    group_size,
     modules_with,
-    named_group,
-    part,
+    read_group_size,
     refuse,
 )
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _BITS = (2, 4, 8)
 
 
-def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
+def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
     """The packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
     format_ = str(config.get("format"))
     if format_ != "pack-quantized":
@@ -47,7 +47,7 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
     schemes = config.get("config_groups")
     parts = schemes.values() if isinstance(schemes, Mapping) else ()
     weights = [part.get("weights") for part in parts if isinstance(part, Mapping)]
-    sizes = [group_size(part, "group_size", where) for part in weights if isinstance(part, Mapping)]
+    sizes = [read_group_size(part, "group_size", where) for part in weights if isinstance(part, Mapping)]
     found = {}
     for module in modules_with(files, ".weight_packed"):
         found[f"{module}.weight"] = _matrix(module, files, sizes)
@@ -55,26 +55,26 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
 
 
 def _matrix(module: str, files: WeightFiles, sizes: Sequence[int]) -> PackedMatrix:
-    outputs, words = part(files, f"{module}.weight_packed", (None, None), "int32").shape
-    part(files, f"{module}.weight_shape", (2,), "int64", "int32")
+    outputs, words = check_part(files, f"{module}.weight_packed", (None, None), "int32").shape
+    check_part(files, f"{module}.weight_shape", (2,), "int64", "int32")
     rows, inputs = (int(side) for side in files.read(f"{module}.weight_shape"))
     bits = next((width for width in _BITS if words_for(max(inputs, 1), width) == words), None)
     if rows != outputs or bits is None:
         refuse(files, f"{module}.weight_shape", f"says {[rows, inputs]}, for {outputs} rows of {words} words")
-    scales = part(files, f"{module}.weight_scale", (outputs, None), "float16", "bfloat16", "float32")
+    scales = check_part(files, f"{module}.weight_scale", (outputs, None), "float16", "bfloat16", "float32")
     groups = scales.shape[1]
     size = fitting_size(inputs, groups, (*sizes, -1))
     if size is None:
         refuse(files, f"{module}.weight_scale", f"has {groups} groups for {inputs} inputs in groups of {sizes}")
     names = ["weight_packed", "weight_shape", "weight_scale"]
     if f"{module}.weight_zero_point" in files.tensors:
-        part(files, f"{module}.weight_zero_point", (words_for(outputs, bits), groups), "int32")
+        check_part(files, f"{module}.weight_zero_point", (words_for(outputs, bits), groups), "int32")
         names.append("weight_zero_point")
     if f"{module}.weight_g_idx" in files.tensors:
-        part(files, f"{module}.weight_g_idx", (inputs,), "int32", "int64")
+        check_part(files, f"{module}.weight_g_idx", (inputs,), "int32", "int64")
         names.append("weight_g_idx")
     return PackedMatrix(
-        scheme=f"w{bits}a16-{named_group(size)}",
+        scheme=f"w{bits}a16-{group_name(size)}",
         info=TensorInfo((outputs, inputs), scales.dtype),
         parts=tuple(f"{module}.{name}" for name in names),
         unpack=partial(_unpack, module, files, bits, (outputs, inputs), size, frozenset(names)),
@@ -100,4 +100,4 @@ def _unpack(
                 span = f"{int(stored.min())} to {int(stored.max())}"
                 refuse(files, f"{module}.weight_g_idx", f"names groups from {span} of {groups}")
             index = stored
-    return spread(codes, zeros, scales, index)
+    return dequantize_groups(codes, zeros, scales, index)

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import model_without_weights, quietly, transposed_parameters
+from quail_audit.engine.checkpoints.architecture import model_without_weights, silence_libraries, transposed_parameters
 from quail_audit.engine.checkpoints.packed.gguf_header import StoredTensor, read_header
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles, PackedMatrix, packed_files
-from quail_audit.engine.checkpoints.weight_files import TensorInfo, listed, unreadable
+from quail_audit.engine.checkpoints.weight_files import TensorInfo, short_list, unreadable_error
 from quail_audit.engine.schemes.rounded import RoundedMatrix
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _ZERO = b"\x00\x00"
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _BlockEncoding:
     """A block encoding whose codes Quail reads.
 
     With every scale set to 1 and every offset to 0 a block dequantizes to its codes, less what is taken off them: the
@@ -53,16 +53,16 @@ class _Kind:
 # bits share 12 bytes; in q3_k a scale is 6 bits less 32.
 _K_SCALES = b"\x01" * 4 + b"\x00" * 4 + b"\x01" * 4
 _KINDS = {
-    "Q4_0": _Kind(((0, _ONE),), 8),
-    "Q4_1": _Kind(((0, _ONE), (2, _ZERO))),
-    "Q5_0": _Kind(((0, _ONE),), 16),
-    "Q5_1": _Kind(((0, _ONE), (2, _ZERO))),
-    "Q8_0": _Kind(((0, _ONE),), 127),
-    "Q2_K": _Kind(((0, b"\x01" * 16), (80, _ONE), (82, _ZERO))),
-    "Q3_K": _Kind(((96, b"\x11" * 8 + b"\xaa" * 4), (108, _ONE)), 4),
-    "Q4_K": _Kind(((0, _ONE), (2, _ZERO), (4, _K_SCALES))),
-    "Q5_K": _Kind(((0, _ONE), (2, _ZERO), (4, _K_SCALES))),
-    "Q6_K": _Kind(((192, b"\x01" * 16), (208, _ONE)), 32),
+    "Q4_0": _BlockEncoding(((0, _ONE),), 8),
+    "Q4_1": _BlockEncoding(((0, _ONE), (2, _ZERO))),
+    "Q5_0": _BlockEncoding(((0, _ONE),), 16),
+    "Q5_1": _BlockEncoding(((0, _ONE), (2, _ZERO))),
+    "Q8_0": _BlockEncoding(((0, _ONE),), 127),
+    "Q2_K": _BlockEncoding(((0, b"\x01" * 16), (80, _ONE), (82, _ZERO))),
+    "Q3_K": _BlockEncoding(((96, b"\x11" * 8 + b"\xaa" * 4), (108, _ONE)), 4),
+    "Q4_K": _BlockEncoding(((0, _ONE), (2, _ZERO), (4, _K_SCALES))),
+    "Q5_K": _BlockEncoding(((0, _ONE), (2, _ZERO), (4, _K_SCALES))),
+    "Q6_K": _BlockEncoding(((192, b"\x01" * 16), (208, _ONE)), 32),
 }
 _PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -93,7 +93,7 @@ class GgufTensors:
         """One tensor as the model has it, in its own dtype. Raises as WeightFiles.read."""
         import torch
 
-        values = torch.from_numpy(self.in_model_order(name, self.values(name)))
+        values = torch.from_numpy(self.to_model_order(name, self.values(name)))
         return values.to(self.tensors[name].dtype)
 
     def values(self, name: str) -> npt.NDArray[np.float32]:
@@ -123,13 +123,13 @@ class GgufTensors:
             with self.path.open("rb") as opened:
                 data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
-            raise unreadable(self.path, OSError(str(error))) from error
+            raise unreadable_error(self.path, OSError(str(error))) from error
         if stored.start + stored.size_bytes > len(data):
             raise BadInputError(f"{printable(name)} changed while it was being read", where=str(self.path))
         found = np.frombuffer(data, np.uint8, stored.size_bytes, stored.start)
         return found.reshape(*stored.shape[:-1], -1)
 
-    def in_model_order(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_model_order(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the file holds of a tensor, ordered as the model's parameter: contiguous, and writable."""
         gguf_name, _ = self.stored[name]
         processed = self.processor.process(
@@ -160,24 +160,24 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], PackedFiles]:
     }
     if other:
         raise BadInputError(
-            f"stores {listed(list(other))} as {', '.join(sorted(set(other.values())))}; Quail reads "
+            f"stores {short_list(list(other))} as {', '.join(sorted(set(other.values())))}; Quail reads "
             f"{', '.join(kind.lower() for kind in (*_PLAIN, *_KINDS))}",
             where=str(path),
         )
-    config, processor, name_map = _as_transformers_reads(path, architecture, stored)
+    config, processor, name_map = _read_with_transformers(path, architecture, stored)
     named = {name_map.get(name, name): (name, tensor) for name, tensor in stored.items()}
     if len(named) < len(stored):
         fused = [name for name in stored if named[name_map.get(name, name)][0] != name]
         raise BadInputError(
-            f"holds weights that transformers fuses, as mixtures of experts do: {listed(fused)}",
+            f"holds weights that transformers fuses, as mixtures of experts do: {short_list(fused)}",
             where=str(path),
             mend="Give the checkpoint that it was made from, or one of another format",
         )
-    tensors = {name: _info(tensor) for name, (_, tensor) in named.items()}
+    tensors = {name: _tensor_info(tensor) for name, (_, tensor) in named.items()}
     transposed = transposed_parameters(config, tensors, str(path))
     plain = GgufTensors(
         path=path,
-        tensors={name: _turned(info) if name in transposed else info for name, info in tensors.items()},
+        tensors={name: _transpose(info) if name in transposed else info for name, info in tensors.items()},
         file_of=dict.fromkeys(tensors, path),
         size_bytes=path.stat().st_size,
         stored=named,
@@ -196,7 +196,7 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], PackedFiles]:
     return config, packed_files(plain.format, plain, matrices, transposed)
 
 
-def _info(tensor: StoredTensor) -> TensorInfo:
+def _tensor_info(tensor: StoredTensor) -> TensorInfo:
     import torch
     from gguf import GGMLQuantizationType
 
@@ -205,7 +205,7 @@ def _info(tensor: StoredTensor) -> TensorInfo:
     return TensorInfo(tensor.shape, getattr(torch, dtype if len(tensor.shape) > 1 else "float32"))
 
 
-def _turned(info: TensorInfo) -> TensorInfo:
+def _transpose(info: TensorInfo) -> TensorInfo:
     return TensorInfo(info.shape[::-1], info.dtype)
 
 
@@ -213,13 +213,13 @@ def _unpack(tensors: GgufTensors, name: str, transposed: bool) -> RoundedMatrix:
     import torch
 
     arrays = (tensors.codes(name), tensors.values(name))
-    codes, values = (torch.from_numpy(tensors.in_model_order(name, array)) for array in arrays)
+    codes, values = (torch.from_numpy(tensors.to_model_order(name, array)) for array in arrays)
     return RoundedMatrix(
         codes=codes.T.contiguous() if transposed else codes, values=values.T.contiguous() if transposed else values
     )
 
 
-def _as_transformers_reads(
+def _read_with_transformers(
     path: Path, architecture: str, stored: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, Any], Any, Mapping[str, str]]:
     """The model's configuration, what puts tensors in its order, and gguf's names -> its names."""
@@ -230,9 +230,9 @@ def _as_transformers_reads(
         load_gguf_checkpoint,
     )
 
-    infos = {name: _info(tensor) for name, tensor in stored.items()}
+    infos = {name: _tensor_info(tensor) for name, tensor in stored.items()}
     try:
-        with quietly():
+        with silence_libraries():
             config: dict[str, Any] = load_gguf_checkpoint(str(path))["config"]  # type: ignore[no-untyped-call]
             model = model_without_weights(config, infos, str(path))
             if model is None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.weight_files import unreadable
+from quail_audit.engine.checkpoints.weight_files import unreadable_error
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
@@ -53,10 +53,10 @@ def read_header(path: Path) -> tuple[str, dict[str, StoredTensor]]:
                 raise BadInputError("is no GGUF file: it does not begin with GGUF", where=str(path))
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header = _Header(data, path)
-                tensors = header.tensors()
+                tensors = header.read_tensors()
                 return header.architecture, tensors
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
 
 
 class _Header:
@@ -69,14 +69,14 @@ class _Header:
         self.alignment = _DEFAULT_ALIGNMENT
         self.architecture = ""
 
-    def tensors(self) -> dict[str, StoredTensor]:
-        version = self.number("I")
+    def read_tensors(self) -> dict[str, StoredTensor]:
+        version = self.read_number("I")
         if version not in (2, 3):
             self.refuse(f"is GGUF of version {version}; Quail reads versions 2 and 3, little-endian")
-        tensor_count, key_count = self.number("Q"), self.number("Q")
+        tensor_count, key_count = self.read_number("Q"), self.read_number("Q")
         for _ in range(key_count):
-            self.key()
-        found = [self.tensor() for _ in range(self.counted(tensor_count, 24))]
+            self.read_key()
+        found = [self.read_tensor() for _ in range(self.check_count(tensor_count, 24))]
         data_start = -(-self.at // self.alignment) * self.alignment
         tensors: dict[str, StoredTensor] = {}
         for name, kind, shape, offset in found:
@@ -89,43 +89,43 @@ class _Header:
             tensors[name] = StoredTensor(kind, shape, start, size_bytes)
         return tensors
 
-    def key(self) -> None:
-        name = self.text()
-        kind = self.number("I")
+    def read_key(self) -> None:
+        name = self.read_text()
+        kind = self.read_number("I")
         if name == "general.alignment":
             if kind != _UINT32:
                 self.refuse("has an alignment that is no number of 32 bits")
-            self.alignment = self.number("I")
+            self.alignment = self.read_number("I")
             if self.alignment < 1 or self.alignment & (self.alignment - 1) or self.alignment > 1 << 20:
                 self.refuse(f"has an alignment of {self.alignment}")
         elif name == "general.architecture" and kind == _STRING:
-            self.architecture = self.text()
+            self.architecture = self.read_text()
         elif kind == _ARRAY:
-            self.array()
+            self.skip_array()
         elif kind == _STRING:
-            self.skip(self.number("Q"))
+            self.skip(self.read_number("Q"))
         elif kind in _BYTES_OF:
             self.skip(_BYTES_OF[kind])
         else:
             self.refuse(f"has a key of type {kind}, which is none")
 
-    def array(self) -> None:
-        element, length = self.number("I"), self.number("Q")
+    def skip_array(self) -> None:
+        element, length = self.read_number("I"), self.read_number("Q")
         if element == _STRING:
-            for _ in range(self.counted(length, 8)):
-                self.skip(self.number("Q"))
+            for _ in range(self.check_count(length, 8)):
+                self.skip(self.read_number("Q"))
         elif element in _BYTES_OF:
             self.skip(length * _BYTES_OF[element])
         else:
             self.refuse(f"has a key of arrays of type {element}")
 
-    def tensor(self) -> tuple[str, int, tuple[int, ...], int]:
-        name = self.text()
-        sides = self.number("I")
+    def read_tensor(self) -> tuple[str, int, tuple[int, ...], int]:
+        name = self.read_text()
+        sides = self.read_number("I")
         if not 1 <= sides <= _MOST_SIDES:
             self.refuse(f"says that {printable(name, limit=120)} has {sides} sides")
-        shape = tuple(self.number("Q") for _ in range(sides))[::-1]
-        return name, self.number("I"), shape, self.number("Q")
+        shape = tuple(self.read_number("Q") for _ in range(sides))[::-1]
+        return name, self.read_number("I"), shape, self.read_number("Q")
 
     def size_of(self, name: str, kind: int, shape: tuple[int, ...]) -> int:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -141,8 +141,8 @@ class _Header:
             self.refuse(f"says that {printable(name, limit=120)} is {list(shape)}, in blocks of {block}")
         return weights // block * block_bytes
 
-    def text(self) -> str:
-        length = self.number("Q")
+    def read_text(self) -> str:
+        length = self.read_number("Q")
         start = self.at
         self.skip(length)
         try:
@@ -153,20 +153,20 @@ class _Header:
             self.refuse(f"has an unusable name: {printable(found, limit=120)}")
         return found
 
-    def number(self, code: str) -> int:
+    def read_number(self, code: str) -> int:
         start = self.at
         self.skip(struct.calcsize(f"<{code}"))
         (found,) = struct.unpack_from(f"<{code}", self.data, start)
         return int(found)
 
-    def counted(self, count: int, least_bytes: int) -> int:
+    def check_count(self, count: int, least_bytes: int) -> int:
         """A count, where the file has room for so many things of at least so many bytes."""
         if count * least_bytes > len(self.data) - self.at:
             self.refuse("is truncated or corrupt: it is shorter than its header says")
         return count
 
     def skip(self, size_bytes: int) -> None:
-        self.counted(size_bytes, 1)
+        self.check_count(size_bytes, 1)
         self.at += size_bytes
 
     def refuse(self, problem: str) -> NoReturn:

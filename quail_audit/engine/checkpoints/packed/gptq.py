@@ -16,14 +16,14 @@ from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.packed.bits import unpack_rows, words_for
 from quail_audit.engine.checkpoints.packed.interface import (
     PackedMatrix,
+    check_part,
     fitting_size,
+    group_name,
     group_of_input,
-    group_size,
     modules_with,
-    named_group,
-    part,
+    read_group_size,
+    read_whole_number,
     refuse,
-    whole_number,
 )
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles
 from quail_audit.engine.schemes.rounded import RoundedMatrix
@@ -35,7 +35,7 @@ _FLOATS = ("float16", "bfloat16", "float32")
 _BITS = (2, 3, 4, 8)
 
 
-def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
+def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
     """The packed matrices, by parameter.
 
     Args:
@@ -63,8 +63,8 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
             where=where,
             mend="Give the checkpoint in one of these formats: GPTQModel writes them with its default settings",
         )
-    bits = whole_number(config, "bits", _BITS, 4, where)
-    size = group_size(config, "group_size", where)
+    bits = read_whole_number(config, "bits", _BITS, 4, where)
+    size = read_group_size(config, "group_size", where)
     varied = bool(config.get("dynamic"))  # GPTQModel: other bits and groups for modules that match a pattern
     order = "-desc_act" if config.get("desc_act") else ""
     found = {}
@@ -76,22 +76,24 @@ def matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[
 def _matrix(
     module: str, files: WeightFiles, bits: int, size: int, varied: bool, order: str, *, zeros_less_one: bool
 ) -> PackedMatrix:
-    scales = part(files, f"{module}.scales", (None, None), *_FLOATS)
+    scales = check_part(files, f"{module}.scales", (None, None), *_FLOATS)
     groups, outputs = scales.shape
-    words, _ = part(files, f"{module}.qweight", (None, outputs), "int32").shape
+    words, _ = check_part(files, f"{module}.qweight", (None, outputs), "int32").shape
     has_index = f"{module}.g_idx" in files.tensors
-    inputs = part(files, f"{module}.g_idx", (None,), "int32", "int64").shape[0] if has_index else words * 32 // bits
+    inputs = (
+        check_part(files, f"{module}.g_idx", (None,), "int32", "int64").shape[0] if has_index else words * 32 // bits
+    )
     if varied:
         bits = next((width for width in _BITS if inputs * width == words * 32), bits)
     if inputs * bits != words * 32:
         refuse(files, f"{module}.qweight", f"has {words} words for {inputs} inputs of {bits} bits")
-    part(files, f"{module}.qzeros", (groups, words_for(outputs, bits)), "int32")
+    check_part(files, f"{module}.qzeros", (groups, words_for(outputs, bits)), "int32")
     found = fitting_size(inputs, groups, (size, *((-(-inputs // groups),) if varied else ())))
     if found is None:
         refuse(files, f"{module}.scales", f"has {groups} groups for {inputs} inputs in groups of {size}")
     names = [f"{module}.{name}" for name in ("qweight", "qzeros", "scales", *(("g_idx",) if has_index else ()))]
     return PackedMatrix(
-        scheme=f"gptq-int{bits}-{named_group(found)}{order}",
+        scheme=f"gptq-int{bits}-{group_name(found)}{order}",
         info=TensorInfo((outputs, inputs), scales.dtype),
         parts=tuple(names),
         unpack=partial(_unpack, module, files, bits, (outputs, inputs), found, has_index, zeros_less_one),
@@ -114,10 +116,10 @@ def _unpack(
             refuse(files, f"{module}.g_idx", f"names groups from {int(index.min())} to {int(index.max())} of {groups}")
     else:
         index = group_of_input(inputs, size)
-    return spread(codes, zeros.T.contiguous(), scales.T.contiguous(), index)
+    return dequantize_groups(codes, zeros.T.contiguous(), scales.T.contiguous(), index)
 
 
-def spread(
+def dequantize_groups(
     codes: torch.Tensor, zeros: torch.Tensor | float, scales: torch.Tensor, group_of: torch.Tensor
 ) -> RoundedMatrix:
     """Dequantize codes whose scales, and zeros, belong to groups of inputs: value = scale * (code - zero).

@@ -95,7 +95,7 @@ def modules_with(files: WeightFiles, suffix: str) -> tuple[str, ...]:
     return tuple(name.removesuffix(suffix) for name in files.tensors if name.endswith(suffix))
 
 
-def part(files: WeightFiles, name: str, shape: tuple[int | None, ...], *dtypes: str) -> TensorInfo:
+def check_part(files: WeightFiles, name: str, shape: tuple[int | None, ...], *dtypes: str) -> TensorInfo:
     """What is known of a stored part of a packed matrix, checked.
 
     Args:
@@ -126,7 +126,7 @@ def refuse(files: WeightFiles, name: str, problem: str) -> NoReturn:
     raise BadInputError(f"{printable(name)} {problem}", where=str(files.file_of[name]), mend=MAKE_AGAIN)
 
 
-def whole_number(values: Mapping[str, Any], key: str, allowed: tuple[int, ...], default: int, where: str) -> int:
+def read_whole_number(values: Mapping[str, Any], key: str, allowed: tuple[int, ...], default: int, where: str) -> int:
     """A number of the quantization_config in config.json.
 
     Raises:
@@ -142,7 +142,7 @@ def whole_number(values: Mapping[str, Any], key: str, allowed: tuple[int, ...], 
     return int(found)
 
 
-def group_size(values: Mapping[str, Any], key: str, where: str) -> int:
+def read_group_size(values: Mapping[str, Any], key: str, where: str) -> int:
     """How many inputs share a scale, by the quantization_config; -1: all of a row.
 
     Raises:
@@ -160,7 +160,7 @@ def fitting_size(inputs: int, groups: int, sizes: Sequence[int]) -> int | None:
     return next((size for size in sizes if groups == (1 if size == -1 else -(-inputs // size))), None)
 
 
-def named_group(size: int) -> str:
+def group_name(size: int) -> str:
     """The part of a scheme's name that tells how many weights share a scale: "g128", or "channel" for whole rows."""
     return "channel" if size == -1 else f"g{size}"
 

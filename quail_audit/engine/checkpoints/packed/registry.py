@@ -13,10 +13,10 @@ from quail_audit.engine.checkpoints.packed.interface import MAKE_AGAIN, PackedFi
 from quail_audit.engine.checkpoints.weight_files import WeightFiles
 
 _READERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any], WeightFiles, str], dict[str, PackedMatrix]]]] = {
-    "bitsandbytes": ("bitsandbytes", bitsandbytes.matrices),
-    "gptq": ("GPTQ", gptq.matrices),
-    "awq": ("AWQ", awq.matrices),
-    "compressed-tensors": ("compressed-tensors", compressed_tensors.matrices),
+    "bitsandbytes": ("bitsandbytes", bitsandbytes.find_matrices),
+    "gptq": ("GPTQ", gptq.find_matrices),
+    "awq": ("AWQ", awq.find_matrices),
+    "compressed-tensors": ("compressed-tensors", compressed_tensors.find_matrices),
 }
 
 

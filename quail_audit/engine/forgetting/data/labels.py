@@ -50,7 +50,7 @@ def match_label(label: str, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def are_numbers(names: tuple[str, ...]) -> bool:
+def is_numbered(names: tuple[str, ...]) -> bool:
     """Whether they are those that transformers gives where nobody named them."""
     return all(name == f"LABEL_{i}" for i, name in enumerate(names))
 

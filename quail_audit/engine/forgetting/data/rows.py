@@ -66,7 +66,7 @@ class Columns:
         """Names to look for, in this order."""
         return LABEL_COLUMNS if self.label is None else (self.label,)
 
-    def form(self, found: Collection[str]) -> Form[Labelled] | None:
+    def form_of(self, found: Collection[str]) -> Form[Labelled] | None:
         """The form of rows with these keys; None where one is missing."""
         text = next((name for name in self.texts if name in found), None)
         label = next((name for name in self.labels if name in found), None)
@@ -85,7 +85,9 @@ def read_json_rows(path: Path, form: Form[R]) -> tuple[R, ...]:
     document = _parse(read_text(path), path)
     if not isinstance(document, list):
         raise BadInputError(
-            f"the file holds one JSON {_kind(document)}, not a list", where=str(path), mend=f"Expected a list of {form}"
+            f"the file holds one JSON {_json_kind(document)}, not a list",
+            where=str(path),
+            mend=f"Expected a list of {form}",
         )
     if not document:
         raise BadInputError("the list has no rows", where=str(path), mend=f"Expected a list of {form}")
@@ -102,7 +104,9 @@ def read_jsonl_rows(path: Path, columns: Columns = Columns()) -> tuple[Row, ...]
     """
     objects = list(_parse_lines(path))
     if not objects:
-        raise BadInputError("the file has no rows", where=str(path), mend=f"Expected on each line {_any_form(columns)}")
+        raise BadInputError(
+            "the file has no rows", where=str(path), mend=f"Expected on each line {_forms_in_words(columns)}"
+        )
     number, first = objects[0]
     form = _form_of(first, path, number, columns)
     return tuple(_read_row(row, form, path, f"line {number}") for number, row in objects)
@@ -119,9 +123,9 @@ def read_csv_rows(path: Path, columns: Columns) -> tuple[Labelled, ...]:
     rows: list[Labelled] = []
     try:
         header = [name.strip() for name in next(reader, [])]
-        form = columns.form(header)
+        form = columns.form_of(header)
         if form is None:
-            found = f"its first line has {_shown(header)}" if header else "the file is empty"
+            found = f"its first line has {_short_list(header)}" if header else "the file is empty"
             raise BadInputError(f"no column of the text, or of the label: {found}", where=str(path), mend=expected)
         for fields in reader:
             if not fields:
@@ -149,14 +153,16 @@ def _parse_lines(path: Path) -> Iterator[tuple[int, object]]:
 
 def _form_of(row: object, path: Path, number: int, columns: Columns) -> Form[Any]:
     keys = set(row) if isinstance(row, dict) else set()
-    if (labelled := columns.form(keys)) is not None:
+    if (labelled := columns.form_of(keys)) is not None:
         return labelled
     for form in JSONL_FORMS:
         if set(form.keys) <= keys:
             return form
-    found = f"keys {_shown(sorted(keys))}" if keys else _kind(row)
+    found = f"keys {_short_list(sorted(keys))}" if keys else _json_kind(row)
     raise BadInputError(
-        f"line {number}: {found}", where=str(path), mend=f"Expected on each line {_any_form(columns)}, the same on all"
+        f"line {number}: {found}",
+        where=str(path),
+        mend=f"Expected on each line {_forms_in_words(columns)}, the same on all",
     )
 
 
@@ -196,10 +202,10 @@ def _read_row(row: object, form: Form[R], path: Path, place: str) -> R:
         row = {form.keys[0]: row}
     expected = f"Expected {form}"
     if not isinstance(row, dict):
-        raise BadInputError(f"{place} is a JSON {_kind(row)}", where=str(path), mend=expected)
+        raise BadInputError(f"{place} is a JSON {_json_kind(row)}", where=str(path), mend=expected)
     for key in form.keys:
         if key not in row:
-            found = f"keys {_shown(sorted(row))}" if row else "no keys"
+            found = f"keys {_short_list(sorted(row))}" if row else "no keys"
             raise BadInputError(f"{place} has no {key!r} ({found})", where=str(path), mend=expected)
     values = {field: row[key] for field, key in zip(form.model.model_fields, form.keys, strict=True)}
     if isinstance(values.get("label"), int) and not isinstance(values["label"], bool):
@@ -213,15 +219,15 @@ def _read_row(row: object, form: Form[R], path: Path, place: str) -> R:
         raise BadInputError(f"{place}: {key}: {what}", where=str(path), mend=expected) from error
 
 
-def _any_form(columns: Columns) -> str:
+def _forms_in_words(columns: Columns) -> str:
     return " or ".join(map(str, (*JSONL_FORMS, columns)))
 
 
-def _shown(keys: list[str]) -> str:
+def _short_list(keys: list[str]) -> str:
     few = ", ".join(repr(key[:40]) for key in keys[:5])
     return f"{few}, …" if len(keys) > 5 else few
 
 
-def _kind(value: object) -> str:
+def _json_kind(value: object) -> str:
     kinds = {dict: "object", list: "list", str: "string", bool: "truth value", type(None): "null"}
     return kinds.get(type(value), "number")

@@ -21,22 +21,22 @@ LabelledSet = Literal["forget", "retain", "test", "holdout"]
 LABELLED_SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test", "holdout")
 
 
-def _not_blank(text: str) -> str:
+def _refuse_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be blank")
     return text
 
 
-def _tokenizable(text: str) -> str:
+def _refuse_surrogates(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("has a lone surrogate, which is no character")
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank), AfterValidator(_tokenizable)]
+Text = Annotated[str, AfterValidator(_refuse_blank), AfterValidator(_refuse_surrogates)]
 
 
-TextOrNothing = Annotated[str, AfterValidator(_tokenizable)]
+TextOrNothing = Annotated[str, AfterValidator(_refuse_surrogates)]
 
 
 class Row(BaseModel):

@@ -11,7 +11,7 @@ import numpy as np
 from quail_audit.engine.forgetting.bootstrap import mean_score
 from quail_audit.engine.forgetting.data.types import ForgettingData, LabelledSet
 from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
-from quail_audit.engine.forgetting.metrics.predictions import classified, needs
+from quail_audit.engine.forgetting.metrics.predictions import classify, needed_files
 
 SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test")
 
@@ -25,7 +25,7 @@ class Accuracy(Metric[Classifier]):
     def __init__(self, of: LabelledSet) -> None:
         self.of: LabelledSet = of
         self.name = f"accuracy_{of}"
-        self.needs = needs(of)
+        self.needs = needed_files(of)
 
     def samples(self, data: ForgettingData) -> int:
         """How many texts there are."""
@@ -34,9 +34,9 @@ class Accuracy(Metric[Classifier]):
     def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
         """See Metric."""
         scores = np.zeros(self.samples(data))
-        for found in classified(data, self.of, model):
+        for found in classify(data, self.of, model):
             scores[found.index] = 100.0 * found.is_right
-            yield found.scored(scores[found.index])
+            yield found.sample(scores[found.index])
         return Measured(mean_score(scores, seed=seed), scores)
 
 

@@ -62,7 +62,7 @@ class Classifier(Protocol):
 
 
 # A metric sees the model of its task.
-Asked = TypeVar("Asked", bound="LanguageModel | Classifier")
+AnyModel = TypeVar("Asked", bound="LanguageModel | Classifier")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Measured:
     values: npt.NDArray[np.float64]
 
 
-class Metric(ABC, Generic[Asked]):
+class Metric(ABC, Generic[AnyModel]):
     """One number that tells how well a model knows a set of texts.
 
     Attributes:
@@ -118,5 +118,5 @@ class Metric(ABC, Generic[Asked]):
         """How many samples there are to score; 0 where the data is absent."""
 
     @abstractmethod
-    def measure(self, data: ForgettingData, model: Asked, *, seed: int) -> Generator[Sample, None, Measured]:
+    def measure(self, data: ForgettingData, model: AnyModel, *, seed: int) -> Generator[Sample, None, Measured]:
         """Score every sample, yielding each as soon as it is known. The seed is the bootstrap's."""

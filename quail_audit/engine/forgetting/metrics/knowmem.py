@@ -35,7 +35,7 @@ class KnowMem(Metric[LanguageModel]):
         """See Metric."""
         questions = data.questions[self.split]
         scores = np.zeros(len(questions.asked))
-        answers = model.continuations(prompts(questions), max_new_tokens=MAX_NEW_TOKENS, stop_words=STOP_WORDS)
+        answers = model.continuations(prompts_of(questions), max_new_tokens=MAX_NEW_TOKENS, stop_words=STOP_WORDS)
         for index, answer in answers:
             row = questions.asked[index]
             scores[index] = rouge_l(row.answer, answer)
@@ -43,7 +43,7 @@ class KnowMem(Metric[LanguageModel]):
         return Measured(mean_score(scores, seed=seed), scores)
 
 
-def prompts(questions: Questions) -> list[str]:
+def prompts_of(questions: Questions) -> list[str]:
     """The prompt of each question: the examples with their answers, then the question."""
     shown = "".join(f"Question: {row.question}\nAnswer: {row.answer}\n\n" for row in questions.examples)
     return [f"{shown}Question: {row.question}\nAnswer: " for row in questions.asked]

@@ -10,7 +10,7 @@ import numpy as np
 from quail_audit.engine.forgetting.bootstrap import mean_score
 from quail_audit.engine.forgetting.data.types import ForgettingData
 from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
-from quail_audit.engine.forgetting.metrics.predictions import classified, needs
+from quail_audit.engine.forgetting.metrics.predictions import classify, needed_files
 
 
 class LabelProbability(Metric[Classifier]):
@@ -18,7 +18,7 @@ class LabelProbability(Metric[Classifier]):
 
     task = "classification"
     name = "label_probability_forget"
-    needs = needs("forget")
+    needed_files = needed_files("forget")
     generates = False
 
     def samples(self, data: ForgettingData) -> int:
@@ -28,9 +28,9 @@ class LabelProbability(Metric[Classifier]):
     def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
         """See Metric."""
         scores = np.zeros(self.samples(data))
-        for found in classified(data, "forget", model):
+        for found in classify(data, "forget", model):
             scores[found.index] = 100.0 * np.exp(found.truth_nats)
-            yield found.scored(scores[found.index])
+            yield found.sample(scores[found.index])
         return Measured(mean_score(scores, seed=seed), scores)
 
 

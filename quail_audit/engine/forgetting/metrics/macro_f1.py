@@ -16,7 +16,7 @@ from quail_audit.engine.forgetting.bootstrap import CONFIDENCE, RESAMPLES, mean_
 from quail_audit.engine.forgetting.data.types import ForgettingData, LabelledSet
 from quail_audit.engine.forgetting.metrics.accuracy import SETS
 from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
-from quail_audit.engine.forgetting.metrics.predictions import classified, needs
+from quail_audit.engine.forgetting.metrics.predictions import classify, needed_files
 from quail_audit.schema.figures import Score
 
 F64 = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ class MacroF1(Metric[Classifier]):
     def __init__(self, of: LabelledSet) -> None:
         self.of: LabelledSet = of
         self.name = f"macro_f1_{of}"
-        self.needs = needs(of)
+        self.needs = needed_files(of)
 
     def samples(self, data: ForgettingData) -> int:
         """How many texts there are."""
@@ -41,9 +41,9 @@ class MacroF1(Metric[Classifier]):
     def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
         """See Metric."""
         true, given = (np.zeros(self.samples(data), dtype=np.int64) for _ in range(2))
-        for found in classified(data, self.of, model):
+        for found in classify(data, self.of, model):
             true[found.index], given[found.index] = found.truth, found.label
-            yield found.scored(100.0 * found.is_right)
+            yield found.sample(100.0 * found.is_right)
         return Measured(_score(true, given, len(data.labels), seed), given.astype(np.float64))
 
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from quail_audit.engine.forgetting.data.types import ForgettingData
 from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
-from quail_audit.engine.forgetting.metrics.predictions import Classified, classified, needs
-from quail_audit.engine.forgetting.metrics.privleak import auc_score, membership_values, ordered
+from quail_audit.engine.forgetting.metrics.predictions import Prediction, classify, needed_files
+from quail_audit.engine.forgetting.metrics.privleak import auc_score, holdout_wins, membership_values
 
 Attack = Literal["loss", "confidence"]
 # The higher, the better known. The loss by its negative.
-SCORES: dict[Attack, Callable[[Classified], float]] = {
+SCORES: dict[Attack, Callable[[Prediction], float]] = {
     "loss": lambda found: found.truth_nats,
     "confidence": lambda found: float(found.log_probabilities.max()),
 }
@@ -32,7 +32,7 @@ class MembershipInference(Metric[Classifier]):
     """
 
     task = "classification"
-    needs = f"{needs('forget')}, and {needs('holdout')}"
+    needed_files = f"{needed_files('forget')}, and {needed_files('holdout')}"
     generates = False
 
     def __init__(self, attack: Attack) -> None:
@@ -47,15 +47,15 @@ class MembershipInference(Metric[Classifier]):
     def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
         """See Metric. Holdout texts are scored as they are read, forget texts once all holdout texts are known."""
         score = SCORES[self.attack]
-        members = sorted(classified(data, "forget", model), key=lambda found: found.index)
+        members = sorted(classify(data, "forget", model), key=lambda found: found.index)
         of_forget = np.array([score(found) for found in members])
         of_holdout = np.zeros(len(data.labelled["holdout"]))
-        for found in classified(data, "holdout", model):
+        for found in classify(data, "holdout", model):
             of_holdout[found.index] = score(found)
-            sample = found.scored(100.0 * float(ordered(of_forget, of_holdout[found.index]).mean()))
+            sample = found.sample(100.0 * float(holdout_wins(of_forget, of_holdout[found.index]).mean()))
             yield replace(sample, index=len(of_forget) + found.index)
         for found in members:
-            yield found.scored(100.0 * float(ordered(of_forget[found.index], of_holdout).mean()))
+            yield found.sample(100.0 * float(holdout_wins(of_forget[found.index], of_holdout).mean()))
         return Measured(auc_score(of_forget, of_holdout, seed), membership_values(of_forget, of_holdout))
 
 

@@ -27,11 +27,11 @@ class NegativeLogLikelihood(Metric[LanguageModel]):
 
     def samples(self, data: ForgettingData) -> int:
         """How many texts there are."""
-        return len(texts(data, self.split))
+        return len(loss_texts(data, self.split))
 
     def measure(self, data: ForgettingData, model: LanguageModel, *, seed: int) -> Generator[Sample, None, Measured]:
         """See Metric."""
-        passages = texts(data, self.split)
+        passages = loss_texts(data, self.split)
         losses = np.zeros(len(passages))
         for index, log_probabilities in model.log_probabilities(passages):
             losses[index] = -log_probabilities.mean(dtype=np.float64) if log_probabilities.size else 0.0
@@ -39,7 +39,7 @@ class NegativeLogLikelihood(Metric[LanguageModel]):
         return Measured(mean_score(losses, seed=seed), losses)
 
 
-def texts(data: ForgettingData, split: Split) -> tuple[str, ...]:
+def loss_texts(data: ForgettingData, split: Split) -> tuple[str, ...]:
     """The texts of a split whose loss is measured."""
     return data.texts.get(split) or tuple(row.prompt + row.truth for row in data.continuations.get(split, ()))
 

@@ -18,7 +18,7 @@ MOST_SHOWN = 5  # of the probabilities, besides the true label's
 
 
 @dataclass(frozen=True, eq=False)
-class Classified:
+class Prediction:
     """One text as a classifier sees it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Classified:
         """Log-probability of the true label."""
         return float(self.log_probabilities[self.truth])
 
-    def scored(self, score: float) -> Sample:
+    def sample(self, score: float) -> Sample:
         """As a sample with this score."""
         shares = np.exp(self.log_probabilities.astype(np.float64))
         likeliest = [int(place) for place in np.argsort(-shares, kind="stable")]
@@ -63,14 +63,14 @@ class Classified:
         )
 
 
-def classified(data: ForgettingData, name: LabelledSet, model: Classifier) -> Iterator[Classified]:
+def classify(data: ForgettingData, name: LabelledSet, model: Classifier) -> Iterator[Prediction]:
     """Every text of a set, as it is done. The data has been fitted to the model (labels.py)."""
     rows = data.labelled[name]
     classes = {label: place for place, label in enumerate(data.labels)}
     for index, found in model.label_log_probabilities([row.text for row in rows]):
-        yield Classified(index, rows[index], classes[rows[index].label], found, data.labels)
+        yield Prediction(index, rows[index], classes[rows[index].label], found, data.labels)
 
 
-def needs(name: LabelledSet) -> str:
+def needed_files(name: LabelledSet) -> str:
     """The data of a set, for people."""
     return f"{name}.csv or {name}.jsonl with {{text, label}}"

@@ -51,10 +51,10 @@ class PrivLeak(Metric[LanguageModel]):
         of_holdout = np.zeros(len(holdout))
         for index, log_probabilities in model.log_probabilities(holdout):
             of_holdout[index] = min_k_probability(log_probabilities)
-            placed = 100.0 * float(ordered(of_forget, of_holdout[index]).mean())
+            placed = 100.0 * float(holdout_wins(of_forget, of_holdout[index]).mean())
             yield Sample(len(forget) + index, placed, prompt=holdout[index][:EXCERPT_CHARACTERS])
         for index, text in enumerate(forget):
-            placed = 100.0 * float(ordered(of_forget[index], of_holdout).mean())
+            placed = 100.0 * float(holdout_wins(of_forget[index], of_holdout).mean())
             yield Sample(index, placed, prompt=text[:EXCERPT_CHARACTERS])
         return Measured(auc_score(of_forget, of_holdout, seed), membership_values(of_forget, of_holdout))
 
@@ -92,7 +92,7 @@ def auc(of_forget: F64, of_holdout: F64, *, axis: int = -1) -> F64:
     return found
 
 
-def relative_to(auc_percent: Score, retrain_auc_percent: float) -> Score:
+def relative_auc(auc_percent: Score, retrain_auc_percent: float) -> Score:
     """MUSE's M3: (AUC - AUC_retrain) / AUC_retrain, in per cent. 0 is best; far below leaks, far above overdoes it.
 
     The reference is taken as known: the interval is the AUC's alone.
@@ -109,7 +109,7 @@ def metrics() -> tuple[Metric[LanguageModel], ...]:
     return (PrivLeak(),)
 
 
-def ordered(of_forget: F64 | float, of_holdout: F64 | float) -> F64:
+def holdout_wins(of_forget: F64 | float, of_holdout: F64 | float) -> F64:
     """1 where the holdout text scores higher, a half at a tie."""
     found: F64 = np.greater(of_holdout, of_forget) + 0.5 * np.equal(of_holdout, of_forget)
     return found

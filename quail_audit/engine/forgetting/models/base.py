@@ -21,7 +21,7 @@ LEAST_LOG_PROBABILITY = float(np.log(np.finfo(np.float32).tiny))
 LARGEST_WINDOW = 10**9  # tokenizers write a far larger number where they know of no window
 
 
-class AskedModel:
+class EvaluatedModel:
     """A model and its tokenizer.
 
     Args:
@@ -51,7 +51,7 @@ class AskedModel:
         self.size = replace(batch_size_for(model.device, batch_size), kept=kept)
         self.notes: list[str] = []
 
-    def finite(self, found: npt.NDArray[np.float32], of: str) -> npt.NDArray[np.float32]:
+    def replace_nonfinite(self, found: npt.NDArray[np.float32], of: str) -> npt.NDArray[np.float32]:
         """Log-probabilities of tokens or labels with a number in every place."""
         finite = np.isfinite(found)
         if not finite.all():

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, AskedModel, refuse_unknown_tokens
+from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.batches import KeptBatches, run_in_batches, token_bytes
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 
 F32 = npt.NDArray[np.float32]
 
 
-class TransformersClassifier(AskedModel):
+class TransformersClassifier(EvaluatedModel):
     """Implements interface.Classifier. Remembers its answers, as several metrics ask of the same texts.
 
     Args: as in AskedModel.
@@ -47,18 +47,18 @@ class TransformersClassifier(AskedModel):
             if text not in self._answered:
                 places.setdefault(text, []).append(index)
         unread = list(places)
-        whole = [ids_of(text, self.model, self.tokenizer, None) for text in unread]
+        whole = [token_ids_of(text, self.model, self.tokenizer, None) for text in unread]
         longer = sum(self.window is not None and len(ids) > self.window for ids in whole)
         self.note_cut(longer, "texts", "were cut to it")
         encoded = [
             ids
             if self.window is None or len(ids) <= self.window
-            else ids_of(text, self.model, self.tokenizer, self.window)
+            else token_ids_of(text, self.model, self.tokenizer, self.window)
             for text, ids in zip(unread, whole, strict=True)
         ]
 
         def run(batch: Sequence[int]) -> list[F32]:
-            ids, mask = padded([encoded[place] for place in batch], padding_id(self.model))
+            ids, mask = pad_right([encoded[place] for place in batch], padding_id(self.model))
             with torch.inference_mode():
                 model: Any = self.model
                 logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
@@ -66,12 +66,12 @@ class TransformersClassifier(AskedModel):
 
         token = token_bytes(self.model)
         for place, found in run_in_batches([len(ids) for ids in encoded], lambda n: n * token, self.size, run):
-            self._answered[unread[place]] = answered = self.finite(found, "labels")
+            self._answered[unread[place]] = answered = self.replace_nonfinite(found, "labels")
             for index in places[unread[place]]:
                 yield index, answered
 
 
-def ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> list[int]:
+def token_ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> list[int]:
     """A text's tokens with the special ones, cut to so many as the tokenizer cuts; at least one.
 
     Raises:
@@ -85,7 +85,7 @@ def ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     return ids or [next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), 0)]
 
 
-def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids padded on the right, and the mask of what is no padding: int64 [rows, longest] each."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.transformers_rules import as_this_version_spells_it
+from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ def write_model_folder(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBas
     else:
         for file in (*weights, *checkpoint.folder.glob("*.safetensors.index.json")):
             (folder / file.name).symlink_to(file.resolve())
-    (folder / "config.json").write_text(json.dumps(as_this_version_spells_it(checkpoint.config)))
+    (folder / "config.json").write_text(json.dumps(config_for_this_version(checkpoint.config)))
     tokenizer.save_pretrained(str(folder))
 
 

@@ -44,11 +44,14 @@ def generate(
         Each prompt's index and its continuation's ids, as batches are done.
     """
     token, vocabulary = token_bytes(model), model.config.get_text_config(decoder=True).vocab_size
-    shared = _shared_beginning(model, prompts)
+    shared = _shared_length(model, prompts)
     beginning = None
     if shared:
         read = run_in_batches(
-            [shared], lambda length: length * token, BatchSize(1, None), lambda _: [_read(model, prompts[0][:shared])]
+            [shared],
+            lambda length: length * token,
+            BatchSize(1, None),
+            lambda _: [_read_beginning(model, prompts[0][:shared])],
         )
         ((_, beginning),) = read
     if beginning is None:
@@ -62,8 +65,8 @@ def generate(
     def run(batch: Sequence[int]) -> list[list[int]]:
         ids, mask = _pad_left([prompts[index] for index in batch], shared, pad_id)
         width = ids.shape[1]
-        criteria = StoppingCriteriaList([_Over(is_over, width)] if is_over else [])
-        cache = {"past_key_values": _repeated(beginning, len(batch))} if beginning is not None else {}
+        criteria = StoppingCriteriaList([_StopEarly(is_over, width)] if is_over else [])
+        cache = {"past_key_values": _repeat_cache(beginning, len(batch))} if beginning is not None else {}
         with quiet_transformers():
             found = library.generate(
                 ids.to(model.device),
@@ -72,7 +75,7 @@ def generate(
                 stopping_criteria=criteria,
                 **cache,
             )
-        return [_until_end(row, end_ids) for row in found[:, width:].tolist()]
+        return [_cut_at_end(row, end_ids) for row in found[:, width:].tolist()]
 
     yield from run_in_batches(
         [len(prompt) for prompt in prompts],
@@ -82,7 +85,7 @@ def generate(
     )
 
 
-class _Over(StoppingCriteria):
+class _StopEarly(StoppingCriteria):
     """Ends the rows whose rest is of no interest."""
 
     def __init__(self, is_over: Callable[[Sequence[int]], bool], width: int) -> None:
@@ -111,11 +114,11 @@ def _pad_left(prompts: Sequence[Sequence[int]], shared: int, pad_id: int) -> tup
     return ids, mask
 
 
-def _until_end(ids: list[int], end_ids: Collection[int]) -> list[int]:
+def _cut_at_end(ids: list[int], end_ids: Collection[int]) -> list[int]:
     return next((ids[:place] for place, token in enumerate(ids) if token in end_ids), ids)
 
 
-def _shared_beginning(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> int:
+def _shared_length(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with, if it is worth reading and keeping them apart; else 0.
 
     Padding then lies between that beginning and the rest, which only models that are told each token's position are
@@ -131,7 +134,7 @@ def _shared_beginning(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) 
     return shared if shared >= LEAST_SHARED_TOKENS else 0
 
 
-def _read(model: PreTrainedModel, ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+def _read_beginning(model: PreTrainedModel, ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
     """Keys and values of a beginning, by layer; None where a layer keeps something else, or a window of them only."""
     from transformers.cache_utils import DynamicLayer  # not in 4.47, where no beginning is shared
 
@@ -144,6 +147,6 @@ def _read(model: PreTrainedModel, ids: Sequence[int]) -> list[tuple[torch.Tensor
     return [(layer.keys, layer.values) for layer in layers]
 
 
-def _repeated(beginning: list[tuple[torch.Tensor, torch.Tensor]], rows: int) -> DynamicCache:
+def _repeat_cache(beginning: list[tuple[torch.Tensor, torch.Tensor]], rows: int) -> DynamicCache:
     expanded = [tuple(part.expand(rows, -1, -1, -1) for part in layer) for layer in beginning]
     return DynamicCache(expanded)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, AskedModel, refuse_unknown_tokens
+from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.batches import KeptBatches
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 
 
-class TransformersModel(AskedModel):
+class TransformersModel(EvaluatedModel):
     """Implements interface.LanguageModel. Remembers the probabilities of texts, as several metrics read the same.
 
     Args:
@@ -80,7 +80,7 @@ class TransformersModel(AskedModel):
             encoded = [ids[: self.window] for ids in encoded]
         for place, found in log_probabilities(self.model, encoded, size=self.size):
             index = unread[place]
-            self._read[texts[index]] = self.finite(found, "tokens")
+            self._read[texts[index]] = self.replace_nonfinite(found, "tokens")
             yield index, self._read[texts[index]]
 
     def cut(self, text: str, tokens: int) -> str:

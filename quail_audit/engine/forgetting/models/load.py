@@ -24,7 +24,7 @@ from transformers import (
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
 from quail_audit.engine.checkpoints.architecture import is_classifier
-from quail_audit.engine.checkpoints.transformers_rules import as_this_version_spells_it, knows_version_5
+from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version, is_version_5
 from quail_audit.engine.forgetting.models.batches import is_out_of_memory
 from quail_audit.engine.forgetting.models.device import find_device, find_dtype
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
@@ -97,10 +97,10 @@ def load_arm(
     target = find_device(device)
     asked_dtype = find_dtype(dtype)
     tokenizer, notes = load_tokenizer(checkpoint, tokenizer_of)
-    with _loading(checkpoint.source, checkpoint.folder):
+    with _explain_errors(checkpoint.source, checkpoint.folder):
         base = checkpoint.adapter_of or checkpoint
         model, own_dtype = _load_dequantized(base) if base.is_converted else _load_as_stored(base)
-        model = _with_adapter(model, checkpoint)
+        model = _merge_adapter(model, checkpoint)
         computing = asked_dtype or (torch.float32 if target.type == "cpu" else own_dtype)
         execution, reason = round_layers(model, scheme, layers, target, computing, str(checkpoint.folder))
         if checkpoint.scheme is not None:
@@ -108,9 +108,9 @@ def load_arm(
         nn.Module.to(model, device=target, dtype=computing)
         nn.Module.eval(model)
     if is_classifier(checkpoint.config):
-        notes += _with_padding(model, tokenizer, checkpoint)
+        notes += _set_padding(model, tokenizer, checkpoint)
     else:
-        model.generation_config = _plain_greedy(model.generation_config)
+        model.generation_config = _greedy_config(model.generation_config)
     return LoadedArm(
         model=model,
         tokenizer=tokenizer,
@@ -123,7 +123,7 @@ def load_arm(
 
 
 @contextmanager
-def _loading(source: str, folder: Path) -> Iterator[None]:
+def _explain_errors(source: str, folder: Path) -> Iterator[None]:
     """Turn whatever goes wrong while a model is made of a checkpoint into an error that says so."""
     try:
         with quiet_transformers():
@@ -146,12 +146,12 @@ def _loading(source: str, folder: Path) -> Iterator[None]:
 def _load_as_stored(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
     """The whole model on the CPU, in the checkpoint's own dtype, and that dtype."""
     config = None
-    if not (base.folder / "config.json").exists() or not knows_version_5():
-        settings = as_this_version_spells_it(base.config)  # another checkpoint's may stand in
+    if not (base.folder / "config.json").exists() or not is_version_5():
+        settings = config_for_this_version(base.config)  # another checkpoint's may stand in
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
-    asked_type = {"dtype" if knows_version_5() else "torch_dtype": "auto"}
+    asked_type = {"dtype" if is_version_5() else "torch_dtype": "auto"}
     auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
-    model = _complete(
+    model = _check_complete(
         auto.from_pretrained(
             base.folder,
             config=config,
@@ -170,7 +170,7 @@ def _load_dequantized(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
 
     In float32, which holds every dequantized value exactly whatever its type is.
     """
-    settings = as_this_version_spells_it(base.config)
+    settings = config_for_this_version(base.config)
     config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
     own_dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
     auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
@@ -180,15 +180,15 @@ def _load_dequantized(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
         config=config,
         state_dict={name: base.read(name).float() for name in base.names},
         output_loading_info=True,
-        **{"dtype" if knows_version_5() else "torch_dtype": torch.float32},
+        **{"dtype" if is_version_5() else "torch_dtype": torch.float32},
     )
-    model = _complete(loaded, base)
+    model = _check_complete(loaded, base)
     if (base.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(base.folder, local_files_only=True)
     return model, own_dtype if isinstance(own_dtype, torch.dtype) else torch.float32
 
 
-def _complete(loaded: Any, base: Checkpoint) -> PreTrainedModel:
+def _check_complete(loaded: Any, base: Checkpoint) -> PreTrainedModel:
     """The model of transformers' (model, loading info), where no weight of it was left to chance."""
     model, found = loaded
     if absent := sorted(found["missing_keys"]):
@@ -202,7 +202,7 @@ def _complete(loaded: Any, base: Checkpoint) -> PreTrainedModel:
     return model
 
 
-def _with_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
+def _merge_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
     """An adapter's base with the adapter merged into it; any other model as it is."""
     if checkpoint.adapter_of is None:
         return model
@@ -214,15 +214,13 @@ def _with_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedM
     return merged
 
 
-def _plain_greedy(found: GenerationConfig | None) -> GenerationConfig:
+def _greedy_config(found: GenerationConfig | None) -> GenerationConfig:
     """A checkpoint's generation settings without its penalties and the like, which are no greedy decoding."""
     special = {} if found is None else {"bos_token_id": found.bos_token_id, "eos_token_id": found.eos_token_id}
     return GenerationConfig(**special)  # type: ignore[no-untyped-call]
 
 
-def _with_padding(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint
-) -> tuple[str, ...]:
+def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> tuple[str, ...]:
     """See that a classifier knows its padding token: a decoder finds the last token of a text by it.
 
     Raises:

@@ -45,7 +45,7 @@ def log_probabilities(
         rows = [torch.tensor(texts[index]) for index in batch]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
         with torch.inference_mode():
-            found = _of_rows(model, ids, stretch)
+            found = _row_log_probabilities(model, ids, stretch)
         return [found[row, : len(texts[index]) - 1].cpu().numpy() for row, index in enumerate(batch)]
 
     def row_bytes(length: int) -> int:
@@ -57,24 +57,24 @@ def log_probabilities(
     yield from run_in_batches([len(text) for text in texts], row_bytes, size, run)
 
 
-def _of_rows(model: PreTrainedModel, ids: torch.Tensor, stretch: int) -> torch.Tensor:
+def _row_log_probabilities(model: PreTrainedModel, ids: torch.Tensor, stretch: int) -> torch.Tensor:
     """float32 [rows, longest - 1] from ids [rows, longest], with logits of at most stretch positions at a time."""
     if ids.shape[1] == 1:
         return torch.empty((ids.shape[0], 0))
     inputs, targets = ids[:, :-1], ids[:, 1:]
     if inputs.shape[1] <= stretch:
-        return _of_targets(model(inputs, use_cache=False).logits, targets)
+        return _target_log_probabilities(model(inputs, use_cache=False).logits, targets)
     found, cache = [], None
     for start in range(0, inputs.shape[1], stretch):
         end = start + stretch
         output: Any = model(inputs[:, start:end], past_key_values=cache, use_cache=True)
         cache = getattr(output, "past_key_values", None)
         if cache is None:  # a model that keeps no keys and values has to read everything at once
-            return _of_targets(model(inputs, use_cache=False).logits, targets)
-        found.append(_of_targets(output.logits, targets[:, start:end]))
+            return _target_log_probabilities(model(inputs, use_cache=False).logits, targets)
+        found.append(_target_log_probabilities(output.logits, targets[:, start:end]))
     return torch.cat(found, dim=1)
 
 
-def _of_targets(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _target_log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logits = logits.float()
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)

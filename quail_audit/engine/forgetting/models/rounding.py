@@ -31,7 +31,7 @@ def round_layers(
 ) -> tuple[Execution, str]:
     if scheme is None:
         return "full precision", ""
-    absent = [layer.name for layer in layers if not _has(model, layer.name)]
+    absent = [layer.name for layer in layers if not _has_layer(model, layer.name)]
     if absent:
         raise BadInputError(
             f"the model that transformers makes of the checkpoint has no layer {absent[0]} ({len(absent)} are absent)",
@@ -45,7 +45,7 @@ def round_layers(
     for layer in layers:
         module = model.get_submodule(layer.name)
         weight = _matrix(module, transposed=layer.transposed)
-        rounded = (scheme.schemes[layer.name] if isinstance(scheme, ByLayer) else scheme).deployed(weight)
+        rounded = (scheme.schemes[layer.name] if isinstance(scheme, ByLayer) else scheme).deployed_weights(weight)
         # a new parameter, not new values: the weight may be tied to an embedding, which is not rounded
         module.weight = nn.Parameter(rounded.T.contiguous() if layer.transposed else rounded, requires_grad=False)
     if isinstance(scheme, FourBit):
@@ -57,7 +57,7 @@ def round_layers(
     return "dequantized weights", "the scheme has no modules of its own; the values are those it is deployed with"
 
 
-def _has(model: PreTrainedModel, name: str) -> bool:
+def _has_layer(model: PreTrainedModel, name: str) -> bool:
     try:
         return isinstance(model.get_submodule(name).weight, torch.Tensor)
     except AttributeError:

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.transformers_rules import knows_version_5
+from quail_audit.engine.checkpoints.transformers_rules import is_version_5
 from quail_audit.engine.checkpoints.weight_files import read_json_object
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 
@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
 def _tokenizer_class(folder: Path) -> Any:
     """AutoTokenizer, but where it is too old to know version 5's general class: that of 4.47 reads the same file."""
     config = folder / "tokenizer_config.json"
-    if knows_version_5() or not (folder / "tokenizer.json").exists() or not config.exists():
+    if is_version_5() or not (folder / "tokenizer.json").exists() or not config.exists():
         return AutoTokenizer
     named = read_json_object(config).get("tokenizer_class")
     return PreTrainedTokenizerFast if named == "TokenizersBackend" else AutoTokenizer

@@ -21,7 +21,7 @@ def quantize(job: Job, report: MessageWriter) -> None:
         job.model, config, torch_dtype=getattr(torch, job.dtype), local_files_only=True
     )
     names = {id(module): name for name, module in model.model.named_modules()}
-    GPTQ.fasterquant = report.around(GPTQ.fasterquant, lambda gptq, **_: names[id(gptq.layer)])
+    GPTQ.fasterquant = report.watch(GPTQ.fasterquant, lambda gptq, **_: names[id(gptq.layer)])
     rows: list[dict[str, Any]] = [
         {"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row), dtype=torch.long)}
         for row in job.rows

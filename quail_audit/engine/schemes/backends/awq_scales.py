@@ -28,7 +28,7 @@ def save_scales(folder: Path, columns: Mapping[str, torch.Tensor], rows: Mapping
     save_file({name: scale.detach().float().cpu().flatten().clone() for name, scale in found.items()}, folder / NAME)
 
 
-def unscaled(rounded: RoundedMatrix, folder: Path, module: str) -> RoundedMatrix:
+def undo_scales(rounded: RoundedMatrix, folder: Path, module: str) -> RoundedMatrix:
     """A layer's values and widths in units of the weights that AWQ was given; as they are where nothing was scaled.
 
     Args:

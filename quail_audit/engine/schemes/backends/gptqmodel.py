@@ -28,10 +28,10 @@ def quantize(job: Job, report: MessageWriter) -> None:
     from gptqmodel.quantization.gptq import GPTQ
 
     torch.manual_seed(job.seed)
-    AWQProcessor.process = report.around(AWQProcessor.process, _name_of)
-    GPTQProcessor.process = report.around(GPTQProcessor.process, _name_of)
-    GPTQ._fallback_quantize = _reporting_nearest(GPTQ._fallback_quantize, report)
-    GPTQ.hessian_inverse = _refusing_no_inverse(GPTQ.hessian_inverse)
+    AWQProcessor.process = report.watch(AWQProcessor.process, _name_of)
+    GPTQProcessor.process = report.watch(GPTQProcessor.process, _name_of)
+    GPTQ._fallback_quantize = _report_nearest(GPTQ._fallback_quantize, report)
+    GPTQ.hessian_inverse = _refuse_no_inverse(GPTQ.hessian_inverse)
     GPTQ.mock_hessian_inverse = _refuse_identity
     config = QuantizeConfig(
         bits=job.bits,
@@ -49,14 +49,14 @@ def quantize(job: Job, report: MessageWriter) -> None:
     rows: list[dict[str, Any]] = [{"input_ids": list(row), "attention_mask": [1] * len(row)} for row in job.rows]
     columns: dict[str, Any] = {}
     row_scales: dict[str, Any] = {}
-    awq_processor.apply_scale = _remembering(awq_processor.apply_scale, report, columns, row_scales)
+    awq_processor.apply_scale = _keep_scales(awq_processor.apply_scale, report, columns, row_scales)
     model.quantize(rows, batch_size=1)
     model.save(job.folder)
     if columns:
         save_scales(Path(job.folder), columns, row_scales)
 
 
-def _remembering(plain: Any, report: MessageWriter, columns: dict[str, Any], rows: dict[str, Any]) -> Any:
+def _keep_scales(plain: Any, report: MessageWriter, columns: dict[str, Any], rows: dict[str, Any]) -> Any:
     """GPTQModel's apply_scale, whose scales are kept by the whole names of the modules."""
 
     def remembering(block: Any, scales_list: Any, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +82,7 @@ def _name_of(_processor: object, module: Any, **_: object) -> str:
     return name
 
 
-def _reporting_nearest(plain: Any, report: MessageWriter) -> Any:
+def _report_nearest(plain: Any, report: MessageWriter) -> Any:
     def reporting(this: Any, *args: Any, **kwargs: Any) -> Any:
         report(RoundedToNearest(name=report.layer))
         return plain(this, *args, **kwargs)
@@ -90,7 +90,7 @@ def _reporting_nearest(plain: Any, report: MessageWriter) -> Any:
     return reporting
 
 
-def _refusing_no_inverse(plain: Any) -> Any:
+def _refuse_no_inverse(plain: Any) -> Any:
     """GPTQModel goes on without an inverse, and so without compensating anything: that is no GPTQ."""
 
     def refusing(this: Any, hessian: Any) -> Any:

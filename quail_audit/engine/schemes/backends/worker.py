@@ -37,7 +37,7 @@ class MessageWriter:
             self._stream.write(message.model_dump_json() + "\n")
             self._stream.flush()
 
-    def around(self, plain: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
+    def watch(self, plain: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
         """A method of the library's that says first which layer it is called for.
 
         Args:
@@ -51,12 +51,12 @@ class MessageWriter:
             try:
                 return plain(*args, **kwargs)
             except Exception as error:
-                self.failed(error)  # at once: some libraries end the process when a thread of theirs fails
+                self.report_failure(error)  # at once: some libraries end the process when a thread of theirs fails
                 raise
 
         return reporting
 
-    def failed(self, error: Exception) -> None:
+    def report_failure(self, error: Exception) -> None:
         """Say that it is over, the first time."""
         if self._failed:
             return
@@ -76,7 +76,7 @@ def main() -> None:
         import traceback
 
         traceback.print_exc()
-        report.failed(error)
+        report.report_failure(error)
         sys.exit(1)
     report(Done())
 

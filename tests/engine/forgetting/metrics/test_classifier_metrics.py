@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from quail_audit.engine.forgetting.data.types import ForgettingData, Labelled, LabelledSet
 from quail_audit.engine.forgetting.metrics.interface import Measured, Sample
 from quail_audit.engine.forgetting.metrics.macro_f1 import agreement, macro_f1
-from quail_audit.engine.forgetting.metrics.privleak import relative_to
+from quail_audit.engine.forgetting.metrics.privleak import relative_auc
 from quail_audit.engine.forgetting.metrics.registry import metric_named
 
 LABELS = ("real", "fake", "joke")
@@ -130,7 +130,7 @@ def test_privleak_by_hand() -> None:
     none = np.zeros(2, dtype=int)
     _, found = run("mia_loss", data_of(forget=(shares[:2], none), holdout=(shares[2:], none)))
     assert found.score.mean == 25.0
-    assert relative_to(found.score, 50.0).mean == -50.0
+    assert relative_auc(found.score, 50.0).mean == -50.0
 
 
 def test_agreement_by_hand() -> None:

@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from quail_audit.engine.forgetting.data.types import Continuation, ForgettingData, QuestionAnswer, Questions
 from quail_audit.engine.forgetting.metrics.interface import Measured, Sample
-from quail_audit.engine.forgetting.metrics.knowmem import KnowMem, prompts
-from quail_audit.engine.forgetting.metrics.nll import NegativeLogLikelihood, texts
-from quail_audit.engine.forgetting.metrics.privleak import PrivLeak, auc, min_k_probability, relative_to
+from quail_audit.engine.forgetting.metrics.knowmem import KnowMem, prompts_of
+from quail_audit.engine.forgetting.metrics.nll import NegativeLogLikelihood, loss_texts
+from quail_audit.engine.forgetting.metrics.privleak import PrivLeak, auc, min_k_probability, relative_auc
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 from quail_audit.engine.forgetting.metrics.verbmem import VerbMem
 from quail_audit.schema.figures import Score
@@ -112,7 +112,7 @@ def test_knowmem_prompt_is_muses() -> None:
         asked=(QuestionAnswer(question="Who?", answer="Nobody"),),
         examples=(QuestionAnswer(question="Where?", answer="Here"), QuestionAnswer(question="When?", answer="Now")),
     )
-    (prompt,) = prompts(questions)
+    (prompt,) = prompts_of(questions)
     assert prompt == "Question: Where?\nAnswer: Here\n\nQuestion: When?\nAnswer: Now\n\nQuestion: Who?\nAnswer: "
     model = ScriptedModel({prompt: "Nobody at all"})
     samples, measured = run(KnowMem("retain").measure(data(questions={"retain": questions}), model, seed=0))
@@ -133,9 +133,9 @@ def test_nll_is_the_mean_over_texts_of_the_mean_over_tokens() -> None:
 
 def test_nll_reads_verbmem_where_there_are_no_texts() -> None:
     rows = (Continuation(prompt="It was", truth=" late"),)
-    assert texts(data(continuations={"retain": rows}), "retain") == ("It was late",)
-    assert texts(data(continuations={"retain": rows}, texts={"retain": ("t",)}), "retain") == ("t",)
-    assert texts(data(), "forget") == ()
+    assert loss_texts(data(continuations={"retain": rows}), "retain") == ("It was late",)
+    assert loss_texts(data(continuations={"retain": rows}, texts={"retain": ("t",)}), "retain") == ("t",)
+    assert loss_texts(data(), "forget") == ()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_privleak_has_muses_sign() -> None:
 
 def test_m3_against_the_known_reference_of_muse_news() -> None:
     """MUSE's table: an AUC of 0.0010 against the retrained model's 0.4772 is PrivLeak -99.8."""
-    found = relative_to(Score(mean=0.10, low=0.0, high=47.72, samples=200), 47.72)
+    found = relative_auc(Score(mean=0.10, low=0.0, high=47.72, samples=200), 47.72)
     assert found.mean == pytest.approx(-99.79, abs=0.01)
     assert (found.low, found.high, found.samples) == (-100.0, pytest.approx(0.0), 200)
 

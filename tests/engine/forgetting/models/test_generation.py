@@ -110,8 +110,8 @@ def test_rotations_that_depend_on_length_share_no_beginning() -> None:
         rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}, max_position_embeddings=32
     )
     prompts = prompts_of(scaled, 4, beginning=40)
-    assert generation._shared_beginning(scaled, prompts) == 0
-    assert generation._shared_beginning(random_llama(), prompts) >= 40
+    assert generation._shared_length(scaled, prompts) == 0
+    assert generation._shared_length(random_llama(), prompts) >= 40
 
 
 def test_stops_when_all_rows_are_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ class Library:
         what(layer)
 
 def quantize(job, report):
-    Library.round = report.around(Library.round, lambda self, layer: layer)
+    Library.round = report.watch(Library.round, lambda self, layer: layer)
     for layer in ("first", "second"):
         Library().round(layer)
 """
