@@ -27,7 +27,7 @@ LEFT = "model.layers.1.mlp.down_proj"
 def stand_in() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(CalibratedScheme, "missing", lambda _: "")
+        patch.setattr(CalibratedScheme, "install_command", lambda _: "")
         patch.setattr(CalibratedScheme, "backend", lambda *_: "tests.support.stand_in_backend")
         yield
 

@@ -132,7 +132,7 @@ def test_a_scheme_that_fails_is_named_with_its_reason_and_the_others_go_on(
 def test_a_scheme_whose_backend_is_missing_is_named_and_the_others_go_on(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FourBit, "missing", lambda scheme: "pip install it" if scheme.name == "fp4" else "")
+    monkeypatch.setattr(FourBit, "install_command", lambda scheme: "pip install it" if scheme.name == "fp4" else "")
     events = list(audit(request(world, data=None, schemes=("fp4", "nf4")), "run"))
     report = state_of(iter(events)).report()
     assert report.schemes["fp4"].failure is not None
@@ -439,7 +439,7 @@ def test_layers_that_a_scheme_leaves_alone_are_named_and_not_measured(
     int8 = type(scheme_named("int8"))
     left = "model.layers.0.mlp.down_proj"
     shape = next(layer.shape for layer in open_pair(*[str(world / "original")] * 2).layers if layer.name == left)
-    monkeypatch.setattr(int8, "why_not", lambda self, rows, columns: "odd" if (rows, columns) == shape else "")
+    monkeypatch.setattr(int8, "why_left_alone", lambda self, rows, columns: "odd" if (rows, columns) == shape else "")
     events = list(audit(request(world, data=None, schemes=("int8", "nf4")), "run"))
     notes = [event.message for event in events if isinstance(event, Noted)]
     assert any(note.startswith("int8 leaves ") and left in note and note.endswith("(odd)") for note in notes)
@@ -450,7 +450,7 @@ def test_layers_that_a_scheme_leaves_alone_are_named_and_not_measured(
 
 
 def test_a_scheme_that_rounds_no_layer_fails_and_the_others_go_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(scheme_named("int8")), "why_not", lambda self, rows, columns: "too odd")
+    monkeypatch.setattr(type(scheme_named("int8")), "why_left_alone", lambda self, rows, columns: "too odd")
     events = list(audit(request(world, data=None, schemes=("int8", "nf4")), "run"))
     (failed,) = [event for event in events if isinstance(event, SchemeFailed)]
     assert (failed.scheme, failed.exit_code) == ("int8", 2)

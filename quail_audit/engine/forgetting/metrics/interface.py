@@ -62,7 +62,7 @@ class Classifier(Protocol):
 
 
 # A metric sees the model of its task.
-AnyModel = TypeVar("Asked", bound="LanguageModel | Classifier")
+AnyModel = TypeVar("AnyModel", bound="LanguageModel | Classifier")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Metric(ABC, Generic[AnyModel]):
     """One number that tells how well a model knows a set of texts.
 
     Attributes:
-        task: of the models it measures: Asked is LanguageModel, or Classifier.
+        task: of the models it measures; AnyModel is LanguageModel, or Classifier.
         name: as on the command line and in reports: "verbmem_forget".
         needs: the data it needs, for people: "verbmem/forget.json".
         generates: whether the model has to write text, which is slow: such metrics are measured last.

@@ -18,7 +18,7 @@ class LabelProbability(Metric[Classifier]):
 
     task = "classification"
     name = "label_probability_forget"
-    needed_files = needed_files("forget")
+    needs = needed_files("forget")
     generates = False
 
     def samples(self, data: ForgettingData) -> int:

@@ -32,7 +32,7 @@ class MembershipInference(Metric[Classifier]):
     """
 
     task = "classification"
-    needed_files = f"{needed_files('forget')}, and {needed_files('holdout')}"
+    needs = f"{needed_files('forget')}, and {needed_files('holdout')}"
     generates = False
 
     def __init__(self, attack: Attack) -> None:

@@ -23,7 +23,7 @@ F32 = npt.NDArray[np.float32]
 class TransformersClassifier(EvaluatedModel):
     """Implements interface.Classifier. Remembers its answers, as several metrics ask of the same texts.
 
-    Args: as in AskedModel.
+    Args: as in EvaluatedModel.
     """
 
     def __init__(

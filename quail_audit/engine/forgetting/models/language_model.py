@@ -22,9 +22,9 @@ class TransformersModel(EvaluatedModel):
     """Implements interface.LanguageModel. Remembers the probabilities of texts, as several metrics read the same.
 
     Args:
-        model: as in AskedModel.
+        model: as in EvaluatedModel.
         tokenizer: need not have a padding token.
-        batch_size, kept: as in AskedModel.
+        batch_size, kept: as in EvaluatedModel.
     """
 
     def __init__(
