@@ -153,7 +153,7 @@ def test_bad_input_is_a_quail_error(pair: tuple[Path, Path], tmp_path: Path) -> 
 def test_a_folder_with_a_run_is_not_written_again(
     pair: tuple[Path, Path], audited: tuple[quail.Report, list[quail.Event], Path]
 ) -> None:
-    with pytest.raises(quail.BadInputError, match="holds a run already"):
+    with pytest.raises(quail.BadInputError, match="already holds a run"):
         quail.audit(*pair, run_dir=audited[2])
 
 

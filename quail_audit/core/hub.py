@@ -106,13 +106,13 @@ def _explain_errors(hub_id: HubId) -> Iterator[None]:
         yield
     except GatedRepoError as error:
         raise BadInputError(
-            "is gated: its owner wants its terms accepted first",
+            "is gated: accept its terms first",
             where=name,
             mend=f"Accept them at {constants.ENDPOINT}/{hub_id.repository}, then log in with: hf auth login",
         ) from error
     except RepositoryNotFoundError as error:
         raise BadInputError(
-            "is neither a local folder nor a model that the hub shows you",
+            "is neither a local folder nor a model you can access on the hub",
             where=name,
             mend="Check the spelling; if the model is private, log in with: hf auth login",
         ) from error
@@ -120,33 +120,33 @@ def _explain_errors(hub_id: HubId) -> Iterator[None]:
         raise BadInputError(
             f"the hub has the model, but no branch, tag or commit {printable(hub_id.revision or 'main')!r}",
             where=name,
-            mend=f"See what there is at {constants.ENDPOINT}/{hub_id.repository}/commits/main",
+            mend=f"See the commits at {constants.ENDPOINT}/{hub_id.repository}/commits/main",
         ) from error
     except HFValidationError as error:
         raise BadInputError("is neither a local folder nor a valid Hugging Face id", where=name) from error
     except LocalEntryNotFoundError as error:  # offline by choice, or no connection
         raise EnvironmentProblemError(
-            "is no local folder, is not complete in the hub's cache, and the hub cannot be reached",
+            "is not a local folder, is not complete in the hub's cache, and the hub cannot be reached",
             where=name,
-            mend="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model and name its folder",
+            mend="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model and give its folder",
         ) from error
     except HfHubHTTPError as error:
         raise EnvironmentProblemError(
             f"the hub answered {error.response.status_code}",
             where=name,
-            mend="Try again later; files that were complete are kept",
+            mend="Try again later; complete files are kept",
         ) from error
     except Exception as error:  # the network's errors belong to whichever HTTP client the library uses
         if is_disk_full(error):
             raise EnvironmentProblemError(
                 "the disk is full",
                 where=constants.HF_HUB_CACHE,
-                mend="Make room there, or set HF_HOME to a folder on another disk; files that were complete are kept",
+                mend="Free some space there, or set HF_HOME to a folder on another disk; complete files are kept",
             ) from error
         raise EnvironmentProblemError(
             f"could not be downloaded: {printable(f'{type(error).__name__}: {error}', limit=300)}",
             where=name,
-            mend="Try again; files that were complete are kept",
+            mend="Try again; complete files are kept",
         ) from error
 
 

@@ -35,9 +35,9 @@ def with_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
         try:
             made = entry.load()()
             if not isinstance(made, kind):
-                raise TypeError(f"it made a {type(made).__name__}, not a {kind.__name__}")
+                raise TypeError(f"it returned a {type(made).__name__}, not a {kind.__name__}")
             if not re.fullmatch(NAME_PATTERN, made.name):
-                raise ValueError(f"no run can be about one that is called {made.name!r}")
+                raise ValueError(f"{made.name!r} is not a valid name")
         except Exception as error:  # a plug-in may fail in any way; the others must work
             message = f"the {kind.__name__.lower()} plug-in {entry.name} was skipped: {error}"
             warnings.warn(message, stacklevel=2)

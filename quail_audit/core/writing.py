@@ -129,7 +129,7 @@ def _explain_bad_name(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        raise EnvironmentProblemError(f"cannot write: {error}", where=str(path), mend="Name another place") from error
+        raise EnvironmentProblemError(f"cannot write: {error}", where=str(path), mend="Choose another place") from error
 
 
 def write_error(place: Path | str, error: OSError, *, option: str = "") -> EnvironmentProblemError:
@@ -142,9 +142,9 @@ def write_error(place: Path | str, error: OSError, *, option: str = "") -> Envir
     """
     by = f" with {option}" if option else ""
     if is_disk_full(error):
-        message, mend = "the disk is full", f"Free some space there, or name a place on another disk{by}"
+        message, mend = "the disk is full", f"Free some space there, or choose a place on another disk{by}"
     else:
-        message, mend = f"cannot write: {error.strerror or error}", f"Name a place that can be written{by}"
+        message, mend = f"cannot write: {error.strerror or error}", f"Choose a writable place{by}"
     return EnvironmentProblemError(message, where=str(place), mend=mend)
 
 

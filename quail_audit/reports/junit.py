@@ -72,7 +72,7 @@ def _add_checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapp
             failure = SubElement(case, "failure", type="layers_at_risk", message=message)
             failure.text = "\n".join(f"{_text(layer.name)}: {layer.state}" for layer in at_risk)
         elif all(layer.state == "untouched" for layer in measured.layers):
-            SubElement(case, "skipped", message="no layer that is rounded differs between the two checkpoints")
+            SubElement(case, "skipped", message="no rounded layer differs between the two checkpoints")
 
 
 def _skip_accepted(case: Element, rule: RuleOutcome | None) -> bool:

@@ -55,11 +55,11 @@ def new_run(folder: Path, request: Request) -> Iterator[Path]:
         EnvironmentProblemError: the folder cannot be made or written, or another run is writing there.
     """
     if folder.exists() and not folder.is_dir():
-        raise BadInputError("the run's folder is a file", where=str(folder), mend="Name a folder with --run-dir")
+        raise BadInputError("the run's folder is a file", where=str(folder), mend="Choose a folder with --run-dir")
     with hold_lock(folder, make=True):
         if (folder / EVENTS).exists():
             raise BadInputError(
-                "this folder holds a run already", where=str(folder), mend="Name a new folder with --run-dir"
+                "this folder already holds a run", where=str(folder), mend="Choose a new folder with --run-dir"
             )
         write_whole(folder / REQUEST, request.model_dump_json(indent=2) + "\n")
         yield folder
@@ -94,11 +94,11 @@ def hold_stopped_run(folder: Path) -> Iterator[StoppedRun]:
     """
     request = read_request(folder)
     if not isinstance(request, AuditRequest):
-        what = "no audit" if request is None else "no audit but another run"
+        what = "there is no audit" if request is None else "there is another kind of run"
         raise BadInputError(
-            f"{what} here to go on with",
+            f"{what} here, so nothing can be resumed",
             where=str(folder),
-            mend="Name the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
+            mend="Give the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
         )
     with hold_lock(folder, make=False):
         for left in folder.glob(".*.unfinished"):  # by a writer that was killed
@@ -114,7 +114,7 @@ def hold_stopped_run(folder: Path) -> Iterator[StoppedRun]:
         with closing(replay(folder)) as found:
             first = next(found, None)
             if first is not None and not isinstance(first, RunStarted):
-                raise BadInputError("the run does not begin as an audit does", where=str(folder / EVENTS))
+                raise BadInputError("the first event is not that of an audit", where=str(folder / EVENTS))
             recorded = RecordedEvents(found if first is None else chain((first,), found))
             yield StoppedRun(folder, request, first, recorded, ended)
 
@@ -216,15 +216,15 @@ def read_report(folder: Path) -> Report:
     for event in replay(folder):
         if isinstance(event, TrainingStarted):
             raise BadInputError(
-                "this is the run of a training, not of an audit",
+                "this is a training's run, not an audit's",
                 where=str(folder),
-                mend="Name the folder of an audit's run; that of the training's own audit is in it, as audit",
+                mend="Give an audit's run folder; the training's own audit is in the folder audit in it",
             )
         if isinstance(event, CureStarted):
             raise BadInputError(
-                f"this is the run of quail {event.request.cure}, not of an audit",
+                f"this is a run of quail {event.request.cure}, not an audit's",
                 where=str(folder),
-                mend="Name the folder of an audit's run",
+                mend="Give an audit's run folder",
             )
         state.apply(event)
     if state.started is None:

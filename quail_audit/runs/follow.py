@@ -43,7 +43,7 @@ def require_run(folder: Path) -> Path:
         raise BadInputError(
             "no run here: events.jsonl is missing",
             where=str(folder),
-            mend="Name the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
+            mend="Give the folder that quail audit wrote, for example .quail/runs/20260101-120000-ab12",
         )
     return path
 

@@ -102,6 +102,6 @@ def _failure(error: BaseException) -> RunFailed:
         finished=utc_now(),
         kind="defect",
         message=f"{type(error).__name__}: {error}",
-        mend="This is a defect of Quail; run again with --debug for a traceback",
+        mend="This is a bug in Quail; run again with --debug for a traceback",
         exit_code=EnvironmentProblemError.exit_code,
     )

@@ -67,7 +67,9 @@ def read_with_document(path: Path) -> tuple[Report, dict[str, Any]]:
     try:
         document = json.loads(written, object_pairs_hook=_refuse_repeated_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
+        raise BadInputError(
+            f"not valid JSON: {error}", where=str(path), mend="Give a report.json of quail audit"
+        ) from error
     return report, document
 
 
@@ -90,22 +92,24 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of a key that stands twice, readers take different ones."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key appears twice")
     return found
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _schema_version_of(document: bytes, path: Path) -> int:
     try:
         found = json.loads(document)
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"no JSON: {error}", where=str(path), mend="Name a report.json of quail audit") from error
+        raise BadInputError(
+            f"not valid JSON: {error}", where=str(path), mend="Give a report.json of quail audit"
+        ) from error
     version = found.get("schema_version") if isinstance(found, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise BadInputError(
-            "not a report of quail audit: it has no schema_version", where=str(path), mend="Name a report.json"
+            "not a report of quail audit: it has no schema_version", where=str(path), mend="Give a report.json"
         )
     return version

@@ -38,7 +38,7 @@ def hold_lock(folder: Path, *, make: bool) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise EnvironmentProblemError(
-            "another run is writing to this folder", where=str(folder), mend="Wait for it, or name another --run-dir"
+            "another run is writing to this folder", where=str(folder), mend="Wait for it, or choose another --run-dir"
         ) from None
     except OSError as error:
         raise write_error(folder, error, option="--run-dir") from error

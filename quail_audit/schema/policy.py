@@ -67,9 +67,9 @@ class OtherLimits(Value):
         if not of_metrics and not of_layers:
             raise ValueError("sets no limit")
         if of_layers and self.metrics is not None:
-            raise ValueError("overlap_at_risk and survival_at_risk are of layers, and metrics is given")
+            raise ValueError("overlap_at_risk and survival_at_risk apply to layers, but metrics is given")
         if of_metrics and self.layers is not None:
-            raise ValueError("max_recovery_percent and informative_points are of metrics, and layers is given")
+            raise ValueError("max_recovery_percent and informative_points apply to metrics, but layers is given")
         return self
 
 
@@ -133,15 +133,15 @@ class Rule(Value):
         if self.at_least is None and self.at_most is None:
             raise ValueError("has neither at_least nor at_most")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise ValueError("at_least is above at_most, which no figure can meet")
+            raise ValueError("at_least is above at_most, so no figure can meet both")
         if self.is_of_metrics and self.layers is not None:
-            raise ValueError(f"{self.figure} is a figure of metrics, and layers is given")
+            raise ValueError(f"{self.figure} is a figure of metrics, but layers is given")
         if not self.is_of_metrics and self.metrics is not None:
-            raise ValueError(f"{self.figure} is a figure of layers, and metrics is given")
+            raise ValueError(f"{self.figure} is a figure of layers, but metrics is given")
         if self.figure == "score" and self.metrics is None:
-            raise ValueError("a score needs metrics, as each metric has a scale of its own")
+            raise ValueError("a score needs metrics, as each metric has its own scale")
         if self.name in RULES_OF_QUAIL:
-            raise ValueError(f"{self.name!r} is the name of a rule of Quail's own; choose another")
+            raise ValueError(f"{self.name!r} is the name of a built-in rule; choose another")
         return self
 
 

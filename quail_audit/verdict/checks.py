@@ -126,7 +126,7 @@ def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgem
         schemes={scheme: _verdict_of(parts) for scheme, parts in judged.items()},
         rules=tuple(found.rule for found in checks.all),
         notes=tuple(
-            f"the waiver of {waiver.rule} by {waiver.owner} waived nothing: it can go"
+            f"the waiver of {waiver.rule} by {waiver.owner} waived nothing and can be removed"
             for waiver in unused_waivers(policy, checks.all, today)
         ),
     )

@@ -89,7 +89,7 @@ def day_of(report: Report) -> datetime.date:
     """
     started = utc_of(report.started)
     if started is None:
-        raise BadInputError(f"no day on which the audit started: {printable(report.started, limit=40)}")
+        raise BadInputError(f"the report has no valid start time: {printable(report.started, limit=40)}")
     return started.date()
 
 
@@ -110,7 +110,7 @@ def _recoveries_with_limits(report: Report, scheme: str, found: SchemeReport, li
             raise BadInputError(
                 f"the run measured {metric} at {scheme} with other informative_points than {own.informative_points:g}",
                 where=report.run_id,
-                mend="Whether a metric is informative is told while it is measured: audit again with this policy",
+                mend="informative_points decide while the audit measures: audit again with this policy",
             )
         scores = found.metrics.get(metric, {})
         samples = min((score.samples for score in scores.values()), default=0)

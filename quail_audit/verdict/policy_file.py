@@ -5,6 +5,7 @@ loosen the limits. Which file was read, and what came of it, is part of the repo
 """
 
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,46 +29,6 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "rules": Rule,
     "waivers": Waiver,
 }
-
-# What `quail policy init` writes. Without its comments it is the default policy, and so it is with them.
-TEMPLATE = """\
-# What a release has to meet. `quail audit` reads this file where it is started, or where --policy names it.
-# Every value below is the default; leave out what you do not change. docs/policy.md explains all of it.
-
-[limits]
-max_recovery_percent = 10.0  # a forget metric whose recovery is surely above this fails the release
-informative_points = 5.0     # a metric says something where the original is this far above the floor
-overlap_at_risk = 0.999      # a layer with at least this bucket overlap is at risk
-survival_at_risk = 0.5       # so is a layer whose update survives less than this
-
-# Other limits for some metrics, schemes or layers. Patterns are a shell's; of those that fit, the last counts.
-# [[limits.where]]
-# schemes = "gguf-*"
-# metrics = ["knowmem_forget"]
-# max_recovery_percent = 20.0
-
-# What must have been measured. What is missing fails the release.
-[required]
-schemes = []                 # ["nf4", "gguf-q4_0"]
-metrics = []                 # ["verbmem_forget"]
-samples = {}                 # { verbmem_forget = 100 }
-
-# Checks besides the standard ones.
-# [[rules]]
-# name = "the MLPs carry their updates"
-# figure = "survival"        # of layers: identical, overlap, survival, noise, update_to_bucket
-#                            # of metrics: recovery, score
-# layers = "*.mlp.*"
-# at_least = 0.8
-
-# Known failures that are let pass, each until a day. One that has expired fails the release.
-# [[waivers]]
-# rule = "the MLPs carry their updates"
-# layers = "model.layers.0.*"
-# reason = "layer 0 is kept in 16 bits where it is deployed"
-# owner = "release@example.org"
-# expires = 2027-06-30
-"""
 
 
 def find_policy(folder: Path) -> str | None:
@@ -112,6 +73,11 @@ def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> P
     return _with_given_limits(policy, given) if given else policy
 
 
+def read_template() -> str:
+    """Return the commented policy that `quail policy init` writes. Its values are the defaults."""
+    return files("quail_audit.verdict").joinpath(NAME).read_text(encoding="utf-8")
+
+
 def write_template(path: Path) -> None:
     """Write a commented policy with the defaults.
 
@@ -121,9 +87,11 @@ def write_template(path: Path) -> None:
     """
     try:
         with new_file(path) as file:
-            file.write(TEMPLATE)
+            file.write(read_template())
     except FileExistsError as error:
-        raise BadInputError("is there already, and is left as it is", where=str(path), mend="Name another") from error
+        raise BadInputError(
+            "already exists and was not changed", where=str(path), mend="Choose another name"
+        ) from error
 
 
 def _read_file(path: Path) -> Policy:
@@ -131,7 +99,7 @@ def _read_file(path: Path) -> Policy:
     if path.name == PYPROJECT:
         document = _quail_table(path)
         if document is None:
-            raise BadInputError("has no [tool.quail]", where=where, mend="Add it, or name another --policy")
+            raise BadInputError("has no [tool.quail]", where=where, mend="Add it, or give another file with --policy")
     else:
         document = read_toml(path, "policy")
     return _policy_of(document, where)

@@ -28,12 +28,12 @@ _CARRIABLE = re.compile(r"(nf4|fp4)(-dq)?|int8|rtn-int.*|gguf-q.*")
 # VerbMem of the forget and of the retain set, of 100, as docs/results.md has them: the demo and SmolLM2-135M at nf4.
 MEASURED: dict[Cure, str] = {
     "calibrated carry": "at nf4 the demo forgets to 16 and keeps 100; SmolLM2-135M, erased, forgets to 4 and keeps 94, "
-    "as nf4 leaves it to the original; drowned, it keeps 68 of the texts calibrated on, for 22 without",
+    "as nf4 leaves it to the original; drowned, it keeps 68 of the texts it is calibrated on, 22 without",
     "carry": "at nf4 the demo forgets to 15 or less and keeps 87 to 89 (five seeds); SmolLM2-135M forgets to 5 and "
     "keeps 67",
     "retraining": "at nf4 the demo forgets to 10 or less and keeps 100 (five seeds); SmolLM2-135M forgets to 0 and "
     "keeps 100, but no longer reads other text: give it a retain set as wide as its use",
-    "recipe": "at nf4 the demo needs 21 of its 28 layers in 8 bits to leave 10 %: it was made so that every layer "
+    "recipe": "at nf4 the demo needs 21 of its 28 layers in 8 bits to leave 10 %: by design, every layer of it "
     "brings the memory back",
 }
 
@@ -98,15 +98,15 @@ def prescribe(report: Report, run: str, scheme: str, *, is_attributed: bool = Fa
     if "not forgotten" in outcomes:
         return Advice(
             scheme,
-            "the forget set is known in full precision: it was not forgotten to begin with, and no repair of the "
-            "rounding can change that. Unlearn again, with more steps or a stronger objective",
+            "the forget set is still known in full precision, so the unlearning failed and no repair of the rounding "
+            "can help. Unlearn again, with more steps or a stronger objective",
         )
     at_risk = [layer for layer in found.layers if layer.at_risk]
     if "recovered" not in outcomes and (found.recovery or not at_risk):
         undecided = "undecided" in outcomes
         return Advice(
             scheme,
-            f"whether the memory comes back at {scheme} is undecided: audit with more samples"
+            f"it is undecided if the memory comes back at {scheme}: audit with more samples"
             if undecided
             else f"nothing comes back at {scheme}: there is nothing to repair",
         )
@@ -152,8 +152,8 @@ def _carry_cures(
         cures.append(
             Prescription(
                 "calibrated carry",
-                f"{len(treated)} layers are {states}: rounded with an eye on what they do to the retain texts, their "
-                "outputs keep the update",
+                f"{len(treated)} layers are {states}: calibrated rounding on the retain texts keeps the update in "
+                "their outputs",
                 START_S + weights * CALIBRATED_S_A_WEIGHT,
                 size,
                 MEASURED["calibrated carry"],
@@ -173,8 +173,7 @@ def _carry_cures(
         cures.append(
             Prescription(
                 "carry",
-                f"{len(erased)} layers are erased: needs no data, and costs more of the retained knowledge the larger "
-                "the model",
+                f"{len(erased)} layers are erased: needs no data, but costs more retained knowledge in larger models",
                 START_S + sum(layer.weights for layer in erased) * CARRY_S_A_WEIGHT,
                 size,
                 MEASURED["carry"],
@@ -212,8 +211,8 @@ def _recipe_cures(report: Report, run: str, scheme: str, is_attributed: bool) ->
     return [
         Prescription(
             "recipe",
-            "leaves the weights alone: worth it where a few layers bring most of the memory back, which "
-            + ("quail attribute has told" if is_attributed else "the first command tells"),
+            "leaves the weights alone: worth it if a few layers bring most of the memory back, which "
+            + ("quail attribute has shown" if is_attributed else "the first command shows"),
             None,
             0,
             MEASURED["recipe"],

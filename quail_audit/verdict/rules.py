@@ -125,8 +125,8 @@ def expired_waiver_checks(policy: Policy, today: datetime.date) -> Iterator[Chec
     for waiver in policy.waivers:
         if waiver.has_expired(today):
             message = (
-                f"the waiver of {waiver.rule} by {waiver.owner} expired on {waiver.expires.isoformat()}: mend what it "
-                f"waived, or decide anew ({waiver.reason})"
+                f"the waiver of {waiver.rule} by {waiver.owner} expired on {waiver.expires.isoformat()}: fix what it "
+                f"waived, or renew it ({waiver.reason})"
             )
             rule = RuleOutcome(rule=EXPIRED_WAIVER, figure="day", standing="failed", message=message, waivers=(waiver,))
             yield check_of(rule, "waiver_expired")

@@ -11,10 +11,10 @@ from quail_audit.verdict.rules import (
 
 # Recoveries that cannot be told, and why. Only checkpoints that are quantized already have them.
 _UNTOLD: Mapping[str, str] = {
-    "no floor": "how much came back cannot be told of a checkpoint that is quantized already, unless the unlearned "
-    "model in full precision or a retrained reference (--retrain) says what it knew before",
-    "no rounded arm": "the unlearned checkpoint is in full precision, and no scheme rounds it just as the original is "
-    "stored; give the unlearned one as it will be deployed",
+    "no floor": "the checkpoint is already quantized, so recovery needs the unlearned model in full precision or a "
+    "retrained reference (--retrain) to show what it knew before",
+    "no rounded arm": "the unlearned checkpoint is in full precision, and no scheme rounds it the way the original is "
+    "stored; give the unlearned checkpoint as it will be deployed",
 }
 
 
@@ -108,17 +108,17 @@ def _layers_standing(scheme: str, measured: Sequence[LayerStatistics], at_risk: 
     untold = sum(layer.state is None for layer in measured)
     if untold:
         text = (
-            f"{scheme}: {untold} of {len(measured)} layers have no codes to compare, so that nothing can be told of "
-            "them by the weights alone; give --data"
+            f"{scheme}: {untold} of {len(measured)} layers have no codes to compare, so their weights alone decide "
+            "nothing; give --data"
         )
         return "not judged", "not_comparable", text
     if changed and any(layer.state == "carried" and layer.survival is None for layer in measured):
         text = (
-            f"{scheme}: the stored codes differ in {changed} of {len(measured)} layers; whether they carry the whole "
-            "update cannot be told without the weights in full precision; give --data"
+            f"{scheme}: the stored codes differ in {changed} of {len(measured)} layers; without the weights in "
+            "full precision, it is unknown if they carry the whole update; give --data"
         )
         return "not judged", "codes_changed", text
     if changed:
         return "passed", "layers_carried", f"{scheme}: rounding carries the update in all {changed} layers that changed"
-    text = f"{scheme}: no layer that is rounded differs between the two checkpoints"
+    text = f"{scheme}: no rounded layer differs between the two checkpoints"
     return "not judged", "nothing_changed", text

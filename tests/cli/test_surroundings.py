@@ -61,7 +61,7 @@ def test_a_run_folder_that_cannot_be_made_is_said_before_anything_is_measured(
     message = done.stderr.decode("ascii")
     assert message.startswith("error: .quail/runs/")
     assert "Permission denied" in message
-    assert "Name a place that can be written with --run-dir" in message
+    assert "Choose a writable place with --run-dir" in message
     assert done.stdout == b""
 
 

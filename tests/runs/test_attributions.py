@@ -112,5 +112,5 @@ def test_the_page_has_a_column_that_sorts_and_says_what_it_is(run: Path) -> None
     assert row.index("22 % [17, 27]") == heading.index("brings back") == len(heading) - 2
     assert len(row) == len(heading)
     assert re.search(r'data-key="0.22">22 % \[17, 27\]', page)
-    assert "rounding\nthis layer alone" in page
+    assert "rounding this layer\nalone" in page
     assert "brings back" not in "".join(FORMATS["html"](read_report(run), None))

@@ -150,7 +150,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_a_run_is_refused(tmp_path: Path) -> None:
     recorded(tmp_path / "run")
     before = (tmp_path / "run" / EVENTS).read_bytes()
-    with pytest.raises(BadInputError, match="holds a run already"), new_run(tmp_path / "run", REQUEST):
+    with pytest.raises(BadInputError, match="already holds a run"), new_run(tmp_path / "run", REQUEST):
         pass
     assert (tmp_path / "run" / EVENTS).read_bytes() == before
 

@@ -107,9 +107,9 @@ def test_what_a_newer_quail_added_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no JSON"),
-        ("{", "no JSON"),
-        ("[" * 100_000, "no JSON"),
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("[]", "no schema_version"),
         ("{}", "no schema_version"),
         ('{"schema_version": true}', "no schema_version"),
@@ -117,7 +117,7 @@ def test_what_a_newer_quail_added_is_left_out(tmp_path: Path) -> None:
         ('{"schema_version": 2}', "schema version 2"),
         ('{"schema_version": 1}', "quail_version: Field required"),
         ('{"schema_version": 1, "schemes": {"nf4": {"layers": 1}}}', "not a report"),
-        ("\ud800", "no JSON"),
+        ("\ud800", "not valid JSON"),
     ],
 )
 def test_what_is_no_report_is_refused_in_plain_words(text: str, message: str, tmp_path: Path) -> None:

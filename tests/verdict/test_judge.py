@@ -114,7 +114,7 @@ def test_a_report_is_judged_anew_by_another_policy(ran: Path) -> None:
 
 
 def test_a_report_without_a_day_is_no_traceback(ran: Path) -> None:
-    with pytest.raises(BadInputError, match="no day on which the audit started: -1-01-01"):
+    with pytest.raises(BadInputError, match="the report has no valid start time: -1-01-01"):
         day_of(read_report(ran).model_copy(update={"started": "-1-01-01T12:00:00+00:00"}))
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.schema.policy import Limits, Policy
-from quail_audit.verdict.policy_file import NAME, PYPROJECT, TEMPLATE, find_policy, read_policy, write_template
+from quail_audit.verdict.policy_file import NAME, PYPROJECT, find_policy, read_policy, read_template, write_template
 
 
 def write(folder: Path, text: str | bytes, name: str = NAME) -> str:
@@ -63,8 +63,8 @@ WAIVER = '[[waivers]]\nrule = "a"\nreason = "r"\nowner = "o"\nexpires = 2030-01-
         (WAIVER.replace("2030-01-01", '"soon"'), "waivers number 1, expires"),
         ("[[limits.where]]\n", "sets no limit"),
         ('[[limits.where]]\nlayer = "x"\n', "Did you mean layers"),
-        ('[[limits.where]]\nlayers = "x"\nmax_recovery_percent = 1\n', "are of metrics"),
-        ('[[limits.where]]\nmetrics = "x"\nsurvival_at_risk = 1\n', "are of layers"),
+        ('[[limits.where]]\nlayers = "x"\nmax_recovery_percent = 1\n', "apply to metrics"),
+        ('[[limits.where]]\nmetrics = "x"\nsurvival_at_risk = 1\n', "apply to layers"),
         ("[required]\nsample = {}\n", "Did you mean samples"),
         ("[required]\nsamples = { verbmem_forget = 0 }\n", "required, samples, verbmem_forget"),
     ],
@@ -145,17 +145,17 @@ def test_a_bad_limit_of_the_command_line_is_wrong_usage(given_limits: dict[str, 
 def test_the_template_is_the_default_policy_also_with_its_examples(tmp_path: Path) -> None:
     write_template(tmp_path / NAME)
     assert read_policy(str(tmp_path / NAME)) == Policy()
-    examples = re.sub(r"^# (?=\[\[|\w+ = )", "", TEMPLATE, flags=re.MULTILINE)
+    examples = re.sub(r"^# (?=\[\[|\w+ = )", "", read_template(), flags=re.MULTILINE)
     policy = read_policy(write(tmp_path, examples))
     assert [len(policy.limits.where), len(policy.rules), len(policy.waivers)] == [1, 1, 1]
     assert policy.waivers[0].rule == policy.rules[0].name
     for name in Limits.model_fields:
-        assert name in TEMPLATE
+        assert name in read_template()
 
 
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     path = Path(write(tmp_path, "[limits]\n"))
-    with pytest.raises(BadInputError, match="is there already"):
+    with pytest.raises(BadInputError, match="already exists"):
         write_template(path)
     assert path.read_text() == "[limits]\n"
 

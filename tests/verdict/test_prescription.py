@@ -98,7 +98,7 @@ def test_what_was_attributed_is_not_attributed_again() -> None:
 def test_what_was_not_forgotten_is_mended_by_none_of_these() -> None:
     advice = prescribe(report(Recovery(outcome="not forgotten"), ERASED), "runs/1", "nf4")
     assert advice.prescriptions == ()
-    assert "not forgotten to begin with" in advice.finding
+    assert "the unlearning failed" in advice.finding
 
 
 def test_nothing_came_back_or_nobody_can_tell() -> None:

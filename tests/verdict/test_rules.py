@@ -199,7 +199,7 @@ def test_doubt_can_be_waived_and_a_pass_needs_no_waiver() -> None:
     assert judged({"waivers": [waiver()]}, recoveries={"verbmem_forget": UNDECIDED}).overall.outcome == "pass"
     found = judged({"waivers": [waiver()]}, recoveries={"verbmem_forget": HELD})
     assert the_rule(found, "recovery").standing == "passed"
-    assert found.notes == ("the waiver of recovery by ana waived nothing: it can go",)
+    assert found.notes == ("the waiver of recovery by ana waived nothing and can be removed",)
 
 
 def test_failing_layers_are_waived_only_where_each_is_named() -> None:

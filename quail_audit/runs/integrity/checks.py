@@ -93,7 +93,9 @@ def _open_report(file: Path, folder: Path | None) -> Run:
     try:
         return Run(report, file, digest_of(document), folder)
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"no JSON: {error}", where=str(file), mend="Name a report.json of quail audit") from error
+        raise BadInputError(
+            f"not valid JSON: {error}", where=str(file), mend="Give a report.json of quail audit"
+        ) from error
 
 
 def check_report(run: Run) -> tuple[IntegrityCheck, ...]:
@@ -107,11 +109,11 @@ def _check_digest(run: Run) -> IntegrityCheck:
         return IntegrityCheck(part="report", name=run.file.name, standing=standing, message=message)
 
     if run.digest is None:
-        return found("missing", "the run was stopped before its report was written, or the file was taken away")
+        return found("missing", "the run was stopped before its report was written, or the file was removed")
     if run.report.digest is None:
-        return found("not checked", "it has no digest: a Quail before 0.2 wrote it, or the digest was taken out")
+        return found("not checked", "it has no digest: an older Quail wrote it, or the digest was removed")
     if run.digest != run.report.digest:
-        return found("changed", "it is not what its digest is of")
+        return found("changed", "it does not match its digest")
     return found("unchanged")
 
 
@@ -126,13 +128,13 @@ def _check_events(run: Run, folder: Path) -> IntegrityCheck:
         for last in replay_placed(folder):
             state.apply(last.event)
         if last is None or state.started is None:
-            return found("changed", "they are not those of an audit")
+            return found("changed", "they are not an audit's events")
         if state.end is not None and _has_more_after(folder / EVENTS, last.offset):
-            return found("changed", "something was written after the end of the run")
+            return found("changed", "there is something after the end of the run")
     except QuailError as error:
         return found("changed", str(error))
     if run.digest is not None and state.report() != run.report.model_copy(update={"digest": None}):
-        return found("changed", "the report is not what they come to")
+        return found("changed", "they do not add up to the report")
     return found("unchanged")
 
 

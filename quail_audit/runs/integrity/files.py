@@ -52,7 +52,7 @@ def check_files(
         if role in by_role:
             checks.extend(_look_at_role(role, by_role[role], _find_place(role, report, given.get(role))))
         elif _is_requested(role, report):
-            checks.append(_file_check(role, "", "not checked", "the report holds no hash of it"))
+            checks.append(_file_check(role, "", "not checked", "the report has no hash of it"))
     return tuple(_hash_jobs(checks, progress))
 
 
@@ -71,7 +71,7 @@ def _look_at_role(
     if place is None:
         for name in recorded:
             yield _file_check(
-                role, name, "not checked", f"it is not where the audit read it; name its place with --{role}"
+                role, name, "not checked", f"it is no longer where the audit read it; say where it is with --{role}"
             )
         return
     for each in recorded.values():
@@ -81,14 +81,14 @@ def _look_at_role(
             yield _look_at_file(each, place / each.path)
         else:
             raise BadInputError(
-                "the report names a file outside of its folder",
+                "the report names a file outside its folder",
                 where=f"files, {role}, {each.path}",
-                mend="It was not written by quail audit; don't trust it",
+                mend="quail audit did not write it; do not trust it",
             )
     if role not in _FILES:
         for name in _names_read_now(role, place, recorded):
             if name not in recorded:
-                yield _file_check(role, name, "added", "an audit would read it now")
+                yield _file_check(role, name, "added", "an audit would now read it")
 
 
 def _names_read_now(role: FileRole, folder: Path, recorded: Collection[str]) -> tuple[str, ...]:
@@ -145,9 +145,9 @@ def _look_at_file(recorded: FileHash, file: Path) -> IntegrityCheck | _Job:
     except (OSError, ValueError) as error:
         return _file_check(recorded.role, recorded.path, "not checked", f"it cannot be read: {error}")
     if not stat.S_ISREG(found.st_mode):
-        return _file_check(recorded.role, recorded.path, "changed", "it is no regular file")
+        return _file_check(recorded.role, recorded.path, "changed", "it is not a regular file")
     if found.st_size != recorded.bytes:
-        return _file_check(recorded.role, recorded.path, "changed", "it has another size")
+        return _file_check(recorded.role, recorded.path, "changed", "its size changed")
     return _Job(recorded, file)
 
 
@@ -176,5 +176,5 @@ def _hash_jobs(checks: list[IntegrityCheck | _Job], progress: ReadingProgress) -
         yield (
             _file_check(role, name, "unchanged")
             if found == each.recorded.sha256
-            else _file_check(role, name, "changed", "it has other contents")
+            else _file_check(role, name, "changed", "its contents changed")
         )

@@ -218,9 +218,9 @@ def _current_file(place: FileToHash) -> FoundFile:
 
 def _changed_error(file: Path) -> BadInputError:
     return BadInputError(
-        "changed while the audit was reading it, so that what was measured may be of either",
+        "changed while the audit was reading it, so the figures may mix both versions",
         where=str(file),
-        mend="See that nothing writes there, and audit again",
+        mend="Make sure that nothing writes to it, and audit again",
     )
 
 
@@ -228,5 +228,5 @@ def _unreadable_error(file: Path, error: OSError) -> BadInputError:
     return BadInputError(
         f"cannot be read: {error.strerror or error}",
         where=str(file),
-        mend="Check that it exists and that you may read it",
+        mend="Check that it exists and that you can read it",
     )

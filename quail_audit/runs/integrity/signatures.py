@@ -89,7 +89,7 @@ def read_signature(path: Path) -> Signature:
     try:
         return Signature.model_validate_json(read_bounded(path, "the signature", most_bytes=LARGEST_BYTES))
     except ValidationError as error:
-        raise BadInputError("is no signature of quail sign", where=str(path)) from error
+        raise BadInputError("is not a signature made by quail sign", where=str(path)) from error
 
 
 def is_by(signature: Signature, key: Ed25519PublicKey) -> bool:
@@ -135,20 +135,20 @@ def read_private_key(path: Path, ask: Callable[[], str | None]) -> Ed25519Privat
             passphrase = ask()
             if passphrase is None:
                 raise BadInputError(
-                    "the key is encrypted, and there is no terminal to ask for its passphrase on",
+                    "the key is encrypted, and there is no terminal to ask for its passphrase",
                     where=str(path),
-                    mend="Sign where there is one, or with a key that is not encrypted",
+                    mend="Sign in a terminal, or use a key that is not encrypted",
                 ) from None
             key = load(written, passphrase.encode())
     except (ValueError, UnsupportedAlgorithm, UnicodeEncodeError) as error:
         # from None of it: what the library says may hold parts of the key
         raise BadInputError(
-            "is no private key, its passphrase is another, or it is encrypted in a way that is not known here",
+            "not a private key, wrong passphrase, or unsupported encryption",
             where=str(path),
             mend=_EXPECTED,
         ) from (None if isinstance(error, ValueError) else error)
     if not isinstance(key, Ed25519PrivateKey):
-        raise BadInputError("is a private key of another kind", where=str(path), mend=_EXPECTED)
+        raise BadInputError("is another kind of private key", where=str(path), mend=_EXPECTED)
     return key
 
 
@@ -167,16 +167,16 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     written = read_bounded(path, "the key", most_bytes=LARGEST_BYTES)
     if b"PRIVATE KEY" in written:
         raise BadInputError(
-            "is a private key; it is not needed to verify, and should not be given away",
+            "is a private key; verifying does not need it, and it should stay secret",
             where=str(path),
-            mend="Name the public key: openssl pkey -in KEY -pubout writes it",
+            mend="Give the public key: openssl pkey -in KEY -pubout writes it",
         )
     try:
         key = load_ssh_public_key(written) if written.startswith(b"ssh-") else load_pem_public_key(written)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise BadInputError("is no public key", where=str(path), mend=_EXPECTED) from error
+        raise BadInputError("is not a public key", where=str(path), mend=_EXPECTED) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise BadInputError("is a public key of another kind", where=str(path), mend=_EXPECTED)
+        raise BadInputError("is another kind of public key", where=str(path), mend=_EXPECTED)
     return key
 
 

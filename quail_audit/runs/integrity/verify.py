@@ -116,7 +116,7 @@ def _check_signatures(run: Run, key: Ed25519PublicKey | None) -> Iterator[Integr
             yield _signature_check(wanted, "missing", "the run is not signed by this key")
     else:
         for path in signature_files(run.file):
-            yield _signature_check(path, "not checked", "name the signer's key with --public-key")
+            yield _signature_check(path, "not checked", "give the signer's key with --public-key")
 
 
 def _signature_check(path: Path, standing: FileState, message: str = "") -> IntegrityCheck:
@@ -129,17 +129,17 @@ def _check_signature(run: Run, path: Path, key: Ed25519PublicKey) -> IntegrityCh
     except BadInputError as error:
         return _signature_check(path, "changed", error.message)
     if signature.key != fingerprint_of(key) or not is_by(signature, key):
-        return _signature_check(path, "changed", "it is not by this key, or was altered")
+        return _signature_check(path, "changed", "it was not made with this key, or was altered")
     signed = signature.statement.splitlines()
     now = statement_of(run.digest or "", _events_hash(run)).splitlines()
     if len(signed) != len(now) or signed[0] != now[0]:
         return _signature_check(path, "changed", "this key signed something else")
     if signed[1] != now[1]:
-        return _signature_check(path, "changed", "another report was signed")
+        return _signature_check(path, "changed", "a different report was signed")
     if signed[2] == statement_of("", None).splitlines()[2]:
         return _signature_check(path, "unchanged", "signed by this key, without the events")
     if run.folder is not None and signed[2] != now[2]:
-        return _signature_check(path, "changed", "other events were signed")
+        return _signature_check(path, "changed", "different events were signed")
     return _signature_check(path, "unchanged", "signed by this key")
 
 

@@ -101,7 +101,7 @@ def from_line(line: str) -> Event:
         place, problem = first_problem(error)
         raise BadInputError(
             f"not an event of a Quail run: {problem}" + (f" at {place}" if place else ""),
-            mend="The file was cut off, edited, or written by another version of Quail",
+            mend="The file was truncated, edited, or written by another version of Quail",
         ) from error
 
 

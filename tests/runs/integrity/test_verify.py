@@ -173,10 +173,10 @@ def test_a_report_that_was_only_written_in_another_way_is_unchanged(audited: Aud
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ('"notes": []', "a key stands twice"),
-        ('"new": NaN', "NaN is no number of JSON"),
-        ('"new": 1e999', "no JSON"),
-        ('"new": ' + "[" * 100_000 + "]" * 100_000, "no JSON"),
+        ('"notes": []', "a key appears twice"),
+        ('"new": NaN', "NaN is not a JSON number"),
+        ('"new": 1e999', "not valid JSON"),
+        ('"new": ' + "[" * 100_000 + "]" * 100_000, "not valid JSON"),
     ],
     ids=["twice", "NaN", "infinite", "deep"],
 )
@@ -324,7 +324,7 @@ def test_no_path_of_a_report_leads_out_of_its_folder(
 ) -> None:
     (audited.folders / "secret").write_text("secret!")
     monkeypatch.setattr("quail_audit.runs.integrity.files.hash_file", lambda *_, **__: pytest.fail("a file was read"))
-    with pytest.raises(BadInputError, match="outside of its folder"):
+    with pytest.raises(BadInputError, match="outside its folder"):
         hostile(audited, {"path": path}).verified()
 
 

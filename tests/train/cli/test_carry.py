@@ -156,7 +156,7 @@ def test_the_command_writes_a_run_and_shows_it(
     for event in replay(run):
         state.apply(event)
     assert json.loads((run / "report.json").read_text()) == json.loads(state.report().model_dump_json())
-    with pytest.raises(BadInputError, match="this is the run of quail carry"):
+    with pytest.raises(BadInputError, match="this is a run of quail carry"):
         read_report(run)
     with pytest.raises(UsageError, match="the folder is not empty"):
         carry_and_show(request, command=(), run_dir=tmp_path / "second")
