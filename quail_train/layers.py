@@ -1,4 +1,4 @@
-"""Which layers are trained: from --layers to the layers of a pair.
+"""Select the layers that --layers names.
 
 Only layers that a scheme rounds can be chosen; embeddings, norms and the head stay as they are.
 """
@@ -22,15 +22,15 @@ FORMS = "all, at-risk, block:3 or block:3-7, role:down_proj, name:GLOB"
 
 
 def select_layers(layers: Sequence[Layer], selectors: Sequence[str], at_risk: frozenset[str]) -> tuple[Layer, ...]:
-    """The layers that any selector matches, in model order.
+    """Return the layers that any selector matches, in model order.
 
     Args:
-        layers: that can be trained.
+        layers: layers to choose from.
         selectors: as on the command line.
-        at_risk: names of the layers that "at-risk" means.
+        at_risk: names of the layers that "at-risk" selects.
 
     Raises:
-        UsageError: a selector that is none, or that matches no layer.
+        UsageError: a selector cannot be read, or matches no layer.
     """
     chosen: set[str] = set()
     for selector in selectors:
@@ -39,27 +39,40 @@ def select_layers(layers: Sequence[Layer], selectors: Sequence[str], at_risk: fr
             raise UsageError(
                 "no layer is at risk in that report" if selector == AT_RISK else f"no layer matches {selector!r}",
                 where="--layers",
-                mend=_what_there_is(layers),
+                mend=_choices(layers),
             )
         chosen |= matched
     return tuple(layer for layer in layers if layer.name in chosen)
 
 
-def layers_at_risk(run: str, scheme: str) -> frozenset[str]:
-    """The names of the layers at risk under a scheme, from an audit's run folder.
+def names_at_risk(selectors: Sequence[str], run: str | None, scheme: str) -> frozenset[str]:
+    """Return the layers that "at-risk" selects: those at risk under the scheme. Empty if no selector is "at-risk".
+
+    Args:
+        selectors: as on the command line.
+        run: run folder of an audit; None: not given.
+        scheme: code of the scheme.
 
     Raises:
-        BadInputError: no such run, or it did not measure the scheme.
+        BadInputError: the run is not given, does not exist, or did not measure the scheme.
     """
     from quail_audit.runs.folder import read_report
 
+    if AT_RISK not in selectors:
+        return frozenset()
+    if run is None:
+        raise BadInputError(
+            "needs an audit that measured which layers are at risk",
+            where=f"--layers {AT_RISK}",
+            mend="Name the audit's run folder with --report, or choose other layers",
+        )
     report = read_report(Path(run))
     measured = report.schemes.get(scheme)
     if measured is None or not measured.layers:
         raise BadInputError(
             f"the run measured no layers under {scheme}",
             where=run,
-            mend=f"It measured {', '.join(report.schemes)}: give one of these as --scheme, or audit with {scheme}",
+            mend=f"Give a scheme that it measured ({', '.join(report.schemes)}) as --scheme, or audit with {scheme}",
         )
     return frozenset(layer.name for layer in measured.layers if layer.at_risk)
 
@@ -80,7 +93,7 @@ def _matches(layer: Layer, selector: str, at_risk: frozenset[str]) -> bool:
     raise UsageError(f"cannot read {selector!r}", where="--layers", mend=f"Give one of: {FORMS}")
 
 
-def _what_there_is(layers: Sequence[Layer]) -> str:
+def _choices(layers: Sequence[Layer]) -> str:
     blocks = sorted({layer.block for layer in layers if layer.block is not None})
     roles = ", ".join(dict.fromkeys(layer.role for layer in layers))
     numbered = f"blocks {blocks[0]} to {blocks[-1]}, " if blocks else ""

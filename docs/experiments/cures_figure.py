@@ -13,7 +13,7 @@ import torch
 
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
-from quail_train.carry.data_free import carried
+from quail_train.carry.data_free import carry_matrix
 from quail_train.carry.grid import deployed_update
 from quail_train.demo.confinement import bucket_of
 
@@ -31,7 +31,7 @@ def measured(share: float) -> dict[str, float]:
     bucket_of(original, scheme).confine(confined)
     sums = pair_sums(original, free, scheme)
     kept, _ = deployed_update(
-        original, confined, carried(original, confined, scheme, way="random", key=1).weight, scheme
+        original, confined, carry_matrix(original, confined, scheme, way="random", key=1).weight, scheme
     )
     return {
         "free": sums.survival or 0.0,

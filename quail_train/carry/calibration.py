@@ -1,8 +1,7 @@
-"""What a layer's inputs are, block by block of a model that is never whole in memory: for rounding that looks at them.
+"""Run texts through a model block by block to find each layer's inputs, never holding the whole model.
 
-Texts go through the embeddings, then through one transformer block after another; each is made of its weights, its
-layers are given their inputs and rounded, and the texts go on through the rounded block. Not here: the rounding itself
-(compensated.py).
+The texts go through the embeddings, then through one transformer block after another. Each block is loaded, its layers
+get their inputs and are rounded, and the texts go on through the rounded block. compensation.py does the rounding.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Layer
 
-MOST_TEXTS = 128  # as GPTQ's own calibration has
-MOST_TOKENS = 512  # of a text
+MOST_TEXTS = 128  # as in GPTQ's own calibration
+MOST_TOKENS = 512  # per text
 ROWS_AT_ONCE = 16
 
-Rounding = Callable[["Layer", torch.Tensor], torch.Tensor]  # (layer, Hessian) -> its rounded weights, as it is rounded
+Rounding = Callable[["Layer", torch.Tensor], torch.Tensor]  # (layer, Hessian) -> its rounded weights [outputs, inputs]
 
 
-def calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The texts to calibrate on, as tokens: a data folder's retain set, or a file's lines or rows.
+def read_calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Read the texts to calibrate on, as token IDs: a data folder's retain set, or a file's lines or rows.
 
     Raises:
-        BadInputError: it cannot be read, or holds no text.
+        BadInputError: the folder or file cannot be read, or holds no text.
     """
     from quail_audit.engine.forgetting.data.folder import read_folder
     from quail_audit.engine.forgetting.data.rows import read_jsonl_rows, read_text
@@ -59,71 +58,71 @@ def calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list[list
     rows = [row for row in rows if row]
     if not rows:
         raise BadInputError("holds no text to calibrate on", where=path, mend="Give a data folder, .txt or .jsonl")
-    step = max(1, len(rows) // MOST_TEXTS)  # from all over the set
+    step = max(1, len(rows) // MOST_TEXTS)  # spread over the whole set
     return rows[::step][:MOST_TEXTS]
 
 
 def round_block_by_block(
     checkpoint: Checkpoint, layers: Sequence[Layer], rows: Sequence[Sequence[int]], rounding: Rounding
 ) -> Iterator[Layer]:
-    """Give each layer its inputs' Hessian, in the model whose layers before it are rounded already.
+    """Round each layer by its inputs' Hessian, in the model whose earlier layers are rounded already.
 
-    Memory: one transformer block, the embeddings, and the texts' states.
+    Memory: one transformer block, the embeddings, and the texts' hidden states.
 
     Args:
-        checkpoint: whose layers are rounded.
-        layers: which, in any order; all inside transformer blocks.
-        rows: token ids of the texts.
+        checkpoint: checkpoint to round.
+        layers: layers to round, in any order; all inside transformer blocks.
+        rows: token IDs of the texts.
         rounding: called for each layer with float32 [columns, columns], the sum of x x' over its inputs.
 
     Yields:
-        Each layer when it is done.
+        Each layer when it is rounded.
 
     Raises:
-        BadInputError: the model has no blocks that can be run one after another, or a layer is not in one.
+        BadInputError: the model has no blocks that run one after another, or a layer is not in one.
     """
     model = _empty_model(checkpoint)
-    name_of_blocks, blocks = _blocks(model, layers, checkpoint.source)
+    name_of_blocks, blocks = _find_blocks(model, layers, checkpoint.source)
     outside = [name for name in checkpoint.layout.tensor_of if not name.startswith(f"{name_of_blocks}.")]
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # which no block needs
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # no block needs it
     unused = {f"{name}.weight" for name, module in model.named_modules() if module is head}
     _load(model, checkpoint, [name for name in outside if name not in unused])
     with torch.inference_mode():
-        states = [_before_the_blocks(model, blocks[0], batch) for batch in _batches(rows)]
+        states = [_first_call(model, blocks[0], batch) for batch in _batches(rows)]
         for number, block in enumerate(blocks):
             prefix = f"{name_of_blocks}.{number}."
             _load(model, checkpoint, [name for name in checkpoint.layout.tensor_of if name.startswith(prefix)])
-            of_block = {model.get_submodule(layer.name): layer for layer in layers if layer.name.startswith(prefix)}
-            if not of_block and not any(_number(layer, name_of_blocks) > number for layer in layers):
+            in_block = {model.get_submodule(layer.name): layer for layer in layers if layer.name.startswith(prefix)}
+            if not in_block and not any(_block_number(layer, name_of_blocks) > number for layer in layers):
                 return
-            for modules, calls in _by_input(block, states, of_block):
-                hessian = _hessian(block, states, modules[0], calls, of_block[modules[0]].shape[1])
+            for modules, calls in _modules_by_input(block, states, in_block):
+                hessian = _hessian(block, states, modules[0], calls, in_block[modules[0]].shape[1])
                 for module in modules:
-                    weight = rounding(of_block[module], hessian)
-                    _weight_of(module).copy_(weight.T if of_block[module].transposed else weight)
-                    yield of_block[module]
+                    weight = rounding(in_block[module], hessian)
+                    _weight_of(module).copy_(weight.T if in_block[module].transposed else weight)
+                    yield in_block[module]
             for state in states:
-                state.go_on(_first(block(*state.arguments, **state.keywords)))
+                state.advance(_hidden_states(block(*state.arguments, **state.keywords)))
             block.to(device="meta")
 
 
-class _State:
-    """What a block is called with, for one batch of texts."""
+class _BlockCall:
+    """The arguments that a block is called with, for one batch of texts."""
 
     def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self.arguments = arguments
         self.keywords = keywords
 
-    def go_on(self, hidden: torch.Tensor) -> None:
-        """The next block is called with these states [rows, tokens, hidden], all else alike."""
+    def advance(self, hidden: torch.Tensor) -> None:
+        """Replace the hidden states [rows, tokens, hidden] for the next block; all other arguments stay."""
         if self.arguments:
             self.arguments = (hidden, *self.arguments[1:])
         else:
             self.keywords = {**self.keywords, "hidden_states": hidden}
 
 
-class _Arrived(Exception):  # noqa: N818 - no error: the forward pass has come as far as it has to
-    def __init__(self, state: _State | None = None) -> None:
+class _StopForward(Exception):  # noqa: N818 - no error: ends a forward pass that has done its work
+    def __init__(self, state: _BlockCall | None = None) -> None:
         super().__init__()
         self.state = state
 
@@ -143,8 +142,8 @@ def _empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
     return model
 
 
-def _blocks(model: nn.Module, layers: Sequence[Layer], where: str) -> tuple[str, nn.ModuleList]:
-    """The list of transformer blocks that all these layers are in, and its name."""
+def _find_blocks(model: nn.Module, layers: Sequence[Layer], where: str) -> tuple[str, nn.ModuleList]:
+    """Return the name of the list of transformer blocks that holds all these layers, and the list."""
     found = {layer.name.split(f".{layer.block}.")[0] for layer in layers if layer.block is not None}
     outside = [layer.name for layer in layers if layer.block is None]
     if len(found) == 1 and not outside:
@@ -153,14 +152,14 @@ def _blocks(model: nn.Module, layers: Sequence[Layer], where: str) -> tuple[str,
         if isinstance(modules, torch.nn.ModuleList):
             return name, modules
     raise BadInputError(
-        "calibration runs transformer blocks one after another, and not all these layers are in such blocks"
+        "calibration needs all layers inside transformer blocks that run one after another"
         + (f": {outside[0]} is not" if outside else ""),
         where=where,
         mend="Choose other --layers, or carry without --calibrate",
     )
 
 
-def _number(layer: Layer, name_of_blocks: str) -> int:
+def _block_number(layer: Layer, name_of_blocks: str) -> int:
     return int(layer.name.removeprefix(f"{name_of_blocks}.").split(".")[0])
 
 
@@ -173,36 +172,37 @@ def _load(model: nn.Module, checkpoint: Checkpoint, names: Sequence[str]) -> Non
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
-    """Texts of one length together, so that nothing is padded: int64 [rows, tokens]."""
+    """Yield texts of one length together, so that nothing is padded: int64 [rows, tokens]."""
     for _, alike in groupby(sorted(rows, key=len), key=len):
         texts = list(alike)
         for start in range(0, len(texts), ROWS_AT_ONCE):
             yield torch.tensor([list(row) for row in texts[start : start + ROWS_AT_ONCE]])
 
 
-def _before_the_blocks(model: nn.Module, first: nn.Module, ids: torch.Tensor) -> _State:
-    """What the first block is called with."""
+def _first_call(model: nn.Module, first: nn.Module, ids: torch.Tensor) -> _BlockCall:
+    """Return the arguments that the first block is called with."""
 
     def stop(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        raise _Arrived(_State(arguments, keywords))
+        raise _StopForward(_BlockCall(arguments, keywords))
 
     hook = first.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         model(input_ids=ids)
-    except _Arrived as arrived:
-        if arrived.state is not None:
-            return arrived.state
+    except _StopForward as stopped:
+        if stopped.state is not None:
+            return stopped.state
     finally:
         hook.remove()
     raise BadInputError("the model does not run its blocks one after another", where=type(model).__name__)
 
 
-def _by_input(
-    block: nn.Module, states: Sequence[_State], modules: dict[nn.Module, Layer]
+def _modules_by_input(
+    block: nn.Module, states: Sequence[_BlockCall], modules: dict[nn.Module, Layer]
 ) -> list[tuple[list[nn.Module], int]]:
-    """The modules in the order they are called, those of one input together: q, k and v of a Llama.
+    """Group the modules by their input, in the order of their calls: q, k and v of a Llama are one group.
 
-    With each, how often its first is called in a forward pass.
+    Returns:
+        (group, calls of its first module in one forward pass).
     """
     called: list[tuple[torch.Tensor, nn.Module]] = []
     hooks = [
@@ -214,14 +214,16 @@ def _by_input(
     order = [list(alike) for _, alike in groupby(called, key=lambda call: id(call[0]))]
     groups = [list(dict.fromkeys(module for _, module in calls)) for calls in order]
     never = [module for module in modules if not any(module in group for group in groups)]
-    # an expert that no token went to has nothing to calibrate on, or what another batch gives it
+    # an expert that got no token in this batch may get some in another, or has nothing to calibrate on
     every = [*groups, *([module] for module in never)]
     times = Counter(module for _, module in called)
     return [(group, max(1, times[group[0]])) for group in every]
 
 
-def _hessian(block: nn.Module, states: Sequence[_State], module: nn.Module, calls: int, columns: int) -> torch.Tensor:
-    """The sum of x x' over the module's inputs x [columns]; the block runs no further than the last of its calls."""
+def _hessian(
+    block: nn.Module, states: Sequence[_BlockCall], module: nn.Module, calls: int, columns: int
+) -> torch.Tensor:
+    """Return the sum of x x' over the module's inputs x [columns]; the block stops after the last of its calls."""
     total = torch.zeros(columns, columns)
     left = 0
 
@@ -231,13 +233,13 @@ def _hessian(block: nn.Module, states: Sequence[_State], module: nn.Module, call
         total.addmm_(inputs.T, inputs)
         left -= 1
         if left == 0:
-            raise _Arrived
+            raise _StopForward
 
     hook = module.register_forward_pre_hook(add)
     try:
         for state in states:
             left = calls
-            with suppress(_Arrived):
+            with suppress(_StopForward):
                 block(*state.arguments, **state.keywords)
     finally:
         hook.remove()
@@ -250,6 +252,6 @@ def _weight_of(module: nn.Module) -> torch.Tensor:
     return weight
 
 
-def _first(output: Any) -> torch.Tensor:
+def _hidden_states(output: Any) -> torch.Tensor:
     hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return hidden

@@ -1,8 +1,8 @@
-"""Rounding that looks at what a layer does: GPTQ's error compensation onto a scheme's own grid, every scale held.
+"""Round a layer with GPTQ's error compensation onto a scheme's own grid, every scale fixed.
 
-A column's rounding error is made good in the columns after it, as far as the layer's inputs let it (Frantar et al.,
-arXiv 2210.17323: the update by the inverse Hessian's Cholesky factor, in batches of columns). What the unlearned layer
-does to its inputs survives, and with it the update. Not here: where the inputs come from (calibration.py).
+The columns after a column make up for its rounding error, as far as the layer's inputs allow (Frantar et al., arXiv
+2210.17323: the update by the inverse Hessian's Cholesky factor, in batches of columns). The unlearned layer's outputs
+survive, and with them the update. The inputs come from calibration.py.
 """
 
 from __future__ import annotations
@@ -13,53 +13,55 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quail_train.carry.grid import HeldGrid, Written, of_blocks, written
+from quail_train.carry.grid import CarriedMatrix, FixedGrid, mend_blocks, spread_blocks
 from quail_train.carry.kernels import HIGH, LOW
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-DAMPING = 0.01  # of the Hessian's mean diagonal, GPTQ's own default
-COLUMNS_AT_ONCE = 128  # of lazy updates, as in the paper; has no say in the result
+DAMPING = 0.01  # share of the Hessian's mean diagonal; GPTQ's own default
+COLUMNS_AT_ONCE = 128  # lazy updates, as in the paper; does not affect the result
 
 
-def compensated(grid: HeldGrid, hessian: torch.Tensor) -> Written:
-    """Round a matrix so that its outputs change least; never worse than rounding to nearest on the inputs given.
+def compensate(grid: FixedGrid, hessian: torch.Tensor) -> CarriedMatrix:
+    """Round a matrix so that its outputs change least; never worse than rounding to nearest on the given inputs.
 
     Args:
-        grid: of the unlearned matrix [rows, columns].
+        grid: grid of the unlearned matrix [rows, columns].
         hessian: float32 [columns, columns], the sum of x x' over the inputs x.
 
     Returns:
-        The matrix on its grid. Where compensation does not lower the output error, that is the nearest rounding.
+        The matrix on its grid; rounded to nearest if compensation does not lower the output error.
     """
     if not hessian.any():
-        return _nearest(grid)
-    values, chosen = _rounded(grid, _inverse_factor(hessian))
-    found = written(grid, values.numpy(), chosen)
+        return _round_to_nearest(grid)
+    values, chosen = _round_columns(grid, _inverse_factor(hessian))
+    found = mend_blocks(grid, values.numpy(), chosen)
     nearest = grid.scheme.dequantize(grid.nearest)
     errors = [output_error(side, grid.weight, hessian) for side in (found.weight, nearest)]
     if errors[0] > errors[1]:
-        return replace(_nearest(grid), output_error=1.0)
+        return replace(_round_to_nearest(grid), output_error=1.0)
     return replace(found, output_error=errors[0] / errors[1] if errors[1] > 0 else 1.0)
 
 
-def _nearest(grid: HeldGrid) -> Written:
-    """The nearest rounding, but for what sets a scale: where that lies on no level, a rounded one would set another."""
+def _round_to_nearest(grid: FixedGrid) -> CarriedMatrix:
+    """Round to nearest, except the weights that set a scale: a rounded one might set another scale."""
     own, nearest = grid.weight.float(), grid.scheme.dequantize(grid.nearest).float()
-    low, high = (of_blocks(torch.from_numpy(grid.blocks[:, end]), own.shape, grid.block_size) for end in (LOW, HIGH))
+    low, high = (
+        spread_blocks(torch.from_numpy(grid.blocks[:, end]), own.shape, grid.block_size) for end in (LOW, HIGH)
+    )
     values = torch.where((low < own) & (own < high), nearest.clamp(low, high), own)
-    return written(grid, values.numpy(), np.full(own.shape, -1, np.int16))
+    return mend_blocks(grid, values.numpy(), np.full(own.shape, -1, np.int16))
 
 
 def output_error(rounded: torch.Tensor, weight: torch.Tensor, hessian: torch.Tensor) -> float:
-    """The squared difference that rounding makes to the outputs, summed over rows and inputs."""
+    """Return the squared change that rounding makes to the outputs, summed over rows and inputs."""
     difference = rounded.float() - weight.float()
     return float(((difference @ hessian).double() * difference.double()).sum())
 
 
 def _inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
-    """The upper Cholesky factor of the damped Hessian's inverse: [columns, columns]."""
+    """Return the upper Cholesky factor of the damped Hessian's inverse: [columns, columns]."""
     damped = hessian.double()
     damped.diagonal().add_(DAMPING * damped.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
@@ -67,8 +69,8 @@ def _inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
     return factor.float()
 
 
-def _rounded(grid: HeldGrid, factor: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.int16]]:
-    """The values [rows, columns] that are chosen column by column, and the numbers of their levels (-1: its own)."""
+def _round_columns(grid: FixedGrid, factor: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.int16]]:
+    """Choose values [rows, columns] column by column. Return them and their levels' numbers (-1: its own value)."""
     own = grid.weight.float()
     weight, rows, columns = own.clone(), *own.shape
     values, chosen = torch.empty_like(own), np.empty((rows, columns), np.int16)

@@ -1,8 +1,8 @@
-"""A scheme's grid on one matrix, with every block's scale held: where its weights may go, and whether they came back.
+"""Fix a scheme's grid on one matrix, and mend the blocks that do not round back to the chosen codes.
 
-A carried weight is written as the very value that its code is dequantized to. Whoever rounds the matrix to nearest then
-gets these codes again, as long as each block keeps the weight that sets its scale. What does not come back is mended
-here. Not here: which level a weight gets (carry.py).
+A carried weight is written as the exact value that its code dequantizes to. Rounding the matrix to nearest then gives
+the same codes again, as long as each block keeps the weight that sets its scale. Which level a weight gets is decided
+in data_free.py and compensation.py.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from quail_audit.engine.schemes.bitsandbytes import FourBit
     from quail_audit.engine.schemes.interface import Quantized, Scheme
 
-    Carriable = FourBit | AffineScheme  # schemes whose levels are known, and what sets a block's scale
+    CarriableScheme = FourBit | AffineScheme  # schemes whose levels, and what sets a block's scale, are known
 
 F32 = npt.NDArray[np.float32]
-LAST_PLACE = 2.0**-7  # of a bfloat16
+LAST_PLACE = 2.0**-7  # relative size of a bfloat16's last bit
 
 
 @dataclass(frozen=True, eq=False)
-class HeldGrid:
+class FixedGrid:
     """The grid of a matrix [rows, columns] under its own scales.
 
     Attributes:
-        scheme: that has it.
-        weight: the matrix, in its stored type.
-        nearest: its rounding to nearest.
+        scheme: scheme of the grid.
+        weight: the matrix, in its stored dtype.
+        nearest: the matrix rounded to nearest.
         levels: float32 [k], ascending, no two equal.
-        codes: uint8 [k], what is stored for each level.
-        unit: a constant that values are multiplied by.
-        blocks: float32 [blocks, 5]: scale, zero, base, and the ends that weights reach: those that lie there are held,
-            as they set the scale. A level is worth (level - zero) * scale * unit + base, and no more than the ends.
+        codes: uint8 [k], the stored code of each level.
+        unit: constant factor of all values.
+        blocks: float32 [blocks, 5]: scale, zero, base, lowest and highest weight. Weights at those ends stay, as they
+            set the scale. A level stands for (level - zero) * scale * unit + base, clamped to the ends.
         settled: bool [blocks], blocks that lie on the grid already, and stay as they are.
-        block_size: weights to a block, in row-major order of the matrix; the last block may be short.
+        block_size: weights in a block, in row-major order of the matrix; the last block may be short.
     """
 
-    scheme: Carriable
+    scheme: CarriableScheme
     weight: torch.Tensor
     nearest: Quantized
     levels: F32
@@ -56,16 +56,16 @@ class HeldGrid:
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class CarriedMatrix:
     """A carried matrix.
 
     Attributes:
-        weight: [rows, columns], in the type of the unlearned one.
-        moved: how many weights have another code than nearest rounding of the unlearned gives them.
-        blocks: how many there are.
-        mended_blocks: how many of them did not come back as chosen and hold the nearest rounding of the unlearned.
-        output_error: the squared difference that rounding makes to the layer's outputs, as a share of what rounding to
-            nearest makes; None where nobody looked.
+        weight: [rows, columns], in the dtype of the unlearned matrix.
+        moved: weights with another code than rounding the unlearned matrix to nearest gives them.
+        blocks: number of blocks.
+        mended_blocks: blocks that did not round back as chosen, and hold the unlearned matrix rounded to nearest.
+        output_error: squared change that rounding makes to the layer's outputs, as a share of the change that rounding
+            to nearest makes; None if not measured.
     """
 
     weight: torch.Tensor
@@ -75,8 +75,8 @@ class Written:
     output_error: float | None = None
 
 
-def held_grid(weight: torch.Tensor, scheme: Carriable) -> HeldGrid:
-    """The grid of a matrix [rows, columns] on the CPU, in its stored type."""
+def fixed_grid(weight: torch.Tensor, scheme: CarriableScheme) -> FixedGrid:
+    """Return the grid of a matrix [rows, columns] on the CPU, in its stored dtype."""
     import torch
 
     from quail_audit.engine.schemes.bitsandbytes import FourBit
@@ -85,12 +85,12 @@ def held_grid(weight: torch.Tensor, scheme: Carriable) -> HeldGrid:
     nearest = scheme.quantize(weight)
     nothing = torch.zeros_like(nearest.scales)
     if isinstance(scheme, FourBit):
-        # of two equal levels, fp4's zeros, the lower bucket's
+        # fp4 has two zeros: keep the one of the lower bucket
         levels, first = np.unique(scheme.grid.levels, return_index=True)
         codes, unit, block_size = scheme.grid.codes[first], 1.0, scheme.grid.block_size
         zeros = bases = nothing
     else:
-        # torchao's symmetric scale puts the lowest level beyond the smallest weight, where none can be written
+        # torchao's symmetric scale puts the lowest level below the smallest weight, where no weight can go
         unused = isinstance(scheme, RoundToNearest) and not scheme.asymmetric
         levels = np.arange(scheme.lowest + unused, scheme.highest + 1, dtype=np.float32)
         codes = (np.arange(len(levels)) + unused).astype(np.uint8)
@@ -98,13 +98,15 @@ def held_grid(weight: torch.Tensor, scheme: Carriable) -> HeldGrid:
         zeros = nothing if nearest.zeros is None else nearest.zeros
         bases = nothing if nearest.bases is None else nearest.bases
     wide = weight.float()
-    low, high = (side(wide, block_size) for side in (_smallest, _largest))
+    low, high = _block_minima(wide, block_size), _block_maxima(wide, block_size)
     if _is_even_sided(scheme):
         high = torch.maximum(-low, high)
         low = -high
-    inside = (wide > of_blocks(low, weight.shape, block_size)) & (wide < of_blocks(high, weight.shape, block_size))
-    off_grid = by_block((scheme.dequantize(nearest) != weight) & inside, block_size)
-    return HeldGrid(
+    inside = (wide > spread_blocks(low, weight.shape, block_size)) & (
+        wide < spread_blocks(high, weight.shape, block_size)
+    )
+    off_grid = split_into_blocks((scheme.dequantize(nearest) != weight) & inside, block_size)
+    return FixedGrid(
         scheme=scheme,
         weight=weight,
         nearest=nearest,
@@ -117,8 +119,8 @@ def held_grid(weight: torch.Tensor, scheme: Carriable) -> HeldGrid:
     )
 
 
-def _is_even_sided(scheme: Carriable) -> bool:
-    """Whether a block's largest magnitude alone sets its scale, rather than its smallest and its largest weight."""
+def _is_even_sided(scheme: CarriableScheme) -> bool:
+    """Return True if a block's largest magnitude sets its scale; False if its smallest and largest weight do."""
     from quail_audit.engine.schemes.gguf import Gguf
     from quail_audit.engine.schemes.rtn import RoundToNearest
 
@@ -128,33 +130,32 @@ def _is_even_sided(scheme: Carriable) -> bool:
     return not offsets
 
 
-def _smallest(weight: torch.Tensor, block_size: int) -> torch.Tensor:
-    return -_largest(-weight, block_size)
+def _block_minima(weight: torch.Tensor, block_size: int) -> torch.Tensor:
+    return -_block_maxima(-weight, block_size)
 
 
-def _largest(weight: torch.Tensor, block_size: int) -> torch.Tensor:
-    """Each block's largest weight: [blocks]."""
-    return by_block(weight, block_size, fill=float("-inf")).amax(dim=1)
+def _block_maxima(weight: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Return each block's largest weight: [blocks]."""
+    return split_into_blocks(weight, block_size, fill=float("-inf")).amax(dim=1)
 
 
-def by_block(matrix: torch.Tensor, block_size: int, *, fill: float = 0.0) -> torch.Tensor:
-    """A matrix [rows, columns] as [blocks, block size], filled up where the last block is short."""
+def split_into_blocks(matrix: torch.Tensor, block_size: int, *, fill: float = 0.0) -> torch.Tensor:
+    """Return a matrix [rows, columns] as [blocks, block size]; a short last block is filled up."""
     from torch.nn.functional import pad
 
     flat = matrix.reshape(-1)
     return pad(flat, (0, -flat.numel() % block_size), value=fill).reshape(-1, block_size)
 
 
-def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
-    """The carried matrix in its stored type, every block of which rounds to nearest as it was chosen.
+def mend_blocks(grid: FixedGrid, values: F32, chosen: npt.NDArray[Any]) -> CarriedMatrix:
+    """Return the carried matrix in its stored dtype, and mend each block that does not round back as chosen.
 
-    A block that does not is mended: it gets the nearest rounding of the unlearned, or, where not even that comes back,
-    stays as it was.
+    A mended block gets the unlearned matrix rounded to nearest. If not even that rounds back, it stays as it was.
 
     Args:
-        grid: of the unlearned matrix.
-        values: float32 [rows, columns], what was chosen.
-        chosen: [rows, columns], numbers of levels; negative where a weight is its own.
+        grid: grid of the unlearned matrix.
+        values: float32 [rows, columns], the chosen values.
+        chosen: [rows, columns], numbers of the chosen levels; negative where a weight keeps its own value.
     """
     import torch
 
@@ -162,9 +163,9 @@ def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
     levels = torch.from_numpy(chosen)
     codes = torch.where(levels < 0, nearest, torch.from_numpy(grid.codes)[levels.clamp(min=0).long()])
     weight = torch.from_numpy(values).to(grid.weight.dtype)
-    # as the scheme itself dequantizes them: some multiply in the weights' own type, so that the last bit is another
+    # dequantized by the scheme itself: some multiply in the weights' own dtype, which changes the last bit
     exact = grid.scheme.dequantize(replace(grid.nearest, codes=codes)).to(grid.weight.dtype)
-    low, high = (of_blocks(torch.from_numpy(grid.blocks[:, end]), weight.shape, grid.block_size) for end in (3, 4))
+    low, high = (spread_blocks(torch.from_numpy(grid.blocks[:, end]), weight.shape, grid.block_size) for end in (3, 4))
     is_exact = (levels >= 0) & (low < exact) & (exact < high) & torch.isclose(weight, exact, rtol=LAST_PLACE, atol=0.0)
     weight = torch.where(is_exact, exact, weight)
     wrong = _wrong_blocks(grid, weight, codes)
@@ -172,13 +173,13 @@ def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
     for instead in (grid.scheme.dequantize(grid.nearest), grid.weight):
         if not wrong.any():
             break
-        mended = of_blocks(wrong, weight.shape, grid.block_size)
+        mended = spread_blocks(wrong, weight.shape, grid.block_size)
         changed = torch.where(mended, instead, weight), torch.where(mended, nearest, codes)
         still_wrong = _wrong_blocks(grid, *changed)
-        if (still_wrong & ~wrong).any():  # scales that are rounded together have moved with this one
+        if (still_wrong & ~wrong).any():  # scales that are rounded together moved with this one
             continue
         (weight, codes), wrong = changed, still_wrong
-    return Written(
+    return CarriedMatrix(
         weight=weight,
         moved=int((codes != nearest).sum()),
         blocks=len(grid.blocks),
@@ -189,9 +190,9 @@ def written(grid: HeldGrid, values: F32, chosen: npt.NDArray[Any]) -> Written:
 def deployed_update(
     original: torch.Tensor, unlearned: torch.Tensor, carried: torch.Tensor, scheme: Scheme
 ) -> tuple[float | None, float | None]:
-    """Survival and noise of the update as the carried matrix has it once it is rounded: Q(carried) - Q(original).
+    """Return survival and noise of the deployed update, Q(carried) - Q(original), against the wanted update.
 
-    DESIGN section 2's formulas, with the update that was asked for; None where there is none.
+    The formulas are those of docs/metrics.md. None if there is no update.
     """
     update = (unlearned.float() - original.float()).reshape(-1)
     deployed = [scheme.dequantize(scheme.quantize(side)).float().reshape(-1) for side in (carried, original)]
@@ -204,10 +205,10 @@ def deployed_update(
     return dot / asked, math.sqrt(max(0.0, squared / asked - (dot / asked) ** 2))
 
 
-def _wrong_blocks(grid: HeldGrid, weight: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Bool [blocks]: whose codes or scale are not those asked for once the matrix is rounded to nearest."""
+def _wrong_blocks(grid: FixedGrid, weight: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Return bool [blocks]: True if rounding to nearest gives another code or scale than was chosen."""
     found = grid.scheme.quantize(weight)
-    other_codes = by_block(found.codes != codes, grid.block_size).any(dim=1)
+    other_codes = split_into_blocks(found.codes != codes, grid.block_size).any(dim=1)
     wrong = other_codes | (found.scales != grid.nearest.scales)
     for side, asked in ((found.zeros, grid.nearest.zeros), (found.bases, grid.nearest.bases)):
         if side is not None and asked is not None:
@@ -215,7 +216,7 @@ def _wrong_blocks(grid: HeldGrid, weight: torch.Tensor, codes: torch.Tensor) -> 
     return wrong
 
 
-def of_blocks(values: torch.Tensor, shape: torch.Size, block_size: int) -> torch.Tensor:
-    """What each block has, for its weights: [blocks] -> [rows, columns]."""
+def spread_blocks(values: torch.Tensor, shape: torch.Size, block_size: int) -> torch.Tensor:
+    """Repeat each block's value for its weights: [blocks] -> [rows, columns]."""
     rows, columns = shape
     return values.repeat_interleave(block_size)[: rows * columns].reshape(rows, columns)

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""The hot loops of carrying an update without data: each weight's target, and the level near it that it gets.
+"""Run the hot loops of carrying an update without data: find each weight's target and its level.
 
-Draws come from a generator that is a function of (key, place), so that the result is the same whatever the threads.
-Not here: where levels and scales come from (held_grid.py), and what is made of the result (carry.py).
+Each draw is a function of (key, place), so that the result does not depend on the threads. Levels and scales come from
+grid.py.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from numba import njit
 
 from quail_audit.engine.schemes.absmax_blocks import LEVELS, compiled, pick
 
-SCALE, ZERO, BASE, LOW, HIGH = range(5)  # of a block's numbers
+SCALE, ZERO, BASE, LOW, HIGH = range(5)  # a block's numbers
 COLUMNS = 5
-KEPT = np.int16(-1)  # in the place of a level: the weight stays as it is
-LANES = 32  # rows that error feedback works on side by side: one row's weights wait for each other
-SEGMENT = 64  # of their columns at a time, which with the lanes fit the first-level cache
-INVERSE = COLUMNS  # of a lane's numbers, after those of its block
+KEPT = np.int16(-1)  # instead of a level's number: the weight keeps its value
+LANES = 32  # rows that error feedback works on side by side; within a row each weight waits for the one before
+SEGMENT = 64  # columns at a time; LANES x SEGMENT fits the first-level cache
+INVERSE = COLUMNS  # a lane's further number, after those of its block
 NUMBERS = tuple(np.arange(LEVELS, dtype=np.float32))
 
 Floats = tuple[np.float32, ...]
@@ -27,8 +27,8 @@ _GOLDEN, _FIRST, _SECOND = (np.uint64(value) for value in (0x9E3779B97F4A7C15, 0
 
 
 @njit(error_model="numpy")
-def mixed(key, place):
-    """The place-th value (from 0) of SplitMix64 seeded with key (Steele et al., OOPSLA 2014): uint64."""
+def splitmix64(key, place):
+    """Return value number `place` (from 0) of SplitMix64 seeded with key (Steele et al., OOPSLA 2014): uint64."""
     z = np.uint64(key + (np.uint64(place) + np.uint64(1)) * _GOLDEN)
     z = np.uint64((z ^ (z >> np.uint64(30))) * _FIRST)
     z = np.uint64((z ^ (z >> np.uint64(27))) * _SECOND)
@@ -36,36 +36,36 @@ def mixed(key, place):
 
 
 def is_even(levels: npt.NDArray[np.float32]) -> bool:
-    """Whether levels are whole numbers in a row, so that the nearest is had by arithmetic."""
+    """Return True if the levels are consecutive whole numbers: arithmetic then finds the nearest."""
     return bool((np.diff(levels) == 1.0).all())
 
 
-class Uneven(NamedTuple):
-    """At most 16 levels anywhere. Tuples live in registers: of arrays, the compiler must fear that they are written to.
+class UnevenLevels(NamedTuple):
+    """At most 16 levels at any distances. Tuples stay in registers; arrays do not, as they might be written to.
 
-    Each value of a table is picked once the bound before it is passed; what is missing is filled up, and never picked.
+    Each value of a table is picked once the bound before it is passed. A table's padding is never picked.
     """
 
     levels: Floats  # [16]
-    between: Floats  # [15], the bounds of the nearest level
-    from_second: Floats  # [16], the level after each
-    inner: Floats  # [15], all levels but the first and the last: the bounds of the level below
+    between: Floats  # [15], bounds of the nearest level
+    from_second: Floats  # [16], the level after each level
+    inner: Floats  # [15], all levels but the first and the last: bounds of the level below
 
 
-def uneven(levels: npt.NDArray[np.float32]) -> Uneven:
-    """Levels float32 [k], ascending, for the loops; zeros where they are even, as nothing is picked there."""
+def uneven_levels(levels: npt.NDArray[np.float32]) -> UnevenLevels:
+    """Return levels float32 [k], ascending, as tables for the loops; zeros if they are even, where none is picked."""
     if is_even(levels):
-        return Uneven(*((np.float32(0.0),) * size for size in (LEVELS, LEVELS - 1) * 2))
+        return UnevenLevels(*((np.float32(0.0),) * size for size in (LEVELS, LEVELS - 1) * 2))
 
-    def filled(values: npt.NDArray[np.float32], size: int, padding: np.float32) -> Floats:
+    def pad(values: npt.NDArray[np.float32], size: int, padding: np.float32) -> Floats:
         return (*values, *(padding,) * (size - len(values)))
 
     last, beyond = levels[-1], np.float32(np.inf)
-    return Uneven(
-        filled(levels, LEVELS, last),
-        filled((levels[1:] + levels[:-1]) / np.float32(2), LEVELS - 1, beyond),
-        filled(levels[1:], LEVELS, last),
-        filled(levels[1:-1], LEVELS - 1, beyond),
+    return UnevenLevels(
+        pad(levels, LEVELS, last),
+        pad((levels[1:] + levels[:-1]) / np.float32(2), LEVELS - 1, beyond),
+        pad(levels[1:], LEVELS, last),
+        pad(levels[1:-1], LEVELS - 1, beyond),
     )
 
 
@@ -87,22 +87,22 @@ def carry_by_chance(
     values,
     chosen,
 ):
-    """Carry rows: the upper of the two levels around the target with probability (target - lower) / (upper - lower).
+    """Carry rows: to the upper of the two levels around the target with probability (target - lower) / (upper - lower).
 
     Args:
         rounded_original, original, unlearned: float32 [rows, columns]; the target is rounded_original + update.
         levels: float32 [k], ascending, no two equal.
-        even: bool, what is_even says of them.
-        uneven: what uneven() makes of them.
-        unit: float32, a constant that values are multiplied by.
-        blocks: float32 [blocks, COLUMNS]: each block's scale, zero, base, and the ends that its weights reach; a level
-            is worth (level - zero) * scale * unit + base, and no more than the ends.
+        even: bool, is_even of the levels.
+        uneven: uneven_levels of the levels.
+        unit: float32, constant factor of all values.
+        blocks: float32 [blocks, COLUMNS]: each block's scale, zero, base, lowest and highest weight. A level stands for
+            (level - zero) * scale * unit + base, clamped to these ends.
         settled: bool [blocks], blocks whose weights stay as they are.
-        block_size: weights to a block, in row-major order of the matrix.
-        key: uint64, of the draws.
-        first, last: which rows.
-        values: float32 [rows, columns], written: the carried weights. Those that set a scale keep their own.
-        chosen: int16 [rows, columns], written: the number of each weight's level, or KEPT.
+        block_size: weights in a block, in row-major order of the matrix.
+        key: uint64, key of the draws.
+        first, last: range of rows.
+        values: float32 [rows, columns], filled in: the carried weights. Weights that set a scale keep their value.
+        chosen: int16 [rows, columns], filled in: the number of each weight's level, or KEPT.
     """
     columns, top = original.shape[1], np.float32(levels.shape[0] - 1)
     targets, draws = np.empty(block_size, np.float32), np.empty(block_size)
@@ -118,19 +118,19 @@ def carry_by_chance(
                     chosen[row, start + i] = KEPT
                 start += size
                 continue
-            # loop by loop over a block: each becomes vector instructions
+            # separate loops over a block: each becomes vector instructions
             for i in range(size):
                 update = unlearned[row, start + i] - original[row, start + i]
                 targets[i] = rounded_original[row, start + i] + update
             number = np.uint64(row * columns + start)
             for i in range(size):
-                draws[i] = np.float64(np.int64(mixed(key, number + np.uint64(i)) >> np.uint64(11))) * 2.0**-53
+                draws[i] = np.float64(np.int64(splitmix64(key, number + np.uint64(i)) >> np.uint64(11))) * 2.0**-53
             end = start + size
-            of_block = targets[:size], draws[:size], unlearned[row, start:end], blocks[block], unit
+            arguments = targets[:size], draws[:size], unlearned[row, start:end], blocks[block], unit
             if even:
-                _draw_even(*of_block, levels[0], top, values[row, start:end], chosen[row, start:end])
+                _draw_even(*arguments, levels[0], top, values[row, start:end], chosen[row, start:end])
             else:
-                _draw_of_16(*of_block, uneven, values[row, start:end], chosen[row, start:end])
+                _draw_of_16(*arguments, uneven, values[row, start:end], chosen[row, start:end])
             start = end
 
 
@@ -151,7 +151,7 @@ def carry_with_feedback(
     values,
     chosen,
 ):
-    """Carry rows: the nearest level to the target plus what the row's earlier weights are short of theirs.
+    """Carry rows: to the level nearest to the target plus the error of the row's earlier weights.
 
     Arguments as in carry_by_chance.
     """
@@ -165,7 +165,7 @@ def carry_with_feedback(
         for start in range(0, columns, SEGMENT):
             size = min(SEGMENT, columns - start)
             begin = 0
-            while begin < size:  # as far as no lane's block ends
+            while begin < size:  # up to where the first lane's block ends
                 end = size
                 for lane in range(lanes):
                     place = (group + lane) * columns + start + begin
@@ -175,7 +175,7 @@ def carry_with_feedback(
                     block = (row * columns + start + begin) // block_size
                     for j in range(COLUMNS):
                         of_lane[j, lane] = blocks[block, j]
-                    if settled[block] or blocks[block, SCALE] == np.float32(0.0):  # what was settled owes nothing
+                    if settled[block] or blocks[block, SCALE] == np.float32(0.0):  # a settled block carries no error on
                         of_lane[LOW, lane] = np.inf
                         of_lane[INVERSE, lane] = np.float32(0.0)
                         for i in range(begin, end):
@@ -200,12 +200,12 @@ def carry_with_feedback(
                     chosen[group + lane, start + i] = level[i, lane]
 
 
-# Straight lines over a block or over the lanes, without a branch: each becomes vector instructions.
+# Loops over a block or over the lanes, without a branch: each becomes vector instructions.
 
 
 @njit(error_model="numpy")
 def _draw_even(targets, draws, own, block, unit, bottom, top, values, chosen):
-    """One block's weights [size]: targets, draws in [0, 1) and own weights -> values and the levels' numbers."""
+    """Carry one block's weights [size]: targets, draws in [0, 1) and own weights -> values and levels' numbers."""
     step, base, lowest, highest = block[SCALE] * unit, block[BASE], block[LOW], block[HIGH]
     inverse, offset = np.float32(1.0) / step, block[ZERO] - bottom
     for i in range(own.shape[0]):
@@ -213,7 +213,7 @@ def _draw_even(targets, draws, own, block, unit, bottom, top, values, chosen):
         lower = min(max(np.floor(x), np.float32(0.0)), top - np.float32(1.0))
         near = min(max((lower - offset) * block[SCALE] * unit + base, lowest), highest)
         far = min(max((lower + np.float32(1.0) - offset) * block[SCALE] * unit + base, lowest), highest)
-        # where the scale is negative the lower number has the greater value
+        # if the scale is negative, the lower number has the greater value
         reaches = targets[i] - near if step > np.float32(0.0) else near - targets[i]
         on = draws[i] * np.float64(abs(far - near)) < np.float64(reaches)
         free = (lowest < own[i]) & (own[i] < highest)
@@ -223,7 +223,7 @@ def _draw_even(targets, draws, own, block, unit, bottom, top, values, chosen):
 
 @njit(error_model="numpy")
 def _draw_of_16(targets, draws, own, block, unit, uneven, values, chosen):
-    """As _draw_even, for at most 16 levels anywhere, under a scale that is a magnitude."""
+    """Do as _draw_even for at most 16 levels at any distances, with a scale that is not negative."""
     step, zero, base, lowest, highest = block[SCALE] * unit, block[ZERO], block[BASE], block[LOW], block[HIGH]
     inverse = np.float32(1.0) / step
     for i in range(own.shape[0]):
@@ -239,7 +239,7 @@ def _draw_of_16(targets, draws, own, block, unit, uneven, values, chosen):
 
 @njit(error_model="numpy")
 def _nearest_even(targets, own, of_lane, unit, error, bottom, top, result, level):
-    """One column: targets, own -> result, float32 [LANES], and the levels' numbers; the error is carried on."""
+    """Carry one column: targets, own -> result, float32 [LANES], and levels' numbers; pass the error on."""
     for lane in range(LANES):
         wanted = targets[lane] + error[lane]
         x = (wanted - of_lane[BASE, lane]) * of_lane[INVERSE, lane] + (of_lane[ZERO, lane] - bottom)
@@ -254,7 +254,7 @@ def _nearest_even(targets, own, of_lane, unit, error, bottom, top, result, level
 
 @njit(error_model="numpy")
 def _nearest_of_16(targets, own, of_lane, unit, error, uneven, result, level):
-    """As _nearest_even, for at most 16 levels anywhere."""
+    """Do as _nearest_even for at most 16 levels at any distances."""
     for lane in range(LANES):
         wanted = targets[lane] + error[lane]
         x = (wanted - of_lane[BASE, lane]) * of_lane[INVERSE, lane] + of_lane[ZERO, lane]

@@ -1,4 +1,4 @@
-"""Plan which samples come in which step, and collate them."""
+"""Plan which samples come in which step, and collate them into tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quail_train.objectives.terms import IGNORED
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor], rows: slice = slice(None)) -> torch.Tensor:
-    """Of some rows: [rows, length, vocabulary], or a classifier's [rows, classes]."""
+    """Return the model's logits of some rows: [rows, length, vocabulary], or a classifier's [rows, classes]."""
     ids = batch["input_ids"][rows]
     if "attention_mask" in batch:
         found: torch.Tensor = model(input_ids=ids, attention_mask=batch["attention_mask"][rows]).logits
@@ -27,12 +27,12 @@ def logits_of(model: nn.Module, batch: Mapping[str, torch.Tensor], rows: slice =
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which samples come in which step: one list for a whole training, so that it can be entered anywhere.
+class BatchPlan:
+    """The samples of every step, as one list, so that a training can resume at any step.
 
     Attributes:
-        pairs: (forget sample, retain sample), step by step; no retain sample where there is no retain set.
-        steps: how many.
+        pairs: (forget sample, retain sample), step by step; the retain sample is None without a retain set.
+        steps: number of steps.
         batch_size: forget samples a step.
     """
 
@@ -41,29 +41,38 @@ class Plan:
     batch_size: int
 
 
-def plan(
-    data: TrainingData, *, batch_size: int, epochs: float, max_steps: int | None, processes: int, seed: int
-) -> Plan:
-    """Deal the samples: shuffled passes over each set, one after another, cut into batches.
+def plan_batches(
+    data: TrainingData, *, batch_size: int, epochs: float, max_steps: int | None, parts: int, seed: int
+) -> BatchPlan:
+    """Cut shuffled passes over each set, one after another, into batches.
 
-    An epoch is a pass over the forget set. A forget set smaller than a batch makes the batch smaller, so that no sample
-    comes twice in one, down to one sample a process.
+    An epoch is a pass over the forget set. If the forget set is smaller than a batch, the batch becomes smaller, so
+    that no sample comes twice in it; each part keeps at least one sample.
+
+    Args:
+        data: forget and retain samples.
+        batch_size: forget samples of a step.
+        epochs: passes over the forget set.
+        max_steps: number of steps instead of epochs; None: by epochs.
+        parts: equal parts that a batch is split into: processes x accumulated batches.
+        seed: random seed of the shuffles.
 
     Raises:
-        BadInputError: fewer forget samples than processes, or a batch that does not divide among them.
+        BadInputError: fewer forget samples than parts, or a batch that cannot be split evenly.
     """
-    count = min(batch_size, len(data.forget)) // processes * processes
-    if count == 0 or (batch_size % processes and batch_size < len(data.forget)):
+    count = min(batch_size, len(data.forget)) // parts * parts
+    if count == 0 or (batch_size % parts and batch_size < len(data.forget)):
         raise BadInputError(
-            f"a batch of {min(batch_size, len(data.forget))} samples cannot be dealt evenly to {processes} processes",
+            f"a batch of {min(batch_size, len(data.forget))} samples cannot be split evenly into {parts} parts "
+            "(processes x accumulated batches)",
             where="--batch-size",
-            mend=f"Give a multiple of {processes}, and at least {processes} forget samples",
+            mend=f"Give a multiple of {parts}, and at least {parts} forget samples",
         )
     steps = max_steps if max_steps is not None else math.ceil(epochs * len(data.forget) / count)
     random = Random(seed)  # noqa: S311 - nothing secret
     forget, retain = _passes(len(data.forget), random), _passes(len(data.retain), random)
     pairs = tuple((next(forget), next(retain, None)) for _ in range(steps * count))
-    return Plan(pairs, steps, count)
+    return BatchPlan(pairs, steps, count)
 
 
 def _passes(count: int, random: Random) -> Iterator[int]:
@@ -72,11 +81,11 @@ def _passes(count: int, random: Random) -> Iterator[int]:
 
 
 class PlannedSamples(torch.utils.data.Dataset[tuple[TrainingSample, TrainingSample | None]]):
-    """The samples of a plan, in its order."""
+    """The samples of a plan, in the order of its steps."""
 
-    def __init__(self, data: TrainingData, planned: Plan) -> None:
+    def __init__(self, data: TrainingData, plan: BatchPlan) -> None:
         self._data = data
-        self._pairs = planned.pairs
+        self._pairs = plan.pairs
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -87,12 +96,11 @@ class PlannedSamples(torch.utils.data.Dataset[tuple[TrainingSample, TrainingSamp
 
 
 def collate(pairs: Sequence[tuple[TrainingSample, TrainingSample | None]], padding: int = 0) -> dict[str, torch.Tensor]:
-    """One batch: forget samples, then retain samples, right-padded: input_ids and labels, int64 [rows, longest].
+    """Return one batch: forget samples, then retain samples, right-padded.
 
-    And samples, int64 [rows]: their numbers.
-
-    Under a causal mask the padding is seen by nobody, so no attention mask is needed. A classifier gets one, labels and
-    other_labels, int64 [rows], and must be padded with its own padding token.
+    For a language model: input_ids and labels, int64 [rows, longest], and samples, int64 [rows], their numbers. A
+    causal mask hides the padding, so there is no attention mask. For a classifier: input_ids and attention_mask, int64
+    [rows, longest], and labels, other_labels and samples, int64 [rows]; `padding` must be its own padding token.
     """
     samples = [forget for forget, _ in pairs] + [retain for _, retain in pairs if retain is not None]
     longest = max(len(sample.ids) for sample in samples)

@@ -1,4 +1,4 @@
-"""An objective as terms with weights."""
+"""Define an objective: its terms and their weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Objective:
     Attributes:
         hinge_weight, retain_weight, l1_weight: lambda, alpha, mu.
         margin: gamma, in logits (nats for the log-probability form).
-        forget_loss_cap: of gradient ascent, nats a token; None: unbounded.
+        forget_loss_cap: where gradient ascent stops, nats a token; None: nowhere.
     """
 
     forget: ForgetTerm | None
@@ -32,6 +32,11 @@ class Objective:
     forget_loss_cap: float | None
 
     @property
-    def original_is_asked_of(self) -> tuple[bool, bool]:
-        """Whether the original's logits are needed on forget samples, and on retain samples."""
+    def hinge_is_rounded(self) -> bool:
+        """True if the hinge looks at the rounded model."""
+        return self.hinge is not None and self.hinge_precision == "quantized"
+
+    @property
+    def needs_original_on(self) -> tuple[bool, bool]:
+        """(True if the original's logits are needed on forget samples, the same for retain samples)."""
         return self.hinge is not None or self.forget == "npo", self.retain == "klr"

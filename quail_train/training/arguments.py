@@ -1,4 +1,4 @@
-"""Read the Trainer's own arguments, and refuse those that cannot be."""
+"""Make the Trainer's arguments from a request, and refuse what cannot work."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.forgetting.models.device import find_device
-from quail_train.training.processes import processes
+from quail_audit.schema.requests import TrainRequest
+from quail_train.training.processes import process_count
+from quail_train.training.trainer import MASTER_WEIGHTS, REQUEST
 
 if TYPE_CHECKING:
-    from quail_audit.schema.requests import TrainRequest
     from quail_train.objectives.presets import Preset
 
 
-# Of transformers' arguments, those that quail train sets by options of its own.
+# Arguments of transformers that quail train sets by options of its own.
 OWN_ARGUMENTS = frozenset(
     {
         "output_dir", "overwrite_output_dir", "num_train_epochs", "max_steps", "learning_rate", "seed", "data_seed",
@@ -29,27 +30,27 @@ OWN_ARGUMENTS = frozenset(
 )  # fmt: skip
 
 
-# Of a request, what may change when a training goes on from a checkpoint.
+# Settings that may change when a training resumes from a checkpoint.
 MAY_DIFFER = frozenset({"resume_from_checkpoint", "report", "device", "audit", "out"})
 
 
 class _Parser(HfArgumentParser):
-    """Says what is wrong instead of ending the process."""
+    """A parser that raises an error instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, mend="See quail train --help; other options are those of transformers' Trainer")
+        raise UsageError(message, mend="See quail train --help; further options are those of transformers' Trainer")
 
 
 def trainer_arguments(request: TrainRequest, *, batch_size: int, steps: int) -> TrainingArguments:
-    """transformers' arguments of a request.
+    """Return the request as transformers' arguments.
 
     Args:
-        request: its `trainer` are arguments by transformers' names.
-        batch_size: forget samples a step, over all processes and accumulated batches.
-        steps: to make.
+        request: its `trainer` holds arguments by transformers' names.
+        batch_size: forget samples of a step, over all processes and accumulated batches.
+        steps: number of steps.
 
     Raises:
-        UsageError: an argument that the Trainer does not have, or a value that it does not take.
+        UsageError: the Trainer does not have an argument, or does not take its value.
     """
     own = {
         "output_dir": request.out,
@@ -65,7 +66,7 @@ def trainer_arguments(request: TrainRequest, *, batch_size: int, steps: int) -> 
         "dataloader_pin_memory": "False",
         "save_strategy": "steps" if "save_steps" in request.trainer else "no",
         "report_to": "none",
-        "per_device_train_batch_size": str(batch_size // shares(request)),
+        "per_device_train_batch_size": str(batch_size // batch_parts(request)),
         "use_cpu": str(_use_cpu(request.device)),
     }
     listed = [part for name, value in {**own, **request.trainer}.items() for part in (f"--{name}", value) if part]
@@ -75,15 +76,15 @@ def trainer_arguments(request: TrainRequest, *, batch_size: int, steps: int) -> 
         raise UsageError(str(error).strip().splitlines()[0], mend="See transformers' TrainingArguments") from error
     found: TrainingArguments = arguments
     if found.n_gpu > 1:
-        found._n_gpu = 1  # several GPUs are for several processes: accelerate launch or torchrun
+        found._n_gpu = 1  # several GPUs need several processes: accelerate launch or torchrun
     return found
 
 
-def shares(request: TrainRequest) -> int:
-    """Into how many equal parts a step's samples are dealt: processes x accumulated batches.
+def batch_parts(request: TrainRequest) -> int:
+    """Return the number of equal parts that a step's samples are split into: processes x accumulated batches.
 
     Raises:
-        UsageError: an argument that quail train sets itself, or a number that is none.
+        UsageError: quail train sets an argument itself, or the number of accumulated batches is not a number.
     """
     if taken := sorted(OWN_ARGUMENTS & set(request.trainer)):
         raise UsageError(
@@ -91,22 +92,23 @@ def shares(request: TrainRequest) -> int:
         )
     accumulated = request.trainer.get("gradient_accumulation_steps", "1")
     if not accumulated.isdecimal() or int(accumulated) < 1:
-        raise UsageError("should be a number from 1", where="--gradient-accumulation-steps")
-    return processes() * int(accumulated)
+        raise UsageError("must be a whole number, 1 or more", where="--gradient-accumulation-steps")
+    return process_count() * int(accumulated)
 
 
 def _use_cpu(device: str) -> bool:
+    """Return True if the device is the CPU; tell accelerate which GPU if one is named."""
     found = find_device(device)
-    if found.type == "cuda" and found.index is not None and device != "auto" and processes() == 1:
+    if found.type == "cuda" and found.index is not None and device != "auto" and process_count() == 1:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(found)
     return found.type == "cpu"
 
 
 def refuse_on_shards(request: TrainRequest, preset: Preset, arguments: TrainingArguments) -> None:
-    """Refuse what needs a layer's weight whole, where FSDP or DeepSpeed cuts the weights up.
+    """Refuse what needs whole weights if FSDP or DeepSpeed shards them.
 
     Raises:
-        UsageError: says what.
+        UsageError: says which option.
     """
     sharded = any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
     if not (sharded or arguments.fsdp or arguments.deepspeed):
@@ -122,39 +124,36 @@ def refuse_on_shards(request: TrainRequest, preset: Preset, arguments: TrainingA
     for option, needed in needs_whole.items():
         if needed:
             raise UsageError(
-                "needs whole weights, which FSDP and DeepSpeed cut up",
+                "needs unsharded weights; FSDP and DeepSpeed shard them",
                 where=option,
-                mend="Train without sharding (fewer --layers, --reference precomputed), or without it; docs/scaling.md",
+                mend="Leave it out, or do without sharding: fewer --layers, --reference precomputed; docs/scaling.md",
             )
 
 
 def check_resumable(request: TrainRequest) -> None:
-    """Refuse to go on from what is no checkpoint of the same training.
+    """Refuse to resume from anything but a checkpoint of the same training.
 
     Raises:
-        BadInputError: there is none, or it was trained otherwise: which setting differs.
+        BadInputError: there is no checkpoint, or a setting differs: says which.
     """
     if request.resume_from_checkpoint is None:
         return
-    from quail_audit.schema.requests import TrainRequest as Request
-    from quail_train.training.trainer import MASTER_WEIGHTS, REQUEST
-
     folder = Path(request.resume_from_checkpoint)
     absent = [name for name in (REQUEST, MASTER_WEIGHTS, "trainer_state.json") if not (folder / name).is_file()]
     if absent:
         raise BadInputError(
-            f"is no checkpoint to go on from: {absent[0]} is missing",
+            f"not a checkpoint to resume from: {absent[0]} is missing",
             where=str(folder),
-            mend="Name a folder checkpoint-N that quail train left in its --out",
+            mend="Name a folder checkpoint-N that quail train wrote into its --out",
         )
     try:
-        before = Request.model_validate_json((folder / REQUEST).read_bytes())
+        before = TrainRequest.model_validate_json((folder / REQUEST).read_bytes())
     except ValidationError as error:
-        raise BadInputError("is no request of a training", where=str(folder / REQUEST)) from error
-    for name in Request.model_fields:
+        raise BadInputError("not a training's request", where=str(folder / REQUEST)) from error
+    for name in TrainRequest.model_fields:
         if name not in MAY_DIFFER and getattr(before, name) != getattr(request, name):
             raise BadInputError(
                 f"was trained with {name} = {getattr(before, name)!r}, not {getattr(request, name)!r}",
                 where=str(folder),
-                mend="Give the options that it was begun with",
+                mend="Give the options that the training was started with",
             )

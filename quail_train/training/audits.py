@@ -1,8 +1,7 @@
-"""Audits of a training: of the checkpoint that it began as, and of its result, each in a run folder of its own."""
+"""Audit the checkpoint that a training began with and its result, each in its own run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from quail_audit.engine.audit.run import audit
@@ -17,7 +16,7 @@ BEFORE, AFTER = "audit-before", "audit"
 
 
 def audit_request(request: TrainRequest) -> AuditRequest:
-    """The audit of the training's result: as the audit in request.report was made, else of the scheme and the data."""
+    """Return the request to audit the result: as in the audit of request.report, else the scheme and the data."""
     if request.report is None:
         return AuditRequest(
             original=request.original,
@@ -34,28 +33,41 @@ def audit_request(request: TrainRequest) -> AuditRequest:
     return found.model_copy(update={"unlearned": request.out, "schemes": schemes, "data": found.data or request.data})
 
 
-def before_and_after(request: TrainRequest, step: int, folder: Path) -> Iterator[tuple[TrainEval, Report]]:
-    """The scores of the checkpoint that the training began as, then those of its result, each with its report.
+def audit_source(request: TrainRequest, folder: Path) -> TrainEval:
+    """Return the scores of the checkpoint that the training began with, from the audit in request.report if it fits.
 
     Args:
-        request: of the training.
-        step: the last one made.
-        folder: of the training's run; the audits' run folders are made in it.
+        request: request of the training.
+        folder: folder of the training's run; an audit's run folder is made in it.
 
     Raises:
-        QuailError: an audit could not be finished; the checkpoint is there all the same.
+        QuailError: the audit could not be finished.
     """
     result = audit_request(request)
-    began_as = request.unlearned if request.init == "unlearned" else request.original
-    known = read_report(Path(request.report)) if request.report is not None else None
-    if known is None or known.request.unlearned != began_as or _lacks_scores(known, result.schemes):
-        known = _audited(result.model_copy(update={"unlearned": began_as}), folder / BEFORE)
-    yield _scores(known, 0, result.schemes), known
-    found = _audited(result, folder / AFTER)
-    yield _scores(found, step, result.schemes), found
+    source = request.unlearned if request.init == "unlearned" else request.original
+    report = read_report(Path(request.report)) if request.report is not None else None
+    if report is None or report.request.unlearned != source or _lacks_scores(report, result.schemes):
+        report = _audit(result.model_copy(update={"unlearned": source}), folder / BEFORE)
+    return _scores(report, 0, result.schemes)
 
 
-def _audited(request: AuditRequest, folder: Path) -> Report:
+def audit_result(request: TrainRequest, step: int, folder: Path) -> tuple[TrainEval, Report]:
+    """Audit the training's result. Return its scores and the report.
+
+    Args:
+        request: request of the training.
+        step: last step made.
+        folder: folder of the training's run; the audit's run folder is made in it.
+
+    Raises:
+        QuailError: the audit could not be finished.
+    """
+    result = audit_request(request)
+    report = _audit(result, folder / AFTER)
+    return _scores(report, step, result.schemes), report
+
+
+def _audit(request: AuditRequest, folder: Path) -> Report:
     with new_run(folder, request):
         for _ in record(audit(request, new_run_id()), folder):
             pass

@@ -1,7 +1,4 @@
-"""Scores of the model in training, as it is and as it would be deployed, and whether they are good enough to stop.
-
-The metrics are the audit's own. Not here: the audit of the result (quail_audit/engine/audit/run.py).
-"""
+"""Score the model in training with the audit's metrics, in full precision and rounded."""
 
 from __future__ import annotations
 
@@ -28,20 +25,20 @@ if TYPE_CHECKING:
 
 Scores = dict[str, dict[str, float]]  # metric -> precision -> score
 CHEAP = ("nll_forget", "nll_retain", "accuracy_forget", "label_probability_forget", "accuracy_retain")
-KNOWLEDGE = ("verbmem", "knowmem", "accuracy")  # the first that the data has is the forget score, and the retain score
+KNOWLEDGE = ("verbmem", "knowmem", "accuracy")  # a target is about the first of these that the data has
 
 
 @dataclass(frozen=True)
 class Target:
-    """When a training may stop: both scores of the rounded model, where a limit is given."""
+    """Limits on the rounded model's scores; a training may stop when it meets them. None: no limit."""
 
     forget_metric: str
     forget_most: float | None
     retain_metric: str
     retain_least: float | None
 
-    def reached(self, scores: Scores, scheme: str) -> bool:
-        """Whether the scores are good enough."""
+    def is_reached(self, scores: Scores, scheme: str) -> bool:
+        """Return True if the scores are within the limits."""
         forgot = self.forget_most is None or scores[self.forget_metric][scheme] <= self.forget_most
         kept = self.retain_least is None or scores[self.retain_metric][scheme] >= self.retain_least
         return forgot and kept
@@ -49,11 +46,11 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What is measured on the way.
+    """What is measured during a training.
 
     Attributes:
-        every: so many steps.
-        target: None: measured only to be seen.
+        every: steps between two measurements.
+        target: None: scores are only shown.
     """
 
     data: ForgettingData
@@ -64,7 +61,7 @@ class Evaluation:
     seed: int
 
     def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rounding: RoundedForward) -> Scores:
-        """Score the model in both precisions; it is left in eval mode."""
+        """Score the model in full precision and rounded. Leaves it in eval mode."""
         found: Scores = {metric: {} for metric in self.metrics}
         for precision, mode in ((FULL, nullcontext()), (self.scheme, rounding.rounded())):
             with mode:
@@ -82,11 +79,13 @@ class Evaluation:
                 return float(end.value.score.mean)
 
 
-def evaluation_for(request: TrainRequest, pair: Pair, steps_an_epoch: int) -> Evaluation | None:
-    """What a request wants measured on the way; None where nothing. With a target and no step, after each epoch.
+def evaluation_of(request: TrainRequest, pair: Pair, steps_an_epoch: int) -> Evaluation | None:
+    """Return what the request wants measured during the training; None if nothing.
+
+    With a target but no --eval-steps, it is measured after each epoch.
 
     Raises:
-        BadInputError: the data has nothing to measure, or not what a target is about.
+        BadInputError: the data has nothing to measure, or not what a target needs.
     """
     wants_target = request.target_forget is not None or request.target_retain is not None
     if request.eval_steps is None and not wants_target:
@@ -97,9 +96,9 @@ def evaluation_for(request: TrainRequest, pair: Pair, steps_an_epoch: int) -> Ev
     target = None
     if wants_target:
         target = Target(
-            _knowledge(data.samples, "forget", request),
+            _target_metric(data.samples, "forget", request),
             request.target_forget,
-            _knowledge(data.samples, "retain", request),
+            _target_metric(data.samples, "retain", request),
             request.target_retain,
         )
         metrics += [metric for metric in (target.forget_metric, target.retain_metric) if metric not in ("", *metrics)]
@@ -108,12 +107,12 @@ def evaluation_for(request: TrainRequest, pair: Pair, steps_an_epoch: int) -> Ev
     )
 
 
-def _knowledge(samples: Mapping[str, int], split: Split, request: TrainRequest) -> str:
+def _target_metric(samples: Mapping[str, int], split: Split, request: TrainRequest) -> str:
     limit = request.target_forget if split == "forget" else request.target_retain
     found = next((name for kind in KNOWLEDGE if (name := f"{kind}_{split}") in samples), "")
     if limit is not None and not found:
         raise BadInputError(
-            f"has nothing to tell by whether the {split} target is reached",
+            f"has nothing to measure the {split} target with",
             where=request.data,
             mend=f"It needs verbmem/{split}.json, knowmem/{split}_qa.json or, for a classifier, {split}.csv; or leave "
             f"out --target-{split}",

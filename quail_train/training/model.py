@@ -1,7 +1,4 @@
-"""Gets ready what a training works with: the arguments of the Trainer, and the model.
-
-Not here: the steps (trainer.py), the data (data.py), and the frozen original (original.py).
-"""
+"""Load the model that training begins with, and freeze all but the layers that it trains."""
 
 from __future__ import annotations
 
@@ -28,10 +25,10 @@ LORA_ALPHA = 32
 
 
 def refuse_other_tokenizer(pair: Pair) -> None:
-    """Where both checkpoints have a tokenizer, they must give the same tokens, or logits cannot be compared.
+    """Refuse a pair whose tokenizers differ: logits could not be compared. A missing tokenizer is allowed.
 
     Raises:
-        BadInputError: they don't.
+        BadInputError: they differ, or one cannot be read.
     """
     vocabularies = []
     for checkpoint in (pair.original, pair.unlearned):
@@ -42,7 +39,7 @@ def refuse_other_tokenizer(pair: Pair) -> None:
                 tokenizer: Any = AutoTokenizer.from_pretrained(
                     checkpoint.folder, local_files_only=True, trust_remote_code=False
                 )
-            except Exception as error:  # the files are anybody's
+            except Exception as error:  # the files are untrusted
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise BadInputError(
                     f"the tokenizer cannot be read: {lines[0]}", where=str(checkpoint.folder)
@@ -52,19 +49,19 @@ def refuse_other_tokenizer(pair: Pair) -> None:
     if first != second:
         differing = len(set(first.items()) ^ set(second.items()))
         raise BadInputError(
-            f"its tokenizer is not that of {pair.original.source}: {differing} entries of the vocabularies differ",
+            f"its tokenizer is not that of {pair.original.source}: the vocabularies differ in {differing} entries",
             where=str(pair.unlearned.folder),
-            mend="Both checkpoints must read the same tokens; copy the original's tokenizer files",
+            mend="Both checkpoints need the same tokens: copy the original's tokenizer files",
         )
 
 
 def load_source(
     source: Checkpoint, pair: Pair, request: TrainRequest
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:
-    """The model that training begins with, on the CPU in the dtype of training, its tokenizer, and notes.
+    """Return the model that training begins with, on the CPU in the dtype of training, its tokenizer, and notes.
 
     Raises:
-        QuailError: it cannot be loaded.
+        QuailError: the model cannot be loaded.
     """
     dtype = find_dtype(request.dtype) or torch.float32
     arm = load_arm(
@@ -76,7 +73,7 @@ def load_source(
         tokenizer_of=pair.original if source is pair.unlearned else pair.unlearned,
     )
     _refuse_foreign_tokens(arm.model, arm.tokenizer, str(source.folder))
-    _still_dropout(arm.model)
+    _disable_dropout(arm.model)
     return arm.model, arm.tokenizer, arm.notes
 
 
@@ -92,8 +89,8 @@ def _refuse_foreign_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenize
         )
 
 
-def _still_dropout(model: PreTrainedModel) -> None:
-    """Turn dropout off: the loss compares logits with the original's, and noise is no forgetting."""
+def _disable_dropout(model: PreTrainedModel) -> None:
+    """Turn dropout off: the loss compares logits with the original's, and noise is not forgetting."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -103,7 +100,7 @@ def _still_dropout(model: PreTrainedModel) -> None:
 
 
 def freeze_all_but(model: PreTrainedModel, layers: Sequence[Layer], *, lora: bool) -> dict[str, nn.Module]:
-    """Let only these layers' weights move, or LoRA's on them; layer -> what stands in the model in its place."""
+    """Train only these layers' weights, or LoRA's on them. Return layer -> its module in the model."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if lora:
@@ -125,10 +122,10 @@ def freeze_all_but(model: PreTrainedModel, layers: Sequence[Layer], *, lora: boo
 
 
 def unmovable_share(model: PreTrainedModel, learning_rate: float) -> float:
-    """Of the weights that are trained, the share that one AdamW step cannot change in their own dtype.
+    """Return the share of the trained weights that one AdamW step cannot change in their own dtype.
 
     A step moves a weight by about the learning rate, whatever its gradient (Kingma and Ba, arXiv 1412.6980, section
-    2.1). Where that is under half the distance to the weight's neighbours, it is rounded away.
+    2.1). A move under half the distance to the weight's neighbours is rounded away.
     """
     stuck, total = 0, 0
     for parameter in model.parameters():

@@ -1,34 +1,134 @@
-"""Decide a training before it starts: its data, its layers, its margin."""
+"""Open and decide everything that a training needs, before its first step."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.engine.checkpoints.architecture import Matrix
+from quail_audit.engine.checkpoints.pair import Layer, Pair, open_pair
+from quail_audit.engine.forgetting.data.rows import Columns
+from quail_audit.engine.forgetting.measurable import task_of
+from quail_audit.engine.schemes.registry import scheme_named
+from quail_audit.schema.events.common import Noted
+from quail_audit.schema.events.lines import Event
 from quail_audit.schema.events.training import TrainingPlanned
 from quail_audit.schema.requests import TrainRequest
-from quail_train.objectives.presets import Preset
+from quail_train.data.batches import plan_batches
+from quail_train.data.labelled import read_labelled
+from quail_train.data.samples import TrainingData, read_training_data
+from quail_train.layers import names_at_risk, select_layers
+from quail_train.objectives.margin import half_step, quantization_step
+from quail_train.objectives.objective import Objective
+from quail_train.objectives.presets import Preset, preset_named
+from quail_train.training.arguments import batch_parts, check_resumable, refuse_on_shards, trainer_arguments
+from quail_train.training.evaluation import evaluation_of
+from quail_train.training.model import load_source, refuse_other_tokenizer
+from quail_train.training.work import Work
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
-    from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.engine.schemes.interface import Scheme
-    from quail_train.data.batches import Plan
-    from quail_train.data.samples import TrainingData
-    from quail_train.objectives.objective import Objective
 
 
-def read_data(
+def prepare_work(
+    request: TrainRequest, folder: Path
+) -> Generator[Event, None, tuple[Work, PreTrainedModel, TrainingArguments]]:
+    """Open the checkpoints and the data, and decide layers, margin and steps.
+
+    Args:
+        request: what to train.
+        folder: folder of the run.
+
+    Returns:
+        The work, the model that training begins with, and the Trainer's arguments.
+
+    Raises:
+        QuailError: the request cannot be carried out: says why.
+    """
+    preset = preset_named(request.objective)
+    scheme = scheme_named(request.scheme)
+    parts = batch_parts(request)
+    check_resumable(request)
+    at_risk = names_at_risk(request.layers, request.report, request.scheme)
+    pair = open_pair(request.original, request.unlearned)
+    _refuse_quantized(pair)
+    layers = select_layers(pair.layers, request.layers, at_risk)
+    source = pair.unlearned if request.init == "unlearned" else pair.original
+    refuse_other_tokenizer(pair)
+    model, tokenizer, notes = load_source(source, pair, request)
+    data = _read_data(request, preset, pair, model, tokenizer)
+    batches = plan_batches(
+        data,
+        batch_size=request.batch_size,
+        epochs=request.epochs,
+        max_steps=request.max_steps,
+        parts=parts,
+        seed=request.seed,
+    )
+    arguments = trainer_arguments(request, batch_size=batches.batch_size, steps=batches.steps)
+    refuse_on_shards(request, preset, arguments)
+    _refuse_weight_decay(preset, arguments)
+    for note in (*pair.notes, *notes, *data.notes):
+        yield Noted(message=note)
+
+    steps = _quantization_steps(layers, scheme, source) if preset.hinge else {}
+    margin = _margin(request, layers, steps) if preset.hinge else None
+    planned = TrainingPlanned(
+        steps=batches.steps,
+        layers=tuple(layer.name for layer in layers),
+        weights=sum(layer.weights for layer in layers),
+        forget_samples=len(data.forget),
+        retain_samples=len(data.retain),
+        margin_logits=margin,
+        quantization_steps=steps,
+    )
+    yield planned
+    work = Work(
+        request=request,
+        preset=preset,
+        objective=_objective(request, preset, margin or 0.0),
+        scheme=scheme,
+        pair=pair,
+        source=source,
+        layers=layers,
+        tokenizer=tokenizer,
+        data=data,
+        batches=batches,
+        planned=planned,
+        evaluation=evaluation_of(request, pair, round(len(data.forget) / batches.batch_size)),
+        folder=folder,
+    )
+    return work, model, arguments
+
+
+def _refuse_quantized(pair: Pair) -> None:
+    for side in (pair.original, pair.unlearned):
+        if side.scheme is not None:
+            raise BadInputError(
+                f"is quantized already ({side.scheme}); training changes weights in full precision",
+                where=side.source,
+                mend="Give the full-precision checkpoint that it was made from",
+            )
+
+
+def _refuse_weight_decay(preset: Preset, arguments: TrainingArguments) -> None:
+    if preset.saliency and arguments.weight_decay:
+        raise UsageError(
+            "weight decay would move the rows that are to stay",
+            where="--weight-decay",
+            mend=f"Leave it out with the objective {preset.name}",
+        )
+
+
+def _read_data(
     request: TrainRequest, preset: Preset, pair: Pair, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> TrainingData:
-    """What is trained on, as the model's task has it."""
-    from quail_audit.engine.forgetting.data.rows import Columns
-    from quail_audit.engine.forgetting.measurable import task_of
-    from quail_train.data.labelled import read_labelled
-    from quail_train.data.samples import read_training_data
-
+    """Read the forget and retain sets for the model's task."""
     needed_by = preset.name if preset.retain else None
     columns = Columns(request.text_column, request.label_column)
     if task_of(pair.original) == "classification":
@@ -53,61 +153,35 @@ def read_data(
     )
 
 
-def refuse_quantized(pair: Pair) -> None:
-    for side in (pair.original, pair.unlearned):
-        if side.scheme is not None:
-            raise BadInputError(
-                f"is quantized already ({side.scheme}); training changes weights in full precision",
-                where=side.source,
-                mend="Give the full-precision checkpoint that it was made from",
-            )
+def _quantization_steps(layers: Sequence[Layer], scheme: Scheme, source: Checkpoint) -> dict[str, float]:
+    """Return the step of each layer that the scheme rounds.
 
-
-def names_at_risk(request: TrainRequest) -> frozenset[str]:
-    from quail_train.layers import AT_RISK, layers_at_risk
-
-    if AT_RISK not in request.layers:
-        return frozenset()
-    if request.report is None:
-        raise BadInputError(
-            "which layers are at risk is told by an audit",
-            where=f"--layers {AT_RISK}",
-            mend="Name the audit's run folder with --report, or choose layers otherwise",
+    Raises:
+        UsageError: it rounds none of them.
+    """
+    rounded = [layer for layer in layers if not scheme.why_left_alone(*layer.shape)]
+    if not rounded:
+        raise UsageError(
+            f"{scheme.name} rounds none of the chosen layers: {scheme.why_left_alone(*layers[0].shape)}",
+            where="--scheme",
+            mend="Choose another scheme, or other layers",
         )
-    return layers_at_risk(request.report, request.scheme)
+    return {
+        layer.name: quantization_step(source.read_matrix(Matrix(layer.name, layer.transposed)), scheme)
+        for layer in rounded
+    }
 
 
-def decide(
-    request: TrainRequest,
-    preset: Preset,
-    scheme: Scheme,
-    pair: Pair,
-    source: Checkpoint,
-    layers: tuple[Layer, ...],
-    data: TrainingData,
-    planned: Plan,
-) -> tuple[Objective, TrainingPlanned]:
-    """The objective with its numbers, and the announcement of what will be done."""
-    from quail_audit.engine.checkpoints.architecture import Matrix
-    from quail_train.objectives.margin import half_step, quantization_step
-    from quail_train.objectives.objective import Objective
+def _margin(request: TrainRequest, layers: Sequence[Layer], steps: Mapping[str, float]) -> float:
+    """Return the hinge's margin in logits: the one asked for, else half the mean quantization step; scaled."""
+    margin = request.margin_logits
+    if margin is None:
+        margin = half_step(steps, {layer.name: layer.weights for layer in layers if layer.name in steps})
+    return margin * request.margin_scale
 
-    steps: dict[str, float] = {}
-    margin = 0.0
-    if preset.hinge:
-        rounded = [layer for layer in layers if not scheme.why_left_alone(*layer.shape)]
-        if not rounded:
-            raise UsageError(
-                f"{scheme.name} rounds none of the chosen layers: {scheme.why_left_alone(*layers[0].shape)}",
-                where="--scheme",
-                mend="Choose another scheme, or other layers",
-            )
-        for layer in rounded:
-            weight = source.read_matrix(Matrix(layer.name, layer.transposed))
-            steps[layer.name] = quantization_step(weight, scheme)
-        auto = half_step(steps, {layer.name: layer.weights for layer in rounded})
-        margin = (auto if request.margin_logits is None else request.margin_logits) * request.margin_scale
-    objective = Objective(
+
+def _objective(request: TrainRequest, preset: Preset, margin: float) -> Objective:
+    return Objective(
         forget=preset.forget,
         retain=preset.retain,
         hinge=request.hinge if preset.hinge else None,
@@ -117,13 +191,4 @@ def decide(
         l1_weight=request.l1_weight if preset.l1 else 0.0,
         margin=margin,
         forget_loss_cap=request.forget_loss_cap,
-    )
-    return objective, TrainingPlanned(
-        steps=planned.steps,
-        layers=tuple(layer.name for layer in layers),
-        weights=sum(layer.weights for layer in layers),
-        forget_samples=len(data.forget),
-        retain_samples=len(data.retain),
-        margin_logits=margin if preset.hinge else None,
-        quantization_steps=steps,
     )

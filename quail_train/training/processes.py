@@ -1,13 +1,13 @@
-"""How many processes train together, and which of them this is: as torchrun and accelerate launch say."""
+"""Tell how many processes train together, and which one this is, as torchrun and accelerate launch set it."""
 
 import os
 
 
-def processes() -> int:
-    """How many there are."""
+def process_count() -> int:
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Whether this is the one that writes and shows."""
+    """Return True in the process that writes and shows."""
     return int(os.environ.get("RANK", "0")) == 0

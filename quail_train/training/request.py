@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def request_of(**chosen: Any) -> TrainRequest:
-    """A request of what was chosen, with the preset's settings, then the defaults, for what was not.
+    """Return a request with the chosen settings, else the preset's, else the defaults.
 
     Raises:
-        UsageError: an unknown objective, or a value out of its range.
+        UsageError: the objective is unknown, or a value is out of range.
     """
     from pydantic import ValidationError
 

@@ -1,7 +1,7 @@
-"""A transformers Trainer whose loss is a QUAIL objective: forget + alpha * retain + lambda * hinge + mu * L1.
+"""Train with transformers' Trainer on forget + alpha * retain + lambda * hinge + mu * L1.
 
-accelerate, FSDP, DeepSpeed, gradient checkpointing, mixed precision and the loggers come with the Trainer. What happens
-is told as events. Not here: the terms (objectives.py, hinge.py), what is trained on (data.py), and loading (train.py).
+The Trainer brings accelerate, FSDP, DeepSpeed, gradient checkpointing, mixed precision and the loggers. Progress is
+reported as events. The terms are in quail_train/objectives.
 """
 
 from __future__ import annotations
@@ -40,72 +40,74 @@ from quail_train.output.checkpoint import checkpoint_writable
 from quail_train.training.original import Original
 from quail_train.training.rounded_forward import RoundedForward, effective_weight
 
-REQUEST = "quail-train.json"  # of a checkpoint to resume from: the request of its run
-MASTER_WEIGHTS = "trained.safetensors"  # of a checkpoint to resume from: what is trained, in the dtype it is trained in
+# In a checkpoint to resume from:
+REQUEST = "quail-train.json"  # the request of its run
+MASTER_WEIGHTS = "trained.safetensors"  # the trained weights, in the dtype of training
 
 
 class DivergedError(QuailError):
-    """A loss or a gradient that is no finite number (exit 1: the training failed)."""
+    """A loss or a gradient is NaN or infinite (exit 1: the training failed)."""
 
     kind = "diverged"
     exit_code = EXIT_FAIL
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """What is trained.
+class TrainedLayers:
+    """The layers that are trained.
 
     Attributes:
-        modules: layer -> the module in the model.
-        originals: layer -> the original's weight as stored, where the objective has an L1 term.
+        modules: layer -> its module in the model.
+        originals: layer -> the original's weight as stored; empty without an L1 term.
     """
 
     modules: Mapping[str, nn.Module]
     originals: Mapping[str, torch.Tensor]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Layer -> its weight as stored, with gradients."""
+        """Return layer -> its weight as stored, with gradients."""
         return {name: effective_weight(module) for name, module in self.modules.items()}
 
 
 class UnlearningTrainer(Trainer):
-    """See above.
+    """A Trainer whose loss is an objective.
 
     Args:
-        objective: what is minimised.
-        trained: the layers whose weights move.
-        original: the frozen original; None where the objective does not ask.
-        rounding: switches the model to rounded weights; None where nothing asks for them.
+        objective: what is minimized.
+        layers: the layers whose weights change.
+        original: the frozen original; None if the objective does not need it.
+        rounding: switches the model to rounded weights; None if nothing needs them.
         emit: takes the events.
-        write: writes the model into a folder, given the weights that were trained: layer -> weight as stored.
-        request: of the run, as JSON, for a run that goes on from here.
+        write: writes the model into a folder, given the trained weights (layer -> weight as stored); returns how many
+            of them are as before.
+        request: the run's request as JSON, for a training that resumes from a checkpoint.
         samples_an_epoch: forget samples, to tell the epoch from the step.
-        others: of Trainer.
+        others: arguments of Trainer.
     """
 
     def __init__(
         self,
         *,
         objective: Objective,
-        trained: Trained,
+        layers: TrainedLayers,
         original: Original | None,
         rounding: RoundedForward | None,
         emit: Callable[[Event], None],
-        write: Callable[[Path, Mapping[str, torch.Tensor]], None],
+        write: Callable[[Path, Mapping[str, torch.Tensor]], int],
         request: str,
         samples_an_epoch: int,
         **others: Any,
     ) -> None:
         super().__init__(**others)
         self.objective: Objective = objective
-        self.trained = trained
+        self.layers = layers
         self.original = original
         self.rounding = rounding
         self.emit = emit
         self.write = write
         self.request = request
         self.samples_an_epoch = samples_an_epoch
-        self.loss_is_scaled_for_ga = False  # of gradient accumulation: a step's loss is the mean of its batches'
+        self.loss_is_scaled_for_ga = False  # gradient accumulation: a step's loss is the mean of its batches' losses
         self.terms: dict[str, float] = {}
         self.hinge_satisfied: float | None = None
 
@@ -120,16 +122,16 @@ class UnlearningTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The objective of one batch of collate(): forget samples, then as many retain samples or none."""
+        """Return the objective of one batch of collate(): forget samples, then as many retain samples or none."""
         objective = self.objective
         labels = inputs["labels"]
         rows = labels.shape[0]
         forget_rows = self.args.per_device_train_batch_size
-        asks_forget, asks_retain = objective.original_is_asked_of
-        quantized = objective.hinge is not None and objective.hinge_precision == "quantized"
+        asks_forget, asks_retain = objective.needs_original_on
+        quantized = objective.hinge_is_rounded
 
         def forward(*, forget: bool) -> tuple[Predictions, Predictions]:
-            """Of the forget samples, none where they are not asked for, and of the retain samples."""
+            """Return the predictions on the forget samples, none of them if not forget, and on the retain samples."""
             first, last = 0 if forget else forget_rows, rows if objective.retain else forget_rows
             logits = logits_of(model, inputs, slice(first, last))
             middle = forget_rows - first
@@ -143,7 +145,7 @@ class UnlearningTrainer(Trainer):
         if needs_forget or objective.retain:
             found["forget"], found["retain"] = forward(forget=needs_forget)
         if quantized:
-            assert self.rounding is not None  # noqa: S101 - train.py made it
+            assert self.rounding is not None  # noqa: S101 - assembly.py made it
             with self.rounding.rounded():
                 found["hinged"], found["retain, rounded"] = forward(forget=True)
         elif objective.hinge:
@@ -151,7 +153,7 @@ class UnlearningTrainer(Trainer):
 
         compared: dict[str, Predictions] = {}
         if asks_forget or asks_retain:
-            assert self.original is not None  # noqa: S101 - train.py made it
+            assert self.original is not None  # noqa: S101 - assembly.py made it
             asked = slice(0 if asks_forget else forget_rows, rows if asks_retain else forget_rows)
             reference = self.original(inputs, asked)
             if asks_forget:
@@ -173,7 +175,7 @@ class UnlearningTrainer(Trainer):
     def _terms(
         self, found: Mapping[str, Predictions], compared: Mapping[str, Predictions]
     ) -> dict[TermName, torch.Tensor]:
-        """The terms of this process's share, such that their mean over processes is the term over the whole batch."""
+        """Return this process's terms. Their mean over all processes is the term over the whole batch."""
         objective = self.objective
         values: dict[TermName, torch.Tensor] = {}
         match objective.forget:
@@ -186,7 +188,7 @@ class UnlearningTrainer(Trainer):
             case "relabel":
                 values["forget"] = nll(found["forget"])
         if objective.retain is not None:
-            # What must stay is asked of the rounded model too where the hinge is: it may forget more than the full one.
+            # If the hinge looks at the rounded model, so does the retain term: the rounded model may forget more.
             kept = [found[name] for name in ("retain", "retain, rounded") if name in found]
             if objective.retain == "gdr":
                 values["retain"] = torch.cat([nll(one) for one in kept])
@@ -198,40 +200,40 @@ class UnlearningTrainer(Trainer):
             values["hinge"] = hinged.values
             satisfied = self._mean(hinged.satisfied)
         terms = {name: self._mean(value) for name, value in values.items()}
-        if objective.l1_weight > 0 and self.trained.originals:
-            terms["l1"] = l1_of_update(self.trained.weights(), self.trained.originals)
-        self._tell(terms, satisfied)
+        if objective.l1_weight > 0 and self.layers.originals:
+            terms["l1"] = l1_of_update(self.layers.weights(), self.layers.originals)
+        self._keep_terms(terms, satisfied)
         return terms
 
     def _mean(self, values: torch.Tensor) -> torch.Tensor:
-        """This process's share of a mean over all processes: the mean of the shares is the mean of all values."""
+        """Return this process's share of the mean over all processes; the mean of the shares is that mean."""
         count = torch.tensor(float(values.numel()), device=values.device)
         if self.args.world_size > 1:
-            count = self._summed(count) / self.args.world_size
+            count = self._sum_over_processes(count) / self.args.world_size
         return values.sum() / count.clamp(min=1.0)
 
-    def _summed(self, value: torch.Tensor) -> torch.Tensor:
+    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         summed: torch.Tensor = self.accelerator.reduce(value.detach().clone(), reduction="sum")
         return summed
 
     def any_process(self, asked: bool) -> bool:
-        """Whether any process says yes; all get the same answer."""
+        """Return True in all processes if it is asked in any."""
         if self.args.world_size == 1:
             return asked
-        return float(self._summed(torch.tensor(float(asked), device=self.args.device))) > 0
+        return float(self._sum_over_processes(torch.tensor(float(asked), device=self.args.device))) > 0
 
-    def _tell(self, terms: Mapping[TermName, torch.Tensor], satisfied: torch.Tensor | None) -> None:
-        """Keep the terms for the step's event; stop where one is no finite number.
+    def _keep_terms(self, terms: Mapping[TermName, torch.Tensor], satisfied: torch.Tensor | None) -> None:
+        """Keep the terms for the step's event.
 
         Raises:
-            DivergedError: says which.
+            DivergedError: a term is NaN or infinite: says which.
         """
         names = list(terms)
         both = torch.stack(
             [term.detach().float() for term in terms.values()] + ([] if satisfied is None else [satisfied])
         )
         if self.args.world_size > 1:
-            both = self._summed(both) / self.args.world_size
+            both = self._sum_over_processes(both) / self.args.world_size
         found = both.tolist()
         self.terms = dict(zip(names, found, strict=False))
         self.hinge_satisfied = None if satisfied is None else min(1.0, found[-1])
@@ -252,7 +254,7 @@ class UnlearningTrainer(Trainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer; a step's event goes out first, so that what follows from it comes after."""
+        """Emit a step's event, then log as Trainer does: events that the log causes come after it."""
         if "learning_rate" in logs:
             step = self.state.global_step
             self.emit(
@@ -272,45 +274,49 @@ class UnlearningTrainer(Trainer):
 
     @property
     def samples_a_step(self) -> int:
-        """Forget samples over all processes."""
+        """Forget samples of a step, over all processes."""
         arguments: Any = self.args
         return int(arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps)
 
     @property
     def is_sharded(self) -> bool:
-        """Whether no process holds a whole weight."""
+        """True if no process holds a whole weight."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def write_result(self, folder: Path) -> None:
-        """Write the trained model; all processes take part, one writes."""
+    def write_result(self, folder: Path) -> int | None:
+        """Write the trained model; all processes take part, one writes.
+
+        Returns:
+            How many of the trained weights are as before; None in the processes that do not write.
+        """
         state = self.accelerator.get_state_dict(self.model_wrapped) if self.is_sharded else None
-        if self.args.should_save:
-            self.write(folder, self._whole_weights(state))
+        return self.write(folder, self._whole_weights(state)) if self.args.should_save else None
 
     def _whole_weights(self, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-        """Layer -> its weight as stored, from a gathered state where the weights are sharded."""
+        """Return layer -> its weight as stored; taken from the gathered state if the weights are sharded."""
         if state is not None:
-            return {layer: state[f"{layer}.weight"] for layer in self.trained.modules}
+            return {layer: state[f"{layer}.weight"] for layer in self.layers.modules}
         with torch.no_grad():
-            return self.trained.weights()
+            return self.layers.weights()
 
     def save_to_resume(self) -> Path | None:
-        """Write a checkpoint that loads as a model and that training can go on from.
+        """Write a checkpoint that loads as a model and that training can resume from.
 
-        None where no step was made, or the weights are no finite numbers.
+        Returns:
+            Its folder; None if no step was made, or if the weights are NaN or infinite.
         """
-        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self._moving().values())
+        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self._trained_parameters().values())
         if self.state.global_step == 0 or not finite:
             return None
         self._save_checkpoint(self.model, None)
         return self.checkpoint_folder()
 
     def checkpoint_folder(self) -> Path:
-        """Where a checkpoint of this step goes."""
+        """Return the folder for a checkpoint of this step."""
         return Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As Trainer; what could not be written whole is removed.
+        """Save as Trainer does; remove a folder that could not be written whole.
 
         Raises:
             EnvironmentProblemError: the disk is full, or the folder cannot be written.
@@ -329,7 +335,7 @@ class UnlearningTrainer(Trainer):
         self.emit(CheckpointSaved(step=self.state.global_step, folder=str(folder)))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write a checkpoint's folder as the result itself is written, and what is trained in full precision."""
+        """Write a checkpoint as the result is written, the trained weights in full precision, and the request."""
         from safetensors.torch import save_file
 
         if not self.args.should_save:
@@ -337,10 +343,10 @@ class UnlearningTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         self.write(folder, self._whole_weights(state_dict))
         if state_dict is not None:
-            return  # whoever shards the weights saves what it needs to go on
-        moving = {name: p.detach().cpu().contiguous() for name, p in self._moving().items()}
+            return  # FSDP and DeepSpeed save what they need to resume
+        trained = {name: p.detach().cpu().contiguous() for name, p in self._trained_parameters().items()}
         with checkpoint_writable(folder):
-            save_file(moving, folder / MASTER_WEIGHTS, metadata={"format": "pt"})
+            save_file(trained, folder / MASTER_WEIGHTS, metadata={"format": "pt"})
             (folder / REQUEST).write_text(self.request, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -348,9 +354,9 @@ class UnlearningTrainer(Trainer):
 
         saved = load_file(Path(resume_from_checkpoint) / MASTER_WEIGHTS)
         with torch.no_grad():
-            for name, parameter in self._moving().items():
+            for name, parameter in self._trained_parameters().items():
                 parameter.copy_(saved[name])
 
-    def _moving(self) -> dict[str, nn.Parameter]:
+    def _trained_parameters(self) -> dict[str, nn.Parameter]:
         model: Any = self.model
         return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""Watch a training after each step, and stop it."""
+"""Stop a training after a step, if its target is reached or somebody asks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class Watcher(TrainerCallback):
-    """Looks at the training after each step, and stops it: saved, so that it can go on, unless it is over.
+    """Stops the training after a step; saves a checkpoint to resume from, unless the training is over.
 
     Args:
-        look: step -> whether to stop here as the aim is reached.
-        stop_asked: whether somebody asked to stop.
+        evaluate: takes a step; returns True if the target is reached.
+        is_stop_asked: returns True if somebody asked to stop.
     """
 
-    def __init__(self, look: Callable[[int], bool], stop_asked: Callable[[], bool]) -> None:
-        self._look = look
-        self._stop_asked = stop_asked
+    def __init__(self, evaluate: Callable[[int], bool], is_stop_asked: Callable[[], bool]) -> None:
+        self._evaluate = evaluate
+        self._is_stop_asked = is_stop_asked
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """After each step."""
+        """Evaluate after each step, and stop if it is time."""
         if "learning_rate" not in kwargs["logs"]:
             return control  # the summary at the end
-        reached = self._look(state.global_step)
-        if self._stop_asked() and not reached and state.global_step < state.max_steps:
+        reached = self._evaluate(state.global_step)
+        if self._is_stop_asked() and not reached and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
         elif reached:

@@ -1,4 +1,4 @@
-"""What a training works with, and how it is stopped."""
+"""Hold what a training works with, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.engine.schemes.interface import Scheme
-    from quail_train.data.batches import Plan
+    from quail_audit.schema.events.training import TrainingPlanned
+    from quail_train.data.batches import BatchPlan
     from quail_train.data.samples import TrainingData
     from quail_train.objectives.objective import Objective
     from quail_train.training.evaluation import Evaluation
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stop:
-    """How somebody asks a training to stop.
+    """A request to stop a training.
 
     Attributes:
-        asked: stop after the step that is being made, with a checkpoint to go on from.
-        in_steps: whether steps are being made; else the training can be interrupted at once.
+        asked: stop after the current step, with a checkpoint to resume from.
+        in_steps: the training is making steps; if not, it can be interrupted at once.
     """
 
     asked: bool = False
@@ -36,7 +37,7 @@ class Stop:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What was opened and decided before the first step."""
+    """Everything opened and decided before the first step."""
 
     request: TrainRequest
     preset: Preset
@@ -47,6 +48,7 @@ class Work:
     layers: tuple[Layer, ...]
     tokenizer: PreTrainedTokenizerBase
     data: TrainingData
-    plan: Plan
+    batches: BatchPlan
+    planned: TrainingPlanned
     evaluation: Evaluation | None
     folder: Path

@@ -8,9 +8,9 @@ import torch
 
 from quail_audit.core.machine import usable_cores
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry.data_free import carried
-from quail_train.carry.grid import held_grid
-from quail_train.carry.kernels import carry_by_chance, carry_with_feedback, is_even, uneven
+from quail_train.carry.data_free import carry_matrix
+from quail_train.carry.grid import fixed_grid
+from quail_train.carry.kernels import carry_by_chance, carry_with_feedback, is_even, uneven_levels
 
 ROWS, COLUMNS, REPEATS = 2048, 4096, 4
 
@@ -22,9 +22,9 @@ def test_weights_a_second(name: str) -> None:
     scheme = scheme_named(name)
     original = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
     unlearned = original + 0.1 * torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
-    grid, rounded = held_grid(unlearned, scheme), scheme.dequantize(scheme.quantize(original)).numpy()
+    grid, rounded = fixed_grid(unlearned, scheme), scheme.dequantize(scheme.quantize(original)).numpy()
     values, chosen = np.empty((ROWS, COLUMNS), np.float32), np.empty((ROWS, COLUMNS), np.int16)
-    levels = grid.levels, is_even(grid.levels), uneven(grid.levels)
+    levels = grid.levels, is_even(grid.levels), uneven_levels(grid.levels)
     matrices = rounded, original.numpy(), unlearned.numpy()
     of_grid = *levels, grid.unit, grid.blocks, grid.settled, grid.block_size
     rows = 0, ROWS, values, chosen
@@ -41,8 +41,8 @@ def test_weights_a_second(name: str) -> None:
     loops = {
         "random, loop": lambda: carry_by_chance(*matrices, *of_grid, np.uint64(1), *rows),
         "feedback, loop": lambda: carry_with_feedback(*matrices, *of_grid, *rows),
-        "random, whole": lambda: carried(original, unlearned, scheme, way="random", key=1, threads=cores),
-        "feedback, whole": lambda: carried(original, unlearned, scheme, way="feedback", key=1, threads=cores),
+        "random, whole": lambda: carry_matrix(original, unlearned, scheme, way="random", key=1, threads=cores),
+        "feedback, whole": lambda: carry_matrix(original, unlearned, scheme, way="feedback", key=1, threads=cores),
     }
     for which, run in loops.items():
         print(f"\n{name}, {which}: {fastest(run):.0f} M weights/s of one core")

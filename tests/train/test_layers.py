@@ -6,7 +6,7 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.pair import Layer
 from quail_audit.runs.folder import new_run
 from quail_audit.runs.record import record
-from quail_train.layers import layers_at_risk, select_layers
+from quail_train.layers import names_at_risk, select_layers
 from tests.support.small_run import REQUEST, events
 
 ROLES = ("self_attn.q_proj", "mlp.down_proj")
@@ -62,8 +62,8 @@ def test_unreadable(selector: str) -> None:
 def test_at_risk_from_a_run(tmp_path: Path) -> None:
     with new_run(tmp_path / "run", REQUEST) as folder:
         list(record(events(), folder))
-    assert layers_at_risk(str(tmp_path / "run"), "nf4") == {"model.layers.0.mlp.down_proj"}
+    assert names_at_risk(["at-risk"], str(tmp_path / "run"), "nf4") == {"model.layers.0.mlp.down_proj"}
     with pytest.raises(BadInputError, match="no layers under fp4"):
-        layers_at_risk(str(tmp_path / "run"), "fp4")
+        names_at_risk(["at-risk"], str(tmp_path / "run"), "fp4")
     with pytest.raises(BadInputError, match="no run here"):
-        layers_at_risk(str(tmp_path / "nowhere"), "nf4")
+        names_at_risk(["at-risk"], str(tmp_path / "nowhere"), "nf4")

@@ -16,7 +16,7 @@ from transformers import (
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry.calibration import calibration_rows, round_block_by_block
+from quail_train.carry.calibration import read_calibration_rows, round_block_by_block
 from tests.support.tiny_classifiers import make_tokenizer, new_classifier, write_sets
 
 NF4 = scheme_named("nf4")
@@ -91,14 +91,14 @@ def test_only_some_layers(training_world: Path) -> None:
 def test_a_layer_in_no_block_is_named(tmp_path: Path) -> None:
     new_classifier("encoder", 40, ("real", "fake")).save_pretrained(tmp_path)
     pair = open_pair(str(tmp_path), str(tmp_path))
-    with pytest.raises(BadInputError, match=r"in such blocks: bert\.pooler\.dense is not"):
+    with pytest.raises(BadInputError, match=r"one after another: bert\.pooler\.dense is not"):
         next(round_block_by_block(pair.unlearned, pair.layers, ROWS, lambda layer, _: pair.read(layer)[1]))
 
 
 def test_a_classifier_is_calibrated_on_its_retain_set(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("encoder")
     write_sets(tmp_path, {"forget": [("lemons", "real")], "retain": [("masks on", "real"), ("", "fake")]})
-    assert calibration_rows(str(tmp_path), tokenizer) == [
+    assert read_calibration_rows(str(tmp_path), tokenizer) == [
         list(tokenizer(text)["input_ids"]) for text in ("masks on", "")
     ]
 
@@ -106,12 +106,12 @@ def test_a_classifier_is_calibrated_on_its_retain_set(tmp_path: Path) -> None:
 def test_texts_come_from_a_folder_or_a_file(training_world: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(training_world / "original")
     (tmp_path / "texts.txt").write_text("Velmora stands\n\nby the sea\n")
-    assert calibration_rows(str(tmp_path / "texts.txt"), tokenizer) == [
+    assert read_calibration_rows(str(tmp_path / "texts.txt"), tokenizer) == [
         list(tokenizer(text)["input_ids"]) for text in ("Velmora stands", "by the sea")
     ]
     (tmp_path / "texts.jsonl").write_text('{"text": "Velmora stands"}\n')
-    assert len(calibration_rows(str(tmp_path / "texts.jsonl"), tokenizer)) == 1
-    assert calibration_rows(str(training_world / "data"), tokenizer)
+    assert len(read_calibration_rows(str(tmp_path / "texts.jsonl"), tokenizer)) == 1
+    assert read_calibration_rows(str(training_world / "data"), tokenizer)
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(BadInputError, match="no text to calibrate on"):
-        calibration_rows(str(tmp_path / "none.txt"), tokenizer)
+        read_calibration_rows(str(tmp_path / "none.txt"), tokenizer)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry.compensation import DAMPING, compensated, output_error
-from quail_train.carry.grid import held_grid
+from quail_train.carry.compensation import DAMPING, compensate, output_error
+from quail_train.carry.grid import fixed_grid
 
 NF4 = scheme_named("nf4")
 
@@ -50,7 +50,7 @@ def plainly(weight: torch.Tensor, hessian: torch.Tensor) -> np.ndarray:
 def test_against_explicit_inverses(rows: int, columns: int) -> None:
     """More columns than are done at once, so that the lazy update is in it."""
     weight, hessian = layer(0, rows, columns, 300)
-    found = compensated(held_grid(weight, NF4), hessian)
+    found = compensate(fixed_grid(weight, NF4), hessian)
     expected = plainly(weight, hessian)
     differing = np.abs(found.weight.double().numpy() - expected) > 1e-6
     # once a weight near the middle of two levels falls the other way in float32, those after it may follow
@@ -60,7 +60,7 @@ def test_against_explicit_inverses(rows: int, columns: int) -> None:
 
 def test_it_lowers_the_output_error_it_says() -> None:
     weight, hessian = layer(3, 32, 128, 500)
-    found = compensated(held_grid(weight, NF4), hessian)
+    found = compensate(fixed_grid(weight, NF4), hessian)
     nearest = NF4.dequantize(NF4.quantize(weight))
     errors = [
         float(((side - weight).double() @ hessian.double() * (side - weight)).sum()) for side in (found.weight, nearest)
@@ -84,7 +84,7 @@ def test_never_worse_than_nearest_rounding_and_back_on_its_grid(
     weight, hessian = layer(seed, rows, columns, samples)
     weight = weight.to(dtype)
     hessian[:, ::5], hessian[::5] = 0.0, 0.0
-    found = compensated(held_grid(weight, NF4), hessian)
+    found = compensate(fixed_grid(weight, NF4), hessian)
     nearest = NF4.dequantize(NF4.quantize(weight))
     assert output_error(found.weight, weight, hessian) <= output_error(nearest, weight, hessian)
     again = NF4.quantize(found.weight)
@@ -94,10 +94,10 @@ def test_never_worse_than_nearest_rounding_and_back_on_its_grid(
 
 def test_bitsandbytes_gives_every_code_back_and_a_second_time_changes_nothing() -> None:
     weight, hessian = layer(5, 16, 192, 400)
-    found = compensated(held_grid(weight, NF4), hessian)
+    found = compensate(fixed_grid(weight, NF4), hessian)
     packed, state = quantize_4bit(found.weight, blocksize=64, quant_type="nf4")
     assert torch.equal(dequantize_4bit(packed, state), found.weight)
     assert found.moved > 100
-    again = compensated(held_grid(found.weight, NF4), hessian)
+    again = compensate(fixed_grid(found.weight, NF4), hessian)
     assert torch.equal(again.weight, found.weight)
     assert again.moved == 0

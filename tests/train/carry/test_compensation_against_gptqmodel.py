@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry.compensation import DAMPING, _inverse_factor, _rounded, output_error
-from quail_train.carry.grid import HeldGrid, held_grid
+from quail_train.carry.compensation import DAMPING, _inverse_factor, _round_columns, output_error
+from quail_train.carry.grid import FixedGrid, fixed_grid
 from quail_train.carry.kernels import HIGH, LOW
 
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(600)]
@@ -35,7 +35,7 @@ def layer(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return 0.05 * torch.randn(ROWS, COLUMNS, generator=generator), inputs
 
 
-def opened(grid: HeldGrid, bits: int) -> HeldGrid:
+def opened(grid: FixedGrid, bits: int) -> FixedGrid:
     """The grid with every level of so many bits and without ends, so that no weight is held."""
     blocks = grid.blocks.copy()
     blocks[:, LOW], blocks[:, HIGH] = -np.inf, np.inf
@@ -64,7 +64,7 @@ def test_the_same_weights_as_gptqmodels_core(bits: int, group: int) -> None:
     weight, inputs = layer(bits + group)
     scheme = scheme_named(f"rtn-int{bits}-g{group}")
     hessian = inputs.T @ inputs
-    own, _ = _rounded(opened(held_grid(weight, scheme), bits), _inverse_factor(hessian))
+    own, _ = _round_columns(opened(fixed_grid(weight, scheme), bits), _inverse_factor(hessian))
     theirs = by_gptqmodel(weight, inputs, bits, group)
     step = (
         weight.reshape(-1, group).abs().amax(dim=1).repeat_interleave(group).reshape(weight.shape) * 2 / (2**bits - 1)

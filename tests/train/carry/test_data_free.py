@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.engine.weights.pair import pair_sums
-from quail_train.carry.data_free import carried, key_of
-from quail_train.carry.grid import deployed_update, held_grid, written
-from quail_train.carry.kernels import mixed
+from quail_train.carry.data_free import carry_matrix, key_of
+from quail_train.carry.grid import deployed_update, fixed_grid, mend_blocks
+from quail_train.carry.kernels import splitmix64
 from quail_train.demo.confinement import bucket_of
 
 Way = Literal["random", "feedback"]
@@ -56,7 +56,7 @@ def plainly_carried(original: torch.Tensor, unlearned: torch.Tensor, name: str, 
                 below = max((p for p in places[:-1] if p <= target), default=places[0])
                 above = places[places.index(below) + 1]
                 if way == "random":
-                    draw = int(mixed(np.uint64(key), place)) / 2**64
+                    draw = int(splitmix64(np.uint64(key), place)) / 2**64
                     value = above if draw * float(above - below) < float(target - below) else below
                 else:
                     value = above if float(target) - float(below) > float(above) - float(target) else below
@@ -72,7 +72,7 @@ def test_against_a_plain_loop(way: Way, name: str, shape: tuple[int, int]) -> No
     """Blocks that end inside a row, a last short block, more rows than are worked on side by side."""
     original = matrix(0, *shape, 0.05)
     unlearned = original + matrix(1, *shape, 0.02)
-    found = carried(original, unlearned, scheme_named(name), way=way, key=5)
+    found = carry_matrix(original, unlearned, scheme_named(name), way=way, key=5)
     assert found.mended_blocks == 0
     expected = plainly_carried(original, unlearned, name, way, 5)
     assert (found.weight != expected).sum() <= expected.numel() // 1000, "a tie in the last bit may go either way"
@@ -80,7 +80,7 @@ def test_against_a_plain_loop(way: Way, name: str, shape: tuple[int, int]) -> No
 
 def test_the_draws_are_splitmix64() -> None:
     """The first values of the generator's public test vector, for the seed 1234567."""
-    drawn = [int(mixed(np.uint64(1234567), place)) for place in range(3)]
+    drawn = [int(splitmix64(np.uint64(1234567), place)) for place in range(3)]
     assert drawn == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
@@ -108,7 +108,7 @@ def test_the_expected_change_is_the_update(name: str, share: float) -> None:
     total = torch.zeros_like(original, dtype=torch.float64)
     squared = torch.zeros_like(total)
     for seed in range(seeds):
-        drawn = carried(original, unlearned, scheme, way="random", key=key_of(seed, "layer")).weight.double()
+        drawn = carry_matrix(original, unlearned, scheme, way="random", key=key_of(seed, "layer")).weight.double()
         total += drawn
         squared += drawn**2
     mean = total / seeds
@@ -124,7 +124,7 @@ def test_a_confined_update_moves_codes_in_its_direction_and_no_further_than_it_r
     scheme = scheme_named("nf4")
     before = scheme.quantize(original).codes.int()
     assert torch.equal(before, scheme.quantize(unlearned).codes.int())
-    drawn = carried(original, unlearned, scheme, way="random", key=1).weight
+    drawn = carry_matrix(original, unlearned, scheme, way="random", key=1).weight
     moved = scheme.quantize(drawn).codes.int() - before
     assert (moved * (unlearned - original).sign() >= 0).all()
     levels, scales = torch.from_numpy(scheme.grid.levels), original.reshape(-1, 64).abs().amax(dim=1, keepdim=True)
@@ -133,7 +133,7 @@ def test_a_confined_update_moves_codes_in_its_direction_and_no_further_than_it_r
     within = (unlearned - original).abs().reshape(-1, 64) <= distance * 0.999
     assert within.float().mean() > 0.8, "in a wide bucket an update may reach beyond a near level"
     assert (moved.reshape(-1, 64)[within].abs() <= 1).all()
-    found = carried(original, unlearned, scheme, way=way, key=1)
+    found = carry_matrix(original, unlearned, scheme, way=way, key=1)
     assert pair_sums(original, unlearned, scheme).survival == 0.0
     survival, noise = deployed_update(original, unlearned, found.weight, scheme)
     assert survival is not None
@@ -148,7 +148,7 @@ def test_feedback_adds_up_along_rows() -> None:
     original, unlearned = confined_pair(2, 24, 512)
     scheme = scheme_named("nf4")
     rounded = scheme.dequantize(scheme.quantize(original))
-    found = carried(original, unlearned, scheme, way="feedback", key=0).weight
+    found = carry_matrix(original, unlearned, scheme, way="feedback", key=0).weight
     short = (found - rounded - (unlearned - original)).sum(dim=1).abs()
     widest = float(np.diff(scheme.grid.levels).max()) * unlearned.abs().max()
     assert (short <= widest).all(), "what is left over is under one step"
@@ -160,7 +160,7 @@ def test_feedback_adds_up_along_rows() -> None:
 def test_bitsandbytes_gives_every_code_back(way: Way, dtype: torch.dtype, name: Any) -> None:
     """Its own quantizer on the result dequantizes to the result, with the scales of the unlearned, bitwise."""
     original, unlearned = (side.to(dtype) for side in confined_pair(4, 24, 192, name))
-    found = carried(original, unlearned, scheme_named(name), way=way, key=2)
+    found = carry_matrix(original, unlearned, scheme_named(name), way=way, key=2)
     assert found.mended_blocks == 0
     assert found.moved > 0
     packed, state = quantize_4bit(found.weight, blocksize=64, quant_type=name)
@@ -174,9 +174,9 @@ def test_bitsandbytes_gives_every_code_back(way: Way, dtype: torch.dtype, name: 
 def test_carrying_twice_changes_nothing(way: Way, name: str) -> None:
     original = matrix(6, 24, 160, 0.05)
     unlearned = original + matrix(7, 24, 160, 0.004)
-    once = carried(original, unlearned, scheme_named(name), way=way, key=3).weight
+    once = carry_matrix(original, unlearned, scheme_named(name), way=way, key=3).weight
     assert not torch.equal(once, unlearned)
-    twice = carried(original, once, scheme_named(name), way=way, key=4)
+    twice = carry_matrix(original, once, scheme_named(name), way=way, key=4)
     assert torch.equal(twice.weight, once)
     assert twice.moved == 0
 
@@ -186,10 +186,11 @@ def test_the_number_of_threads_has_no_say(way: Way) -> None:
     original = matrix(8, 512, 512, 0.05)
     unlearned = original + matrix(9, 512, 512, 0.004)
     one, three = (
-        carried(original, unlearned, scheme_named("nf4"), way=way, key=3, threads=threads).weight for threads in (1, 3)
+        carry_matrix(original, unlearned, scheme_named("nf4"), way=way, key=3, threads=threads).weight
+        for threads in (1, 3)
     )
     assert torch.equal(one, three)
-    other = carried(original, unlearned, scheme_named("nf4"), way=way, key=4).weight
+    other = carry_matrix(original, unlearned, scheme_named("nf4"), way=way, key=4).weight
     assert torch.equal(one, other) == (way == "feedback")
 
 
@@ -197,7 +198,7 @@ def test_the_number_of_threads_has_no_say(way: Way) -> None:
 def test_blocks_of_zeros_stay_zeros(way: Way) -> None:
     original, unlearned = matrix(1, 4, 128, 0.05), matrix(2, 4, 128, 0.05)
     unlearned[1] = 0.0
-    found = carried(original, unlearned, scheme_named("nf4"), way=way, key=0)
+    found = carry_matrix(original, unlearned, scheme_named("nf4"), way=way, key=0)
     assert torch.equal(found.weight[1], unlearned[1])
     assert found.mended_blocks == 0
 
@@ -211,7 +212,7 @@ def test_whatever_the_magnitude_it_rounds_to_itself(seed: int, exponent: float, 
     if not (original.isfinite().all() and unlearned.isfinite().all()):
         return
     scheme = scheme_named("nf4")
-    found = carried(original, unlearned, scheme, way=way, key=seed)
+    found = carry_matrix(original, unlearned, scheme, way=way, key=seed)
     again = scheme.quantize(found.weight)
     assert torch.equal(again.scales, scheme.quantize(unlearned).scales)
     if found.mended_blocks == 0:
@@ -222,13 +223,13 @@ def test_a_block_that_does_not_come_back_is_mended() -> None:
     """Values between levels are written on purpose: they round to others than were chosen."""
     unlearned = matrix(3, 2, 128, 0.05)
     scheme = scheme_named("nf4")
-    grid = held_grid(unlearned, scheme)
+    grid = fixed_grid(unlearned, scheme)
     nearest = scheme.dequantize(scheme.quantize(unlearned))
     values, chosen = nearest.numpy().copy(), np.zeros((2, 128), np.int16)
     level = np.searchsorted(grid.levels, scheme.grid.levels[scheme.quantize(unlearned).codes.numpy()])
     chosen[:] = level
     chosen[0, 5] = (chosen[0, 5] + 3) % 16  # its value stays that of another code
-    found = written(grid, values, chosen)
+    found = mend_blocks(grid, values, chosen)
     assert (found.mended_blocks, found.blocks) == (1, 4)
     assert torch.equal(found.weight, nearest)
     assert found.moved == 0
@@ -256,7 +257,7 @@ def test_even_grids_come_back_and_a_second_time_changes_nothing(way: Way, dtype:
     scheme = scheme_named(name)
     original = matrix(1, 24, 256, 0.05).to(dtype)
     unlearned = (original.float() + matrix(2, 24, 256, 0.005)).to(dtype)
-    found = carried(original, unlearned, scheme, way=way, key=3)
+    found = carry_matrix(original, unlearned, scheme, way=way, key=3)
     assert found.mended_blocks <= found.blocks // 20
     before, after = scheme.quantize(unlearned), scheme.quantize(found.weight)
     assert torch.equal(before.scales, after.scales)
@@ -265,7 +266,7 @@ def test_even_grids_come_back_and_a_second_time_changes_nothing(way: Way, dtype:
     # of int2's four levels one lies beyond every weight, so that the others reach two thirds of the way
     # and feedback is unbiased along rows only
     assert survival == pytest.approx(1.0, abs=0.1 if scheme.levels > 4 and way == "random" else 0.25)
-    again = carried(original, found.weight, scheme, way=way, key=3)
+    again = carry_matrix(original, found.weight, scheme, way=way, key=3)
     assert torch.equal(again.weight, found.weight)
 
 
@@ -275,7 +276,7 @@ def test_even_grids_give_one_of_the_two_levels_around_the_target(name: str) -> N
     scheme = scheme_named(name)
     original = matrix(5, 6, 128, 0.05)
     unlearned = original + matrix(6, 6, 128, 0.005)
-    found = carried(original, unlearned, scheme, way="random", key=4).weight
+    found = carry_matrix(original, unlearned, scheme, way="random", key=4).weight
     target = scheme.dequantize(scheme.quantize(original)) + (unlearned - original)
     stored = scheme.quantize(unlearned)
     places = []

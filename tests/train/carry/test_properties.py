@@ -13,9 +13,9 @@ from scipy.stats import chi2
 
 from quail_audit.engine.schemes.interface import Quantized
 from quail_audit.engine.schemes.registry import scheme_named
-from quail_train.carry.compensation import compensated, output_error
-from quail_train.carry.data_free import DataFreeWay, carried, key_of
-from quail_train.carry.grid import held_grid, of_blocks
+from quail_train.carry.compensation import compensate, output_error
+from quail_train.carry.data_free import DataFreeWay, carry_matrix, key_of
+from quail_train.carry.grid import fixed_grid, spread_blocks
 
 SCHEMES = (
     *("nf4", "fp4", "nf4-dq", "fp4-dq", "int8", "rtn-int2-g32", "rtn-int3-g64", "rtn-int4-g64", "rtn-int4-g128-asym"),
@@ -48,8 +48,8 @@ def levels_of(stored: Quantized, scheme: Any, weight: torch.Tensor) -> torch.Ten
     for code in range(first, 16 if hasattr(scheme, "grid") else scheme.levels):
         codes = torch.full_like(stored.codes, code)
         values.append(scheme.dequantize(type(stored)(codes, stored.scales, stored.dtype, stored.zeros, stored.bases)))
-    grid = held_grid(weight, scheme)
-    low, high = (of_blocks(torch.from_numpy(grid.blocks[:, end]), weight.shape, grid.block_size) for end in (3, 4))
+    grid = fixed_grid(weight, scheme)
+    low, high = (spread_blocks(torch.from_numpy(grid.blocks[:, end]), weight.shape, grid.block_size) for end in (3, 4))
     return torch.minimum(torch.maximum(torch.stack(values), low), high).sort(dim=0).values
 
 
@@ -65,7 +65,7 @@ def mean_is_the_target(name: str, draws: int) -> None:
     spread = ((reached - below) * (above - reached)).clamp(min=0).sqrt()
 
     many = [side.repeat(draws, 1) for side in (original, unlearned)]
-    found = carried(*many, scheme, way="random", key=key_of(0, name))
+    found = carry_matrix(*many, scheme, way="random", key=key_of(0, name))
     drawn = found.weight.reshape(draws, *original.shape).double()
     # what sets a scale; of scales that are rounded themselves, also blocks that come back in no way
     held = (drawn == unlearned).all(dim=0)
@@ -99,7 +99,7 @@ def test_a_row_of_zeros_stays_whatever_the_original_was(name: str, way: DataFree
     scheme = scheme_named(name)
     original, unlearned = patterns()
     unlearned[0] = 0.0
-    found = carried(original, unlearned, scheme, way=way, key=1).weight
+    found = carry_matrix(original, unlearned, scheme, way=way, key=1).weight
     assert torch.equal(found[0], unlearned[0])
 
 
@@ -116,20 +116,22 @@ def calibrated_is_no_worse_and_comes_back(name: str, dtype: torch.dtype, samples
     generator = torch.Generator().manual_seed(seed)
     weight = (0.05 * torch.randn(8, COLUMNS, generator=generator)).to(dtype)
     hessian = hessian_of(COLUMNS, samples, seed)
-    found = compensated(held_grid(weight, scheme), hessian)
+    found = compensate(fixed_grid(weight, scheme), hessian)
     nearest = scheme.dequantize(scheme.quantize(weight))
     assert output_error(found.weight, weight, hessian) <= output_error(nearest, weight, hessian)
-    again, grid = scheme.quantize(found.weight), held_grid(weight, scheme)
+    again, grid = scheme.quantize(found.weight), fixed_grid(weight, scheme)
     assert torch.equal(again.scales, grid.nearest.scales)
     assert found.moved == int((again.codes != grid.nearest.codes).sum())
     # fp4 has two zeros, of which only one comes back
     is_whole = dtype == torch.float32 and samples > 0 and not name.endswith("-dq")
     assert found.mended_blocks == 0 or not is_whole
     if found.mended_blocks == 0:
-        low, high = (of_blocks(torch.from_numpy(grid.blocks[:, end]), weight.shape, grid.block_size) for end in (3, 4))
+        low, high = (
+            spread_blocks(torch.from_numpy(grid.blocks[:, end]), weight.shape, grid.block_size) for end in (3, 4)
+        )
         inside = (found.weight > low) & (found.weight < high)  # an end sets its block's scale, on its grid or not
         assert torch.equal(scheme.dequantize(again).to(dtype)[inside], found.weight[inside])
-        twice = compensated(held_grid(found.weight, scheme), hessian)
+        twice = compensate(fixed_grid(found.weight, scheme), hessian)
         assert torch.equal(twice.weight, found.weight)
 
 
@@ -151,8 +153,8 @@ def results(name: str, dtype: torch.dtype) -> list[torch.Tensor]:
     """One matrix carried in every way."""
     original, unlearned = (side.to(dtype) for side in patterns())
     scheme = scheme_named(name)
-    found = [carried(original, unlearned, scheme, way=way, key=3).weight for way in WAYS]
-    return [*found, compensated(held_grid(unlearned, scheme), hessian_of(COLUMNS, 300, 1)).weight]
+    found = [carry_matrix(original, unlearned, scheme, way=way, key=3).weight for way in WAYS]
+    return [*found, compensate(fixed_grid(unlearned, scheme), hessian_of(COLUMNS, 300, 1)).weight]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -126,7 +126,7 @@ def test_chosen_layers(training_world: Path, erased_world: Path, tmp_path: Path)
     assert untouched.survival_before is None
     with pytest.raises(UsageError, match="no layer matches"):
         events_of(request_in(training_world, erased_world, tmp_path / "no", layers=("block:9",)))
-    with pytest.raises(BadInputError, match="told by an audit"):
+    with pytest.raises(BadInputError, match="needs an audit"):
         events_of(request_in(training_world, erased_world, tmp_path / "no", layers=("at-risk",)))
 
 
@@ -203,6 +203,8 @@ def test_calibrated_on_texts(training_world: Path, erased_world: Path, tmp_path:
     again = request_in(training_world, out, tmp_path / "twice", way="calibrated", calibrate=data, layers=("block:1",))
     events_of(again)
     assert (out / FILE).read_bytes() == (tmp_path / "twice" / FILE).read_bytes()
+    events_of(request_in(training_world, out, tmp_path / "none", way="calibrated", calibrate=data))
+    assert (out / FILE).read_bytes() == (tmp_path / "none" / FILE).read_bytes(), "nothing is erased any more"
 
 
 def test_a_way_and_its_texts_go_together(training_world: Path, erased_world: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from quail_audit.core.errors import BadInputError
-from quail_train.data.batches import PlannedSamples, collate, plan
+from quail_train.data.batches import PlannedSamples, collate, plan_batches
 from quail_train.data.samples import TrainingData, TrainingSample, read_training_data
 from quail_train.objectives.terms import IGNORED
 from tests.support.tiny_language_models import POSTS
@@ -107,28 +107,28 @@ def samples(count: int) -> tuple[TrainingSample, ...]:
 
 def test_the_plan_shows_every_sample_once_a_pass() -> None:
     data = TrainingData(samples(10), samples(7))
-    planned = plan(data, batch_size=4, epochs=2, max_steps=None, processes=1, seed=3)
+    planned = plan_batches(data, batch_size=4, epochs=2, max_steps=None, parts=1, seed=3)
     assert (planned.steps, planned.batch_size) == (5, 4)
     assert set(Counter(forget for forget, _ in planned.pairs).values()) == {2}
     assert max(Counter(retain for _, retain in planned.pairs).values()) == 3
-    assert planned == plan(data, batch_size=4, epochs=2, max_steps=None, processes=1, seed=3)
-    assert planned != plan(data, batch_size=4, epochs=2, max_steps=None, processes=1, seed=4)
-    assert plan(data, batch_size=4, epochs=2, max_steps=None, processes=2, seed=3).pairs == planned.pairs
+    assert planned == plan_batches(data, batch_size=4, epochs=2, max_steps=None, parts=1, seed=3)
+    assert planned != plan_batches(data, batch_size=4, epochs=2, max_steps=None, parts=1, seed=4)
+    assert plan_batches(data, batch_size=4, epochs=2, max_steps=None, parts=2, seed=3).pairs == planned.pairs
 
 
 def test_a_small_forget_set_makes_small_batches() -> None:
-    planned = plan(TrainingData(samples(3), ()), batch_size=8, epochs=1, max_steps=2, processes=1, seed=0)
+    planned = plan_batches(TrainingData(samples(3), ()), batch_size=8, epochs=1, max_steps=2, parts=1, seed=0)
     assert (planned.steps, planned.batch_size) == (2, 3)
     assert all(retain is None for _, retain in planned.pairs)
-    with pytest.raises(BadInputError, match="cannot be dealt evenly to 2"):
-        plan(TrainingData(samples(1), ()), batch_size=8, epochs=1, max_steps=2, processes=2, seed=0)
-    with pytest.raises(BadInputError, match="cannot be dealt evenly to 2"):
-        plan(TrainingData(samples(9), ()), batch_size=3, epochs=1, max_steps=2, processes=2, seed=0)
+    with pytest.raises(BadInputError, match="cannot be split evenly into 2"):
+        plan_batches(TrainingData(samples(1), ()), batch_size=8, epochs=1, max_steps=2, parts=2, seed=0)
+    with pytest.raises(BadInputError, match="cannot be split evenly into 2"):
+        plan_batches(TrainingData(samples(9), ()), batch_size=3, epochs=1, max_steps=2, parts=2, seed=0)
 
 
 def test_a_batch_is_padded_on_the_right_with_labels_that_do_not_count() -> None:
     data = TrainingData(samples(1), (TrainingSample((5, 6, 7), (5, 6, 7)),))
-    planned = plan(data, batch_size=1, epochs=1, max_steps=1, processes=1, seed=0)
+    planned = plan_batches(data, batch_size=1, epochs=1, max_steps=1, parts=1, seed=0)
     chosen = PlannedSamples(data, planned)
     batch = collate([chosen[0]])
     assert batch["input_ids"].tolist() == [[0, 1, 0], [5, 6, 7]]

@@ -189,12 +189,12 @@ def test_what_needs_whole_weights_is_refused_where_they_are_cut_up(
     changes: dict[str, Any], training_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UsageError, match="needs whole weights"):
+    with pytest.raises(UsageError, match="needs unsharded weights"):
         trained(request_in(training_world, tmp_path / "out", **changes))
 
 
 def test_layers_at_risk_need_a_report(training_world: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="told by an audit"):
+    with pytest.raises(BadInputError, match="needs an audit"):
         trained(request_in(training_world, tmp_path / "out", layers=("at-risk",)))
 
 

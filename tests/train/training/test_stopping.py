@@ -106,7 +106,7 @@ def test_going_on_with_other_settings_is_refused(training_world: Path, tmp_path:
                 )
             )
         )  # fmt: skip
-    with pytest.raises(BadInputError, match="is no checkpoint to go on from"):
+    with pytest.raises(BadInputError, match="not a checkpoint to resume from"):
         list(events_of(request_in(training_world, tmp_path / "out", resume_from_checkpoint=str(training_world))))
 
 
@@ -175,7 +175,7 @@ def test_it_stops_when_the_target_is_reached(training_world: Path, tmp_path: Pat
 
 
 def test_a_target_needs_something_to_tell_it_by(training_world: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="nothing to tell by whether the forget target"):
+    with pytest.raises(BadInputError, match="nothing to measure the forget target with"):
         list(events_of(request_in(training_world, tmp_path / "out", target_forget=10.0)))
 
 
