@@ -1,4 +1,8 @@
-"""What a quantization scheme is, to the rest of Quail."""
+"""Define the contract of a quantization scheme: what Quail asks of its own schemes and of plug-ins.
+
+A package adds a scheme through the entry point group quail.schemes: a callable without arguments that returns a Scheme,
+which may be the class itself. See docs/schemes.md for a whole package.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A weight matrix as a scheme stores it.
+    """A weight matrix as a scheme stores it. All tensors are on the device of the weights.
 
     Attributes:
-        codes: uint8 [rows, columns], one code a weight (not packed).
-        scales: float32 [blocks]: each block's scale as the deployed model sees it, in row-major order of the blocks.
-        dtype: of the weights that were rounded; dequantized values have it too.
-        zeros: float32 [blocks]: the code that stands for zero; None where the scheme's levels say it.
-        bases: float32 [blocks]: what is added to every value of a block; None for nothing.
+        codes: uint8 [rows, columns], one code for each weight, not packed; a plug-in numbers them from 0 in the order of the levels.
+        scales: float32 [blocks], each block's scale as the deployed model sees it; blocks in row-major order.
+        dtype: dtype of the weights that were rounded, and of the dequantized values.
+        zeros: float32 [blocks], the code that stands for zero in each block; None if the levels say it.
+        bases: float32 [blocks], what is added to every value of a block; None for nothing.
     """
 
     codes: torch.Tensor
@@ -33,14 +37,36 @@ class Quantized:
 
 
 class Scheme(ABC):
-    """A way to round weight matrices that looks at nothing but the matrix, named as on the command line.
+    """A way to round weight matrices that needs nothing but the matrix: no texts, no other layers.
+
+    A subclass sets the attributes and implements quantize, dequantize and bucket_widths. All three must be
+    deterministic, because both checkpoints of a pair go through them and equal codes count as equal.
+
+    Example, which keeps the sign of each weight and one magnitude for each row:
+
+        class Sign(Scheme):
+            name = "sign"
+            title = "the sign of each weight, by row"
+            bits_per_weight = 1.0  # and a float32 for each row
+            block = "row"
+            levels = 2
+
+            def quantize(self, weight):
+                return Quantized((weight > 0).to(torch.uint8), weight.float().abs().mean(dim=1), weight.dtype)
+
+            def dequantize(self, quantized):
+                signs = 2 * quantized.codes.float() - 1
+                return (signs * quantized.scales[:, None]).to(quantized.dtype)
+
+            def bucket_widths(self, weight, quantized):
+                return quantized.scales.clamp(min=1e-38)[:, None].expand(weight.shape)
 
     Attributes:
-        name: "nf4".
+        name: name on the command line and in reports: "nf4".
         title: one line for `quail schemes`.
-        bits_per_weight: stored bits a weight, scales included.
+        bits_per_weight: stored bits for each weight, scales included.
         block: the weights that share a scale, in words: "64", "row".
-        levels: how many codes there are, at most 256.
+        levels: number of codes, at most 256. Transitions between levels are counted up to 16.
     """
 
     name: str
@@ -51,41 +77,53 @@ class Scheme(ABC):
 
     @abstractmethod
     def quantize(self, weight: torch.Tensor) -> Quantized:
-        """Round a float32, float16 or bfloat16 matrix [rows, columns] of finite weights, on its own device."""
+        """Round a matrix on its own device.
+
+        Args:
+            weight: float32, float16 or bfloat16 [rows, columns], all finite, of a shape that why_left_alone accepts.
+        """
 
     @abstractmethod
     def dequantize(self, quantized: Quantized) -> torch.Tensor:
-        """The weights that the deployed model computes with: [rows, columns], in the dtype that was rounded."""
+        """Return the weights that the deployed model computes with: [rows, columns], in quantized.dtype."""
 
     @abstractmethod
     def bucket_widths(self, weight: torch.Tensor, quantized: Quantized) -> torch.Tensor:
-        """How wide the interval of weights is that get each weight's code: float32 [rows, columns], above zero."""
+        """Return the width of each weight's bucket, the interval of weights that get the same code.
+
+        Args:
+            weight: as given to quantize.
+            quantized: what quantize made of it.
+
+        Returns:
+            float32 [rows, columns], in units of the weights, above zero also in a block of zeros.
+        """
 
     def install_command(self) -> str:
-        """The command that installs what this machine lacks to run the scheme; empty: it lacks nothing."""
+        """Return the command that installs what this machine lacks to run the scheme; empty if it lacks nothing."""
         return ""
 
     def why_left_alone(self, rows: int, columns: int) -> str:
-        """Why a matrix of this shape is left in full precision, as the scheme's library does; empty: it is rounded."""
+        """Say why the scheme's library leaves a matrix of this shape in full precision; empty if it is rounded."""
         return ""
 
     def deployed_weights(self, weight: torch.Tensor) -> torch.Tensor:
-        """What the deployed model has in a matrix's place: the rounded weights, or these where they are left alone."""
+        """Return what the deployed model has in a matrix's place: rounded weights, or these if they are left alone."""
         return weight if self.why_left_alone(*weight.shape) else self.dequantize(self.quantize(weight))
 
     def round(self, weight: torch.Tensor) -> RoundedMatrix:
-        """A matrix as it is deployed; see quantize."""
+        """Return the codes, values and bucket widths of a matrix; see quantize."""
         quantized = self.quantize(weight)
         return RoundedMatrix(quantized.codes, self.dequantize(quantized), self.bucket_widths(weight, quantized))
 
 
 @dataclass(frozen=True)
 class ByLayer:
-    """Which scheme rounds which layer.
+    """A scheme for each layer.
 
     Attributes:
-        name: of the whole, as reports have it: the format that most weights are stored in.
-        schemes: layer -> what rounds it.
+        name: name of the whole in reports: the format that most weights are stored in.
+        schemes: layer -> the scheme that rounds it.
     """
 
     name: str

@@ -1,6 +1,7 @@
-"""What forgetting data and a metric are, to the rest of Quail and to packages that add metrics.
+"""Define the contract of a metric, and the models that it sees: for Quail's own metrics and for plug-ins.
 
-A package adds metrics through the entry point quail.metrics: a callable that returns a Metric. Imports nothing heavy.
+A package adds a metric through the entry point group quail.metrics: a callable without arguments that returns a Metric,
+which may be the class itself. This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,31 +23,38 @@ Task = Literal["language modelling", "classification"]
 
 
 class LanguageModel(Protocol):
-    """A model as a metric sees it: text in, text or probabilities out. Batching and memory are its own affair."""
+    """A language model as a metric sees it: text in, text or probabilities out. It batches and bounds memory itself."""
 
     def continuations(
         self, prompts: Sequence[str], *, max_new_tokens: int, stop_words: Sequence[str] = ()
     ) -> Iterator[tuple[int, str]]:
-        """Greedy continuations, each with its prompt's index, in whatever order they are finished.
+        """Continue prompts greedily.
 
         Args:
-            prompts: texts; the tokenizer adds its special tokens. One that is longer than the model's window less
+            prompts: texts; the tokenizer adds its special tokens. A prompt that is longer than the model's window less
                 max_new_tokens loses its beginning.
-            max_new_tokens: at most so many are generated.
+            max_new_tokens: the most tokens to generate for each prompt.
             stop_words: a continuation ends before the first of these.
+
+        Yields:
+            (index of the prompt, its continuation without the prompt), in the order in which they are finished.
         """
         ...
 
     def log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Natural logarithms of each token's probability given those before it, each with its text's index.
+        """Compute the log-probability, in nats, of each token given those before it.
 
-        float32 [tokens - 1]: the first token has none before it, so a text of one token has an empty array. A text
-        longer than the model's window is cut to it.
+        Args:
+            texts: texts; one that is longer than the model's window is cut to it.
+
+        Yields:
+            (index of the text, float32 [tokens - 1]), in the order in which they are finished. The first token has none
+            before it, so a text of one token has an empty array.
         """
         ...
 
     def cut(self, text: str, tokens: int) -> str:
-        """The text's first tokens, special ones counted, as text."""
+        """Return the text of the first so many tokens, special ones counted."""
         ...
 
 
@@ -54,14 +62,18 @@ class Classifier(Protocol):
     """A sequence classifier as a metric sees it."""
 
     def label_log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Natural logarithms of each class's probability, float32 [classes], each with its text's index.
+        """Compute the log-probability, in nats, of each class.
 
-        In whatever order they are finished. A text longer than the model's window is cut as its tokenizer cuts it.
+        Args:
+            texts: texts, which may be empty; one that is longer than the model's window is cut by its tokenizer.
+
+        Yields:
+            (index of the text, float32 [classes]), in the order in which they are finished.
         """
         ...
 
 
-# A metric sees the model of its task.
+# the model of a metric's task
 AnyModel = TypeVar("AnyModel", bound="LanguageModel | Classifier")
 
 
@@ -71,9 +83,9 @@ class Sample:
 
     Attributes:
         index: its place in the data file, from 0.
-        score: in the metric's own unit.
-        prompt, truth, answer: for a person who looks closer; empty where there is none.
-        probabilities: of a classifier's labels by name, from 0 to 1, the likeliest first.
+        score: its score, in the metric's own unit.
+        prompt, truth, answer: texts for a person who looks closer; empty if there is none.
+        probabilities: probabilities of a classifier's labels, by name, from 0 to 1, the likeliest first.
     """
 
     index: int
@@ -86,12 +98,12 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A metric of one arm.
+    """What a metric measured of one arm.
 
     Attributes:
-        score: its mean, or what stands for it, with its interval.
-        values: what recovery is computed from, in the order of the data file, so that arms pair up by sample:
-            the scores [samples], unless the metric says otherwise.
+        score: the mean over samples, or what stands for it, with its 95 % interval.
+        values: float64 [samples], the scores in the order of the data file, so that arms pair up by sample. Recovery is
+            computed from them. A metric of Quail's own may hold other values here, and says so.
     """
 
     score: Score
@@ -101,11 +113,30 @@ class Measured:
 class Metric(ABC, Generic[AnyModel]):
     """One number that tells how well a model knows a set of texts.
 
+    A subclass sets the attributes and implements samples and measure.
+
+    Example, which counts how many forget texts a model finds likely:
+
+        class Likely(Metric[LanguageModel]):
+            name = "likely_forget"
+            needs = "privleak/forget.json"
+            generates = False
+
+            def samples(self, data):
+                return len(data.texts.get("forget", ()))
+
+            def measure(self, data, model, *, seed):
+                scores = np.zeros(self.samples(data))
+                for index, nats in model.log_probabilities(data.texts["forget"]):
+                    scores[index] = 100.0 * (nats.mean() > -1.0)
+                    yield Sample(index, scores[index], prompt=data.texts["forget"][index])
+                return Measured(mean_score(scores, seed=seed), scores)
+
     Attributes:
-        task: of the models it measures; AnyModel is LanguageModel, or Classifier.
-        name: as on the command line and in reports: "verbmem_forget".
-        needs: the data it needs, for people: "verbmem/forget.json".
-        generates: whether the model has to write text, which is slow: such metrics are measured last.
+        task: task of the models that it measures: AnyModel is a LanguageModel, or a Classifier for "classification".
+        name: name on the command line and in reports: "verbmem_forget".
+        needs: the data that it needs, in words: "verbmem/forget.json".
+        generates: whether the model has to write text, which is slow, so such metrics are measured last.
     """
 
     task: ClassVar[Task] = "language modelling"
@@ -115,8 +146,20 @@ class Metric(ABC, Generic[AnyModel]):
 
     @abstractmethod
     def samples(self, data: ForgettingData) -> int:
-        """How many samples there are to score; 0 where the data is absent."""
+        """Return the number of samples to score; 0 if the data is absent."""
 
     @abstractmethod
     def measure(self, data: ForgettingData, model: AnyModel, *, seed: int) -> Generator[Sample, None, Measured]:
-        """Score every sample, yielding each as soon as it is known. The seed is the bootstrap's."""
+        """Score every sample of one arm.
+
+        Args:
+            data: a folder that has samples for this metric; a classifier's labels are named as the model names them.
+            model: the arm's model.
+            seed: random seed for the bootstrap interval; see bootstrap.mean_score.
+
+        Yields:
+            Each sample once, in any order, as soon as its score is known.
+
+        Returns:
+            The metric of the arm, over all samples.
+        """
