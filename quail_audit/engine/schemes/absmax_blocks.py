@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""Rounding blocks of weights on a CPU: the loops behind schemes whose 16 levels are scaled by each block's absmax.
+"""Compile the loops that round blocks to 16 levels scaled by the block's absmax, on a CPU.
 
-Written so that LLVM turns each loop over a block into vector instructions: see docs/benchmarks.md before changing one.
-Not here: statistics over a pair of matrices (weights/kernels.py, which inlines these).
+LLVM turns each loop over a block into vector instructions: see docs/benchmarks.md before changing one.
+weights/table_kernel.py inlines these.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ ABSOLUTE_BITS = np.int32(0x7FFFFFFF)  # a float32's bits without the sign; they 
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """njit whose machine code is kept for the next process, where there is a folder it can be kept in."""
+    """Compile with njit, and keep the machine code for the next process if there is a folder for it."""
 
     def compile_it(function: Callable[..., Any]) -> Any:
         try:

@@ -1,7 +1,7 @@
-"""Schemes whose levels lie at even distances: a code is a rounded quotient, a value is a code times a scale.
+"""Round to evenly spaced levels: a code is a rounded quotient, a value is a code times a scale.
 
-A family says in `parameters` what rounds a block; the rest is here, in plain torch operations on any device.
-Not here: the same over a pair on a CPU, in one pass (weights/affine_kernels.py).
+A family computes in `parameters` what rounds a block; the rest is here, in plain torch operations on any device.
+weights/affine_kernel.py does the same over a pair on a CPU, in one pass.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SMALLEST_WIDTH = 1e-38  # of a bucket in a block of zeros, so that an update ove
 
 
 class Extremes(NamedTuple):
-    """What the weights of each block lie between: [blocks] each, in the dtype that parameters are worked out in.
+    """The extremes of each block's weights: [blocks] each, in the dtype that parameters are computed in.
 
     Attributes:
         low, high: the smallest and the largest.
-        farthest: from zero, with its sign; the first of several.
+        farthest: the weight farthest from zero, with its sign; the first of several.
     """
 
     low: torch.Tensor
@@ -45,7 +45,7 @@ class Parameters(NamedTuple):
 
     @property
     def width(self) -> torch.Tensor:
-        """Of the blocks' buckets, in units of the weights."""
+        """Width of the blocks' buckets, in units of the weights."""
         import torch
 
         # a block whose quotients are all zero has no buckets to speak of
@@ -60,10 +60,10 @@ class AffineScheme(Scheme):
     lowest.
 
     Attributes:
-        block_size: weights to a block; None: a whole row.
+        block_size: weights in a block; None: a whole row.
         lowest, highest: the range of codes.
-        rounding: of quotients.
-        shift: where they are cut.
+        rounding: how quotients are rounded.
+        shift: what is added to quotients before they are cut.
         unit: a constant that values are multiplied by, in float32.
         in_weights_dtype: whether quotients are computed in the weights' dtype, as the library does; else in float32.
         from_float16: whether weights are cast to float16 first.
@@ -82,7 +82,7 @@ class AffineScheme(Scheme):
 
     @abstractmethod
     def parameters(self, extremes: Extremes) -> Parameters:
-        """What rounds blocks, of what their weights lie between."""
+        """Return what rounds blocks of these extremes."""
 
     @property
     def levels(self) -> int:  # type: ignore[override]
@@ -101,7 +101,7 @@ class AffineScheme(Scheme):
         return f"rows of {columns} weights do not divide into blocks of {self.block_size}"
 
     def blocks_of(self, weight: torch.Tensor) -> torch.Tensor:
-        """The matrix as blocks [blocks, block size], in the dtype whose extremes decide.
+        """Return the matrix as blocks [blocks, block size], in the dtype whose extremes decide.
 
         Raises:
             ValueError: the scheme leaves such a matrix alone.
@@ -112,7 +112,7 @@ class AffineScheme(Scheme):
         return blocks.to(self.dtype_of_extremes(weight.dtype))
 
     def dtype_of_extremes(self, stored: torch.dtype) -> torch.dtype:
-        """What blocks' extremes are cast to before anything is worked out, for weights of this dtype."""
+        """Return the dtype that extremes of weights of a dtype are cast to before parameters are computed."""
         import torch
 
         if self.from_float16:
@@ -159,12 +159,12 @@ class AffineScheme(Scheme):
 
 
 def extremes_of(blocks: torch.Tensor) -> Extremes:
-    """What the weights of these blocks [blocks, block size] lie between."""
+    """Return the extremes of blocks [blocks, block size]."""
     farthest = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True)).flatten()
     return Extremes(blocks.amin(dim=1), blocks.amax(dim=1), farthest)
 
 
 def _round_away_from_zero(quotient: torch.Tensor) -> torch.Tensor:
-    """The nearest whole number; of two as near, the one farther from zero."""
+    """Round to the nearest whole number; of two as near, to the one farther from zero."""
     whole, part = quotient.abs().floor(), quotient.abs().frac()
     return (whole + (2 * part).floor()).copysign(quotient)

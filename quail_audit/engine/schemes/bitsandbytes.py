@@ -1,8 +1,8 @@
-"""nf4, fp4 and int8 as bitsandbytes 0.50 rounds them, bit for bit (but for bfloat16 values under 1.2e-38, which it
-keeps or flushes to zero depending on the processor).
+"""Round to nf4, fp4 and int8 as bitsandbytes 0.50 does, bit for bit.
 
-On a CPU the codes come from Quail's own loops, many times faster than bitsandbytes' and equal to its result; on other
-devices, and for the second rounding of the scales (double quantization), bitsandbytes itself does the work.
+The exception: bfloat16 values under 1.2e-38, which it keeps or flushes to zero depending on the processor. On a CPU the
+codes come from Quail's own loops, many times faster than bitsandbytes' and equal to its result; on other devices, and
+for the second rounding of the scales (double quantization), bitsandbytes itself does the work.
 Sources: QLoRA (Dettmers et al., arXiv 2305.14314) for nf4 and double quantization; bitsandbytes' functional.py for the
 tables and the order of operations.
 """
@@ -96,7 +96,7 @@ class FourBit(Scheme):
         return Quantized(codes=codes, scales=self.block_scales(absmax), dtype=weight.dtype)
 
     def dequantize(self, quantized: Quantized) -> torch.Tensor:
-        """The deployed weights; see Scheme."""
+        """Return the deployed weights; see Scheme."""
         if quantized.codes.device.type == "cpu":
             return _dequantize_on_cpu(quantized, self.grid)
         return _dequantize_on_device(quantized, self.grid, self.kind)
@@ -114,7 +114,7 @@ class FourBit(Scheme):
         return (of_weight * absmax).reshape(weight.shape)
 
     def block_scales(self, absmax: torch.Tensor) -> torch.Tensor:
-        """absmax as the deployed model has it: float32 [blocks] -> the same, itself rounded in double quantization."""
+        """Return absmax float32 [blocks] as the deployed model has it: itself rounded in double quantization."""
         if not self.double_quantization:
             return absmax
         functional = bitsandbytes().functional
@@ -150,7 +150,7 @@ class Int8(AffineScheme):
 
 
 def schemes() -> tuple[Scheme, ...]:
-    """nf4 and fp4, each with plain and with double-quantized scales, and int8."""
+    """Return nf4 and fp4, each with plain and with double-quantized scales, and int8."""
     four_bit = [FourBit(kind, double_quantization=double) for double in (False, True) for kind in ("nf4", "fp4")]
     return (*four_bit, Int8())
 

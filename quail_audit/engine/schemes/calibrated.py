@@ -1,8 +1,7 @@
-"""Schemes that look at texts as they round: GPTQ and AWQ, by libraries that quantize whole checkpoints.
+"""Describe the schemes that are calibrated on texts: GPTQ and AWQ, by libraries that quantize whole checkpoints.
 
 A calibrated scheme rounds no matrix by itself: a backend writes a checkpoint in its own format, and codes, scales and
-zeros are read back from there. Not here: running a backend (backends/process.py), and choosing texts
-(forgetting/calibration.py).
+zeros are read back from there.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ class CalibratedScheme:
     Attributes:
         name: "gptq-int4-g128".
         method: the algorithm.
-        bits, group_size: of the codes, and how many weights of a row share a scale.
-        desc_act: columns are rounded by falling activation, and groups follow that order.
+        bits: bits of a code.
+        group_size: how many weights of a row share a scale.
+        desc_act: whether columns are rounded by falling activation, and groups follow that order.
     """
 
     name: str
@@ -61,15 +61,15 @@ class CalibratedScheme:
         return 1 << self.bits
 
     def install_command(self) -> str:
-        """What this machine lacks to run the scheme: the command that installs it; empty where it lacks nothing."""
+        """Return the command that installs what this machine lacks to run the scheme; empty if it lacks nothing."""
         drives_it = find_spec("gptqmodel") or (self.method == "gptq" and find_spec("auto_gptq"))
         return "" if drives_it else f"pip install {EXTRA}"
 
     def backend(self, device: str) -> str:
-        """The module that drives the library to use: GPTQModel where it is installed, else auto-gptq.
+        """Return the module that drives the library to use: GPTQModel if it is installed, else auto-gptq.
 
         Args:
-            device: that models run on: "cpu", "cuda:0".
+            device: device of the models: "cpu", "cuda:0".
 
         Raises:
             EnvironmentProblemError: the library wants another device.
@@ -86,7 +86,7 @@ class CalibratedScheme:
 
 
 def scheme_of(name: str) -> CalibratedScheme | None:
-    """The calibrated scheme of this name; None where it names none."""
+    """Return the calibrated scheme of this name; None if there is none."""
     if name == AWQ:
         return CalibratedScheme(name, "awq", bits=4, group_size=128)
     found = _NAME.fullmatch(name)
@@ -96,5 +96,5 @@ def scheme_of(name: str) -> CalibratedScheme | None:
 
 
 def schemes() -> tuple[CalibratedScheme, ...]:
-    """Those that lists show; the grammar names more."""
+    """Return the schemes that lists show; the grammar names more."""
     return tuple(scheme for name in (*_SHOWN, AWQ) if (scheme := scheme_of(name)) is not None)

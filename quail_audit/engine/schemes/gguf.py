@@ -1,6 +1,6 @@
-"""gguf-q…: the formats of llama.cpp's GGUF files that round blocks of 32 on their own, as the package gguf 0.19 does.
+"""Round to llama.cpp's GGUF formats of blocks of 32 (gguf-q…), as the package gguf 0.19 does.
 
-Exact with gguf.quants in every code and value. llama.cpp's own C code rounds alike but for ties that depend on its
+It equals gguf.quants in every code and value. llama.cpp's own C code rounds alike but for ties that depend on its
 compiler. A row that does not divide into blocks stays in 16 bits there and is left alone here.
 Not here: K-quants, which are made by search; GGUF files that hold them are read (checkpoints/packed).
 Source: gguf/quants.py, and ggml-quants.c of llama.cpp.
@@ -19,10 +19,10 @@ BLOCK_SIZE = 32
 
 
 class Gguf(AffineScheme):
-    """Common to the formats: scales are kept as float16, quotients are computed in float32 with the unrounded one.
+    """The base of the formats: scales are kept as float16, quotients are computed in float32 with the unrounded one.
 
     Args:
-        bits: of a code.
+        bits: bits of a code.
         offsets: whether a block has a smallest value of its own (q4_1, q5_1), rather than a zero (q4_0, q5_0, q8_0).
     """
 
@@ -62,14 +62,14 @@ class Gguf(AffineScheme):
 
 
 def _round_to_float16(scales: torch.Tensor) -> torch.Tensor:
-    """As a file keeps them: in float16."""
+    """Round scales to float16, as a file keeps them."""
     import torch
 
     return scales.to(torch.float16).float()
 
 
 def schemes() -> tuple[Gguf, ...]:
-    """q4_0, q4_1, q5_0, q5_1 and q8_0."""
+    """Return q4_0, q4_1, q5_0, q5_1 and q8_0."""
     return (
         *(Gguf(bits, offsets=offsets) for bits in (4, 5) for offsets in (False, True)),
         Gguf(8, offsets=False),

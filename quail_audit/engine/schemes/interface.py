@@ -22,7 +22,8 @@ class Quantized:
     """A weight matrix as a scheme stores it. All tensors are on the device of the weights.
 
     Attributes:
-        codes: uint8 [rows, columns], one code for each weight, not packed; a plug-in numbers them from 0 in the order of the levels.
+        codes: uint8 [rows, columns], one code for each weight, not packed; a plug-in numbers them from 0 in the order
+            of the levels.
         scales: float32 [blocks], each block's scale as the deployed model sees it; blocks in row-major order.
         dtype: dtype of the weights that were rounded, and of the dequantized values.
         zeros: float32 [blocks], the code that stands for zero in each block; None if the levels say it.

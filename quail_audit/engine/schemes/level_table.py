@@ -1,4 +1,4 @@
-"""The buckets of a scheme whose levels stand in a table, scaled by each block's largest magnitude (absmax)."""
+"""Describe the buckets of a scheme whose levels stand in a table, scaled by each block's absmax."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LevelTable:
     weights all become levels[i] * a, and codes[i] is stored.
 
     Attributes:
-        block_size: weights to a block, in row-major order of the matrix; the last block may be short.
+        block_size: weights in a block, in row-major order of the matrix; the last block may be short.
         levels: float32 [k], ascending; from -1 to 1.
         bounds: float32 [k - 1], ascending: what separates the buckets.
         codes: uint8 [k]: the integer that the scheme stores for each level.
@@ -37,5 +37,5 @@ class LevelTable:
 
     @property
     def widths(self) -> npt.NDArray[np.float64]:
-        """Of each level's bucket, for a scale of 1: [k]."""
+        """The width of each level's bucket for a scale of 1: [k]."""
         return np.diff(self.edges)

@@ -1,4 +1,4 @@
-"""mxfp4 and nvfp4: 4-bit floats under block scales of 8 bits, as torchao 0.18 rounds weights, code for code.
+"""Round to 4-bit floats under 8-bit block scales (mxfp4, nvfp4), as torchao 0.18 does, code for code.
 
 mxfp4 is what MXDynamicActivationMXWeightConfig with weight_dtype=torch.float4_e2m1fn_x2 makes of weights: blocks of 32,
 whose scales are powers of two, rounded up (RCEIL). nvfp4 is NVFP4WeightOnlyConfig: blocks of 16, whose scales are e4m3
@@ -30,14 +30,14 @@ _SMALLEST_WIDTH = 1e-38  # of a bucket in a block of zeros, so that an update ov
 
 
 class BlockScales(NamedTuple):
-    """What weights are multiplied by before they are rounded, and values after: float32 [blocks] each."""
+    """Factors of weights before they are rounded, and of values after: float32 [blocks] each."""
 
     inverse: torch.Tensor
     scale: torch.Tensor
 
 
 class Float4(Scheme):
-    """Common to both: a weight is scaled and becomes the nearest e2m1 float; of two as near, the one with an even code.
+    """The base of both: a scaled weight becomes the nearest e2m1 float; of two as near, the one with an even code.
 
     Codes are numbered by value here: 0 for -6 to 15 for 6, of which 7 and 8 are the two zeros.
     """
@@ -47,7 +47,7 @@ class Float4(Scheme):
 
     @abstractmethod
     def scales_of(self, blocks: torch.Tensor) -> BlockScales:
-        """The scales of float32 blocks [blocks, block size], all of one matrix."""
+        """Return the scales of float32 blocks [blocks, block size], all of one matrix."""
 
     @property
     def block(self) -> str:  # type: ignore[override]
@@ -117,7 +117,7 @@ class Mxfp4(Float4):
 
 
 class Nvfp4(Float4):
-    """NVIDIA's NVFP4. Of a matrix of zeros torchao makes NaN; here it stays zero."""
+    """NVIDIA's NVFP4. torchao makes NaN of a matrix of zeros; here it stays zero."""
 
     name = "nvfp4"
     title = "NVFP4: 4-bit floats under 8-bit floats, over blocks of 16, as torchao makes it"
@@ -144,5 +144,5 @@ class Nvfp4(Float4):
 
 
 def schemes() -> tuple[Float4, ...]:
-    """Both."""
+    """Return both schemes."""
     return (Mxfp4(), Nvfp4())

@@ -1,4 +1,4 @@
-"""Finds schemes by name: Quail's own, and those that other packages register under the entry point quail.schemes."""
+"""Find schemes by name: Quail's own, and those that other packages register under the entry point quail.schemes."""
 
 import functools
 from collections.abc import Iterable
@@ -15,18 +15,18 @@ ALL = "all"
 
 @functools.cache
 def known_schemes() -> tuple[Scheme, ...]:
-    """Every scheme but the rarer forms of a family whose names say how it rounds; Quail's own first."""
+    """Return every scheme but the rarer forms of a family whose names say how it rounds; Quail's own first."""
     own = (*bitsandbytes.schemes(), *rtn.schemes(), *gguf.schemes(), *mx.schemes())
     return with_plug_ins(own, "quail.schemes", Scheme)  # type: ignore[type-abstract]
 
 
 def listed_schemes() -> tuple[Scheme | CalibratedScheme, ...]:
-    """What lists of an audit's schemes show: known_schemes, and those that are calibrated on texts."""
+    """Return what lists of schemes show: known_schemes, and those that are calibrated on texts."""
     return (*known_schemes(), *calibrated.schemes())
 
 
 def expand_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as on the command line, each once, with `all` standing for every scheme that this machine can run."""
+    """Return names as on the command line, each once, with `all` replaced by every scheme that this machine can run."""
     expanded: list[str] = []
     runnable = [scheme.name for scheme in listed_schemes() if not scheme.install_command()]
     for name in names:
@@ -35,10 +35,10 @@ def expand_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def scheme_named(name: str) -> Scheme:
-    """The scheme of this name, of those that look at nothing but a matrix.
+    """Return the scheme of this name, which needs nothing but a matrix.
 
     Raises:
-        UsageError: there is none; the message names those there are.
+        UsageError: there is none; the message lists the names.
         EnvironmentProblemError: this machine lacks what the scheme needs.
     """
     if calibrated.scheme_of(name) is not None:
@@ -48,10 +48,10 @@ def scheme_named(name: str) -> Scheme:
 
 
 def any_scheme_named(name: str) -> Scheme | CalibratedScheme:
-    """The scheme of this name, calibrated ones among them.
+    """Return the scheme of this name, calibrated or not.
 
     Raises:
-        UsageError: there is none; the message names those there are.
+        UsageError: there is none; the message lists the names.
         EnvironmentProblemError: this machine lacks what the scheme needs.
     """
     found = calibrated.scheme_of(name)

@@ -1,6 +1,6 @@
-"""A rounded weight matrix, whoever rounded it: a scheme, a calibrating backend, or whoever stored the checkpoint.
+"""Define a rounded weight matrix, whoever rounded it: a scheme, a backend, or the maker of the checkpoint.
 
-A module of its own because reading a packed checkpoint knows no scheme, and a scheme opens no checkpoint.
+It is a module of its own because reading a packed checkpoint knows no scheme, and a scheme opens no checkpoint.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RoundedMatrix:
-    """A weight matrix as it is deployed, however its rounding came about: what statistics over a pair compare.
+    """A weight matrix as it is deployed, which statistics over a pair compare.
 
     Attributes:
-        codes: uint8 [rows, columns], one code a weight (not packed). Equal codes of two matrices mean the same bucket.
+        codes: uint8 [rows, columns], one code for each weight, not packed. Equal codes of two matrices mean the
+            same bucket.
         values: [rows, columns], what the deployed model computes with.
-        widths: float32 [rows, columns], each weight's bucket width in units of the weights; None where the grid of
-            a stored matrix does not tell.
+        widths: float32 [rows, columns], each weight's bucket width in units of the weights; None if a stored
+            matrix does not tell.
     """
 
     codes: torch.Tensor

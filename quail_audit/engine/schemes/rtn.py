@@ -1,8 +1,8 @@
-"""rtn-int…: round to nearest, as torchao 0.18 rounds weights with IntxWeightOnlyConfig, code for code.
+"""Round to nearest (rtn-int…) as torchao 0.18 does with IntxWeightOnlyConfig, code for code.
 
 The name says the bits, what shares a scale (a group of a row, or the row: an output channel) and whether zero lies in
 the middle: rtn-int4-g128, rtn-int8-channel, rtn-int3-g64-asym. torchao computes in the dtype of the weights, and so
-does this. Where a row does not divide into groups torchao leaves the layer alone, and so does Quail.
+does this. If a row does not divide into groups, torchao leaves the layer alone, and so does Quail.
 Source: torchao/quantization/quant_primitives.py (choose_qparams_affine, quantize_affine).
 """
 
@@ -17,7 +17,7 @@ GROUPS = (32, 64, 128)
 GRAMMAR = "rtn-int{2,3,4,8}[-g{32,64,128}|-channel][-asym]"
 _NAME = re.compile(r"rtn-int(?P<bits>[2348])(?:-g(?P<group>32|64|128)|-channel)?(?P<asym>-asym)?")
 _ZERO_POINT_BITS, _SCALE_BITS = 8, 16  # as torchao keeps them: int8, and the weights' dtype, mostly of 16 bits
-DEFAULT_GROUP = 128  # where the name gives neither group nor channel
+DEFAULT_GROUP = 128  # if the name gives neither group nor channel
 
 
 class RoundToNearest(AffineScheme):
@@ -62,7 +62,7 @@ class RoundToNearest(AffineScheme):
 
 
 def scheme_of(name: str) -> RoundToNearest | None:
-    """The scheme of this name; None where it is no name of this family."""
+    """Return the scheme of this name; None if it is no name of this family."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
@@ -71,7 +71,7 @@ def scheme_of(name: str) -> RoundToNearest | None:
 
 
 def schemes() -> tuple[RoundToNearest, ...]:
-    """The forms that are met most, for lists; scheme_of knows every one."""
+    """Return the most common forms, for lists; scheme_of knows every one."""
     common = ("rtn-int4-g128", "rtn-int4-g64", "rtn-int4-g32", "rtn-int4-g128-asym", "rtn-int4-channel")
     rare = ("rtn-int8-channel", "rtn-int8-g128", "rtn-int3-g64", "rtn-int3-g128", "rtn-int2-g32")
     return tuple(found for name in (*common, *rare) if (found := scheme_of(name)) is not None)

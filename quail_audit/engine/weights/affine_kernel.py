@@ -1,8 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
-"""The hot loop over a pair of matrices on a CPU for schemes with even levels (schemes/affine.py), in one pass.
+"""Compile the hot loop over a pair of matrices on a CPU for schemes with even levels (schemes/affine.py).
 
-What rounds a block comes with it, already computed; a code is a quotient rounded, so nothing is looked up.
-Not here: schemes with a table of levels (kernels.py), what the sums mean (overlap.py).
+The loop is long on purpose: one pass makes every statistic. The parameters of a X
 """
 
 import functools

@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
-"""What loops over blocks of a pair have in common: bits, rounding to a dtype, counting by bin, sums inside a block.
+"""Compile what both loops over blocks of a pair share: bits, rounding to a dtype, bins, sums inside a block.
 
 Sums inside a block are float32, with the differences first scaled by powers of two so that no magnitude under- or
 overflows; between blocks they are float64. Medians come from counts: a magnitude is counted in a bin by the upper 16
 bits of its float32 (sign left out), so that a median read off the bins is within 0.2 % of the exact one (below 1e-38,
-within 2.3e-41). Not here: the loops (kernels.py, affine_kernels.py), and what the sums mean (overlap.py).
+within 2.3e-41).
 """
 
 import numpy as np

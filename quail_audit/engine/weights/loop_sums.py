@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     import torch
 
-WEIGHTS_PER_RUN = 1 << 30  # of the kernel, whose counts are int32; a multiple of every block size
+WEIGHTS_PER_RUN = 1 << 30  # of a kernel, whose counts are int32; a multiple of every block size
 
 
-WEIGHTS_PER_PIECE = 1 << 22  # of a matrix that has to be widened to float32 first; a multiple of every block size
+WEIGHTS_PER_PIECE = 1 << 22  # if a matrix has to be widened to float32 first; a multiple of every block size
 
 
 PIECE = 128  # weights that the loop over even levels sums at a time: several blocks, or a part of one
@@ -54,7 +54,7 @@ Bits = npt.NDArray[np.int32] | npt.NDArray[np.uint16]
 
 
 def has_loop(scheme: Scheme, weight: torch.Tensor) -> bool:
-    """Whether there is a loop for such a scheme over such matrices."""
+    """Tell whether there is a loop for such a scheme over such matrices."""
     if weight.device.type != "cpu":
         return False
     if isinstance(scheme, FourBit):
@@ -65,7 +65,7 @@ def has_loop(scheme: Scheme, weight: torch.Tensor) -> bool:
 def sums_over_table(
     original: torch.Tensor, unlearned: torch.Tensor, scheme: FourBit, threads: int, counts_updates: bool
 ) -> PairSums:
-    """The loop of table_kernel.py over the whole blocks, and what is left in tensor operations."""
+    """Run the loop of table_kernel.py over the whole blocks, and tensor operations over the rest."""
     size = scheme.grid.block_size
     flat_o, flat_u = original.reshape(-1), unlearned.reshape(-1)
     whole = flat_o.numel() // size * size
@@ -88,7 +88,7 @@ def sums_over_table(
 
 
 def _scales_to_use(flat: torch.Tensor, scheme: FourBit) -> npt.NDArray[np.float32]:
-    """The scales to dequantize with, where the scheme's are not simply each block's absmax; else empty."""
+    """Return the scales to dequantize with if they are not simply each block's absmax; else an empty array."""
     if not scheme.double_quantization:
         return np.empty(0, np.float32)
     return scheme.quantize(flat.reshape(1, -1)).scales.numpy()
@@ -102,7 +102,7 @@ def sums_over_even_levels(
     threads: int,
     counts_updates: bool,
 ) -> PairSums:
-    """The loop of affine_kernel.py; what rounds the blocks is worked out of their extremes just before."""
+    """Run the loop of affine_kernel.py, with the parameters of blocks computed from their extremes."""
     block = scheme.block_size or original.shape[1]
     sides = zip((original, unlearned), extremes, strict=True)
     of_o, of_u = map_in_threads(
@@ -135,7 +135,7 @@ def _sums_of_pieces(
     threads: int,
     counts_updates: bool,
 ) -> PairSums:
-    """The loop over flat tensors of whole pieces of so many weights that are so many blocks."""
+    """Run the loop over flat tensors of whole pieces, each of `size` weights and `blocks` blocks."""
     counts = scheme.levels <= MOST_LEVELS_OF_TRANSITIONS
     cells = scheme.levels**2 + 1 if counts else 1
     kernel = affine_kernel.kernel_for(
@@ -161,7 +161,7 @@ def _sums_of_pieces(
 
 
 def extremes_of(weight: torch.Tensor, size: int) -> Extremes:
-    """What the weights of each block of so many lie between, in float32."""
+    """Return the extremes of each block of `size` weights, in float32."""
     import torch
 
     found = np.empty((3, weight.numel() // size), np.float32)
@@ -173,7 +173,7 @@ def extremes_of(weight: torch.Tensor, size: int) -> Extremes:
 
 
 def _merge_extremes(found: Extremes, blocks: int) -> Extremes:
-    """The extremes of larger blocks, of those of their parts."""
+    """Return the extremes of larger blocks from those of their parts."""
     import torch
 
     if found.low.numel() == blocks:
@@ -184,7 +184,7 @@ def _merge_extremes(found: Extremes, blocks: int) -> Extremes:
 
 
 def _block_parameters(found: Extremes, stored: torch.dtype, scheme: AffineScheme) -> npt.NDArray[np.float32]:
-    """What rounds each block: [affine_kernel.PARAMETERS, blocks]."""
+    """Return what rounds each block: [affine_kernel.PARAMETERS, blocks]."""
     import torch
 
     # Casting keeps the order, so these are the extremes of the weights as they are cast.
@@ -196,8 +196,10 @@ def _block_parameters(found: Extremes, stored: torch.dtype, scheme: AffineScheme
 def _pieces(
     original: torch.Tensor, unlearned: torch.Tensor, block: int, longest: int
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Flat tensors by whole blocks, and where each piece begins: as they are stored where a loop takes them, else
-    widened, and then in short pieces."""
+    """Cut flat tensors into pieces of whole blocks, each with its start.
+
+    Pieces are as stored if a loop takes that dtype; else they are widened to float32, and short.
+    """
     import torch
 
     as_stored = original.dtype == unlearned.dtype and original.dtype in (torch.float32, torch.bfloat16)
@@ -221,7 +223,7 @@ def _rounding_of(dtype: torch.dtype) -> int:
 
 
 def _bits(flat: torch.Tensor, size: int) -> Bits:
-    """A flat float32 or bfloat16 tensor as its bits, [blocks, size], without a copy."""
+    """Return the bits of a flat float32 or bfloat16 tensor, [blocks, size], without a copy."""
     import torch
 
     kind = torch.int32 if flat.dtype == torch.float32 else torch.uint16
@@ -230,7 +232,7 @@ def _bits(flat: torch.Tensor, size: int) -> Bits:
 
 
 class _LoopResult(NamedTuple):
-    """What a loop left: its sums by chunk, and its counts by worker."""
+    """The results of a loop: its sums by chunk, and its counts by worker."""
 
     sums: npt.NDArray[np.float64]
     updates: npt.NDArray[np.int32]
@@ -263,18 +265,18 @@ def _run_loop(
 
 
 def map_in_threads(function: Callable[[T], R], values: Iterable[T], threads: int) -> list[R]:
-    """A function's value for each, in order; side by side, since loops and tensors let go of the interpreter's lock."""
+    """Apply a function in threads, and return its values in order. Loops and tensors release the interpreter's lock."""
     return list(map(function, values) if threads == 1 else _threads(threads).map(function, values))
 
 
 @functools.cache
 def _threads(number: int) -> ThreadPoolExecutor:
-    """Kept, as starting two for every matrix and scheme takes a tenth of the time of measuring."""
+    """Return a pool that is kept: starting one for every matrix and scheme takes a tenth of the measuring time."""
     return ThreadPoolExecutor(number, thread_name_prefix="weights")
 
 
 def _totals(ran: _LoopResult, weights: int, *, same_code: int, transitions: Counts | None) -> PairSums:
-    """Chunks are added in order, exactly rounded: the same sums whatever the threads."""
+    """Add chunks in order, exactly rounded, so that the sums do not depend on the threads."""
     sums = ran.sums
     return PairSums(
         weights=weights,
@@ -299,7 +301,7 @@ def _sums_of_rest(
     scales_o: npt.NDArray[np.float32],
     scales_u: npt.NDArray[np.float32],
 ) -> PairSums:
-    """The last short block, which bitsandbytes rounds a little differently from the others."""
+    """Sum over the last short block, which bitsandbytes rounds a little differently from the others."""
     import torch
 
     pair = original.reshape(1, -1), unlearned.reshape(1, -1)

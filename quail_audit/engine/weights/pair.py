@@ -1,7 +1,6 @@
-"""What rounding makes of a layer's update: DESIGN section 2's statistics, from sums over a pair of matrices.
+"""Sum over a pair of matrices what the statistics of a layer need, reading the weights once.
 
-pair_sums reads each pair once; layer_statistics, layer_detail and summarize say what the sums mean. Not here: the loop
-itself (kernels.py), reading weights (checkpoints), and what a layer's state means for a release (verdict.py).
+statistics.py says what the sums mean.
 """
 
 from __future__ import annotations
@@ -30,14 +29,15 @@ if TYPE_CHECKING:
 
 
 class MatrixPair:
-    """A pair of matrices that is summed under one scheme after another: what schemes share is worked out once.
+    """A pair of matrices that is summed under one scheme after another. It computes once what schemes share.
 
-    That is what depends on no scheme, counted under the first that can be, and the extremes of blocks.
+    Shared are the figures that depend on no scheme, counted under the first scheme that allows it, and the extremes of
+    blocks.
 
     Args:
         original, unlearned: [rows, columns], float32, float16 or bfloat16, on one device; the dtypes may differ.
-        schemes: under which they will be summed.
-        threads: to use on a CPU. The sums do not depend on it.
+        schemes: the schemes that they will be summed under.
+        threads: number of threads on a CPU. The sums do not depend on it.
 
     Raises:
         ValueError: the shapes differ.
@@ -60,14 +60,14 @@ class MatrixPair:
         self.extremes = map_in_threads(lambda side: extremes_of(side, size), self._sides, threads) if blocks else []
 
     def sums_under(self, scheme: Scheme) -> PairSums:
-        """What the statistics need.
+        """Return what the statistics need.
 
         Args:
-            scheme: one of those given; not one that leaves such matrices alone (Scheme.why_left_alone).
+            scheme: one of those given, which must not leave such matrices alone (Scheme.why_left_alone).
         """
         sums = self._sums(scheme)
         if self._shared is None:
-            # Under a scheme whose scales overflow the weights themselves were not counted either.
+            # If a scheme's scales overflow, the weights themselves were not counted either.
             self._shared = sums if sums.is_finite else None
             return sums
         return replace(

@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
-"""The hot loop over a pair of matrices on a CPU for schemes with a table of 16 levels: every statistic in one pass.
+"""Compile the hot loop over a pair of matrices on a CPU for schemes with a table of 16 levels.
 
-A block of weights is read once on both sides, scaled, bucketed, dequantized and summed while it is in the first-level
-cache. Blocks that are bitwise equal cost a comparison; blocks where few weights changed and the scale stayed are done
-weight by weight. How many codes changed is read off the counts of pairs of codes, which leave out weights equal in
-value and in code. Not here: schemes with even levels (affine_kernels.py), what the sums mean (overlap.py).
+The loop is long on purpose: one pass makes every statistic. A block of weights is read once on both sides, scaled,
+bucketed, dequantized and summed while it is in the first-level cache. Blocks that are bitwise equal cost a comparison;
+blocks where few weights changed and the scale stayed are done weight by weight. The number of changed codes is read off
+the counts of pairs of codes, which leave out weights equal in value and in code.
 """
 
 import functools

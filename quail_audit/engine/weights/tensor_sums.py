@@ -16,13 +16,13 @@ from quail_audit.engine.weights.sums import Counts, PairSums, no_counts, no_tran
 if TYPE_CHECKING:
     import torch
 
-MOST_LEVELS_OF_TRANSITIONS = 16  # of 256 levels there would be 65,536 counts in each layer's event
+MOST_LEVELS_OF_TRANSITIONS = 16  # 256 levels would put 65,536 counts into each layer's event
 
 
 def sums_by_tensor_operations(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) -> PairSums:
-    """The same sums in plain torch operations, on any device, with the scheme's own quantizer.
+    """Sum in plain torch operations, on any device, with the scheme's own quantizer.
 
-    Several passes and several copies of the matrices: for devices whose memory is fast, and for short ends.
+    It takes several passes and several copies of the matrices: for devices whose memory is fast, and for short ends.
 
     Args:
         original, unlearned, scheme: as in pair_sums.
@@ -35,7 +35,7 @@ def sums_by_tensor_operations(original: torch.Tensor, unlearned: torch.Tensor, s
 
 
 def number_codes(quantized: Quantized, weight: torch.Tensor, scheme: Scheme) -> RoundedMatrix:
-    """A matrix as it is deployed, its codes in the order of the levels where the scheme's own are in another."""
+    """Return a matrix as it is deployed, with its codes renumbered in the order of the levels."""
     import torch
 
     codes = quantized.codes
@@ -49,12 +49,12 @@ def number_codes(quantized: Quantized, weight: torch.Tensor, scheme: Scheme) -> 
 def sums_of_rounded(
     original: torch.Tensor, unlearned: torch.Tensor, rounded_o: RoundedMatrix, rounded_u: RoundedMatrix, *, levels: int
 ) -> PairSums:
-    """The sums over a pair of finite matrices that have been rounded already, by whatever means.
+    """Sum over a pair of finite matrices that have been rounded already, by whatever means.
 
     Args:
         original, unlearned: [rows, columns], before rounding.
-        rounded_o, rounded_u: the same as they are deployed. Without widths there are no ratios.
-        levels: how many codes there are. Transitions are counted for few only.
+        rounded_o, rounded_u: both as they are deployed. Without widths there are no ratios.
+        levels: number of codes. Transitions are counted up to MOST_LEVELS_OF_TRANSITIONS.
     """
     import torch
 
@@ -88,7 +88,7 @@ def sums_of_rounded(
 
 
 def count_by_bin(magnitudes: torch.Tensor) -> Counts:
-    """Non-negative float32 magnitudes by bin."""
+    """Count non-negative float32 magnitudes by bin."""
     import torch
 
     bins = (magnitudes.contiguous().view(torch.int32) >> kernel_parts.BIN_SHIFT).cpu().numpy()

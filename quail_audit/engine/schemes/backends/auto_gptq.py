@@ -1,4 +1,4 @@
-"""Quantizes a checkpoint with auto-gptq 0.7.1, which wants CUDA. Runs in the worker's process."""
+"""Quantize a checkpoint with auto-gptq 0.7.1, which needs CUDA, in the worker's process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quail_audit.engine.schemes.backends.worker import MessageWriter
 
 
 def quantize(job: Job, report: MessageWriter) -> None:
-    """Do the job; see Job. What auto-gptq calls gptq_model-…safetensors is renamed to what any reader looks for."""
+    """Do the job; see Job. Rename auto-gptq's gptq_model-…safetensors to the name that every reader looks for."""
     import torch
     from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig
     from auto_gptq.quantization.gptq import GPTQ

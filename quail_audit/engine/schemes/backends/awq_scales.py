@@ -1,4 +1,4 @@
-"""What AWQ multiplies weights with before it rounds them, kept beside the checkpoint that GPTQModel writes.
+"""Keep the factors that AWQ multiplies weights by, beside the checkpoint that GPTQModel writes.
 
 AWQ rounds diag(1 / rows) W diag(columns), and puts the inverse of the columns' scales into whatever comes before the
 layer: a norm, or the rows of another layer. To compare an update with what rounding made of it, the scales are taken
@@ -20,7 +20,7 @@ NAME = "quail-awq-scales.safetensors"  # tensors "MODULE.columns" [inputs] and "
 
 
 def save_scales(folder: Path, columns: Mapping[str, torch.Tensor], rows: Mapping[str, torch.Tensor]) -> None:
-    """Write down what each module's columns were multiplied with, and its rows divided by."""
+    """Write what each module's columns were multiplied by, and its rows divided by."""
     from safetensors.torch import save_file
 
     found = {f"{name}.columns": scale for name, scale in columns.items()}
@@ -29,7 +29,7 @@ def save_scales(folder: Path, columns: Mapping[str, torch.Tensor], rows: Mapping
 
 
 def undo_scales(rounded: RoundedMatrix, folder: Path, module: str) -> RoundedMatrix:
-    """A layer's values and widths in units of the weights that AWQ was given; as they are where nothing was scaled.
+    """Return a layer's values and widths in units of the weights that AWQ was given.
 
     Args:
         rounded: as stored in the folder.

@@ -1,4 +1,4 @@
-"""Quantizes a checkpoint with GPTQModel 7.7: GPTQ and AWQ. Runs in the worker's process."""
+"""Quantize a checkpoint with GPTQModel 7.7, by GPTQ or AWQ, in the worker's process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEAST_WORKERS = 2  # on a machine of two cores it leaves itself one, and stops b
 
 
 def quantize(job: Job, report: MessageWriter) -> None:
-    """Do the job; see Job. Symmetric, and otherwise as GPTQModel's own defaults have it.
+    """Do the job; see Job. Rounding is symmetric, and otherwise as GPTQModel's own defaults have it.
 
     The rest of the model keeps the checkpoint's dtype, but for AWQ of a float32 checkpoint: GPTQModel's modules for AWQ
     know half precision only, so there the whole model becomes bfloat16, as it is by default.
@@ -57,7 +57,7 @@ def quantize(job: Job, report: MessageWriter) -> None:
 
 
 def _keep_scales(plain: Any, report: MessageWriter, columns: dict[str, Any], rows: dict[str, Any]) -> Any:
-    """GPTQModel's apply_scale, whose scales are kept by the whole names of the modules."""
+    """Wrap GPTQModel's apply_scale so that it keeps its scales by the whole names of the modules."""
 
     def remembering(block: Any, scales_list: Any, *args: Any, **kwargs: Any) -> Any:
         import torch
@@ -91,7 +91,7 @@ def _report_nearest(plain: Any, report: MessageWriter) -> Any:
 
 
 def _refuse_no_inverse(plain: Any) -> Any:
-    """GPTQModel goes on without an inverse, and so without compensating anything: that is no GPTQ."""
+    """Wrap the inverse so that none is an error: GPTQModel would go on without compensating, which is no GPTQ."""
 
     def refusing(this: Any, hessian: Any) -> Any:
         from torch.linalg import LinAlgError  # type: ignore[attr-defined]
@@ -105,7 +105,7 @@ def _refuse_no_inverse(plain: Any) -> Any:
 
 
 def _refuse_identity(*_: object) -> None:
-    """What GPTQModel tries after the true inverse gave weights that are no numbers."""
+    """Refuse the identity, which GPTQModel tries after the true inverse gave weights that are no numbers."""
     from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
     raise LinAlgError("compensating with its inverse gives weights that are no finite numbers")

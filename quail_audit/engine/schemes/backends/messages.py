@@ -1,4 +1,4 @@
-"""What a backend is asked to do, and what it says as it goes: plain values that cross a process."""
+"""Define a backend's job and the messages that it sends: plain values that cross a process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Job(_Message):
     Attributes:
         backend: the module that does it: "quail_audit.engine.schemes.backends.gptqmodel".
         model: a folder with config.json, safetensors and a tokenizer.
-        folder: to be made, in the backend's own format.
+        folder: the folder to make, in the backend's own format.
         rows: token ids to calibrate on, one list a sample.
         method, bits, group_size, desc_act: the scheme.
         dtype: the checkpoint's own: "bfloat16".
         device: "cpu", "cuda:0".
-        seed: of all that is random.
+        seed: random seed for everything.
     """
 
     backend: str
@@ -39,7 +39,7 @@ class Job(_Message):
 
 
 class LayerStarted(_Message):
-    """The backend turns to a layer, or to a block where it rounds all of it at once."""
+    """The backend starts a layer, or a block if it rounds all of it at once."""
 
     type: Literal["layer"] = "layer"
     name: str
@@ -53,7 +53,7 @@ class RoundedToNearest(_Message):
 
 
 class Failed(_Message):
-    """The backend gave up. layer: at which it was, empty before the first."""
+    """The backend gave up. layer: the layer it was at, empty before the first."""
 
     type: Literal["failed"] = "failed"
     layer: str

@@ -1,7 +1,4 @@
-"""Runs a backend in a process of its own, in a folder that is gone when this process is.
-
-Not here: what the backend does there (worker.py and the modules of the libraries).
-"""
+"""Run a backend in a process of its own, in a folder that is gone when this process is."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _TAIL_BYTES = 4_000  # of what a backend printed, to find its last words in
 
 
 class Scratch:
-    """A folder for what backends write, removed on leaving, and by a guard where this process cannot do it any more.
+    """A folder for what backends write, removed on leaving, or by a guard if this process no longer can.
 
     Both are made when the folder is first asked for.
     """
@@ -72,11 +69,11 @@ class Scratch:
 
 
 def run(job: Job, scratch: Scratch, where: str) -> Generator[LayerStarted | RoundedToNearest, None, None]:
-    """Do a job, saying which layer is at hand.
+    """Do a job, and yield which layer is being rounded.
 
     Args:
-        job: its folder lies in scratch.
-        scratch: where the backend may write.
+        job: the job, whose folder lies in scratch.
+        scratch: the folder that the backend may write to.
         where: the checkpoint, for messages.
 
     Raises:
@@ -142,7 +139,7 @@ def _crash(code: int, backend: str, layer: str, where: str, last_words: str) -> 
     at = f" at {printable(layer, limit=200)}" if layer else ""
     if code == -signal.SIGKILL:
         return EnvironmentProblemError(
-            f"{backend} was killed{at}", where=where, mend="Most often memory ran out: use a machine with more of it"
+            f"{backend} was killed{at}", where=where, mend="Most often memory ran out: use a machine with more memory"
         )
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     said = f": {printable(last_words, limit=300)}" if last_words else ""

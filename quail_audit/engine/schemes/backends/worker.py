@@ -29,7 +29,7 @@ class MessageWriter:
 
     @property
     def layer(self) -> str:
-        """That this thread works on."""
+        """The layer that this thread works on."""
         return getattr(self._of_thread, "layer", "")
 
     def __call__(self, message: Message) -> None:
@@ -38,7 +38,7 @@ class MessageWriter:
             self._stream.flush()
 
     def watch(self, plain: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
-        """A method of the library's that says first which layer it is called for.
+        """Wrap a method of the library so that it first reports which layer it is called for.
 
         Args:
             plain: the method.
@@ -57,7 +57,7 @@ class MessageWriter:
         return reporting
 
     def report_failure(self, error: Exception) -> None:
-        """Say that it is over, the first time."""
+        """Report that the job failed, the first time only."""
         if self._failed:
             return
         self._failed = True
@@ -67,7 +67,7 @@ class MessageWriter:
 
 
 def main() -> None:
-    """Do the job of the arguments; end with 1 where it cannot be done."""
+    """Do the job of the arguments; exit with 1 if it fails."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_bytes())
     report = MessageWriter(int(sys.argv[2]))
     try:
