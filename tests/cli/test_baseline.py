@@ -11,7 +11,7 @@ from quail_audit.runs.folder import read_report
 from quail_audit.runs.names import EVENTS
 from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.report import Report
-from tests.cli.test_main import quail_here as quail
+from tests.support.quail_command import quail_here as quail
 
 
 @dataclass(frozen=True)

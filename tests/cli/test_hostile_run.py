@@ -14,7 +14,7 @@ from quail_audit.runs.follow import replay
 from quail_audit.runs.names import EVENTS
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.lines import Event, from_line, to_line
-from tests.cli.test_main import quail_here
+from tests.support.quail_command import quail_here
 from tests.support.small_run import events
 
 HOSTILE = "\x1b]0;x\x07[/nope][red]<script>alert(1)</script>"

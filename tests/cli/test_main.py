@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from quail_audit.cli import main as cli
 from quail_audit.runs.folder import new_run
@@ -15,28 +14,8 @@ from quail_audit.runs.names import EVENTS
 from quail_audit.runs.record import record
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.report import Report
+from tests.support.quail_command import QUAIL, quail, quail_here
 from tests.support.small_run import REQUEST, events
-
-QUAIL = [sys.executable, "-m", "quail_audit"]
-
-
-def quail(
-    *arguments: str | Path, cwd: Path | None = None, limit_s: float = 120, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*QUAIL, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "100"} | environment,
-        timeout=limit_s,
-    )
-
-
-def quail_here(*arguments: str | Path) -> Result:
-    """The command in this process, where that makes no difference: a new one takes seconds to import torch."""
-    return CliRunner().invoke(cli.app, list(map(str, arguments)))
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from quail_audit.reports import comparison
 from quail_audit.verdict.comparison import Comparison, compare
-from tests.cli.test_main import quail
 from tests.support.made_runs import events, write_run
+from tests.support.quail_command import quail
 from tests.support.small_run import report_of
 
 

@@ -31,9 +31,9 @@ from quail_audit.schema.events.audit import FilesAwaited, SampleScored
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
-from tests.cli.test_main import QUAIL, quail
 from tests.engine.audit.test_calibrated import SCHEME, stand_in, texts
 from tests.engine.audit.test_run import fails_for, request, started
+from tests.support.quail_command import QUAIL, quail
 from tests.support.small_run import events as made_up_events
 
 __all__ = ["stand_in", "texts"]  # fixtures

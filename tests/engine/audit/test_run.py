@@ -29,7 +29,7 @@ from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.standings import safe_to_ship, scheme_standings
-from tests.cli.test_main import QUAIL, quail, quail_here
+from tests.support.quail_command import QUAIL, quail, quail_here
 
 
 def request(world: Path, unlearned: str = "blank", **changes: object) -> AuditRequest:

@@ -28,8 +28,8 @@ from quail_audit.runs.integrity.signatures import fingerprint_of, read_private_k
 from quail_audit.runs.integrity.verify import sign, verify
 from quail_audit.runs.names import EVENTS, REPORT
 from quail_audit.runs.record import record
-from tests.cli.test_main import quail
 from tests.support.places import ROOT
+from tests.support.quail_command import quail
 from tests.support.small_run import REQUEST, events
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")

@@ -26,8 +26,8 @@ from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import FilesHashed, RunStarted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import FileHash, FileRole
-from tests.cli.test_main import quail
 from tests.support.places import GOLDEN
+from tests.support.quail_command import quail
 from tests.support.small_run import REQUEST, events
 
 WITHOUT_DIGEST = {"cc0961e", "069a970", "7f02636", "40fa698"}

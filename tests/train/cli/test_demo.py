@@ -6,7 +6,7 @@ import pytest
 
 from quail_audit.runs.folder import read_report
 from quail_audit.runs.follow import replay
-from tests.cli.test_main import quail
+from tests.support.quail_command import quail
 
 pytestmark = pytest.mark.slow
 

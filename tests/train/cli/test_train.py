@@ -16,7 +16,7 @@ from quail_audit.schema.report import TrainingReport
 from quail_train.cli import train as train_cli
 from quail_train.cli.train import trainer_options
 from quail_train.training.request import request_of
-from tests.cli.test_main import quail
+from tests.support.quail_command import quail
 from tests.support.small_run import REQUEST, events
 
 FEW = ("--max-steps", "2", "--batch-size", "3", "--max-length", "96", "--device", "cpu")

@@ -17,7 +17,7 @@ from quail_train.demo.encoder import HEAD, _losses, new_encoder, train_encoder, 
 from quail_train.demo.folder import build_demo
 from quail_train.demo.steps import rounded_layers
 from quail_train.demo.texts.claims import invent_claims
-from tests.cli.test_main import quail
+from tests.support.quail_command import quail
 from tests.support.short_demos import SHORT, SHORT_CLASSIFIER
 
 

@@ -30,8 +30,8 @@ from quail_audit.schema.events.training import TrainEval, TrainStep
 from quail_audit.schema.requests import TrainRequest
 from quail_train.training.trainer import DivergedError, UnlearningTrainer
 from quail_train.training.work import Stop
-from tests.cli.test_main import QUAIL
 from tests.support.places import ROOT
+from tests.support.quail_command import QUAIL
 from tests.support.tiny_training import events_of, request_in
 
 
