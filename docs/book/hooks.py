@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 import quail_audit
 from quail_audit.cli.app import app
-from quail_audit.cli.main import _add_plugged_in_commands
+from quail_audit.cli.main import add_plug_ins
 
 ROOT = Path(__file__).parent.parent.parent
 TOP_LEVEL = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
@@ -81,7 +81,7 @@ def from_top(text: str) -> str:
 
 def commands() -> Iterator[str]:
     """Every command's help, as a page."""
-    _add_plugged_in_commands()
+    add_plug_ins()
     group: Any = typer.main.get_command(app)
     yield "# Commands\n"
     yield f"{group.help} `quail COMMAND --help` says the same.\n"

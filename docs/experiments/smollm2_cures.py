@@ -34,8 +34,8 @@ METRICS = ("verbmem_forget", "verbmem_retain", "nll_forget", "nll_retain")
 WAYS = {
     "random": ["--way", "random"],
     "feedback": ["--way", "feedback"],
-    "calibrated on the retain set": ["--calibrate", "retain.txt"],
-    "calibrated on other texts": ["--calibrate", "other.txt"],
+    "calibrated on the retain set": ["--calibration", "retain.txt"],
+    "calibrated on other texts": ["--calibration", "other.txt"],
 }
 RETRAINING = "hinge retraining"
 RETRAIN = ["--objective", "repair", "--layers", "all", "--max-steps", "20", "--learning-rate", "1e-4"]

@@ -1,45 +1,45 @@
-"""`quail attribute`, `recipe` and `prescribe`: read the options, run what was asked for, show it. Imports no torch."""
+"""`quail attribute`: which layers bring the memory back."""
 
 from __future__ import annotations
 
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from quail_audit.cli.running import run_and_show, worst_scheme
-from quail_audit.core.errors import UsageError
+from quail_audit.cli.app import command
+from quail_audit.cli.options import AuditedScheme, BootstrapSeed, CureDir, Quiet, TextsAtOnce
+from quail_audit.cli.running import run_and_show
+from quail_audit.core.errors import BadInputError, UsageError
 
-if TYPE_CHECKING:
-    from quail_audit.schema.report import CureReport
 
-
+@command(
+    "quail attribute .quail/runs/20260101-120000-ab12",
+    "quail attribute .quail/runs/20260101-120000-ab12 --scheme nf4 --budget 10m",
+)
 def attribute(
-    run: Annotated[Path, typer.Argument(help="The run folder of an audit with data.", show_default=False)],
-    scheme: Annotated[
-        str | None, typer.Option(help="One of the audit's schemes. Default: the one that brings most back.")
-    ] = None,
+    run: Annotated[Path, typer.Argument(help="Run folder of an audit with data.", show_default=False)],
+    scheme: AuditedScheme = None,
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Stop after so many passes over the forget texts, or so long: 40, 90s, 10m.", metavar="N|Ns|Nm"
+            help="Stop after this many passes over the forget texts, or this long: 40, 90s, 10m.", metavar="N|Ns|Nm"
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Texts at once. Default: by the memory.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="The attribution's own folder. Default: in RUN, under cures.", metavar="DIR")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    batch_size: TextsAtOnce = None,
+    seed: BootstrapSeed = 0,
+    run_dir: CureDir = None,
+    quiet: Quiet = False,
 ) -> int:
-    """Say which layers bring the memory back when the model is rounded.
+    """Find the layers that bring the memory back when the model is rounded.
 
-    Rounds one block, one role, then one layer at a time, and all but it, and measures what the loss on the forget texts
-    does. Weights are swapped in one loaded model.
+    Rounds one block, one role, then one layer at a time, and all but it, and measures what that does to the loss on the
+    forget texts. Weights are swapped in one loaded model.
     """
     from quail_audit.engine.cures.attribution import attribute as events_of
+    from quail_audit.runs.names import new_run_id
     from quail_audit.schema.requests import AttributeRequest
 
     passes, seconds = read_budget(budget)
@@ -51,31 +51,38 @@ def attribute(
         batch_size=batch_size,
         seed=seed,
     )
-    command = ("quail", *sys.argv[1:])
-    return run_and_show(request, lambda run_id, _: events_of(request, run_id, command), run, run_dir, quiet=quiet)
+    run_id = new_run_id()
+    events = events_of(request, run_id, ("quail", *sys.argv[1:]))
+    return run_and_show(request, events, run_dir or cure_folder(run, run_id, "attribute"), quiet=quiet)
 
 
-attribute.epilog = (  # type: ignore[attr-defined]
-    "Examples:\n\n  quail attribute .quail/runs/20260101-120000-ab12\n\n"
-    "  quail attribute .quail/runs/20260101-120000-ab12 --scheme nf4 --budget 10m"
-)
+def cure_folder(run: Path, run_id: str, cure: str) -> Path:
+    """Return the folder inside an audit's run where it is looked for."""
+    from quail_audit.runs.attributions import CURES_FOLDER
+
+    return run / CURES_FOLDER / f"{run_id}-{cure}"
 
 
-def draw_curve(report: CureReport, folder: Path) -> None:
-    """Write recipe.svg; a recipe that measured no point has no curve."""
-    from quail_audit.core.writing import write_whole
-    from quail_audit.reports import recipe_svg
-    from quail_audit.schema.requests import RecipeRequest
+def worst_scheme(run: Path) -> str:
+    """Return the scheme of an audit under which most comes back.
 
-    if report.points and isinstance(report.request, RecipeRequest):
-        chosen = report.chosen.point if report.chosen else None
-        write_whole(
-            folder / "recipe.svg", recipe_svg.render(report.points, chosen, report.request.max_recovery_percent)
+    Raises:
+        BadInputError: the run measured no recovery.
+    """
+    from quail_audit.runs.folder import read_report
+    from quail_audit.verdict.standings import worst
+
+    report = read_report(run)
+    found = worst(report)
+    if found is None or not any(scheme.recovery for scheme in report.schemes.values()):
+        raise BadInputError(
+            "the audit measured no recovery", where=str(run), mend="Name a scheme with --scheme, or audit with --data"
         )
+    return found
 
 
 def read_budget(text: str | None) -> tuple[int | None, float | None]:
-    """(passes, seconds) of --budget, one of them None.
+    """Return (passes, seconds) of --budget, of which at most one is not None.
 
     Raises:
         UsageError: it is neither.

@@ -2,145 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quail_audit.cli.app import app
-from quail_audit.cli.exit_codes import reports_errors
-from quail_audit.cli.output import OutputFormat
-from quail_audit.cli.running import audit_and_show, resume_and_show
-from quail_audit.core.errors import (
-    UsageError,
+from quail_audit.cli.app import command
+from quail_audit.cli.options import (
+    Format,
+    LabelColumn,
+    OriginalOrNone,
+    Output,
+    Quiet,
+    RunDir,
+    TextColumn,
+    UnlearnedOrNone,
 )
+from quail_audit.cli.output import OutputFormat, open_results
+from quail_audit.cli.running import run_and_show, show_run, tell_how_to_resume
+from quail_audit.core.errors import BadInputError, UsageError
 
-CheckpointArgument = typer.Argument(
-    help="A local folder or a Hugging Face id (org/name or org/name@revision).", show_default=False
+if TYPE_CHECKING:
+    from quail_audit.schema.events.lines import Event
+    from quail_audit.schema.report import Report
+    from quail_audit.schema.requests import AuditRequest
+
+
+@command(
+    "quail audit org/llama-news org/llama-news-unlearned --data muse-news",
+    "quail audit original/ unlearned/ --data data/ --retrain retrain/ --scheme nf4 --scheme fp4 --format json",
+    "quail audit original/ unlearned/ --data data/ --scheme gptq-int4-g128 --calibration texts.jsonl",
+    "quail audit --resume .quail/runs/20260101-120000-ab12",
 )
-
-
-@app.command(
-    epilog="Examples:\n\n"
-    "  quail audit org/llama-news org/llama-news-unlearned --data muse-news\n\n"
-    "  quail audit original/ unlearned/ --data data/ --retrain retrain/ --scheme nf4 --scheme fp4 --format json\n\n"
-    "  quail audit original/ unlearned/ --data data/ --scheme gptq-int4-g128 --calibration texts.jsonl\n\n"
-    "  quail audit --resume .quail/runs/20260101-120000-ab12"
-)
-@reports_errors
 def audit(
     context: typer.Context,
-    original: Annotated[str | None, CheckpointArgument] = None,
-    unlearned: Annotated[
-        str | None, typer.Argument(help="The same, or a LoRA adapter folder on the original.", show_default=False)
-    ] = None,
+    original: OriginalOrNone = None,
+    unlearned: UnlearnedOrNone = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="A data folder in MUSE layout, or a classifier's forget, retain, test and holdout as .csv or .jsonl. "
-            "Without it only the weights are measured.",
+            help="Data folder in MUSE layout, or a classifier's: forget, retain, test and holdout as .csv or .jsonl. "
+            "Without data only the weights are measured.",
             metavar="PATH",
         ),
     ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Of a classifier's data. Default: text or tweet.", metavar="NAME")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Of a classifier's data. Default: label.", metavar="NAME")
-    ] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     retrain: Annotated[
         str | None,
-        typer.Option(help="A model trained without the forget set: what may be known.", metavar="CHECKPOINT"),
+        typer.Option(
+            help="Reference model trained without the forget set; sets the floor for recovery.", metavar="CHECKPOINT"
+        ),
     ] = None,
     retrain_auc: Annotated[
         float | None,
-        typer.Option(help="AUC of Min-40% Prob of such a model, where only that is known (MUSE-News: 0.4772)."),
+        typer.Option(help="The reference's AUC of Min-40% Prob, if only that is known (MUSE-News: 0.4772)."),
     ] = None,
     scheme: Annotated[
         list[str],
         typer.Option(
-            help="How the model will be quantized; repeat for several, or all. See quail schemes.", metavar="NAME"
+            help="Scheme that the model will be quantized with; repeat for several, or all. quail schemes lists them.",
+            metavar="NAME",
         ),
     ] = ["nf4"],  # noqa: B006 - typer copies it
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Measure only this metric; repeat for several. Default: all the data has.", metavar="NAME"),
+        typer.Option(
+            help="Measure only this metric; repeat for several. Default: all that the data allows.", metavar="NAME"
+        ),
     ] = None,
     skip_module: Annotated[
         list[str] | None,
         typer.Option(
             help="Leave modules of this name in full precision, as llm_int8_skip_modules does; repeat for several. "
-            "Default: as bitsandbytes leaves them (embeddings and head).",
+            "Default: those that bitsandbytes leaves (embeddings and head).",
             metavar="NAME",
         ),
     ] = None,
-    max_samples: Annotated[int | None, typer.Option(help="At most this many samples a metric.", min=1)] = None,
+    max_samples: Annotated[int | None, typer.Option(help="Measure at most this many samples a metric.", min=1)] = None,
     batch_size: Annotated[
         str,
         typer.Option(
-            help="Samples generated at once; auto finds out, and halves it when memory runs out.", metavar="N|auto"
+            help="Samples generated at once. auto finds the number, and halves it when memory runs out.",
+            metavar="N|auto",
         ),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="Where models run.", metavar="auto|cpu|cuda[:N]|mps")] = "auto",
+    device: Annotated[str, typer.Option(help="Device that models run on.", metavar="auto|cpu|cuda[:N]|mps")] = "auto",
     dtype: Annotated[
         str,
         typer.Option(
-            help="What models compute in. auto: the checkpoint's own, but float32 on a CPU.",
+            help="Type that models compute in. auto: the checkpoint's own, but float32 on a CPU.",
             metavar="auto|float32|bfloat16|float16",
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap, and of calibration.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for bootstrap and calibration.", min=0)] = 0,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Texts that gptq-… and awq-… are calibrated on: plain text, or .jsonl. "
+            help="Texts to calibrate gptq-… and awq-… schemes on: plain text, or .jsonl. "
             "Default: the retain texts of --data.",
             metavar="FILE",
         ),
     ] = None,
     calibration_samples: Annotated[
-        int, typer.Option(help="At most this many samples of 512 tokens to calibrate on.", min=1)
+        int, typer.Option(help="Calibrate on at most this many samples of 512 tokens.", min=1)
     ] = 128,
     policy: Annotated[
         str | None,
         typer.Option(
             help="What the release has to meet, in TOML. Default: quail.toml, or [tool.quail] of pyproject.toml, in "
-            "the working folder. none: the default limits, whatever lies there.",
+            "the working folder. none: the default limits, even if the folder has a policy.",
             metavar="FILE|none",
         ),
     ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
-            help="A limit of the verdict in the place of the policy's, as max_recovery_percent=5; repeat for several.",
+            help="Limit that replaces the policy's, as max_recovery_percent=5; repeat for several.",
             metavar="NAME=VALUE",
         ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="The folder of an earlier audit's run: fail only on what got worse since, as quail compare tells it.",
+            help="Run folder of an earlier audit: fail only on what got worse since, as quail compare shows it.",
             metavar="RUN",
         ),
     ] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(help="The run's own folder, made by the run. Default: .quail/runs/<run id>.", metavar="DIR"),
-    ] = None,
+    run_dir: RunDir = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with an audit that was stopped, from the folder of its run: what it measured is not measured "
-            "again. It is asked for what it was asked for, so only --format, --output and --quiet go with it.",
+            help="Resume a stopped audit from its run folder; nothing is measured twice. The audit keeps its own "
+            "options: only --format, --output and --quiet go with this one.",
             metavar="RUN",
         ),
     ] = None,
-    format: Annotated[OutputFormat, typer.Option(help="Of the result.")] = "text",  # noqa: A002 - the option's name
-    output: Annotated[
-        Path | None, typer.Option(help="Write the result here instead of to stdout.", metavar="FILE")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    format: Format = "text",  # noqa: A002 - the option's name
+    output: Output = None,
+    quiet: Quiet = False,
 ) -> int:
     """Compare an original and an unlearned checkpoint as they would be deployed, and give a verdict.
 
@@ -150,18 +152,18 @@ def audit(
     from pydantic import ValidationError
 
     from quail_audit.engine.schemes.registry import expand_names
-    from quail_audit.schema.command_line import option_of
+    from quail_audit.schema.command_line import invalid_option
     from quail_audit.schema.requests import AuditRequest
     from quail_audit.verdict.policy_file import choose_policy
 
     if resume is not None:
         _refuse_beside_resume(context)
-        return resume_and_show(resume, format=format, output=output, quiet=quiet)
+        return resume_audit(resume, format=format, output=output, quiet=quiet)
     if original is None or unlearned is None:
         raise UsageError(
-            "which checkpoints? Two are compared",
+            "two checkpoints are needed",
             where="ORIGINAL UNLEARNED",
-            mend="For example quail audit original/ unlearned/; or go on with a stopped audit: --resume RUN",
+            mend="For example quail audit original/ unlearned/; or resume a stopped audit: --resume RUN",
         )
     try:
         request = AuditRequest(
@@ -187,13 +189,96 @@ def audit(
             calibration_samples=calibration_samples,
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(first["msg"], where=option_of(str(first["loc"][0])), mend="See quail audit --help") from error
-    return audit_and_show(request, run_dir=run_dir, format=format, output=output, quiet=quiet)
+        raise invalid_option(error, "quail audit") from error
+    return run_audit(request, run_dir=run_dir, format=format, output=output, quiet=quiet)
+
+
+def run_audit(
+    request: AuditRequest,
+    *,
+    run_dir: Path | None = None,
+    format: OutputFormat = "text",  # noqa: A002 - the option's name
+    output: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Run an audit into its folder, show it as it goes and its result at the end; return its exit code.
+
+    Raises:
+        QuailError: the run could not be finished; what was measured is in its folder.
+    """
+    from quail_audit.runs.names import RUNS_FOLDER, new_run_id
+
+    run_id = new_run_id()
+    folder = run_dir or RUNS_FOLDER / run_id
+    events = _audit_events(request, run_id, folder, _baseline(request))
+    return run_and_show(request, events, folder, format=format, output=output, quiet=quiet)
+
+
+def resume_audit(
+    run: Path,
+    *,
+    format: OutputFormat = "text",  # noqa: A002 - the option's name
+    output: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Resume a stopped audit, as run_audit; of a finished one, show the result again.
+
+    Raises:
+        QuailError: as run_audit; the folder holds no audit, or the audit does not repeat its recorded events.
+    """
+    from quail_audit.runs.folder import hold_stopped_run
+    from quail_audit.runs.names import new_run_id
+    from quail_audit.runs.record import record
+
+    # in this order: holding the run sweeps up unfinished files
+    with hold_stopped_run(run) as stopped, open_results(output) as results:
+        if stopped.ended is not None:
+            with closing(stopped.recorded.rest()) as events:
+                return show_run(events, run, results, format, quiet=True)
+        first, request = stopped.started, stopped.request
+        run_id, started = (new_run_id(), None) if first is None else (first.run_id, first.started)
+        with (
+            tell_how_to_resume(run),
+            closing(_audit_events(request, run_id, run, _baseline(request), started)) as repeated,
+            closing(record(repeated, run, stopped.recorded)) as events,
+        ):
+            return show_run(events, run, results, format, quiet=quiet)
+
+
+def _audit_events(
+    request: AuditRequest, run_id: str, folder: Path, baseline: Report | None, started: str | None = None
+) -> Generator[Event, None, None]:
+    """Yield an audit's events; what it measures is kept in the folder's journal."""
+    from quail_audit.engine.audit.run import audit as events_of
+    from quail_audit.runs.journal import open_journal
+    from quail_audit.runs.names import JOURNAL
+
+    with open_journal(folder / JOURNAL) as journal:
+        yield from events_of(request, run_id, baseline=baseline, started=started, journal=journal)
+
+
+def _baseline(request: AuditRequest) -> Report | None:
+    return read_baseline(request.baseline) if request.baseline is not None else None
+
+
+def read_baseline(run: str) -> Report:
+    """Read the report of an earlier run.
+
+    Raises:
+        BadInputError: there is none, or it cannot be read.
+    """
+    from quail_audit.runs.folder import read_report
+
+    try:
+        return read_report(Path(run))
+    except BadInputError as error:
+        raise BadInputError(
+            f"the baseline: {error.message}", where=error.where, mend="Name it with --baseline"
+        ) from error
 
 
 def _refuse_beside_resume(context: typer.Context) -> None:
-    """Raises UsageError where anything is given that would ask for another audit than the one that was stopped."""
+    """Raise UsageError if an option asks for another audit than the one that was stopped."""
     for parameter in context.command.params:
         name = parameter.name or ""
         if name in ("resume", "format", "output", "quiet"):
@@ -201,14 +286,14 @@ def _refuse_beside_resume(context: typer.Context) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(
-                "--resume goes on with what the run was asked for",
+                "--resume repeats what the run was asked for",
                 where=parameter.opts[0] if name not in ("original", "unlearned") else name.upper(),
                 mend="Leave it out, or start another audit without --resume",
             )
 
 
 def _limits(given: Iterable[str]) -> dict[str, float]:
-    """The limits of --limit.
+    """Return the limits of --limit.
 
     Raises:
         UsageError: one is not NAME=VALUE, or no limit.

@@ -7,28 +7,25 @@ from typing import Annotated
 
 import typer
 
-from quail_audit.cli.app import app
-from quail_audit.cli.exit_codes import reports_errors
-from quail_audit.cli.output import ComparisonFormat, new_console, open_results
+from quail_audit.cli.app import command
+from quail_audit.cli.options import Output, Run
+from quail_audit.cli.output import ComparisonFormat, open_results
+from quail_audit.reports.text.console import new_console
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "  quail compare .quail/runs/20260101-120000-ab12 .quail/runs/20260102-090000-cd34\n\n"
-    "  quail compare before/ after/ --format markdown --output comment.md"
+@command(
+    "quail compare .quail/runs/20260101-120000-ab12 .quail/runs/20260102-090000-cd34",
+    "quail compare before/ after/ --format markdown --output comment.md",
 )
-@reports_errors
 def compare(
-    before: Annotated[Path, typer.Argument(help="The folder of an audit's run.", show_default=False)],
-    after: Annotated[Path, typer.Argument(help="That of a later one.", show_default=False)],
-    format: Annotated[ComparisonFormat, typer.Option(help="Of the result.")] = "text",  # noqa: A002
-    output: Annotated[
-        Path | None, typer.Option(help="Write the result here instead of to stdout.", metavar="FILE")
-    ] = None,
+    before: Run,
+    after: Annotated[Path, typer.Argument(help="Run folder of a later audit.", show_default=False)],
+    format: Annotated[ComparisonFormat, typer.Option(help="Output format.")] = "text",  # noqa: A002
+    output: Output = None,
 ) -> int:
-    """Say what two audits found differently: which formats, scores and layers are better, worse or the same.
+    """Show what changed between two audits: which schemes, scores and layers are better, worse or the same.
 
-    Two scores are the same where their intervals overlap. The exit code is 0 where they could be compared.
+    Two scores are the same if their intervals overlap. The exit code is 0 if the audits could be compared.
     """
     from pydantic import TypeAdapter
 

@@ -11,14 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 import quail_audit
-from quail_audit.cli.app import app
-from quail_audit.cli.exit_codes import reports_errors
-from quail_audit.cli.output import new_console
-from quail_audit.core.errors import (
-    EXIT_ENVIRONMENT,
-)
+from quail_audit.cli.app import command
+from quail_audit.core.errors import EXIT_ENVIRONMENT
 from quail_audit.core.machine import package_version, usable_cores
 from quail_audit.core.untrusted import printable
+from quail_audit.reports.text.console import new_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -162,21 +159,15 @@ def show_schemes(console: Console) -> int:
     return 0
 
 
-@app.command()
-@reports_errors
+@command()
 def schemes() -> int:
     """List the quantization schemes, and whether this machine can run them."""
-    from quail_audit.cli.doctor import show_schemes
-
     return show_schemes(new_console(sys.stdout))
 
 
-@app.command()
-@reports_errors
+@command()
 def doctor() -> int:
-    """Say what this machine can run, which versions it has, and what to install for the rest."""
-    from quail_audit.cli.doctor import examine, show
-
+    """Show what this machine can run, which versions it has, and what to install for the rest."""
     findings = examine()
     show(findings, new_console(sys.stdout))
     return EXIT_ENVIRONMENT if any(finding.needed and not finding.found for finding in findings) else 0

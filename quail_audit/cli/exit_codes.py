@@ -28,8 +28,8 @@ DEBUG_VARIABLE = "QUAIL_DEBUG"
 P = ParamSpec("P")
 
 
-def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
-    """Turn a command's result, and whatever it raises, into an exit code and a plain message on stderr."""
+def report_errors(command: Callable[P, int]) -> Callable[P, None]:
+    """Make a command exit with the code that it returns; turn what it raises into a message and a code."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -41,29 +41,29 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
         except typer.Exit as end:
             code = end.exit_code
         except KeyboardInterrupt:
-            code = _interrupted()
+            code = _report_interruption()
         except QuailError as error:
-            code = _explained(error)
+            code = _report(error)
         except BrokenPipeError as error:
-            code = unwritten(error)
+            code = code_of_unwritten(error)
         except Exception as error:
             if (full := no_room_error(error)) is not None:
-                code = _explained(full)
+                code = _report(full)
             elif interruption.is_requested():
-                code = _interrupted()
+                code = _report_interruption()
             elif os.environ.get(DEBUG_VARIABLE):
                 raise
             else:
                 say(f"error: a defect of Quail: {type(error).__name__}: {plain(str(error))}")
                 say("  Run again with a traceback: quail --debug …")
                 code = EXIT_ENVIRONMENT
-        raise typer.Exit(ends_with(code))
+        raise typer.Exit(code_after_flush(code))
 
     return run
 
 
-def ends_with(code: int) -> int:
-    """The exit code once all that was said is written; another where a result cannot be.
+def code_after_flush(code: int) -> int:
+    """Flush the output, and return the exit code: another than the given one if a result could not be written.
 
     What cannot be written is dropped: Python would try once more at its end, and exit with a code of its own.
     """
@@ -73,23 +73,23 @@ def ends_with(code: int) -> int:
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout and code in (EXIT_PASS, EXIT_FAIL, EXIT_INCONCLUSIVE):
-                code = unwritten(error)
+                code = code_of_unwritten(error)
     return code
 
 
-def unwritten(error: OSError) -> int:
-    """What it comes to that a result cannot be written: nobody reads it any more, or there is no room for it."""
+def code_of_unwritten(error: OSError) -> int:
+    """Report a result that could not be written, to a closed pipe or a full disk, and return its exit code."""
     from quail_audit.core.writing import write_error
 
-    return EXIT_INTERRUPTED if isinstance(error, BrokenPipeError) else _explained(write_error("", error))
+    return EXIT_INTERRUPTED if isinstance(error, BrokenPipeError) else _report(write_error("", error))
 
 
-def _interrupted() -> int:
+def _report_interruption() -> int:
     say("interrupted; what was measured is kept")
     return EXIT_INTERRUPTED
 
 
-def _explained(error: QuailError) -> int:
+def _report(error: QuailError) -> int:
     if os.environ.get(DEBUG_VARIABLE):
         import traceback
 
@@ -102,12 +102,13 @@ def _explained(error: QuailError) -> int:
 
 
 def say(line: str) -> None:
-    """On stderr, where that can be written: the exit code says the rest."""
+    """Write a line to stderr; if that cannot be written, the exit code has to do."""
     with suppress(OSError):
         typer.echo(line, err=True)
 
 
 def plain(text: str) -> str:
+    """Return a text as a terminal can show it: no control characters."""
     from quail_audit.core.untrusted import printable
 
     return printable(text)

@@ -1,4 +1,4 @@
-"""The `quail` command: parses, picks a face, maps errors to exit codes.
+"""Register the commands of `quail`, and run it.
 
 Imports nothing heavy at the top: a command imports what it needs.
 """
@@ -15,37 +15,24 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import quail_audit
-from quail_audit.cli import (  # noqa: F401 - each registers its commands
-    attribute,
-    audit,
-    compare,
-    doctor,
-    prescribe,
-    recipe,
-    report,
-    verify,
-    watch,
-)
-from quail_audit.cli.app import app
-from quail_audit.cli.exit_codes import DEBUG_VARIABLE, ends_with, reports_errors, unwritten
-from quail_audit.cli.policy import policy_commands
-from quail_audit.cli.serve import DRIVER_VARIABLE, open_app
-from quail_audit.core.errors import (
-    EXIT_USAGE,
-    EnvironmentProblemError,
-)
+from quail_audit.cli import attribute, audit, compare, doctor, policy, prescribe, recipe, report, serve, verify, watch
+from quail_audit.cli.app import Command, add_command, app
+from quail_audit.cli.exit_codes import DEBUG_VARIABLE, code_after_flush, code_of_unwritten, report_errors
+from quail_audit.core.errors import EXIT_USAGE, EnvironmentProblemError
+
+policy_app = typer.Typer(help="Write a policy, which says what a release has to meet, or judge a run by one.")
 
 
 def main() -> NoReturn:
-    """The entry point of the `quail` command."""
+    """Run the `quail` command."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started the command: nobody is to see it
+        if getattr(sys, name) is None:  # closed by whoever started the command, who reads nothing
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
-    _add_plugged_in_commands()
+    add_plug_ins()
     try:
         app()
-    except OSError as error:  # of what is shown without a command, as --help: a command's become exit codes
-        sys.exit(ends_with(unwritten(error)))
+    except OSError as error:  # while --help is shown, say; those of a command become exit codes
+        sys.exit(code_after_flush(code_of_unwritten(error)))
     raise AssertionError("typer exits by itself")
 
 
@@ -66,37 +53,56 @@ def _root(
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"
     if context.invoked_subcommand is None:
-        if not (sys.stdin.isatty() and sys.stdout.isatty()) and DRIVER_VARIABLE not in os.environ:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()) and serve.DRIVER_VARIABLE not in os.environ:
             typer.echo(context.get_help())
             raise typer.Exit(EXIT_USAGE)
-        reports_errors(open_app)()
+        report_errors(serve.open_app)()
 
 
-app.add_typer(policy_commands, name="policy")
-for own in (attribute.attribute, prescribe.prescribe, recipe.recipe):
-    app.command(epilog=getattr(own, "epilog", None))(reports_errors(own))
+OWN_COMMANDS: tuple[Command[...], ...] = (
+    audit.audit,
+    watch.watch,
+    report.report,
+    compare.compare,
+    verify.verify,
+    verify.sign,
+    attribute.attribute,
+    recipe.recipe,
+    prescribe.prescribe,
+    doctor.schemes,
+    doctor.doctor,
+    report.schema,
+    serve.serve,
+)
+for own in OWN_COMMANDS:
+    add_command(own)
+app.add_typer(policy_app, name="policy")
+add_command(policy.init, to=policy_app)
+add_command(policy.check, to=policy_app)
 
 
-def _add_plugged_in_commands() -> None:
-    """Commands of other packages, such as quail_train's demo. A broken one says so when it is called, not before."""
+def add_plug_ins() -> None:
+    """Register commands of other packages, such as quail_train's demo; none takes the place of Quail's own.
+
+    A command that fails to load is registered too, and says so when it is called.
+    """
+    own = {*(each.name for each in OWN_COMMANDS), "policy"}
     for entry in entry_points(group="quail.commands"):
+        if entry.name in own:
+            continue
         try:
-            command: Callable[..., Any] = entry.load()
+            found: Command[...] | Callable[..., Any] = entry.load()
         except Exception as error:  # a plug-in may fail in any way; the other commands must work
-            command = _broken_command(entry.name, error)
-        # A command may say how its arguments are read, and how its help ends, as attributes of its function.
-        settings = getattr(command, "context_settings", None)
-        app.command(entry.name, context_settings=settings, epilog=getattr(command, "epilog", None))(
-            reports_errors(command)
-        )
+            found = _broken_command(entry.name, error)
+        add_command(found, entry.name)
 
 
 def _broken_command(name: str, error: Exception) -> Callable[..., int]:
-    def broken() -> int:
+    def fail() -> int:
         """Not usable here: its package failed to load."""
         raise EnvironmentProblemError(f"the command {name} failed to load: {type(error).__name__}: {error}") from error
 
-    return broken
+    return fail
 
 
 if __name__ == "__main__":

@@ -9,24 +9,21 @@ from typing import Annotated
 
 import typer
 
-from quail_audit.cli.exit_codes import plain, reports_errors
-from quail_audit.cli.output import new_console
-from quail_audit.cli.running import read_baseline
-from quail_audit.core.errors import (
-    BadInputError,
-)
-
-policy_commands = typer.Typer(help="What a release has to meet: write a policy, and hold a run against one.")
+from quail_audit.cli.app import command
+from quail_audit.cli.audit import read_baseline
+from quail_audit.cli.exit_codes import plain
+from quail_audit.cli.options import Run
+from quail_audit.core.errors import BadInputError
+from quail_audit.reports.text.console import new_console
 
 
-@policy_commands.command("init")
-@reports_errors
-def policy_init(
-    file: Annotated[Path, typer.Argument(help="The file to write; none that is there is overwritten.")] = Path(
+@command()
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write; an existing file is never overwritten.")] = Path(
         "quail.toml"
     ),
 ) -> int:
-    """Write a policy with the default limits, and with comments that say what else it can hold."""
+    """Write a policy with the default limits, and with comments on what else it can hold."""
     from quail_audit.verdict.policy_file import write_template
 
     write_template(file)
@@ -34,33 +31,30 @@ def policy_init(
     return 0
 
 
-@policy_commands.command(
-    "check",
-    epilog="Examples:\n\n"
-    "  quail policy check .quail/runs/20260101-120000-ab12\n\n"
-    "  quail policy check .quail/runs/20260101-120000-ab12 --policy stricter.toml\n\n"
-    "  quail policy check .quail/runs/20260102-090000-cd34 --baseline .quail/runs/20260101-120000-ab12",
+@command(
+    "quail policy check .quail/runs/20260101-120000-ab12",
+    "quail policy check .quail/runs/20260101-120000-ab12 --policy stricter.toml",
+    "quail policy check .quail/runs/20260102-090000-cd34 --baseline .quail/runs/20260101-120000-ab12",
 )
-@reports_errors
-def policy_check(
-    run: Annotated[Path, typer.Argument(help="The folder of an audit's run.", show_default=False)],
+def check(
+    run: Run,
     policy: Annotated[
         str | None,
         typer.Option(
-            help="Judge the run by this policy, today; none: by the default limits. Default: by the one it was judged "
-            "by, on its own day.",
+            help="Policy to judge the run by, as of today; none: the default limits. Default: the audit's own policy, "
+            "as of the audit's day.",
             metavar="FILE|none",
         ),
     ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="Fail it only on what got worse than in this earlier run. Default: the audit's own baseline, if any.",
+            help="Fail only on what got worse since this earlier run. Default: the audit's own baseline, if any.",
             metavar="RUN",
         ),
     ] = None,
 ) -> int:
-    """Say of each rule what came of it, the figure beside the limit. Nothing is measured again.
+    """Judge a run by a policy and show each rule's figure beside its limit. Nothing is measured again.
 
     The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive.
     """

@@ -8,47 +8,44 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from quail_audit.cli.app import app
-from quail_audit.cli.exit_codes import plain, reports_errors
-from quail_audit.cli.output import new_console
+from quail_audit.cli.app import command
+from quail_audit.cli.exit_codes import plain
+from quail_audit.cli.options import Quiet, RunOrReport
+from quail_audit.reports.text.console import new_console
 
 
-def _place_option(help: str, metavar: str = "DIR") -> Any:  # noqa: A002
-    return typer.Option(help=f"{help} Default: where the audit read it.", metavar=metavar)
+def _place_of(what: str, metavar: str = "DIR") -> Any:
+    return typer.Option(help=f"Where {what} now. Default: where the audit read it.", metavar=metavar)
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "  quail verify .quail/runs/20260101-120000-ab12\n\n"
-    "  quail verify report.json --original models/llama --unlearned models/llama-unlearned --data muse-news\n\n"
-    "  quail verify .quail/runs/20260101-120000-ab12 --public-key release.pub.pem --format json"
+@command(
+    "quail verify .quail/runs/20260101-120000-ab12",
+    "quail verify report.json --original models/llama --unlearned models/llama-unlearned --data muse-news",
+    "quail verify .quail/runs/20260101-120000-ab12 --public-key release.pub.pem --format json",
 )
-@reports_errors
 def verify(
-    run: Annotated[
-        Path, typer.Argument(help="The folder of an audit's run, or a report.json alone.", show_default=False)
-    ],
-    original: Annotated[Path | None, _place_option("Where the original's files lie.")] = None,
-    unlearned: Annotated[Path | None, _place_option("Where the unlearned checkpoint's files lie.")] = None,
-    retrain: Annotated[Path | None, _place_option("Where the reference's files lie.")] = None,
-    data: Annotated[Path | None, _place_option("Where the data lies.")] = None,
-    calibration: Annotated[Path | None, _place_option("The texts that were calibrated on.", "FILE")] = None,
-    policy: Annotated[Path | None, _place_option("The policy.", "FILE")] = None,
-    baseline: Annotated[Path | None, _place_option("The run that it was held against.", "RUN")] = None,
+    run: RunOrReport,
+    original: Annotated[Path | None, _place_of("the original is")] = None,
+    unlearned: Annotated[Path | None, _place_of("the unlearned model is")] = None,
+    retrain: Annotated[Path | None, _place_of("the reference model is")] = None,
+    data: Annotated[Path | None, _place_of("the data is")] = None,
+    calibration: Annotated[Path | None, _place_of("the calibration texts are", "FILE")] = None,
+    policy: Annotated[Path | None, _place_of("the policy is", "FILE")] = None,
+    baseline: Annotated[Path | None, _place_of("the baseline's run is", "RUN")] = None,
     public_key: Annotated[
         Path | None,
         typer.Option(
-            help="The signer's Ed25519 key, PEM or OpenSSH: the run has to be signed by it. Needs the extra sign.",
+            help="Public Ed25519 key, PEM or OpenSSH; the run must be signed with it. Needs the extra sign.",
             metavar="FILE",
         ),
     ] = None,
-    format: Annotated[Literal["text", "json"], typer.Option(help="Of the result.")] = "text",  # noqa: A002
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    format: Annotated[Literal["text", "json"], typer.Option(help="Output format.")] = "text",  # noqa: A002
+    quiet: Quiet = False,
 ) -> int:
-    """Say whether anything of an audit has changed since: its report, its events, and every file that it read.
+    """Check whether an audit's files have changed: its report, its events, and every file that it read.
 
-    The exit code is 0 where nothing has, 1 where something was changed, added or is missing, and 5 where nothing was
-    found changed but not everything could be checked.
+    The exit code is 0 if nothing has changed, 1 if something was changed, added or is missing, and 5 if no change was
+    found but not everything could be checked.
     """
     from quail_audit.cli.progress.reading import shown_reading
     from quail_audit.reports.text import verification
@@ -74,24 +71,20 @@ def verify(
     return found.exit_code
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "  openssl genpkey -algorithm ed25519 -out release.pem\n\n"
-    "  quail sign .quail/runs/20260101-120000-ab12 --key release.pem"
+@command(
+    "openssl genpkey -algorithm ed25519 -out release.pem",
+    "quail sign .quail/runs/20260101-120000-ab12 --key release.pem",
 )
-@reports_errors
 def sign(
-    run: Annotated[
-        Path, typer.Argument(help="The folder of an audit's run, or a report.json alone.", show_default=False)
-    ],
+    run: RunOrReport,
     key: Annotated[
         Path,
-        typer.Option(help="An Ed25519 private key, PEM or OpenSSH. Needs the extra sign.", metavar="FILE"),
+        typer.Option(help="Private Ed25519 key, PEM or OpenSSH. Needs the extra sign.", metavar="FILE"),
     ],
 ) -> int:
-    """Sign an audit's report and events. The signature goes into a file of its own beside the report.
+    """Sign an audit's report and events. The signature goes into its own file beside the report.
 
-    What does not fit together is not signed. quail verify RUN --public-key FILE checks it.
+    A report that does not match its events is not signed. quail verify RUN --public-key FILE checks the signature.
     """
     from quail_audit.runs.integrity.verify import sign as signed
 

@@ -9,36 +9,33 @@ from typing import Annotated
 
 import typer
 
-from quail_audit.cli.app import app
-from quail_audit.cli.exit_codes import reports_errors
-from quail_audit.cli.output import OutputFormat, write_report
+from quail_audit.cli.app import command
+from quail_audit.cli.options import Format, Quiet
 from quail_audit.cli.running import follow
 from quail_audit.cli.serve import open_app
-from quail_audit.core.errors import (
-    BadInputError,
-    EnvironmentProblemError,
-)
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "  quail watch .quail/runs/20260101-120000-ab12\n\n"
-    "  quail watch .quail/runs/20260101-120000-ab12 --tui\n\n"
-    "  quail watch /mnt/cluster/runs/llama --format jsonl"
+@command(
+    "quail watch .quail/runs/20260101-120000-ab12",
+    "quail watch .quail/runs/20260101-120000-ab12 --tui",
+    "quail watch /mnt/cluster/runs/llama --format jsonl",
 )
-@reports_errors
 def watch(
-    run: Annotated[Path, typer.Argument(help="A run's folder, of a run still going or ended.", show_default=False)],
-    format: Annotated[OutputFormat, typer.Option(help="Of the result.")] = "text",  # noqa: A002
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    tui: Annotated[bool, typer.Option("--tui", help="Follow it in the app, where its parts can be opened.")] = False,
+    run: Annotated[Path, typer.Argument(help="Folder of a run, still going or ended.", show_default=False)],
+    format: Format = "text",  # noqa: A002
+    quiet: Quiet = False,
+    tui: Annotated[
+        bool, typer.Option("--tui", help="Follow the run in the app, where layers and samples can be opened.")
+    ] = False,
 ) -> int:
-    """Follow a run that is going on, here or on another machine, or replay one that has ended.
+    """Follow a run that is still going, here or on another machine, or replay one that has ended.
 
-    Shows the same view as the audit itself and exits with the run's exit code. Of a run that was killed it shows what
-    was measured, and exits with 4. With --tui it opens the app on the run and exits with 0; leaving the app leaves the
-    run alone.
+    Shows the same view as the audit itself and exits with the run's exit code. If the run was killed, shows what was
+    measured and exits with 4. With --tui, opens the app on the run and exits with 0; leaving the app does not stop the
+    run.
     """
+    from quail_audit.reports.formats import write_report
     from quail_audit.runs.follow import replay, require_run
     from quail_audit.runs.state.audit import AuditState
     from quail_audit.runs.state.training import TrainingState
@@ -52,7 +49,8 @@ def watch(
         state = follow(events, None if quiet else sys.stderr, streamed)
     if state.started is None:
         raise BadInputError("the run ended before it had measured anything", where=str(run))
-    write_report(state.report(), sys.stdout, format, run)
+    if format != "jsonl":
+        write_report(state.report(), format, sys.stdout, run)
     if state.end is None:
         is_audit = isinstance(state, AuditState)
         mends = {

@@ -14,6 +14,7 @@ from quail_audit.runs.digest import with_digest
 from quail_audit.runs.follow import replay
 from quail_audit.schema.events.lines import to_line
 from quail_audit.schema.report import CureReport, Report, TrainingReport
+from quail_audit.verdict.standings import worst
 
 AnyReport = Report | TrainingReport | CureReport
 
@@ -70,9 +71,10 @@ def _sample_lines(_: Report, folder: Path | None) -> Iterable[str]:
 
 
 def _worst_samples(report: Report, folder: Path | None) -> Sequence[WorstSample]:
-    if folder is None:
+    shown = worst(report)
+    if folder is None or shown is None:
         return ()
-    return worst_samples(lambda: replay(folder), html.worst_scheme(report), most=html.SAMPLES_SHOWN)
+    return worst_samples(lambda: replay(folder), shown, most=html.SAMPLES_SHOWN)
 
 
 Renderer = Callable[[Report, Path | None], Iterable[str]]

@@ -22,7 +22,7 @@ from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.figures import LayerStatistics, Recovery
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
-from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings
+from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings, worst
 
 SAMPLES_SHOWN = 8
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -80,12 +80,12 @@ def render(
     yield "<main>\n"
     yield from _matrix(found)
     yield from _rules(report)
-    worst = sorted(found, key=riskiness)
-    if samples:
-        yield from _samples(samples, worst[0].scheme)
-    for each in worst:
+    shown = worst(report)
+    if samples and shown is not None:
+        yield from _samples(samples, shown)
+    for each in sorted(found, key=riskiness):
         brought = (attributed or {}).get(each.scheme)
-        yield from _scheme(each.scheme, report.schemes[each.scheme], brought, is_open=each is worst[0])
+        yield from _scheme(each.scheme, report.schemes[each.scheme], brought, is_open=each.scheme == shown)
     yield from _method(report, is_attributed=bool(attributed))
     yield from _environment(report)
     yield f"""</main>
@@ -94,11 +94,6 @@ def render(
 </body>
 </html>
 """
-
-
-def worst_scheme(report: Report) -> str:
-    """Return the scheme whose samples are shown."""
-    return min(scheme_standings(report), key=riskiness).scheme
 
 
 def text(anything: str) -> str:

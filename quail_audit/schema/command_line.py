@@ -7,6 +7,9 @@ in the working folder. Not here: the parsing, which is the commands' own.
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from quail_audit.core.errors import UsageError
 from quail_audit.core.values import Value
 from quail_audit.schema.policy import NO_FILE
 from quail_audit.schema.requests import AuditRequest, TrainRequest
@@ -18,7 +21,7 @@ _REPEATED: Mapping[str, str] = {  # field -> the option that is given once for e
     "layers": "--layers",
     "limits": "--limit",
 }
-_RENAMED: Mapping[str, str] = {"margin_logits": "--margin"}
+_RENAMED: Mapping[str, str] = {"calibrate": "--calibration", "margin_logits": "--margin"}
 
 
 def audit_arguments(request: AuditRequest, *, run_dir: Path | None = None) -> list[str]:
@@ -45,8 +48,19 @@ def train_arguments(request: TrainRequest, *, run_dir: Path | None = None, given
     return ["train", request.original, request.unlearned, *_options(request, run_dir, given)]
 
 
+def invalid_option(error: ValidationError, command: str) -> UsageError:
+    """Return a request's first invalid field as a usage error that names its option.
+
+    Args:
+        error: raised while the request was made.
+        command: whose help lists the options: "quail audit".
+    """
+    first = error.errors(include_url=False)[0]
+    return UsageError(first["msg"], where=option_of(str(first["loc"][0])), mend=f"See {command} --help")
+
+
 def option_of(field: str) -> str:
-    """The option that says a request's field."""
+    """Return the option that sets a request's field."""
     return _REPEATED.get(field) or _RENAMED.get(field) or f"--{field.replace('_', '-')}"
 
 

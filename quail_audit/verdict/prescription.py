@@ -162,7 +162,7 @@ def _carry_cures(
                         *command,
                         "--out",
                         _folder_beside(request.unlearned, "carried"),
-                        "--calibrate",
+                        "--calibration",
                         request.data,
                         *layers,
                     ),

@@ -89,10 +89,16 @@ def safe_to_ship(found: Iterable[SchemeStanding]) -> tuple[str, ...]:
     return tuple(each.scheme for each in found if each.standing == "pass")
 
 
-def riskiness(each: SchemeStanding) -> tuple[int, float, str]:
-    """Sorts the worst format first: by standing, then by how much comes back."""
+def riskiness(each: SchemeStanding) -> tuple[int, float, int, str]:
+    """Sort key, the worst scheme first: by standing, by what comes back, by layers at risk, by name."""
     percent = each.recovery.percent if each.recovery is not None and each.recovery.percent is not None else 0.0
-    return STANDINGS_BY_RISK.index(each.standing), -percent, each.scheme
+    return STANDINGS_BY_RISK.index(each.standing), -percent, -(each.layers_at_risk or 0), each.scheme
+
+
+def worst(report: Report) -> str | None:
+    """Return the worst scheme of those that were measured; None if none was."""
+    measured = [each for each in scheme_standings(report) if each.failure is None]
+    return min(measured, key=riskiness).scheme if measured else None
 
 
 def _worst_recovery(recoveries: Mapping[str, Recovery]) -> tuple[str | None, Recovery | None]:

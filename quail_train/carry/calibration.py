@@ -155,7 +155,7 @@ def _find_blocks(model: nn.Module, layers: Sequence[Layer], where: str) -> tuple
         "calibration needs all layers inside transformer blocks that run one after another"
         + (f": {outside[0]} is not" if outside else ""),
         where=where,
-        mend="Choose other --layers, or carry without --calibrate",
+        mend="Choose other --layers, or carry without --calibration",
     )
 
 

@@ -145,6 +145,6 @@ def _read_rows(request: CarryRequest, pair: Pair, tokenizer: PreTrainedTokenizer
         return []
     if tokenizer is None:
         raise BadInputError(
-            "has no tokenizer, so no text can be read", where=pair.unlearned.source, mend="Leave --calibrate out"
+            "has no tokenizer, so no text can be read", where=pair.unlearned.source, mend="Leave --calibration out"
         )
     return read_calibration_rows(request.calibrate, tokenizer)

@@ -1,4 +1,4 @@
-"""`quail demo`: builds the demo, audits it, and says what was seen. Imports nothing heavy at the top."""
+"""`quail demo`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
+from quail_audit.cli.app import command
+from quail_audit.cli.options import Quiet
 from quail_audit.core.errors import EXIT_FAIL, EXIT_PASS
 
 DemoTask = Literal["language", "classification"]
@@ -55,32 +57,32 @@ REPAIRED = (
 )
 
 
+@command()
 def demo(
     folder: Annotated[
         Path | None,
         typer.Argument(
             metavar="DIR",
-            help="Where it is built, or was: a finished demo is used again. Default: quail-demo, or "
-            "quail-demo-classifier.",
+            help="Folder of the demo; a finished demo is used again. Default: quail-demo, or quail-demo-classifier.",
         ),
     ] = None,
     task: Annotated[
-        DemoTask, typer.Option(help="What the model does: continue texts, or tell fake posts from real.")
+        DemoTask, typer.Option(help="Task of the model: continue texts, or tell fake posts from real ones.")
     ] = "language",
-    seed: Annotated[int, typer.Option(help="Of the texts and the weights.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the texts and the weights.", min=0)] = 0,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Then retrain the layers at risk, and audit the result.")
+        bool, typer.Option("--repair", help="Afterwards retrain the layers at risk, and audit the result.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Build a small model that seems to forget, audit it, and see the forgotten come back at 4 bits.
 
     Makes an original, an unlearned and a retrained checkpoint and their data from invented texts, then runs quail audit
-    on them. Takes about two minutes on two cores, with --task classification less than one. Ends with the audit's exit
-    code, 1, as it should. With --repair it goes on: quail train makes DIR/repaired, whose audit passes, so the exit
-    code is 0.
+    on them. Takes about two minutes on two cores, with --task classification less than one. Exits with the audit's
+    code, 1, as it should. With --repair, quail train then makes DIR/repaired, whose audit passes, so the exit code is
+    0.
     """
-    from quail_audit.cli.running import audit_and_show
+    from quail_audit.cli.audit import run_audit
     from quail_audit.runs.names import RUNS_FOLDER, new_run_id
     from quail_audit.schema.command_line import audit_arguments
     from quail_audit.schema.requests import AuditRequest
@@ -101,20 +103,20 @@ def demo(
     if not quiet:
         typer.echo(f"now: {shlex.join(['quail', *audit_arguments(request)])}", err=True)
     run = RUNS_FOLDER / new_run_id()
-    code = audit_and_show(request, run_dir=run, quiet=quiet)
+    code = run_audit(request, run_dir=run, quiet=quiet)
     _explain(code, task, repaired_next=repair)
     return _repair(request, run, quiet=quiet) if repair and code == EXIT_FAIL else code
 
 
 def _repair(audited: AuditRequest, run: Path, *, quiet: bool) -> int:
     """Retrain the layers at risk, as quail train does it, and audit the result; return the audit's exit code."""
-    from quail_train.cli.train import train_and_show
+    from quail_train.cli.train import run_training
     from quail_train.demo.repair import repair_of
 
-    request, command = repair_of(audited, run)
+    request, typed = repair_of(audited, run)
     if not quiet:
-        typer.echo(f"now: {shlex.join(command)}", err=True)
-    code = train_and_show(request, command=command, overwrite=True, quiet=quiet)
+        typer.echo(f"now: {shlex.join(typed)}", err=True)
+    code = run_training(request, typed=typed, overwrite=True, quiet=quiet)
     if code == EXIT_PASS:
         typer.echo(f"\n{REPAIRED}\n")
     return code

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from quail_audit.core.errors import UsageError
-
 if TYPE_CHECKING:
     from quail_audit.schema.requests import TrainRequest
 
@@ -18,7 +16,7 @@ def request_of(**chosen: Any) -> TrainRequest:
     """
     from pydantic import ValidationError
 
-    from quail_audit.schema.command_line import option_of
+    from quail_audit.schema.command_line import invalid_option
     from quail_audit.schema.requests import TrainRequest
     from quail_train.objectives.presets import preset_named
 
@@ -26,5 +24,4 @@ def request_of(**chosen: Any) -> TrainRequest:
     try:
         return TrainRequest.model_validate({**settings, **chosen})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(first["msg"], where=option_of(str(first["loc"][0])), mend="See quail train --help") from error
+        raise invalid_option(error, "quail train") from error

@@ -2,7 +2,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from quail_audit.runs.names import EVENTS
 from quail_audit.runs.record import record
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.report import Report
+from tests.support.made_trainings import install_commands
 from tests.support.quail_command import QUAIL, quail, quail_here
 from tests.support.small_run import REQUEST, events
 
@@ -35,6 +35,31 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
 @pytest.mark.parametrize("command", ["audit", "watch"])
 def test_help_has_examples(command: str) -> None:
     assert "Examples:" in quail(command, "--help").stdout
+
+
+def test_plug_ins_are_commands_but_none_takes_the_place_of_quails_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plug-in is a function, or what @command makes of one; a broken one says so when it is called."""
+    install_commands(
+        tmp_path,
+        monkeypatch,
+        report="tests.support.slow_commands:train",
+        plain="tests.support.made_cures:attribute",
+        demo="quail_train.cli.demo:demo",
+        broken="no_such_package:run",
+    )
+    shown = quail("--help").stdout
+    for words in (
+        "plain",
+        "the events of an attribution",
+        "Build a small model",
+        "Not usable here",
+        "Write the report",
+    ):
+        assert words in shown
+    done = quail("broken")
+    assert (done.returncode, "the command broken failed to load" in done.stderr) == (4, True)
 
 
 def test_the_version() -> None:

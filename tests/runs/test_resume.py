@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from quail_audit.cli import running
+from quail_audit.cli.audit import resume_audit
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.engine.audit.run import audit
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint
@@ -131,7 +131,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def goes_on(finished: Finished, folder: Path) -> None:
     """See that a folder's run goes on to what the finished one came to."""
-    running.resume_and_show(folder, output=folder / "result.txt", quiet=True)
+    resume_audit(folder, output=folder / "result.txt", quiet=True)
     assert lines_of(folder) == lines_of(finished.folder)
     assert report_in(folder) == report_in(finished.folder)
     assert not (folder / JOURNAL).exists()
@@ -251,7 +251,7 @@ def test_a_run_that_ended_as_its_last_scheme_failed_tries_that_again(
 def test_of_a_finished_audit_the_result_is_shown_again(finished: Finished, tmp_path: Path, work: Counter[str]) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
-    code = running.resume_and_show(folder, format="json", output=tmp_path / "result.json")
+    code = resume_audit(folder, format="json", output=tmp_path / "result.json")
     assert code == read_report(finished.folder).exit_code
     assert Report.model_validate_json((tmp_path / "result.json").read_text()) == read_report(finished.folder)
     assert (folder / EVENTS).read_bytes() == (finished.folder / EVENTS).read_bytes()
@@ -273,12 +273,12 @@ def test_what_changed_since_is_refused_and_nothing_is_lost(
     with pytest.raises(
         BadInputError, match=r"go on as it began: verbmem/forget\.json of the data was written to since"
     ):
-        running.resume_and_show(tmp_path / "run", quiet=True)
+        resume_audit(tmp_path / "run", quiet=True)
     assert "to go on" not in capsys.readouterr().err
     assert lines_of(tmp_path / "run")[:-1] == before
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "kept").rename(tmp_path / "data")
-    assert running.resume_and_show(tmp_path / "run", output=tmp_path / "result", quiet=True) == 0
+    assert resume_audit(tmp_path / "run", output=tmp_path / "result", quiet=True) == 0
 
 
 def test_a_run_that_goes_on_elsewhere_is_refused(finished: Finished, tmp_path: Path) -> None:
@@ -320,9 +320,9 @@ def test_the_command_says_what_does_not_go_together(tmp_path: Path) -> None:
     assert (found.returncode, "there is no audit here" in found.stderr) == (3, True)
     for given in (["a"], ["--seed", "0"], ["--run-dir", "b"], ["--scheme", "nf4"], ["--max-samples", "3"]):
         found = quail("audit", "--resume", tmp_path, *given)
-        assert (found.returncode, "goes on with what the run was asked for" in found.stderr) == (2, True), given
+        assert (found.returncode, "repeats what the run was asked for" in found.stderr) == (2, True), given
     found = quail("audit", "a")
-    assert (found.returncode, "which checkpoints?" in found.stderr) == (2, True)
+    assert (found.returncode, "two checkpoints are needed" in found.stderr) == (2, True)
 
 
 def recorded(events: Sequence[Event]) -> RecordedEvents:

@@ -7,11 +7,13 @@ import pytest
 import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from quail_audit.cli import main as cli
-from quail_audit.schema.command_line import audit_arguments, train_arguments
-from quail_audit.schema.requests import AuditRequest, TrainRequest
+from quail_audit.core.values import Value
+from quail_audit.schema.command_line import audit_arguments, invalid_option, train_arguments
+from quail_audit.schema.requests import AuditRequest, CarryRequest, TrainRequest
 
 words = st.text("abcXYZ09_./- é", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
 
@@ -52,7 +54,7 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Audit
         seen.append((request, others))
         return 0
 
-    monkeypatch.setattr("quail_audit.cli.audit.audit_and_show", record)
+    monkeypatch.setattr("quail_audit.cli.audit.run_audit", record)
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     return seen[0]
@@ -105,6 +107,22 @@ def test_a_training_is_written_with_the_options_of_the_design() -> None:
         *("--layers", "block:3-7", "--layers", "role:down_proj", "--report", "runs/1"),
         *("--learning-rate", "0.0001", "--run-dir", "r"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "option"),
+    [
+        (TrainRequest, {"margin_logits": "wide"}, "--margin"),
+        (CarryRequest, {"copy_4bit": 4}, "--copy-4bit"),
+        (CarryRequest, {"calibrate": 4}, "--calibration"),
+        (AuditRequest, {"skip_modules": 4}, "--skip-module"),
+    ],
+)
+def test_an_invalid_field_is_said_with_its_option(kind: type[Value], wrong: dict[str, Any], option: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({"original": "a", "unlearned": "b", "data": "d", "out": "o"} | wrong)
+    error = invalid_option(caught.value, "quail train")
+    assert (error.where, error.mend) == (option, "See quail train --help")
 
 
 def test_every_field_of_a_request_has_an_option() -> None:

@@ -94,7 +94,7 @@ def build_short_demos() -> None:
 
 def main(root: str, before: str, step: int, *command: str) -> None:
     """Until the command ends as it does where there is room."""
-    cli._add_plugged_in_commands()
+    cli.add_plug_ins()
     if DEMO in command:
         build_short_demos()
     disk = Disk(Path(root))

@@ -19,7 +19,7 @@ from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.schema.requests import AttributeRequest, CarryRequest, CureRequest
 
 PAIR = ("models/llama-news-7b", "models/llama-news-7b-unlearned")
-CARRY = ("quail", "carry", *PAIR, "--out", "models/llama-news-7b-unlearned-carried", "--calibrate", "muse-news")
+CARRY = ("quail", "carry", *PAIR, "--out", "models/llama-news-7b-unlearned-carried", "--calibration", "muse-news")
 
 
 def started(request: CureRequest, command: tuple[str, ...]) -> CureStarted:
@@ -73,7 +73,7 @@ def carry(
     out: Annotated[str, typer.Option()],
     run_dir: Annotated[Path, typer.Option()],
     scheme: Annotated[str, typer.Option()] = "nf4",
-    calibrate: Annotated[str | None, typer.Option()] = None,
+    calibrate: Annotated[str | None, typer.Option("--calibration")] = None,
     layers: Annotated[str, typer.Option()] = "erased",
     report: Annotated[str | None, typer.Option()] = None,
     quiet: Annotated[bool, typer.Option("--quiet")] = False,

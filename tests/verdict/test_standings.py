@@ -7,7 +7,7 @@ import pytest
 from quail_audit.schema.events.audit import VerdictReached
 from quail_audit.schema.figures import Reason, Recovery, Score, Verdict
 from quail_audit.schema.report import Failure, Report, SchemeReport
-from quail_audit.verdict.standings import riskiness, safe_to_ship, scheme_standings, standing_of
+from quail_audit.verdict.standings import riskiness, safe_to_ship, scheme_standings, standing_of, worst
 from tests.support.made_runs import events as made_events
 from tests.support.small_run import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
 
@@ -72,6 +72,28 @@ def test_a_format_that_was_not_measured_is_neither_safe_nor_the_worst() -> None:
     assert [each.standing for each in found] == ["pass", "not measured", "fail", "unknown"]
     assert safe_to_ship(found) == ("a",)
     assert [each.scheme for each in sorted(found, key=riskiness)] == ["c", "b", "a", "d"]
+
+
+def report_on(**schemes: SchemeReport) -> Report:
+    return report_of(*events()).model_copy(update={"schemes": schemes})
+
+
+def test_what_does_not_decide_makes_no_scheme_the_worst() -> None:
+    reported = Recovery(outcome="reported only", percent=100.0)
+    found = report_on(
+        nf4=measured(recovery={"verbmem_forget": HELD, "privleak": reported}),
+        fp4=measured(recovery={"verbmem_forget": RECOVERED, "privleak": HELD}),
+    )
+    assert RECOVERED.percent is not None
+    assert RECOVERED.percent < 100.0
+    assert worst(found) == "fp4"
+
+
+def test_of_equals_the_scheme_with_most_layers_at_risk_is_the_worst() -> None:
+    riskier = SUMMARY.model_copy(update={"layers_at_risk": SUMMARY.layers_at_risk + 1})
+    assert worst(report_on(nf4=measured(), fp4=measured(summary=riskier))) == "fp4"
+    assert worst(report_on(nf4=measured(), fp4=measured(summary=riskier, failure=FAILURE))) == "nf4"
+    assert worst(report_on(nf4=measured(failure=FAILURE))) is None
 
 
 def older(report: Report) -> Report:

@@ -15,7 +15,7 @@ from quail_audit.reports.text.rules import rules_table
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.figures import LayerStatistics, Verdict
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
-from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings
+from quail_audit.verdict.standings import SchemeStanding, scheme_standings, worst
 
 WORST_LAYERS_SHOWN = 10
 WIDE_COLUMNS = 112  # wide enough for the intervals of every arm and all figures of a layer
@@ -49,8 +49,8 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
         console.print(Group(Text(), title, Padding(rules_table(rules), (0, 0, 0, 1))))
     shown = {each.scheme: report.schemes[each.scheme] for each in found}
     if len(shown) > SCHEMES_IN_FULL:
-        worst = min(found, key=riskiness).scheme
-        shown = {worst: report.schemes[worst]}
+        name = worst(report) or found[0].scheme
+        shown = {name: report.schemes[name]}
     for scheme, measured in shown.items():
         for part in (
             _forgetting(report, scheme, measured, wide),

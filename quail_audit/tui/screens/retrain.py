@@ -31,6 +31,7 @@ from quail_audit.tui.widgets.run_header import pair_in
 from quail_audit.tui.widgets.training_form import TrainingForm
 
 COMMANDS_GROUP = "quail.commands"
+OWN_CURES = ("attribute", "recipe")  # commands that come with quail_audit itself
 NOT_INSTALLED = "quail train is not installed here: c copies the command, to run where it is"
 
 
@@ -267,5 +268,5 @@ class RetrainScreen(QuailScreen[None]):
 
 
 def is_installed(command: str) -> bool:
-    """Whether there is such a command of quail to run. Looks at what packages declare, loads none of them."""
-    return bool(entry_points(group=COMMANDS_GROUP, name=command))
+    """Return whether quail has this command here. Looks at what packages declare, loads none of them."""
+    return command in OWN_CURES or bool(entry_points(group=COMMANDS_GROUP, name=command))

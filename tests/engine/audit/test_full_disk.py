@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quail_audit.cli import running
+from quail_audit.cli.audit import resume_audit, run_audit
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import _NamedFile, explain_write_errors
 from quail_audit.runs.names import EVENTS, JOURNAL, REPORT, REQUEST
@@ -56,7 +56,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def fails_and_goes_on(asked: AuditRequest, disk: Disk, writes: int, folder: Path, whole: Path) -> None:
     disk.holds(writes)
     with pytest.raises(EnvironmentProblemError, match="the disk is full") as caught:
-        running.audit_and_show(asked, run_dir=folder, output=folder.with_suffix(".txt"), quiet=True)
+        run_audit(asked, run_dir=folder, output=folder.with_suffix(".txt"), quiet=True)
     assert caught.value.exit_code == 4
     disk.holds(float("inf"))
     for name in (EVENTS, JOURNAL):
@@ -67,9 +67,9 @@ def fails_and_goes_on(asked: AuditRequest, disk: Disk, writes: int, folder: Path
         for line in (folder / EVENTS).read_text().splitlines():
             from_line(line)
     if not (folder / REQUEST).exists():
-        running.audit_and_show(asked, run_dir=folder, output=folder.with_suffix(".txt"), quiet=True)
+        run_audit(asked, run_dir=folder, output=folder.with_suffix(".txt"), quiet=True)
     else:
-        running.resume_and_show(folder, output=folder.with_suffix(".txt"), quiet=True)
+        resume_audit(folder, output=folder.with_suffix(".txt"), quiet=True)
     assert lines_of(folder) == lines_of(whole)
     assert report_in(folder) == report_in(whole)
     assert not [path.name for path in folder.iterdir() if path.name.endswith(".unfinished")]
@@ -77,7 +77,7 @@ def fails_and_goes_on(asked: AuditRequest, disk: Disk, writes: int, folder: Path
 
 def whole_audit(asked: AuditRequest, disk: Disk, folder: Path) -> int:
     disk.holds(float("inf"))
-    running.audit_and_show(asked, run_dir=folder, output=folder.with_suffix(".txt"), quiet=True)
+    run_audit(asked, run_dir=folder, output=folder.with_suffix(".txt"), quiet=True)
     assert (folder / REPORT).exists()
     return disk.writes
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from quail_audit.cli.attribute import attribute as attribute_command
-from quail_audit.cli.attribute import read_budget
-from quail_audit.cli.running import worst_scheme
+from quail_audit.cli.attribute import read_budget, worst_scheme
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.cures.attribution import attribute, coarse_units, fine_units, share_of_fall

@@ -8,7 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer import Typer
+from typer.testing import CliRunner
 
+from quail_audit.cli.app import add_command
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.registry import scheme_named
@@ -22,7 +25,7 @@ from quail_audit.schema.events.cures import CarryPlanned, LayerCarried
 from quail_audit.schema.requests import CarryRequest
 from quail_train.carry.run import carry
 from quail_train.cli.carry import carry as carry_command
-from quail_train.cli.carry import carry_and_show
+from quail_train.cli.carry import run_carry
 from quail_train.demo.confinement import bucket_of
 
 FILE = "model.safetensors"
@@ -146,7 +149,7 @@ def test_the_command_writes_a_run_and_shows_it(
 ) -> None:
     request = request_in(training_world, erased_world, tmp_path / "out")
     run = tmp_path / "run"
-    assert carry_and_show(request, command=("quail", "carry", "…"), run_dir=run) == 0
+    assert run_carry(request, typed=("quail", "carry", "…"), run_dir=run) == 0
     shown = capsys.readouterr()
     assert "survival, mean of the layers: 0.000 → " in shown.out
     assert "rounding to nearest gives every code and every scale again" in shown.out
@@ -159,7 +162,7 @@ def test_the_command_writes_a_run_and_shows_it(
     with pytest.raises(BadInputError, match="this is a run of quail carry"):
         read_report(run)
     with pytest.raises(UsageError, match="the folder is not empty"):
-        carry_and_show(request, command=(), run_dir=tmp_path / "second")
+        run_carry(request, typed=(), run_dir=tmp_path / "second")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "7 layers" in card
     assert "`nf4`" in card
@@ -212,6 +215,21 @@ def test_a_way_and_its_texts_go_together(training_world: Path, erased_world: Pat
     with pytest.raises(UsageError, match="needs texts"):
         carry_command(*paths, way="calibrated")
     with pytest.raises(UsageError, match="do not go together"):
-        carry_command(*paths, way="random", calibrate="texts.txt")
+        carry_command(*paths, way="random", calibration="texts.txt")
     with pytest.raises(UsageError, match="'calibrated', 'random' or 'feedback'"):
         carry_command(*paths, way="somehow")
+
+
+def test_texts_are_named_as_for_an_audit_or_by_the_older_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[CarryRequest] = []
+
+    def record_request(request: CarryRequest, **_: Any) -> int:
+        asked.append(request)
+        return 0
+
+    monkeypatch.setattr("quail_train.cli.carry.run_carry", record_request)
+    app = Typer()
+    add_command(carry_command, to=app)
+    for option in ("--calibration", "--calibrate"):
+        assert CliRunner().invoke(app, ["a", "b", "--out", "o", option, "texts.txt"]).exit_code == 0
+    assert [(request.way, request.calibrate) for request in asked] == 2 * [("calibrated", "texts.txt")]

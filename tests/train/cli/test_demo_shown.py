@@ -66,7 +66,7 @@ def test_the_audit_decides_the_exit_code(
 ) -> None:
     asked: list[AuditRequest] = []
 
-    def audit_and_show(request: AuditRequest, *, run_dir: Path, quiet: bool) -> int:
+    def run_audit(request: AuditRequest, *, run_dir: Path, quiet: bool) -> int:
         asked.append(request)
         assert not quiet
         return code
@@ -75,7 +75,7 @@ def test_the_audit_decides_the_exit_code(
         assert (folder, seed, recipe) == (tmp_path / "with space", 7, RECIPE)
         yield from STEPS
 
-    monkeypatch.setattr("quail_audit.cli.running.audit_and_show", audit_and_show)
+    monkeypatch.setattr("quail_audit.cli.audit.run_audit", run_audit)
     monkeypatch.setattr("quail_train.demo.folder.build_demo", build_demo)
     assert cli.demo(tmp_path / "with space", seed=7) == code
     folder = tmp_path / "with space"
@@ -102,7 +102,7 @@ def test_each_task_has_a_folder_and_an_explanation_of_its_own(
         built.append((folder, recipe))
         yield from STEPS
 
-    monkeypatch.setattr("quail_audit.cli.running.audit_and_show", lambda _request, **_: 1)
+    monkeypatch.setattr("quail_audit.cli.audit.run_audit", lambda _request, **_: 1)
     monkeypatch.setattr("quail_train.demo.folder.build_demo", build_demo)
     said = {}
     for task in ("language", "classification"):

@@ -7,7 +7,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from quail_audit.cli.exit_codes import reports_errors
+from quail_audit.cli.app import add_command
 from quail_audit.core.errors import UsageError
 from quail_audit.runs.folder import new_run
 from quail_audit.runs.follow import replay
@@ -32,7 +32,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Typer:
     """The command in this process, where torch is imported already."""
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
     app = Typer()
-    app.command("train", context_settings=train_cli.CONTEXT_SETTINGS)(reports_errors(train_cli.train))
+    add_command(train_cli.train, to=app)
     return app
 
 

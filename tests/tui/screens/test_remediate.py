@@ -1,6 +1,7 @@
 """Remediate and the screen of a cure, driven by keys: what is prescribed, and a cure that goes well, or does not."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from textual.widgets import Static
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.app import QuailApp
+from quail_audit.tui.live.child import Child
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.confirm import ConfirmScreen
 from quail_audit.tui.screens.cure import CureScreen
@@ -24,7 +26,7 @@ from tests.support.made_runs import events, write_attribution, write_run
 from tests.support.made_trainings import install_commands
 
 COMMANDS = {"train": "tests.support.slow_commands:train", "made_audit": "tests.support.slow_commands:made_audit"}
-CURES = {"carry": "tests.support.made_cures:carry", "attribute": "tests.support.made_cures:attribute"}
+CURES = {"carry": "tests.support.made_cures:carry", "made_attribute": "tests.support.made_cures:attribute"}
 
 pytestmark = pytest.mark.asyncio
 
@@ -37,7 +39,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         "quail_audit.tui.app.audit_arguments", lambda request, run_dir: ["made-audit", "--run-dir", str(run_dir)]
     )
+    monkeypatch.setattr("quail_audit.tui.app.Child", started_child)
     return write_run(tmp_path / "run", events(blocks=8, samples=4))
+
+
+def started_child(arguments: Sequence[str]) -> Child:
+    """The app's process for a command, with a stand-in for `attribute`: no plug-in takes that name from Quail."""
+    command, *rest = arguments
+    return Child(["made-attribute" if command == "attribute" else command, *rest])
 
 
 async def remediate(pilot: Pilot[Any]) -> RemediateScreen:
