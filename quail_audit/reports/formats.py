@@ -1,4 +1,4 @@
-"""Write a run's report in the format asked for; FORMATS is the one list of them."""
+"""Write a run's report in a format, for the command and for the app's export."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ def write_report(report: AnyReport, format: str, stream: TextIO, folder: Path | 
     """Write a report to a stream.
 
     Args:
-        report: of an audit, a training or a cure.
-        format: a key of FORMATS, or "text".
-        stream: text is as wide and as coloured as the terminal that it leads to.
-        folder: the run's folder, which holds the events and attributions; None if only the report is at hand.
+        report: the report of an audit, a training or a cure.
+        format: "text", "json", "jsonl" or a key of FORMATS.
+        stream: the stream to write to; a terminal decides how wide and colourful text is.
+        folder: the run's folder, which holds events and attributions; None if only the report is at hand.
 
     Raises:
         UsageError: this report cannot be written in this format.
