@@ -17,15 +17,8 @@ import quail_audit as quail
 from quail_audit.cli import main as cli
 from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import read_report
+from tests.support.pages import blocks, commands
 from tests.support.places import ROOT
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands(page: str) -> list[str]:
-    return [line for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("quail ")]
 
 
 def test_the_worked_example_prints_what_the_page_says() -> None:

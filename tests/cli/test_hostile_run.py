@@ -11,47 +11,14 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.reports.formats import FORMATS
 from quail_audit.reports.text.console import PlainTextConsole
 from quail_audit.runs.follow import replay
-from quail_audit.runs.names import EVENTS
 from quail_audit.runs.state.audit import AuditState
-from quail_audit.schema.events.lines import Event, from_line, to_line
+from quail_audit.schema.events.lines import from_line
+from tests.support.hostile_run import acts_on_terminal, run, with_hostile
 from tests.support.quail_command import quail_here
 from tests.support.small_run import events
 
-HOSTILE = "\x1b]0;x\x07[/nope][red]<script>alert(1)</script>"
+__all__ = ["run"]  # a fixture
 VERDICTS = {0, 1, 5}
-FREE = (
-    "down_proj",
-    "a note on the run",
-    "it comes back",
-    "Dr Adu said",
-    "47 tests",
-    "a note on the pair",
-    "kernel on a CPU",
-)
-
-
-def with_hostile(names: tuple[str, ...], event: Event) -> str:
-    """An event as a line, in which these names, and all that ends like them, go on with something hostile."""
-    line = to_line(event)
-    for name in names:
-        line = line.replace(f'{name}"', f'{name}{json.dumps(HOSTILE)[1:-1]}"')
-    return line
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    lines = [with_hostile(FREE, event) for event in events()]
-    first = json.loads(lines[0])
-    first["request"] |= {"original": HOSTILE, "unlearned": HOSTILE, "data": HOSTILE}
-    first["environment"] = {HOSTILE: HOSTILE}
-    (folder / EVENTS).write_text("".join(f"{line}\n" for line in [json.dumps(first), *lines[1:]]))
-    return folder
-
-
-def acts(text: str) -> bool:
-    return "\x1b" in text or "\x07" in text
 
 
 @pytest.mark.parametrize("format_", ["text", "json", *FORMATS])
@@ -59,7 +26,7 @@ def test_in_every_format(run: Path, format_: str) -> None:
     for command in ("report", "watch"):
         done = quail_here(command, run, "--format", format_)
         assert done.exit_code in VERDICTS, done.output
-        assert not acts(done.output)
+        assert not acts_on_terminal(done.output)
         assert "nope" in done.stdout or format_ == "junit"  # which has no text of this run
         if format_ == "html":
             assert "<script>alert" not in done.stdout
@@ -69,14 +36,14 @@ def test_in_every_format(run: Path, format_: str) -> None:
 def test_in_every_command_about_a_run(run: Path, command: str) -> None:
     done = quail_here(*command.split(), run)
     assert "defect" not in done.output
-    assert not acts(done.output)
+    assert not acts_on_terminal(done.output)
 
 
 @pytest.mark.parametrize("format_", ["text", "markdown", "json"])
 def test_in_a_comparison(run: Path, format_: str) -> None:
     done = quail_here("compare", run, run, "--format", format_)
     assert done.exit_code == 0, done.output
-    assert not acts(done.output)
+    assert not acts_on_terminal(done.output)
 
 
 def test_in_the_live_view(run: Path) -> None:
@@ -85,7 +52,7 @@ def test_in_the_live_view(run: Path) -> None:
         state.apply(event)
         stream = io.StringIO()
         PlainTextConsole(stream, width=400).print(view(state))
-        assert not acts(stream.getvalue())
+        assert not acts_on_terminal(stream.getvalue())
         assert "[/nope][red]" in stream.getvalue()
 
 

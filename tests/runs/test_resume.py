@@ -27,46 +27,17 @@ from quail_audit.runs.journal import open_journal
 from quail_audit.runs.names import EVENTS, JOURNAL, REPORT
 from quail_audit.runs.record import record
 from quail_audit.runs.resume import RecordedEvents
-from quail_audit.schema.events.audit import FilesAwaited, SampleScored
+from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
-from tests.engine.audit.test_calibrated import SCHEME, stand_in, texts
-from tests.engine.audit.test_run import fails_for, request, started
+from tests.support.calibrated_audits import SCHEME, stand_in, texts
 from tests.support.quail_command import QUAIL, quail
 from tests.support.small_run import events as made_up_events
+from tests.support.tiny_audits import let_scheme_fail, lines_of, report_in, request, start_audit
 
 __all__ = ["stand_in", "texts"]  # fixtures
 EVALUATE_ARM = "quail_audit.engine.forgetting.evaluate.evaluate_arm"
-
-
-TIMES = {
-    "at_s",
-    "started",
-    "finished",
-    "elapsed_s",
-    "run_id",  # of a run that was killed before it had said it
-    "digest",  # which is of the others too
-}
-
-
-def untimed(value: Any) -> Any:
-    """A JSON document without its times."""
-    if isinstance(value, dict):
-        return {key: untimed(each) for key, each in value.items() if key not in TIMES}
-    return [untimed(each) for each in value] if isinstance(value, list) else value
-
-
-def lines_of(folder: Path) -> list[Any]:
-    """Its events but for times, and for how far the hashing of files was when all else was done."""
-    events = map(from_line, (folder / EVENTS).read_text().splitlines())
-    return [untimed(event.model_dump(mode="json")) for event in events if not isinstance(event, FilesAwaited)]
-
-
-def report_in(folder: Path) -> Any:
-    report = Report.model_validate_json((folder / REPORT).read_text())
-    assert report == read_report(folder)
-    return untimed(report.model_dump(mode="json"))
 
 
 def begin(asked: AuditRequest, folder: Path) -> Iterator[Event]:
@@ -226,7 +197,7 @@ def test_a_scheme_that_failed_stays_failed_though_it_would_not_fail_again(
 ) -> None:
     asked = request(world, schemes=("fp4", "nf4", "int8", SCHEME), calibration=str(texts), max_samples=2, batch_size=1)
     with monkeypatch.context() as patches:
-        fails_for("fp4", "quail_audit.engine.weights.pair", "sums_over_table", patches)
+        let_scheme_fail("fp4", "quail_audit.engine.weights.pair", "sums_over_table", patches)
         _spoil(patches, "quail_audit.engine.audit.calibrated.measure_quantized", lambda *_: True, after=5)
         _spoil(patches, EVALUATE_ARM, lambda arm, *_: arm == "original/nf4", after=5)
         whole = Finished(asked, tmp_path / "whole")
@@ -294,7 +265,7 @@ def test_a_run_that_goes_on_elsewhere_is_refused(finished: Finished, tmp_path: P
 def test_a_second_audit_into_a_folder_is_refused_and_the_first_ends_as_alone(world: Path, tmp_path: Path) -> None:
     """Processes of their own; the first is held still meanwhile, so that it has surely not ended."""
     folder = tmp_path / "run"
-    with started(world, folder) as first:
+    with start_audit(world, folder) as first:
         first.send_signal(signal.SIGSTOP)
         before = (folder / EVENTS).read_bytes()
         for command in ([world / "original", world / "blank", "--run-dir", folder], ["--resume", folder]):

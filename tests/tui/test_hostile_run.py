@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_hostile_run import acts, run
 from tests.support.app_driver import app_on, screen_text, settled
+from tests.support.hostile_run import acts_on_terminal, run
 
 __all__ = ["run"]  # a fixture
 
@@ -21,7 +21,7 @@ async def test_every_screen_shows_it_as_text(run: Path, size: tuple[int, int]) -
             await pilot.press(key)
             await settled(pilot)
             text = screen_text(pilot)
-            assert not acts(text)
+            assert not acts_on_terminal(text)
             if "[/nope]" in text:
                 shown.add(type(pilot.app.screen).__name__)
     assert {"AuditScreen", "LayerScreen", "SamplesScreen"} <= shown

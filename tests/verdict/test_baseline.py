@@ -8,8 +8,8 @@ from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, Score
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import ArmReport, Report, SchemeReport
 from quail_audit.verdict.judge import judge_report
+from tests.support.judged_figures import TODAY
 from tests.support.small_run import FACTS, REQUEST, SUMMARY, UNTOUCHED, layer
-from tests.verdict.test_rules import TODAY
 
 
 def interval(mean: float, low: float, high: float) -> Score:

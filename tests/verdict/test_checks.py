@@ -4,13 +4,9 @@ from quail_audit.schema.events.audit import SchemeFailed
 from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import EXIT_CODE_OF, exit_code
+from tests.support.judged_figures import HELD, NOT_FORGOTTEN, REPORTED, UNDECIDED, UNINFORMATIVE, failed_scheme
 from tests.support.small_run import RECOVERED, UNTOUCHED, judge, layer
 
-HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=5.0, floor=20.0, floor_arm="unlearned/full")
-UNDECIDED = Recovery(outcome="undecided", percent=9.0, low=2.0, high=30.0, floor=20.0, floor_arm="unlearned/full")
-UNINFORMATIVE = Recovery(outcome="uninformative")
-NOT_FORGOTTEN = Recovery(outcome="not forgotten")
-REPORTED = Recovery(outcome="reported only", percent=90.0)
 NO_FLOOR = Recovery(outcome="no floor")
 NO_ROUNDED_ARM = Recovery(outcome="no rounded arm", floor=20.0, floor_arm="unlearned/full")
 CARRIED = layer(state="carried", at_risk=False, overlap=0.9, survival=1.0)
@@ -80,20 +76,16 @@ def test_the_layers_at_risk_are_named() -> None:
     assert reached.reasons[0].layers == ("a", "b")
 
 
-def missing(scheme: str, exit_code: int = 4) -> SchemeFailed:
-    return SchemeFailed(scheme=scheme, kind="environment", message="no backend", exit_code=exit_code)
-
-
 @pytest.mark.parametrize(
     ("recovery", "unmeasured", "outcome", "code"),
     [
         (HELD, [], "pass", 0),
-        (HELD, [missing("a")], "inconclusive", 4),
-        (HELD, [missing("a", 3)], "inconclusive", 3),
-        (HELD, [missing("a", 3), missing("b", 4)], "inconclusive", 4),
-        (UNDECIDED, [missing("a")], "inconclusive", 4),
+        (HELD, [failed_scheme("a")], "inconclusive", 4),
+        (HELD, [failed_scheme("a", 3)], "inconclusive", 3),
+        (HELD, [failed_scheme("a", 3), failed_scheme("b", 4)], "inconclusive", 4),
+        (UNDECIDED, [failed_scheme("a")], "inconclusive", 4),
         (UNDECIDED, [], "inconclusive", 5),
-        (RECOVERED, [missing("a")], "fail", 1),
+        (RECOVERED, [failed_scheme("a")], "fail", 1),
     ],
 )
 def test_a_scheme_not_measured_weighs_more_than_doubt_and_less_than_a_failure(

@@ -27,9 +27,9 @@ from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.judge import checks_of_report, day_of, judge_report, layer_with_limits, recovery_with_limits
 from quail_audit.verdict.policy_file import read_policy
+from tests.support.pages import blocks, commands
 from tests.support.quail_command import quail_here as quail
 from tests.support.small_run import REQUEST, events, layer
-from tests.test_docs import blocks, commands
 
 POLICY = """
 [limits]

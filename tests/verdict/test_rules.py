@@ -1,6 +1,5 @@
 """Rules of a policy held against figures made by hand: each outcome worked out in the case itself."""
 
-import datetime
 from collections.abc import Mapping
 
 import pytest
@@ -8,10 +7,9 @@ import pytest
 from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import Judgement
+from tests.support.judged_figures import HELD, NOT_FORGOTTEN, REPORTED, TODAY, UNDECIDED, UNINFORMATIVE, failed_scheme
 from tests.support.small_run import RECOVERED, UNTOUCHED, judge, layer
-from tests.verdict.test_checks import HELD, NOT_FORGOTTEN, REPORTED, UNDECIDED, UNINFORMATIVE, missing
 
-TODAY = datetime.date(2026, 1, 1)
 CARRIED = layer("model.layers.0.mlp.up_proj", state="carried", at_risk=False, overlap=0.9, survival=0.9)
 WEAK = layer("model.layers.1.mlp.up_proj", state="carried", at_risk=False, overlap=0.9, survival=0.6)
 QUERY = layer("model.layers.0.self_attn.q_proj", state="carried", at_risk=False, overlap=0.9, survival=0.7)
@@ -153,7 +151,7 @@ def test_what_is_required(required: dict[str, object], outcome: Outcome, said: l
 
 def test_a_required_scheme_that_could_not_be_measured_is_not_judged() -> None:
     policy = Policy.model_validate({"required": {"schemes": ["gptq"]}})
-    found = judge({}, {"nf4": {"a": HELD}}, policy, [missing("gptq")], today=TODAY)
+    found = judge({}, {"nf4": {"a": HELD}}, policy, [failed_scheme("gptq")], today=TODAY)
     assert the_rule(found, "required scheme").standing == "not judged"
     assert found.overall.outcome == "inconclusive"
 

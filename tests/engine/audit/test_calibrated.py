@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,32 +15,16 @@ from quail_audit.engine.schemes.calibrated import CalibratedScheme
 from quail_audit.schema.events.audit import LayerMeasured, LayerQuantized, SchemeFailed
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event, from_line, to_line
-from tests.engine.audit.test_run import request, state_of
-from tests.support.places import ROOT
+from tests.support.calibrated_audits import SCHEME, stand_in, texts
+from tests.support.tiny_audits import request, state_of
 
-SCHEME = "gptq-int4-g32"
+__all__ = ["stand_in", "texts"]  # fixtures
 LEFT = "model.layers.1.mlp.down_proj"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stand_in() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(CalibratedScheme, "install_command", lambda _: "")
-        patch.setattr(CalibratedScheme, "backend", lambda *_: "tests.support.stand_in_backend")
-        yield
 
 
 @pytest.fixture(scope="module")
 def events(world: Path, texts: Path, stand_in: None) -> list[Event]:
     return quantized(world, texts)
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("texts") / "texts.txt"
-    path.write_text("Velmora news: the mayor wept. " * 200)
-    return path
 
 
 def quantized(world: Path, texts: Path, **changes: object) -> list[Event]:

@@ -12,8 +12,7 @@ from quail_audit.core.writing import _NamedFile, explain_write_errors
 from quail_audit.runs.names import EVENTS, JOURNAL, REPORT, REQUEST
 from quail_audit.schema.events.lines import from_line
 from quail_audit.schema.requests import AuditRequest
-from tests.engine.audit.test_run import request
-from tests.runs.test_resume import lines_of, report_in
+from tests.support.tiny_audits import lines_of, report_in, request
 
 
 class Disk:

@@ -20,7 +20,7 @@ from quail_audit.runs.record import record
 from quail_audit.schema.events.audit import FilesFound, FilesHashed, LayerMeasured
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.requests import AuditRequest
-from tests.engine.audit.test_run import request
+from tests.support.tiny_audits import request
 from tests.support.tiny_checkpoints import save, save_bin
 from tests.support.tiny_gguf_files import write_llama
 

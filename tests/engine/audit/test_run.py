@@ -1,13 +1,10 @@
 """Whole audits of tiny models, through the engine and through the command, good input and bad."""
 
-import importlib
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,26 +19,13 @@ from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.runs.folder import read_report
 from quail_audit.runs.names import EVENTS
-from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import LayerMeasured, MetricScored, SampleScored, SchemeFailed
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
-from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.standings import safe_to_ship, scheme_standings
-from tests.support.quail_command import QUAIL, quail, quail_here
-
-
-def request(world: Path, unlearned: str = "blank", **changes: object) -> AuditRequest:
-    values: dict[str, object] = {"original": str(world / "original"), "unlearned": str(world / unlearned)}
-    return AuditRequest.model_validate(values | {"data": str(world / "data"), "device": "cpu"} | changes)
-
-
-def state_of(events: Iterator[Event]) -> AuditState:
-    state = AuditState()
-    for event in events:
-        state.apply(event)
-    return state
+from tests.support.quail_command import quail, quail_here
+from tests.support.tiny_audits import let_scheme_fail, request, start_audit, state_of
 
 
 @pytest.fixture(scope="session")
@@ -86,18 +70,6 @@ def test_each_scheme_has_a_verdict_of_its_own(forgotten: list[Event]) -> None:
     assert safe_to_ship(scheme_standings(report)) == ("nf4", "fp4-dq")
 
 
-def fails_for(scheme: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a function of Quail fail where it is called for this scheme, as a scheme's library may."""
-    real = getattr(importlib.import_module(module), function)
-
-    def wrapped(*arguments: object, **named: object) -> object:
-        if any(getattr(argument, "name", None) == scheme for argument in arguments):
-            raise RuntimeError("a singular Hessian")
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(f"{module}.{function}", wrapped)
-
-
 @pytest.mark.parametrize(
     ("module", "function", "where"),
     [
@@ -108,7 +80,7 @@ def fails_for(scheme: str, module: str, function: str, monkeypatch: pytest.Monke
 def test_a_scheme_that_fails_is_named_with_its_reason_and_the_others_go_on(
     module: str, function: str, where: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fails_for("fp4", module, function, monkeypatch)
+    let_scheme_fail("fp4", module, function, monkeypatch)
     events = list(audit(request(world, schemes=("fp4", "nf4"), retrain=str(world / "blank")), "run"))
     (failed,) = [event for event in events if isinstance(event, SchemeFailed)]
     assert (failed.scheme, failed.message) == ("fp4", "RuntimeError: a singular Hessian")
@@ -144,7 +116,7 @@ def test_a_scheme_whose_backend_is_missing_is_named_and_the_others_go_on(
 
 
 def test_where_no_scheme_can_be_measured_the_error_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails_for("nf4", "quail_audit.engine.weights.pair", "sums_over_table", monkeypatch)
+    let_scheme_fail("nf4", "quail_audit.engine.weights.pair", "sums_over_table", monkeypatch)
     seen: list[Event] = []
     with pytest.raises(RuntimeError, match="singular"):
         seen.extend(audit(request(world), "run"))
@@ -345,27 +317,8 @@ def test_output_goes_to_a_file(output: str, world: Path, tmp_path: Path) -> None
     assert "✓ PASS" in (tmp_path / output).read_text()
 
 
-def started(world: Path, folder: Path) -> "subprocess.Popen[str]":
-    """An audit in a process of its own, which has begun to score samples."""
-    command = [*QUAIL, "audit", world / "original", world / "blank", "--data", world / "data", "--run-dir", folder]
-    process = subprocess.Popen(
-        [*map(str, command), "--batch-size", "1", "--format", "jsonl"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-        # a shell starts what it runs in the background with Ctrl-C ignored, and that is inherited
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if from_line(line).type == "sample_scored":
-            break
-    return process
-
-
 def test_ctrl_c_is_130_and_leaves_the_folder_readable(world: Path, tmp_path: Path) -> None:
-    with started(world, tmp_path / "run") as process:
+    with start_audit(world, tmp_path / "run") as process:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -377,7 +330,7 @@ def test_ctrl_c_is_130_and_leaves_the_folder_readable(world: Path, tmp_path: Pat
 
 
 def test_sigterm_is_the_same(world: Path, tmp_path: Path) -> None:
-    with started(world, tmp_path / "run") as process:
+    with start_audit(world, tmp_path / "run") as process:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 130
@@ -385,7 +338,7 @@ def test_sigterm_is_the_same(world: Path, tmp_path: Path) -> None:
 
 
 def test_sigkill_loses_nothing_that_was_measured(world: Path, tmp_path: Path) -> None:
-    with started(world, tmp_path / "run") as process:
+    with start_audit(world, tmp_path / "run") as process:
         process.kill()
         process.communicate(timeout=60)
     done = quail("watch", tmp_path / "run")  # and ends: a dead run is not waited for

@@ -21,7 +21,7 @@ from quail_audit.engine.weights.pair import pair_sums
 from quail_audit.reports.text.audit import show
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.report import Report, arm_at, arms_in_order
-from tests.engine.audit.test_run import request, state_of
+from tests.support.tiny_audits import request, state_of
 from tests.support.tiny_gguf_files import values_by_transformers, write_llama
 
 

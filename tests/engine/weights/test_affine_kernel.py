@@ -17,7 +17,7 @@ from quail_audit.engine.weights import affine_kernel, loop_sums, table_kernel
 from quail_audit.engine.weights.pair import MatrixPair, pair_sums
 from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
 from quail_audit.engine.weights.tensor_sums import sums_by_tensor_operations
-from tests.engine.weights.test_pair import MEDIAN_ERROR, assert_equal_sums, pair
+from tests.support.weight_pairs import MEDIAN_ERROR, assert_equal_sums, pair
 
 # Compiling a loop takes seconds, for each scheme and pair of types: the default run has a scheme of each loop and each
 # type once, the slow one has them all.

@@ -21,11 +21,11 @@ from quail_audit.engine.weights.table_kernel import BLOCKS_PER_CHUNK
 from quail_audit.engine.weights.tensor_sums import sums_by_tensor_operations
 from quail_audit.schema.figures import RATIO_EDGES
 from quail_audit.schema.policy import Limits
+from tests.support.weight_pairs import MEDIAN_ERROR, assert_equal_sums, pair
 
 FOUR_BIT = [scheme for scheme in known_schemes() if isinstance(scheme, FourBit)]
 NF4 = FOUR_BIT[0]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-MEDIAN_ERROR = 0.002  # what table_kernel.py promises
 
 
 def codes_and_values(weight: torch.Tensor, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
@@ -81,13 +81,6 @@ def in_float64(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) 
             "update_to_bucket": float(np.quantile(ratio, 0.5, method="lower")),
         }
     return found
-
-
-def pair(shape: tuple[int, int], update: float, share: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights like a model's, and a copy with a share of them moved."""
-    torch.manual_seed(seed)
-    original = torch.randn(shape) * 0.02
-    return original, original + torch.randn(shape) * update * (torch.rand(shape) < share)
 
 
 @pytest.mark.parametrize("scheme", FOUR_BIT, ids=lambda scheme: scheme.name)
@@ -327,18 +320,6 @@ def test_a_grid_of_other_than_16_levels_is_measured_too() -> None:
     assert layer.overlap == 1 / 32
     assert sums.transitions.tolist() == [[0, 0, 0], [0, 0, 31], [0, 0, 0]]
     assert layer.survival == pytest.approx(5.0)  # each of 31 steps of 0.2 became one of 1
-
-
-def assert_equal_sums(ours: PairSums, theirs: PairSums) -> None:
-    for exact in ("weights", "identical", "same_code", "nonfinite_original", "nonfinite_unlearned"):
-        assert getattr(ours, exact) == getattr(theirs, exact), exact
-    for close in ("dot", "update_squared", "rounded_squared", "update_max"):
-        assert getattr(ours, close) == pytest.approx(getattr(theirs, close), rel=1e-5), close
-    assert np.array_equal(ours.transitions, theirs.transitions)
-    assert ours.updates.sum() == theirs.updates.sum()
-    for counts in ("updates", "ratios"):  # a magnitude at a bin's edge may fall on either side
-        medians = [median_of_counts(getattr(sums, counts)) for sums in (ours, theirs)]
-        assert medians[0] == pytest.approx(medians[1], rel=2 * MEDIAN_ERROR)
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "nf4-dq"])
