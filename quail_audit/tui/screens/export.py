@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -18,12 +17,8 @@ from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.runs.digest import with_digest
-from quail_audit.runs.follow import replay
-from quail_audit.schema.events.lines import to_line
 from quail_audit.tui.live.run import LiveRun
 
-TEXT_COLUMNS = 120
 PICTURE = "svg"
 
 
@@ -115,32 +110,13 @@ class ExportScreen(ModalScreen[None]):
 
     def _write_file(self, path: Path, kind: str) -> None:
         """Write all of it, or leave no file."""
+        from quail_audit.reports.formats import write_report
+
         with new_file(path) as file:
-            file.writelines(self._content(kind))
-
-    def _content(self, kind: str) -> Iterable[str]:
-        if kind == PICTURE:
-            return (self._picture,)
-        if kind == "jsonl":
-            return (to_line(event) + "\n" for event in replay(self._run.folder))
-        report = with_digest(self._run.state.report())
-        if kind == "json":
-            return (report.model_dump_json(indent=2) + "\n",)
-        if kind == "text":
-            from quail_audit.reports.text.audit import show
-            from quail_audit.reports.text.console import PlainTextConsole
-            from quail_audit.runs.attributions import read_brought_back_by_scheme
-
-            stream = io.StringIO()
-            show(
-                report,
-                PlainTextConsole(stream, width=TEXT_COLUMNS),
-                read_brought_back_by_scheme(report, self._run.folder),
-            )
-            return (stream.getvalue(),)
-        from quail_audit.reports.formats import FORMATS
-
-        return FORMATS[kind](report, self._run.folder)
+            if kind == PICTURE:
+                file.write(self._picture)
+            else:
+                write_report(self._run.state.report(), kind, file, self._run.folder)
 
     def action_dismiss_export(self) -> None:
         self.dismiss(None)
