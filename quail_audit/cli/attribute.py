@@ -1,4 +1,4 @@
-"""`quail attribute`: which layers bring the memory back."""
+"""`quail attribute`: find the layers that bring the memory back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def attribute(
 
 
 def cure_folder(run: Path, run_id: str, cure: str) -> Path:
-    """Return the folder inside an audit's run where it is looked for."""
+    """Return the folder for a cure's run inside the audit's."""
     from quail_audit.runs.attributions import CURES_FOLDER
 
     return run / CURES_FOLDER / f"{run_id}-{cure}"

@@ -1,4 +1,4 @@
-"""`quail audit`."""
+"""`quail audit`: run or resume an audit."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def audit(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="What the release has to meet, in TOML. Default: quail.toml, or [tool.quail] of pyproject.toml, in "
-            "the working folder. none: the default limits, even if the folder has a policy.",
+            help="Policy that the release has to meet, in TOML. Default: quail.toml, or the table tool.quail of "
+            "pyproject.toml, in the working folder. none: the default limits, even if the folder has a policy.",
             metavar="FILE|none",
         ),
     ] = None,

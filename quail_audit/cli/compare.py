@@ -1,4 +1,4 @@
-"""`quail compare`."""
+"""`quail compare`: show what changed between two audits."""
 
 from __future__ import annotations
 

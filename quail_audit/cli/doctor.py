@@ -1,4 +1,4 @@
-"""What this machine can run, and the command that installs what it lacks."""
+"""`quail doctor` and `quail schemes`: show what this machine can run, and how to install the rest."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ OLDEST_PYTHON = (3, 11)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that Quail runs on or with.
+    """One package or device that Quail runs with.
 
     Attributes:
         name: of the package or device.
-        found: its version or description; empty where it is missing.
+        found: its version or description; empty if it is missing.
         purpose: what it is for, or what it lacks.
-        mend: the command that installs it; empty where it is found or nothing can be installed.
+        mend: the command that installs it; empty if it is found or nothing can be installed.
         needed: whether an audit is impossible without it.
     """
 
@@ -58,7 +58,7 @@ _NEEDED_PACKAGES = (
     ("scikit-learn", "PrivLeak"),
     ("scipy", "intervals"),
 )
-# What comes as an extra. That one is missing is no fault: no environment can hold both backends.
+# Distribution, what it is for, extra. A missing one is no fault: no environment can hold both backends.
 _EXTRAS = (
     ("gptqmodel", "GPTQ and AWQ", "gptq"),
     ("auto-gptq", "GPTQ, on CUDA, where GPTQModel cannot be had", "auto-gptq"),
@@ -68,7 +68,7 @@ _EXTRAS = (
 
 
 def examine() -> list[Diagnosis]:
-    """Look at Python, the packages and the devices. Imports torch, as nothing else knows the devices."""
+    """Look at Python, the packages and the devices. Imports torch, which alone knows the devices."""
     return [_python(), *_packages(), *_devices()]
 
 
@@ -115,7 +115,7 @@ def _devices() -> list[Diagnosis]:
 
 
 def show(findings: list[Diagnosis], console: Console) -> None:
-    """Print the findings, one a line, with what mends the missing ones."""
+    """Print the findings, one a line, with the commands that install what is missing."""
     table = Table(box=None, pad_edge=True)
     for column in ("", "what", "found", "for", "to install"):
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""`quail policy init` and `quail policy check`."""
+"""`quail policy init` and `quail policy check`: write a policy, judge a run by one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def init(
     from quail_audit.verdict.policy_file import write_template
 
     write_template(file)
-    typer.echo(f"wrote {plain(str(file))}: the default limits. quail audit reads it where it is started", err=True)
+    typer.echo(f"wrote {plain(str(file))} with the default limits; quail audit reads it if started there", err=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`quail prescribe`: what would repair an audited checkpoint."""
+"""`quail prescribe`: show what would repair an audited checkpoint, and run it."""
 
 from __future__ import annotations
 

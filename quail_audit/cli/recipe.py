@@ -1,4 +1,4 @@
-"""`quail recipe`: which layers to leave in 8 or 16 bits."""
+"""`quail recipe`: choose the layers to leave in 8 or 16 bits."""
 
 from __future__ import annotations
 

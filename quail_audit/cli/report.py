@@ -1,4 +1,4 @@
-"""`quail report` and `quail schema`."""
+"""`quail report` and `quail schema`: write a report in any format, and its JSON Schema."""
 
 from __future__ import annotations
 

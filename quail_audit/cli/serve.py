@@ -1,4 +1,4 @@
-"""`quail serve`, and `quail` alone: the app."""
+"""`quail serve`, and `quail` alone: open the app in a browser or in the terminal."""
 
 from __future__ import annotations
 

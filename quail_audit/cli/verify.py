@@ -1,4 +1,4 @@
-"""`quail verify` and `quail sign`."""
+"""`quail verify` and `quail sign`: check and sign an audit's files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from quail_audit.cli.options import Quiet, RunOrReport
 from quail_audit.reports.text.console import new_console
 
 
-def _place_of(what: str, metavar: str = "DIR") -> Any:
-    return typer.Option(help=f"Where {what} now. Default: where the audit read it.", metavar=metavar)
+def _path_of(what: str, metavar: str = "DIR") -> Any:
+    return typer.Option(help=f"Path of the {what}. Default: the path that the audit read.", metavar=metavar)
 
 
 @command(
@@ -25,13 +25,13 @@ def _place_of(what: str, metavar: str = "DIR") -> Any:
 )
 def verify(
     run: RunOrReport,
-    original: Annotated[Path | None, _place_of("the original is")] = None,
-    unlearned: Annotated[Path | None, _place_of("the unlearned model is")] = None,
-    retrain: Annotated[Path | None, _place_of("the reference model is")] = None,
-    data: Annotated[Path | None, _place_of("the data is")] = None,
-    calibration: Annotated[Path | None, _place_of("the calibration texts are", "FILE")] = None,
-    policy: Annotated[Path | None, _place_of("the policy is", "FILE")] = None,
-    baseline: Annotated[Path | None, _place_of("the baseline's run is", "RUN")] = None,
+    original: Annotated[Path | None, _path_of("original")] = None,
+    unlearned: Annotated[Path | None, _path_of("unlearned model")] = None,
+    retrain: Annotated[Path | None, _path_of("reference model")] = None,
+    data: Annotated[Path | None, _path_of("data")] = None,
+    calibration: Annotated[Path | None, _path_of("calibration texts", "FILE")] = None,
+    policy: Annotated[Path | None, _path_of("policy", "FILE")] = None,
+    baseline: Annotated[Path | None, _path_of("baseline's run", "RUN")] = None,
     public_key: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +47,7 @@ def verify(
     The exit code is 0 if nothing has changed, 1 if something was changed, added or is missing, and 5 if no change was
     found but not everything could be checked.
     """
-    from quail_audit.cli.progress.reading import shown_reading
+    from quail_audit.cli.progress.reading import show_reading
     from quail_audit.reports.text import verification
     from quail_audit.runs.integrity.verify import verify as verified
     from quail_audit.schema.figures import FileRole
@@ -62,7 +62,7 @@ def verify(
         "baseline": baseline,
     }
     given = {role: place for role, place in places.items() if place is not None}
-    with shown_reading(None if quiet else sys.stderr, "reading files") as progress:
+    with show_reading(None if quiet else sys.stderr, "reading files") as progress:
         found = verified(run, given, public_key=public_key, progress=progress)
     if format == "json":
         sys.stdout.write(found.model_dump_json(indent=2) + "\n")

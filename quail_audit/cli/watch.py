@@ -1,4 +1,4 @@
-"""`quail watch`."""
+"""`quail watch`: follow or replay a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`quail carry`."""
+"""`quail carry`: repair an unlearned checkpoint without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`quail demo`."""
+"""`quail demo`: build a demo, audit it, explain the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TITLES: dict[DemoStage, str] = {
 }
 TASKS: dict[str, Task] = {"language": "language modelling", "classification": "classification"}
 FOLDERS = {"language": "quail-demo", "classification": "quail-demo-classifier"}
-# Not a result: shown only where the audit itself came to it.
+# Shown only if the audit came to this result.
 SEEN = {
     "language": (
         "The unlearned model answers as if it had never read the forget set, and in full precision VerbMem and KnowMem "
@@ -90,7 +90,7 @@ def demo(
     from quail_train.demo.sizes import RECIPES
 
     folder = Path(FOLDERS[task]) if folder is None else folder
-    with _shown(None if quiet else sys.stderr) as show:
+    with _show_building(None if quiet else sys.stderr) as show:
         for progress in build_demo(folder, seed=seed, recipe=RECIPES[TASKS[task]]):
             show(progress)
     request = AuditRequest(
@@ -109,7 +109,7 @@ def demo(
 
 
 def _repair(audited: AuditRequest, run: Path, *, quiet: bool) -> int:
-    """Retrain the layers at risk, as quail train does it, and audit the result; return the audit's exit code."""
+    """Retrain the layers at risk as quail train does, audit the result, and return the audit's exit code."""
     from quail_train.cli.train import run_training
     from quail_train.demo.repair import repair_of
 
@@ -123,7 +123,7 @@ def _repair(audited: AuditRequest, run: Path, *, quiet: bool) -> int:
 
 
 def _as_typed() -> str:
-    """The command as this process was started, which works again whether it is on the path or not."""
+    """Return `quail` as this process was started, which works again whether it is on the path or not."""
     typed = sys.argv[0]
     return typed if Path(typed).name == "quail" else "quail"
 
@@ -141,8 +141,8 @@ def _explain(code: int, task: DemoTask, *, repaired_next: bool) -> None:
 
 
 @contextmanager
-def _shown(stream: TextIO | None) -> Iterator[Callable[[DemoProgress], None]]:
-    """Bars with the remaining time where a person looks, plain lines elsewhere, nothing without a stream."""
+def _show_building(stream: TextIO | None) -> Iterator[Callable[[DemoProgress], None]]:
+    """Show bars with the remaining time on a terminal, plain lines elsewhere, nothing without a stream."""
     if stream is None:
         yield lambda progress: None
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
@@ -158,22 +158,22 @@ def _shown(stream: TextIO | None) -> Iterator[Callable[[DemoProgress], None]]:
 
 
 def _move_bar(progress: DemoProgress, bars: Progress, tasks: dict[DemoStage, TaskID]) -> None:
-    """A bar for each stage, from its first step on."""
+    """Move a stage's bar, which appears with its first step."""
     if progress.stage not in tasks:
         tasks[progress.stage] = bars.add_task("", total=progress.total)
-    bars.update(tasks[progress.stage], completed=progress.step, description=_titled(progress))
+    bars.update(tasks[progress.stage], completed=progress.step, description=_title_of(progress))
 
 
 def _write_line(progress: DemoProgress, stream: TextIO) -> None:
-    """A line when a stage begins to take time, and one when it is done."""
+    """Write a line when a stage begins to take time, and one when it is done."""
     if progress.step == progress.total:
-        stream.write(f"demo: {_titled(progress)}: done\n")
+        stream.write(f"demo: {_title_of(progress)}: done\n")
     elif progress.step == 1:
-        stream.write(f"demo: {_titled(progress)}: {progress.total} steps\n")
+        stream.write(f"demo: {_title_of(progress)}: {progress.total} steps\n")
     stream.flush()
 
 
-def _titled(progress: DemoProgress) -> str:
-    """The stage in words, or the message it has instead."""
+def _title_of(progress: DemoProgress) -> str:
+    """Return the stage in words, or its message if it has one."""
     title = progress.message or TITLES[progress.stage]
     return title if progress.loss is None else f"{title}, loss {progress.loss:.2f}"

@@ -1,4 +1,4 @@
-"""`quail train`."""
+"""`quail train`: retrain an unlearned checkpoint so that its forgetting survives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live view of an audit."""
+"""Draw the live view of an audit: layers measured, scores as they come, remaining time."""
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -10,11 +10,11 @@ from quail_audit.reports import wording
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.report import FULL, STATES_BY_RISK
 
-SCHEMES_IN_FULL = 2  # of more, the layers and the scores are those of the scheme at work, so that a screen holds them
+SCHEMES_IN_FULL = 2  # with more, only the layers and scores of the scheme at work are shown, to fit on a screen
 
 
 def view(state: AuditState, *, since_last_event_s: float = 0.0) -> RenderableType:
-    """The whole view of a run's state."""
+    """Return the view of an audit's state."""
     parts: list[RenderableType] = [_header(state, since_last_event_s)]
     if state.plan is not None:
         parts.append(_progress(state))
@@ -89,7 +89,7 @@ def _layer_lines(state: AuditState) -> list[RenderableType]:
 
 
 def _scheme_at_work(state: AuditState) -> str | None:
-    """Of many schemes, the one that is being measured; None where there are few enough to show them all."""
+    """Return the scheme that is being measured; None if there are few enough to show them all."""
     schemes = state.started.request.schemes if state.started is not None else ()
     if len(schemes) <= SCHEMES_IN_FULL:
         return None

@@ -1,4 +1,4 @@
-"""The live view of the run of a cure on a terminal: how far it is, and what the last step found."""
+"""Draw the live view of a cure: how far it is, and what the last step found."""
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -15,7 +15,7 @@ BAR_COLUMNS = 40
 
 
 def view(state: CureState, *, since_last_event_s: float = 0.0) -> RenderableType:
-    """The whole view of a cure's state."""
+    """Return the view of a cure's state."""
     if state.started is None:
         return Text(" waiting for the run to start", style="dim")
     parts: list[RenderableType] = [
@@ -35,22 +35,22 @@ def view(state: CureState, *, since_last_event_s: float = 0.0) -> RenderableType
         parts.append(Text(f" {point_line(state.points[-1])}", style="dim"))
     if state.carried:
         last = state.carried[-1]
-        parts.append(_progress("layers", last.index, last.total))
+        parts.append(_bar("layers", last.index, last.total))
         parts.append(Text(f" {printable(carried_line(last))}", style="dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
 
 
 def headline(request: CureRequest) -> str:
-    """What a cure was asked for, on one line."""
+    """Return a cure's request on one line."""
     if isinstance(request, AttributeRequest | RecipeRequest):
         return f"{request.cure}, {request.scheme}: {request.run}"
     return f"{request.cure}, {request.way}, {request.scheme}: {request.unlearned} → {request.out}"
 
 
-def _progress(what: str, done: int, total: int) -> RenderableType:
+def _bar(title: str, done: int, total: int) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=20)
     grid.add_column(width=BAR_COLUMNS)
     grid.add_column()
-    grid.add_row(f" {what}", ProgressBar(total, done, width=BAR_COLUMNS), f"{done} / {total}")
+    grid.add_row(f" {title}", ProgressBar(total, done, width=BAR_COLUMNS), f"{done} / {total}")
     return grid

@@ -1,13 +1,11 @@
-"""The live view of a run on a terminal: layers measured, scores as they run, progress with remaining time."""
+"""Show a run of any kind live on a terminal."""
 
 import time
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from quail_audit.cli.progress import cure as curing
-from quail_audit.cli.progress import training
-from quail_audit.cli.progress.audit import view
+from quail_audit.cli.progress import audit, cure, training
 from quail_audit.runs.state import AnyState
 from quail_audit.runs.state.cure import CureState
 from quail_audit.runs.state.training import TrainingState
@@ -17,7 +15,7 @@ REFRESHES_PER_SECOND = 8
 
 
 class LiveView:
-    """Shows a run's state and leaves the screen clean when it ends: the report that follows says it all again."""
+    """Shows a run's state, and clears it when the run ends: the report follows."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -31,12 +29,12 @@ class LiveView:
         self._live.stop()
 
     def update(self, event: Event, state: AnyState) -> None:
-        """Show one event; state has it already."""
+        """Show one event, which the state holds already."""
         self._live.update(_Screen(state))
 
 
 class _Screen:
-    """Built when Rich draws, not at every event; between events the clock goes on."""
+    """Builds the view when Rich draws, not at every event; between events the clock goes on."""
 
     def __init__(self, state: AnyState) -> None:
         self._state = state
@@ -47,5 +45,5 @@ class _Screen:
         if isinstance(self._state, TrainingState):
             return training.view(self._state, since_last_event_s=since_s)
         if isinstance(self._state, CureState):
-            return curing.view(self._state, since_last_event_s=since_s)
-        return view(self._state, since_last_event_s=since_s)
+            return cure.view(self._state, since_last_event_s=since_s)
+        return audit.view(self._state, since_last_event_s=since_s)

@@ -1,4 +1,4 @@
-"""Progress as plain lines, for logs and pipes: one a phase, and no more than one every few seconds between."""
+"""Write progress as plain lines, for logs and pipes: one a phase, and one every few seconds between."""
 
 from typing import TextIO
 
@@ -39,7 +39,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class PlainProgress:
-    """Writes a line for what a reader of a log would miss if it were not there."""
+    """Writes a line for each event that a reader of a log would miss."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -52,7 +52,7 @@ class PlainProgress:
         """Nothing to undo."""
 
     def update(self, event: Event, state: AnyState) -> None:
-        """Show one event; state has it already."""
+        """Write a line for one event, if it has one."""
         line = _line(event)
         frequent = isinstance(
             event,

@@ -1,4 +1,4 @@
-"""Progress of reading files, with the time that is left: a bar where a person looks, plain lines elsewhere."""
+"""Show how much of the files has been read: a bar on a terminal, plain lines elsewhere."""
 
 import os
 import time
@@ -14,8 +14,11 @@ Progress = Callable[[int, int], None]  # bytes read, of how many
 
 
 @contextmanager
-def shown_reading(stream: TextIO | None, what: str) -> Iterator[Progress]:
-    """What to call with the bytes that were read, and of how many; nothing is shown without a stream."""
+def show_reading(stream: TextIO | None, what: str) -> Iterator[Progress]:
+    """Show the progress of reading until the end of the block; show nothing without a stream.
+
+    Yields what to call with the number of bytes read, and of how many.
+    """
     if stream is None:
         yield lambda done, total: None
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
@@ -29,18 +32,18 @@ def shown_reading(stream: TextIO | None, what: str) -> Iterator[Progress]:
             task = bars.add_task("", total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
     else:
-        yield _lines(stream, what)
+        yield _line_writer(stream, what)
 
 
-def _lines(stream: TextIO, what: str) -> Progress:
-    started_s = said_s = time.monotonic()
+def _line_writer(stream: TextIO, what: str) -> Progress:
+    started_s = last_line_s = time.monotonic()
 
     def progress(done: int, total: int) -> None:
-        nonlocal said_s
+        nonlocal last_line_s
         now_s = time.monotonic()
-        if now_s - said_s < SECONDS_BETWEEN_LINES:
+        if now_s - last_line_s < SECONDS_BETWEEN_LINES:
             return
-        said_s = now_s
+        last_line_s = now_s
         left = wording.duration((now_s - started_s) / done * (total - done))
         stream.write(f"{what}: {wording.byte_size(done)} of {wording.byte_size(total)}, ~{left} left\n")
         stream.flush()

@@ -1,4 +1,4 @@
-"""The live view of a training on a terminal: steps made, the terms of the loss as curves, scores as they come."""
+"""Draw the live view of a training: steps made, the loss and its terms as curves, scores as they come."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,7 +17,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def view(state: TrainingState, *, since_last_event_s: float = 0.0) -> RenderableType:
-    """The whole view of a training's state."""
+    """Return the view of a training's state."""
     parts: list[RenderableType] = [_header(state, since_last_event_s)]
     if state.steps:
         parts.extend((_progress(state), _terms(state)))
@@ -61,7 +61,7 @@ def _progress(state: TrainingState) -> RenderableType:
 
 
 def _terms(state: TrainingState) -> RenderableType:
-    """Each term of the loss: its value now, and how it came there."""
+    """Return each term of the loss: its value now, and its course so far."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=20)
     grid.add_column(width=CURVE_COLUMNS, no_wrap=True)
@@ -78,7 +78,7 @@ def _terms(state: TrainingState) -> RenderableType:
 
 
 def curve(values: Sequence[float], columns: int = CURVE_COLUMNS) -> str:
-    """Values over time as a line of bars: means of equal stretches, from the lowest to the highest of them."""
+    """Draw values over time as a line of bars: means of equal stretches, from the lowest to the highest mean."""
     if not values:
         return ""
     columns = min(columns, len(values))
@@ -90,7 +90,7 @@ def curve(values: Sequence[float], columns: int = CURVE_COLUMNS) -> str:
 
 
 def scores(state: TrainingState) -> RenderableType:
-    """The first and the last scores, metric by metric."""
+    """Return a table of the first and the last scores, metric by metric."""
     first, last = state.evals[0], state.evals[-1]
     precisions = list(dict.fromkeys(p for found in last.scores.values() for p in found))
     table = Table(box=None, pad_edge=True, show_edge=False)

@@ -31,7 +31,7 @@ STEPS = [
 
 
 def shown(stream: io.StringIO) -> str:
-    with cli._shown(stream) as show:
+    with cli._show_building(stream) as show:
         for progress in STEPS:
             show(progress)
     return stream.getvalue()
