@@ -1,1 +1,1 @@
-"""Values and small tools that import nothing of Quail: errors, clocks, files, plug-ins."""
+"""Provide what every other folder stands on: errors, values, files, clocks, plug-ins."""

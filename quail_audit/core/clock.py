@@ -1,15 +1,15 @@
-"""The time of day, in the one form Quail writes it, and read again."""
+"""Write and read times in the one form that Quail uses."""
 
 from datetime import UTC, datetime
 
 
 def utc_now() -> str:
-    """ISO 8601, UTC, whole seconds."""
+    """Return the time now: ISO 8601, UTC, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def utc_of(moment: str) -> datetime | None:
-    """A moment as utc_now writes it; None where a file from elsewhere has something else there."""
+    """Parse a time that utc_now wrote; None for any other text."""
     try:
         return datetime.fromisoformat(moment).astimezone(UTC)
     except (ValueError, OverflowError):

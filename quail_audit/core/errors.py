@@ -1,7 +1,7 @@
-"""The errors a user can meet, each with its exit code.
+"""Define the errors a user can meet, each with its exit code.
 
-Every error says what is wrong, where, and how to mend it. Anything that is not a QuailError is a defect of Quail.
-Not here: how an error is shown (the faces do that) and the verdict's own exit codes (verdict.py).
+Every error says what is wrong, where, and how to mend it. Any exception that is not a QuailError is a bug in Quail. The
+verdict's own exit codes are in verdict/checks.py.
 """
 
 from typing import ClassVar
@@ -18,11 +18,11 @@ EXIT_INTERRUPTED = 130
 
 
 class QuailError(Exception):
-    """Something the user can mend. Whatever of a file is in what it says, nothing of it acts on a screen.
+    """Something the user can mend. Its texts are made printable, as they may quote a file.
 
     Args:
         message: what is wrong, in one sentence.
-        where: the file, folder, layer or option it is about; empty where the message says it.
+        where: the file, folder, layer or option it is about; empty if the message says it.
         mend: what to do about it, in one sentence or one command.
     """
 
@@ -44,7 +44,7 @@ class QuailError(Exception):
 
 
 class UsageError(QuailError):
-    """An option or argument that makes no sense (exit 2)."""
+    """An invalid option or argument (exit 2)."""
 
     kind = "usage"
     exit_code = EXIT_USAGE

@@ -1,8 +1,8 @@
-"""Fetching a checkpoint from a Hugging Face hub into its cache.
+"""Fetch a checkpoint from a Hugging Face hub into its cache.
 
-Files that were complete are not fetched again, and a connection cut in the middle of one goes on from there; a process
-cut there starts that one file anew (huggingface_hub 2.4 keeps no part of it). What is in the files is not this
-module's business. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as huggingface_hub says.
+Complete files are not fetched again. After a lost connection, a file resumes where it stopped; after a killed process,
+it starts anew (huggingface_hub 2.4 keeps no part of it). HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE
+work as in huggingface_hub.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 class HubId(NamedTuple):
-    """A repository of models, and one of its branches, tags or commits."""
+    """A model repository, and one of its branches, tags or commits."""
 
     repository: str  # "org/name"
     revision: str | None
@@ -40,7 +40,7 @@ class FetchedCheckpoint(NamedTuple):
 
 
 def parse_hub_id(source: str) -> HubId | None:
-    """`org/name` or `org/name@revision`; None where the text is neither."""
+    """Parse `org/name` or `org/name@revision`; None for any other text."""
     repository, at, revision = source.partition("@")
     if not _ID.fullmatch(repository) or repository.startswith((".", "-")) or (at and not revision):
         return None
@@ -48,10 +48,10 @@ def parse_hub_id(source: str) -> HubId | None:
 
 
 def fetch(hub_id: HubId) -> FetchedCheckpoint:
-    """Bring configuration, tokenizer and weights of a repository into the cache, and say where they are.
+    """Download configuration, tokenizer and weights of a repository into the cache.
 
     Raises:
-        BadInputError: there is no such repository or revision, or it is gated and these credentials don't open it.
+        BadInputError: there is no such repository or revision, or it is gated and these credentials do not open it.
         EnvironmentProblemError: no network, offline and not in the cache, the hub fails, or the disk is full.
     """
     from huggingface_hub import snapshot_download
@@ -77,11 +77,11 @@ def fetch(hub_id: HubId) -> FetchedCheckpoint:
 
 
 def find_in_cache(hub_id: HubId, commit: str) -> Path | None:
-    """Where a commit of a repository lies in the cache; None where it does not. Fetches nothing."""
+    """Return the cached folder of a repository's commit; None if there is none. Downloads nothing."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    if not _COMMIT.fullmatch(commit):  # which would be looked up as a branch, by its path
+    if not _COMMIT.fullmatch(commit):  # it would be looked up as a branch, by its path
         return None
     try:
         return Path(snapshot_download(hub_id.repository, revision=commit, local_files_only=True))

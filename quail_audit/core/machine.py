@@ -1,4 +1,4 @@
-"""What this machine is and has: for a run's record and for `quail doctor`. Versions are read without importing."""
+"""Describe this machine and its packages, without importing them."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def package_version(distribution: str) -> str | None:
-    """The installed version, or None."""
+    """Return a package's installed version; None if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -30,12 +30,12 @@ def package_version(distribution: str) -> str | None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, which in a container are fewer than the machine has."""
+    """Return how many cores this process may use; in a container, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_environment() -> dict[str, str]:
-    """What a reader of a report must know to repeat it, without the machine's name or its user's."""
+    """Return what a reader needs to repeat a run; no names of the machine or its user."""
     described = {
         "quail-audit": quail_audit.__version__,
         "python": platform.python_version(),

@@ -1,17 +1,16 @@
-"""Whether a name that a file gives stays inside its folder, and how long a name may be."""
+"""Check that a path named in a file stays inside its folder."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
 
-MAX_NAME_BYTES = 255  # file systems take no longer one
-
+MAX_NAME_BYTES = 255  # the limit of common file systems
 
 DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")  # a checkpoint's configuration and tokenizer
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path leads to something in its folder, on any system, and can be printed as it is."""
+    """Return whether a relative path stays in its folder on any system, and is printable as it is."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     return (
         name.isprintable()

@@ -1,4 +1,4 @@
-"""What other packages add to Quail through entry points, and finding anything added or built in by its name."""
+"""Load what other packages add through entry points, and find things by name."""
 
 import re
 import warnings
@@ -12,7 +12,7 @@ from quail_audit.core.values import NAME_PATTERN
 
 
 class Named(Protocol):
-    """Something that is named on the command line."""
+    """Something with a name for the command line."""
 
     name: str
 
@@ -21,14 +21,14 @@ T = TypeVar("T", bound=Named)
 
 
 def with_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
-    """Quail's own things of a kind, then those that other packages register.
+    """Return the built-in things of a kind, then those that other packages register.
 
-    A plug-in is a callable that returns one; a broken one is skipped, loudly. Quail's own keep their names.
+    A plug-in is a callable that returns one. A broken plug-in is skipped with a warning. Built-in names win.
 
     Args:
-        own: built in.
-        group: of the entry points: "quail.schemes".
-        kind: what a plug-in must make.
+        own: the built-in things.
+        group: the entry-point group, such as "quail.schemes".
+        kind: the type that a plug-in must return.
     """
     found = {thing.name: thing for thing in own}
     for entry in entry_points(group=group):
@@ -47,16 +47,16 @@ def with_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
 
 
 def find_by_name(name: str, things: Sequence[T], what: str, more: str = "") -> T:
-    """The thing of this name.
+    """Return the thing with this name.
 
     Args:
         name: as on the command line.
         things: to choose from.
-        what: they are: "scheme", whose option is --scheme.
-        more: the form of names that are known beside these.
+        what: their kind, such as "scheme" for the option --scheme.
+        more: the form of further valid names.
 
     Raises:
-        UsageError: there is none; the message names those there are.
+        UsageError: there is none; the message lists the known names.
     """
     by_name = {thing.name: thing for thing in things}
     if name not in by_name:

@@ -1,4 +1,4 @@
-"""Read whole files and TOML documents that came from anywhere, up to a size."""
+"""Read untrusted files and TOML documents, up to a size."""
 
 import tomllib
 from collections.abc import Collection, Mapping
@@ -11,12 +11,12 @@ from quail_audit.core.untrusted import printable
 
 
 def read_bounded(path: Path, what: str, *, most_bytes: int) -> bytes:
-    """A file's bytes.
+    """Return a file's bytes.
 
     Args:
         path: the file.
         what: what it is, for the error: "the report".
-        most_bytes: of a file that is read.
+        most_bytes: the largest size that is read.
 
     Raises:
         BadInputError: it cannot be read, or is larger.
@@ -36,12 +36,12 @@ LARGEST_BYTES = 64 * 1024  # nobody writes more by hand
 
 
 def read_toml(path: str | Path, what: str, *, largest_bytes: int = LARGEST_BYTES) -> dict[str, Any]:
-    """The document in a file.
+    """Return the TOML document in a file.
 
     Args:
         path: the file.
         what: what it is, for the error: "policy".
-        largest_bytes: of a file that is read.
+        largest_bytes: the largest size that is read.
 
     Raises:
         BadInputError: it cannot be read, is larger than that, or is not TOML.
@@ -55,7 +55,7 @@ def read_toml(path: str | Path, what: str, *, largest_bytes: int = LARGEST_BYTES
 
 
 def refuse_unknown(table: Mapping[str, object], known: Collection[str], *, where: str, what: str) -> None:
-    """Refuse a key nobody reads, which is mostly a misspelt one.
+    """Refuse an unknown key, which is usually a misspelling.
 
     Raises:
         BadInputError: with the nearest known key, or all of them.

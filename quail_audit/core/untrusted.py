@@ -1,7 +1,7 @@
-"""Makes text that came from a checkpoint, a data file or a model safe to put on a terminal or a page.
+"""Make untrusted text safe to show on a terminal or a page.
 
 Escape codes, other control characters and the characters that reorder or hide text become visible escapes. Markup is
-not its business: the faces pass such text as plain text objects, never as markup.
+left as it is: callers pass such text as plain text, never as markup.
 """
 
 import unicodedata
@@ -11,11 +11,11 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # control,
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
-    """The text on one line, with nothing in it that acts on a screen.
+    """Return the text on one line, with nothing in it that acts on a screen.
 
     Args:
         text: any string, lone surrogates included.
-        limit: cut to this many characters, the last one an ellipsis.
+        limit: the most characters; a longer text ends in an ellipsis.
     """
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
@@ -23,7 +23,7 @@ def printable(text: str, *, limit: int | None = None) -> str:
 
 
 def printable_document(document: Any) -> Any:
-    """A JSON document whose every string, keys included, is printable."""
+    """Return a JSON document with every string made printable, keys included."""
     if isinstance(document, dict):
         return {printable(key): printable_document(value) for key, value in document.items()}
     if isinstance(document, list):

@@ -1,4 +1,4 @@
-"""The base of every plain value that crosses a process or stands in a file: frozen, and strict about what it holds."""
+"""Define the frozen, strict base of every value that is stored or sent to a process."""
 
 from typing import Annotated
 
@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from quail_audit.core.untrusted import printable
 
-LONGEST_PLACE, LONGEST_PROBLEM = 200, 1000  # characters; a key or a value of a document may be of any length
+LONGEST_PLACE, LONGEST_PROBLEM = 200, 1000  # characters; a document's keys and values may be longer
 
-# Of a scheme, an arm, a metric or a term of a loss. Faces put them into titles, so what comes from a file may hold
-# nothing that a terminal or a page acts on, nor markup.
+# Names of schemes, arms, metrics and terms of a loss. They appear in titles, so a name from a file may hold neither
+# control characters nor markup.
 NAME_PATTERN = r"^[A-Za-z0-9_.,:+%/ ()-]{1,200}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
@@ -21,7 +21,7 @@ class Value(BaseModel):
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
-    """Where in a document the first thing is that is wrong, its parts joined by dots, and what it is."""
+    """Return where the first validation error is, as a dotted path, and its message."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     return printable(place, limit=LONGEST_PLACE), printable(first["msg"], limit=LONGEST_PROBLEM)

@@ -1,7 +1,4 @@
-"""Files that are written whole or not at all, and what is said where something cannot be written.
-
-Files that grow by lines append each line whole or not at all.
-"""
+"""Write files, or lines of a file, whole or not at all, and explain failures."""
 
 import errno
 import io
@@ -19,7 +16,7 @@ _NO_ROOM = (*_FULL, errno.EFBIG)
 
 
 class _NamedFile(io.TextIOWrapper):
-    """Text on its way into a file, whose errors name that file."""
+    """A text file whose write errors name it."""
 
     def __init__(self, file: io.BufferedWriter, place: Path) -> None:
         super().__init__(file, encoding="utf-8", errors="backslashreplace", newline="")
@@ -36,23 +33,23 @@ class _NamedFile(io.TextIOWrapper):
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[io.TextIOWrapper]:
-    """A file to write into, that takes its place when all of it is there, and is gone where that fails.
+    """Open a file that replaces `path` once it is complete, and is removed on failure.
 
-    It is made at once, so that a bad name is found before there is anything to write. What is no ordinary file, as a
-    pipe or a terminal, is written as it is. A link stays, and so do a file's permissions.
+    It is created at once, so a bad name fails before there is anything to write. Pipes and terminals are written
+    directly. Links and permissions are kept.
 
     Args:
-        path: of the file; what stands there is replaced.
+        path: the file; an existing one is replaced.
 
     Raises:
-        EnvironmentProblemError: it cannot be written, as on a full disk; what stood there before still does.
+        EnvironmentProblemError: it cannot be written, as on a full disk; the old file is kept.
     """
     with _explain_bad_name(path), explain_write_errors(path):
         target = path.resolve()
         is_other = target.exists() and not target.is_file()
         if target.is_file() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        # A name of its own: two that write one unfinished file at once would tear it.
+        # A unique name: two writers of one unfinished file would corrupt it.
         own = target if is_other else target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
         file = _NamedFile(own.open("wb" if is_other else "xb"), path)
     try:
@@ -60,7 +57,7 @@ def whole_file(path: Path) -> Iterator[io.TextIOWrapper]:
         with explain_write_errors(path):
             file.flush()
             if not is_other:
-                os.fsync(file.fileno())  # some file systems say only now that they are full
+                os.fsync(file.fileno())  # some file systems report only now that they are full
             file.close()
             if not is_other:
                 if target.exists():
@@ -70,7 +67,7 @@ def whole_file(path: Path) -> Iterator[io.TextIOWrapper]:
         with suppress(OSError, QuailError):
             file.close()
         if not is_other:
-            with suppress(OSError):  # there is none any more where all went well
+            with suppress(OSError):  # it is gone if all went well
                 own.unlink()
 
 
@@ -78,7 +75,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees all of it or none.
 
     Raises:
-        EnvironmentProblemError: it cannot be written; what stood there before still does.
+        EnvironmentProblemError: it cannot be written; the old file is kept.
     """
     with whole_file(path) as file, explain_write_errors(path):
         if isinstance(content, bytes):
@@ -89,10 +86,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[io.TextIOWrapper]:
-    """A file to write into that was not there before, and is not where writing it fails.
+    """Open a file that must not exist yet, and remove it if writing fails.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: it exists.
         EnvironmentProblemError: it cannot be written, as on a full disk.
     """
     if path.exists():
@@ -110,14 +107,14 @@ def new_file(path: Path) -> Iterator[io.TextIOWrapper]:
 
 @contextmanager
 def explain_write_errors(place: Path) -> Iterator[None]:
-    """Explain what keeps a file, or what is in a folder, from being written.
+    """Turn an operating system's refusal to write into an error that names the place.
 
     Raises:
         EnvironmentProblemError: the disk is full, or the place cannot be written.
     """
     try:
         yield
-    except BrokenPipeError:  # nobody reads any more
+    except BrokenPipeError:  # the reader is gone
         raise
     except OSError as error:
         raise write_error(place, error) from error
@@ -125,7 +122,7 @@ def explain_write_errors(place: Path) -> Iterator[None]:
 
 @contextmanager
 def _explain_bad_name(path: Path) -> Iterator[None]:
-    """Explain a name that can be none: with a null character, or of a link that leads to itself."""
+    """Explain an invalid name: one with a null character, or a link to itself."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -133,12 +130,12 @@ def _explain_bad_name(path: Path) -> Iterator[None]:
 
 
 def write_error(place: Path | str, error: OSError, *, option: str = "") -> EnvironmentProblemError:
-    """What the operating system's refusal to write comes to.
+    """Return the error for an operating system's refusal to write.
 
     Args:
-        place: the file or folder; empty where that is not known.
+        place: the file or folder; empty if unknown.
         error: the refusal.
-        option: that names another place.
+        option: the option that chooses another place.
     """
     by = f" with {option}" if option else ""
     if is_disk_full(error):
@@ -149,12 +146,12 @@ def write_error(place: Path | str, error: OSError, *, option: str = "") -> Envir
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether it says that a disk is full, or somebody's share of it."""
+    """Return whether an error means a full disk or an exhausted quota."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def no_room_error(error: BaseException) -> EnvironmentProblemError | None:
-    """What an error comes to that only writing ends with, wherever that was; None of any other."""
+    """Turn a disk-full error into an EnvironmentProblemError; None for any other error."""
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return write_error(error.filename or "", error)
     return None
@@ -165,18 +162,18 @@ BYTES_PER_STEP = 1 << 16
 
 @contextmanager
 def open_to_append(path: Path, *, new: bool) -> Iterator[int]:
-    """A descriptor for append_line.
+    """Open a file for append_line; yield its descriptor.
 
     Args:
-        path: of the file.
-        new: whether it must not exist yet; else it is made where it does not.
+        path: the file.
+        new: whether it must not exist yet; if False, it is created if needed.
 
     Raises:
         EnvironmentProblemError: it cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0), 0o644)
-    except OSError as error:  # of a file that is there already, too
+    except OSError as error:  # also if it exists already
         raise write_error(path, error) from error
     try:
         yield descriptor
@@ -204,7 +201,7 @@ def append_line(descriptor: int, line: str, path: Path) -> None:
 
 
 def drop_unfinished_line(path: Path) -> None:
-    """Take away what stands after the last newline: a line that was cut off.
+    """Remove a truncated line: what follows the last newline.
 
     Raises:
         EnvironmentProblemError: the file cannot be written.

@@ -1,1 +1,1 @@
-"""What a run keeps: its folder, its events, its journal, its report, and proof that they did not change."""
+"""Keep a run: its folder, events, journal, report, and proof that they did not change."""

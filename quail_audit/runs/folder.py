@@ -1,8 +1,7 @@
-"""A run's folder: request.json, events.jsonl and report.json; making one, going on with one, recording, following.
+"""Make, list, resume and read a run's folder: request.json, events.jsonl and report.json.
 
 Every event is on disk before anybody else sees it, so a crash loses nothing that was measured. The writer holds a
-lock for as long as it lives, so that no second audit writes here and a watcher can tell a slow run from a dead one.
-Not here: what the events mean (report.py) or how they look (the faces).
+lock while it lives, so no second audit writes there, and a watcher can tell a slow run from a dead one.
 """
 
 import os
@@ -67,14 +66,14 @@ def new_run(folder: Path, request: Request) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class StoppedRun:
-    """An audit that was stopped, and goes on.
+    """An audit that was stopped and is being resumed.
 
     Attributes:
-        folder: of the run.
+        folder: the run's.
         request: what was asked for.
-        started: its first event; None: it was stopped before it said anything.
-        recorded: what it said, without the end.
-        ended: how it ended, of one that is finished and has nothing to go on with.
+        started: its first event; None if it has no events.
+        recorded: its events, without the end.
+        ended: its last event if the run had finished, so there is nothing to resume.
     """
 
     folder: Path
@@ -86,11 +85,11 @@ class StoppedRun:
 
 @contextmanager
 def hold_stopped_run(folder: Path) -> Iterator[StoppedRun]:
-    """Hold the folder of an audit that was stopped, as its only writer; what was half written is taken away.
+    """Hold a stopped audit's folder as its only writer; remove what is half written.
 
     Raises:
         BadInputError: the folder holds no audit, or what it holds cannot be read.
-        EnvironmentProblemError: the folder cannot be written, or its run still goes on.
+        EnvironmentProblemError: the folder cannot be written, or its run is still going.
     """
     request = read_request(folder)
     if not isinstance(request, AuditRequest):
@@ -120,7 +119,7 @@ def hold_stopped_run(folder: Path) -> Iterator[StoppedRun]:
 
 
 def _drop_failure(path: Path) -> RunFinished | None:
-    """Take away the event that says how a run failed; where it says that it was finished, return that."""
+    """Remove the event that says how a run failed. Return its end if it finished."""
     with explain_write_errors(path), path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - BYTES_PER_END))
@@ -134,14 +133,14 @@ def _drop_failure(path: Path) -> RunFinished | None:
 
 
 def _last_event(lines: list[bytes]) -> Event | None:
-    """That of the last line; None: of a long one there is only the end, which says no end; else replay() refuses it."""
+    """Return the last line's event; None if it is too long for an end, or damaged, which replay() refuses."""
     with suppress(BadInputError, IndexError):
         return from_line(lines[-1].decode("utf-8", errors="replace"))
     return None
 
 
 def read_request(folder: Path) -> Request | None:
-    """What a run was asked for, which tells what kind of run it is; None where that cannot be read."""
+    """Return a run's request, which tells the kind of run; None if it cannot be read."""
     try:
         document = (folder / REQUEST).read_bytes()
     except OSError:
@@ -154,13 +153,13 @@ def read_request(folder: Path) -> Request | None:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as a list of runs shows it.
+    """A run in a list of runs.
 
     Attributes:
-        folder: of the run.
+        folder: the run's.
         request: what was asked for.
-        exit_code: None while it goes on, and of a run that was killed.
-        has_verdict: whether it came to its end. Its exit code is then the verdict's, or that of a scheme that could not
+        exit_code: None while it goes on, or if it was killed.
+        has_verdict: whether it reached its end. Its exit code is then the verdict's, or that of a scheme that could not
             be measured.
         written_s: when its events were last written, in seconds since the epoch.
     """
@@ -173,7 +172,7 @@ class RunSummary:
 
 
 def list_runs(folder: Path, *, limit: int) -> list[RunSummary]:
-    """The audits under a folder, the last written first. What is no audit, or cannot be read, is passed over."""
+    """Return the audits in a folder, the last written first. Other runs and unreadable ones are skipped."""
     try:
         runs = sorted(folder.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
     except OSError:
@@ -183,7 +182,7 @@ def list_runs(folder: Path, *, limit: int) -> list[RunSummary]:
 
 
 def summarize_run(folder: Path) -> RunSummary | None:
-    """What a list shows of one run; None where it is no audit that can be read. Reads the ends of its files only."""
+    """Summarize one run; None if it is not a readable audit. Reads only the ends of its files."""
     request = read_request(folder)
     if not isinstance(request, AuditRequest):
         return None
@@ -195,20 +194,20 @@ def summarize_run(folder: Path) -> RunSummary | None:
         end = from_line(last.decode("utf-8", errors="replace"))
     except OSError:
         return None
-    except BadInputError:  # cut off in the middle of a line
+    except BadInputError:  # truncated in the middle of a line
         end = None
     code = end.exit_code if isinstance(end, RunFinished | RunFailed) else None
     return RunSummary(folder, request, code, isinstance(end, RunFinished), (folder / EVENTS).stat().st_mtime)
 
 
 def read_report(folder: Path) -> Report:
-    """The report of an audit: folded from its events, so that a run that was killed has one too.
+    """Return an audit's report, folded from its events, so a killed run has one too.
 
     Args:
-        folder: the run's; or a report.json that stands alone.
+        folder: the run's; or a report.json by itself.
 
     Raises:
-        BadInputError: the folder holds no run, or that of a training; the file is no report.
+        BadInputError: the folder holds no audit, or the file is not a report.
     """
     if folder.is_file():
         return read_report_file(folder)

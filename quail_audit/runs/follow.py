@@ -19,21 +19,21 @@ BYTES_PER_READ = 1 << 20
 
 
 class PlacedEvent(NamedTuple):
-    """An event, and where its line begins in events.jsonl, in bytes: read_event finds it there again."""
+    """An event, and the byte offset of its line in events.jsonl, for read_events."""
 
     event: Event
     offset: int
 
 
 def replay(folder: Path, *, follow: bool = False) -> Generator[Event, None, None]:
-    """The events of a run, as replay_placed, without their places."""
+    """Yield the events of a run as replay_placed does, without their places."""
     with closing(replay_placed(folder, follow=follow)) as events:
         for placed in events:
             yield placed.event
 
 
 def require_run(folder: Path) -> Path:
-    """The events file of a run's folder.
+    """Return the events file of a run's folder.
 
     Raises:
         BadInputError: there is none.
@@ -56,14 +56,14 @@ def _sleep(seconds: float) -> bool:
 def replay_placed(
     folder: Path, *, follow: bool = False, wait: Callable[[float], bool] = _sleep
 ) -> Generator[PlacedEvent, None, None]:
-    """The events of a run, from the first; with follow, also those still to come, until the run or its writer ends.
+    """Yield the events of a run from the first; with follow, also new ones until the run or its writer ends.
 
-    A last line without its newline is still being written, or was cut off by a crash, and is left out.
+    A last line without a newline is still being written, or was truncated by a crash, and is left out.
 
     Args:
         folder: the run's.
         follow: see above.
-        wait: called with seconds where there is nothing new; where it returns True, following ends.
+        wait: called with seconds if there is nothing new; following ends if it returns True.
 
     Raises:
         BadInputError: the folder holds no run, or a line is no event.
@@ -81,7 +81,7 @@ def _follow(file: BinaryIO, folder: Path, follow: bool, wait: Callable[[float], 
     number, offset = 0, 0
     rest = b""
     while True:
-        alive = follow and writer.is_alive()  # asked before reading, so that the last events are not missed
+        alive = follow and writer.is_alive()  # asked before reading, or the last events could be missed
         data = file.read(BYTES_PER_READ)
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
@@ -105,7 +105,7 @@ def _event_of(line: bytes, where: str) -> Event:
 
 
 def read_events(folder: Path, offsets: Iterable[int]) -> list[Event]:
-    """Events of a run by their places, as replay_placed gave them.
+    """Return events of a run by their offsets from replay_placed.
 
     Raises:
         BadInputError: the file cannot be read, or has changed since.

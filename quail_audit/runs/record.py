@@ -27,14 +27,14 @@ from quail_audit.schema.report import CureReport, Failure, Report, TrainingRepor
 def record(
     events: Iterator[Event], folder: Path, recorded: RecordedEvents | None = None
 ) -> Generator[Event, None, None]:
-    """Pass a run's events on, each written and flushed to the folder first; at the end, write the report.
+    """Yield a run's events, each written and flushed to the folder first; write the report at the end.
 
-    An error of the run becomes its last event, then goes on its way; so does an interruption.
+    An error or interruption becomes the run's last event, and is raised again.
 
     Args:
-        events: of the run, from its first.
+        events: the run's, from the first.
         folder: the run's, held as its only writer.
-        recorded: of a run that goes on, what it said before: that is passed on as it stands, and not written again.
+        recorded: a resumed run's earlier events, which are yielded but not written again.
 
     Raises:
         EnvironmentProblemError: something cannot be written, as on a full disk. What was written before stands.
@@ -63,9 +63,9 @@ def record(
         def write_end(failed: RunFailed) -> None:
             for known in before.rest():
                 fold(known)
-            with suppress(QuailError):  # the disk is full: the error on its way says so
+            with suppress(QuailError):  # the disk is full: the error being raised says so
                 write(failed)
-            with suppress(QuailError):  # the events are there, and a report is a fold of them
+            with suppress(QuailError):  # the events are there, and the report is a fold of them
                 write_report()
 
         try:
@@ -74,9 +74,9 @@ def record(
                     yield fold(known)
                 if before.is_over:
                     yield write(event)
-                if interruption.is_requested():  # and the exception was swallowed on its way
+                if interruption.is_requested():  # and a library swallowed the exception
                     raise KeyboardInterrupt
-        except GeneratorExit:  # whoever was reading stopped: Ctrl-C, or a closed pipe
+        except GeneratorExit:  # the reader stopped: Ctrl-C, or a closed pipe
             write_end(_failure(InterruptedRunError("stopped before the end")))
             raise
         except BaseException as error:
@@ -88,7 +88,7 @@ def record(
 
 
 def report_text(report: Report | TrainingReport | CureReport) -> str:
-    """Return report.json as it is written; an audit's report with its digest."""
+    """Return report.json's text; an audit's report gets its digest."""
     return (with_digest(report) if isinstance(report, Report) else report).model_dump_json(indent=2) + "\n"
 
 

@@ -1,8 +1,7 @@
-"""report.json as a file that came from anywhere: read and checked, and its JSON Schema.
+"""Read and check an untrusted report.json; write its JSON Schema.
 
-Quail has had one schema version; reports of every Quail since the first are read. Fields are only ever added within a
-version, so that what an older Quail did not write has its default, and what a newer one added is left out. Not here: a
-run's folder, whose report is folded from its events (runs.py).
+There has been one schema version, and fields are only ever added within a version: a field that an older Quail did not
+write gets its default, a field that a newer one added is ignored. folder.py reads a run's folder.
 """
 
 import json
@@ -22,7 +21,7 @@ LARGEST_BYTES = 256 * 2**20  # a report of ten thousand layers at twenty schemes
 
 
 class _Schema(GenerateJsonSchema):
-    """Lets fields be added, as within a schema version they may."""
+    """Allows additional fields, as a schema version may gain fields."""
 
     schema_dialect = "https://json-schema.org/draft/2020-12/schema"
 
@@ -37,30 +36,29 @@ class _Schema(GenerateJsonSchema):
 
 
 def make_schema() -> str:
-    """The JSON Schema of report.json, from the model; what the package holds as report.schema.json."""
+    """Generate the JSON Schema of report.json, which the package holds as report.schema.json."""
     return json.dumps(Report.model_json_schema(schema_generator=_Schema), indent=2) + "\n"
 
 
 def read_schema() -> str:
-    """The JSON Schema of report.json."""
+    """Return the JSON Schema of report.json."""
     return files("quail_audit.schema").joinpath("report.schema.json").read_text(encoding="utf-8")
 
 
 def read_report_file(path: Path) -> Report:
-    """A report from its file alone.
+    """Return the report in a file.
 
     Raises:
-        BadInputError: it cannot be read, is no report, or that of a newer schema version.
+        BadInputError: it cannot be read, is not a report, or has a newer schema version.
     """
     return _parse_report(read_bounded(path, "the report", most_bytes=LARGEST_BYTES), path)
 
 
 def read_with_document(path: Path) -> tuple[Report, dict[str, Any]]:
-    """A report, and its JSON as it stands, with what a newer Quail may have added: what its digest is of. Read at once,
-    so that both are of the same bytes.
+    """Return the parsed report and its raw JSON; the digest covers the raw JSON.
 
     Raises:
-        BadInputError: as of read_report_file; or it says a key twice, or has a number that JSON has not.
+        BadInputError: as read_report_file; or a key appears twice, or a number is not JSON.
     """
     written = read_bounded(path, "the report", most_bytes=LARGEST_BYTES)
     report = _parse_report(written, path)
@@ -89,7 +87,7 @@ def _parse_report(document: bytes, path: Path) -> Report:
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key that stands twice, readers take different ones."""
+    """Refuse a key that appears twice, as readers differ in which one they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key appears twice")

@@ -26,7 +26,7 @@ SILENCE_S = 60.0
 
 @contextmanager
 def hold_lock(folder: Path, *, make: bool) -> Iterator[None]:
-    """Be a folder's only writer.
+    """Hold a folder as its only writer.
 
     Raises:
         EnvironmentProblemError: the folder cannot be made or written, or another run is writing there.
@@ -47,15 +47,15 @@ def hold_lock(folder: Path, *, make: bool) -> Iterator[None]:
             yield
     finally:
         lock.release()
-        with suppress(OSError):  # another writer may have it again, or the folder may be gone
+        with suppress(OSError):  # another writer may hold it, or the folder may be gone
             (folder / LOCK).unlink()
 
 
 class Writer:
-    """Whether a run's folder is being written, asked again and again by one that follows it.
+    """Tells a follower, again and again, if a run's folder is being written.
 
-    On the writer's own machine its lock tells. Another machine may not see that lock on a shared file system, so there
-    its heartbeat does: it counts as gone when that has stood still for SILENCE_S by this machine's own clock.
+    On the writer's own machine the lock tells. Another machine may not see the lock on a shared file system, so there
+    the heartbeat tells: the writer counts as gone if it stood still for SILENCE_S by this machine's own clock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +64,7 @@ class Writer:
         self._seen_s = time.monotonic()
 
     def is_alive(self) -> bool:
-        """Ask once."""
+        """Return whether the writer is alive now."""
         path = self._folder / LOCK
         try:
             heartbeat, writer = path.stat().st_mtime, (self._folder / WRITER).read_text(encoding="ascii")
@@ -85,20 +85,20 @@ def _is_locked(path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    except OSError:  # read-only for us: whether anybody writes cannot be told, so keep following
+    except OSError:  # read-only for us: nobody can tell if it is being written, so keep following
         return True
     lock.release()
     return False
 
 
 def _this_machine() -> str:
-    """Tells machines apart without naming them."""
+    """Return what tells this machine from others without naming it."""
     return hashlib.sha256(f"{socket.gethostname()} {uuid.getnode()}".encode()).hexdigest()
 
 
 @contextmanager
 def _heartbeat(folder: Path) -> Iterator[None]:
-    """Say whose run this is and, from a thread of its own, that its writer still lives."""
+    """Write whose run this is and, from a thread, that its writer is alive."""
     with suppress(OSError):
         (folder / WRITER).write_text(_this_machine(), encoding="ascii")
     stopped = threading.Event()

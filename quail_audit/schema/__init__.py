@@ -1,1 +1,1 @@
-"""The plain values that cross a process or stand in a file: requests, figures, events, reports, policies."""
+"""Define the values that are stored or sent: requests, figures, events, reports, policies."""

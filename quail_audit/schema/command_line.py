@@ -1,7 +1,6 @@
-"""Requests as the command lines that repeat them: what the app starts, shows, and lets a reader copy.
+"""Write a request as the command line that repeats it.
 
-Options that have their default are left out; but of an audit the policy is always said, as the default is whatever lies
-in the working folder. Not here: the parsing, which is the commands' own.
+Options with their default are left out, except an audit's policy: its default depends on the working folder.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,7 +13,7 @@ from quail_audit.core.values import Value
 from quail_audit.schema.policy import NO_FILE
 from quail_audit.schema.requests import AuditRequest, TrainRequest
 
-_REPEATED: Mapping[str, str] = {  # field -> the option that is given once for each value
+_REPEATED: Mapping[str, str] = {  # field -> the option that is given once a value
     "schemes": "--scheme",
     "metrics": "--metric",
     "skip_modules": "--skip-module",
@@ -25,7 +24,7 @@ _RENAMED: Mapping[str, str] = {"calibrate": "--calibration", "margin_logits": "-
 
 
 def audit_arguments(request: AuditRequest, *, run_dir: Path | None = None) -> list[str]:
-    """Of `quail`, to run this audit into this folder."""
+    """Return the arguments of `quail` that run this audit into this folder."""
     policy = request.policy
     said = NO_FILE if policy is None else f"./{policy}" if policy == NO_FILE else policy
     named = request.model_copy(update={"policy": said})
@@ -33,17 +32,17 @@ def audit_arguments(request: AuditRequest, *, run_dir: Path | None = None) -> li
 
 
 def resume_arguments(folder: Path) -> list[str]:
-    """Of `quail`, to go on with the audit of this folder."""
+    """Return the arguments of `quail` that resume the audit of this folder."""
     return ["audit", "--resume", str(folder)]
 
 
 def train_arguments(request: TrainRequest, *, run_dir: Path | None = None, given: Collection[str] = ()) -> list[str]:
-    """Of `quail`, to run this training, its events into this folder.
+    """Return the arguments of `quail` that run this training into this folder.
 
     Args:
         request: what to train.
         run_dir: the run's folder.
-        given: fields that are written even where they have their default, as an objective may have another.
+        given: fields to write even with their default, as an objective may have another.
     """
     return ["train", request.original, request.unlearned, *_options(request, run_dir, given)]
 
@@ -81,6 +80,6 @@ def _options(request: Value, run_dir: Path | None, given: Collection[str] = ()) 
 
 
 def _argument_text(value: object) -> str:
-    if value is None:  # the only one that can be asked for
+    if value is None:  # the only field whose None can be asked for
         return "auto"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -1,4 +1,4 @@
-"""Figures of layers, schemes and metrics, and what they come to."""
+"""Define the figures of layers, schemes, metrics and files, and their verdicts."""
 
 from typing import Annotated, Literal
 
@@ -20,28 +20,27 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class CheckpointFacts(Value):
-    """What was found in a checkpoint folder, before any weight is read."""
+    """What a checkpoint folder holds, found before any weight is read."""
 
     source: str  # as the user named it
-    revision: str | None = None  # commit of the hub, where it came from there
+    revision: str | None = None  # the hub's commit, if it came from there
     architecture: str | None = None  # config.json's first architecture
     format: str  # "safetensors", "pytorch .bin" or "LoRA adapter"
-    dtypes: tuple[str, ...]  # of the layers, most frequent first: "bfloat16"
+    dtypes: tuple[str, ...]  # of the layers, the most frequent first: "bfloat16"
     parameters: int  # tied weights counted once
     size_bytes: int  # of the weight files
 
 
 class LayerStatistics(Value):
-    """DESIGN's statistics of one quantizable weight matrix of a pair, under one scheme.
+    """The statistics of one quantizable weight matrix of a pair, under one scheme.
 
-    Shares are of the layer's weights. Null means: not defined here, because nothing changed (survival, noise, the
-    medians over changed weights), because a weight is not a finite number (everything but the counts), or because the
-    layer is stored quantized: then there is no unrounded update (survival, noise, update / bucket width), and between
-    two formats no code to compare and no state to tell (overlap, state).
+    Shares are of the layer's weights. Null means undefined: nothing changed (survival, noise, the medians over changed
+    weights), a weight is not finite (all but the counts), or the layer is stored quantized. A stored layer has no
+    unrounded update (survival, noise, update / bucket width), and between two formats neither overlap nor state.
     """
 
     name: str  # the module's name: model.layers.0.mlp.down_proj
-    block: int | None  # its transformer block, where the name tells
+    block: int | None  # its transformer block, if the name has one
     role: str  # the last part of its name: down_proj
     weights: int
     identical: Share | None
@@ -59,11 +58,11 @@ class LayerStatistics(Value):
 
 
 class LayerDetail(Value):
-    """What a reader who opens a layer sees beyond its statistics. Not part of the report: a run's events keep it.
+    """Details of a layer beyond its statistics. Only events hold them, not the report.
 
-    ratio_counts are over the weights that are not bitwise equal. transitions are over these and over the equal ones
-    that got another code because their block's scale moved; off the diagonal they add up to the changed codes.
-    What is equal in value and in code, often nearly everything, is in neither. Levels are numbered in ascending order
+    ratio_counts cover the weights that are not bitwise equal. transitions cover these and the equal weights whose code
+    changed because their block's scale moved; off the diagonal they add up to the changed codes. Weights equal in value
+    and code, often nearly all, are in neither. Levels are numbered in ascending order
     (of fp4's two zeros, the lower bucket's first).
     """
 
@@ -71,14 +70,14 @@ class LayerDetail(Value):
     transitions: tuple[int, ...]  # weights by code: [original level * levels + unlearned level]; () for many levels
 
 
-# Of the bins of update / bucket width: the first ends at the first edge, the last has no end, and a ratio equal to an
-# edge is in the bin that starts there. Powers of two and the middles between them, so that half a bucket (below it an
-# update crosses only by luck) and a whole one are edges.
+# Edges of the bins of update / bucket width. The first bin ends at the first edge, the last has no end, and a ratio
+# equal to an edge is in the bin that starts there. Powers of two and the middles between them, so that half a
+# bucket (below it an update crosses only by luck) and a whole one are edges.
 RATIO_EDGES: tuple[float, ...] = tuple(base * 2.0**power for power in range(-10, 5) for base in (1.0, 1.5))
 
 
 class SchemeSummary(Value):
-    """The layers of one scheme taken together; the shares and ratios are over all weights, not means of layers."""
+    """The layers of one scheme together. Shares and ratios are over all weights, not means of layers."""
 
     weights: int
     identical: Share | None
@@ -104,7 +103,7 @@ class Score(Value):
 class Recovery(Value):
     """How much of what was forgotten came back, in percent of what there was to forget.
 
-    The verdict uses outcome; percent is null where the metric has no say or the forget set was not forgotten.
+    The verdict uses outcome. percent is null if the metric does not decide or the forget set was not forgotten.
     """
 
     outcome: Literal[
@@ -114,13 +113,13 @@ class Recovery(Value):
         "uninformative",
         "not forgotten",
         "reported only",
-        "no floor",  # stored quantized: neither the unlearned model in full precision nor a reference is given
-        "no rounded arm",  # the original is stored quantized, and nothing rounds the unlearned one so
+        "no floor",  # stored quantized, with neither the unlearned model in full precision nor a reference
+        "no rounded arm",  # the original is stored quantized, and no scheme rounds the unlearned one that way
     ]
     percent: float | None = None
     low: float | None = None
     high: float | None = None
-    floor: float | None = None  # F, what a model may know without having learned the forget set
+    floor: float | None = None  # F: what a model may know without having seen the forget set
     floor_arm: Name | None = None
 
 
@@ -128,7 +127,7 @@ class Reason(Value):
     code: str
     message: str
     layers: tuple[str, ...] = ()
-    scheme: str | None = None  # that it is about; None: about the pair, whatever it is rounded to
+    scheme: str | None = None  # the scheme it is about; None: the pair at every scheme
 
 
 class Verdict(Value):
@@ -140,17 +139,17 @@ RuleStanding = Literal["passed", "failed", "waived", "known", "not judged"]  # k
 
 
 class RuleOutcome(Value):
-    """One rule of the policy held against what was measured: the figure beside the limit, and what came of it.
+    """The outcome of one rule of the policy: the figure, its limit, and the standing.
 
-    Every rule is said, also those that a policy without a file has. One that does not decide has no say in the verdict:
-    a metric that is uninformative, or a rule about schemes that this audit has none of.
+    Every rule is reported, including the built-in ones. A rule with decides=False does not affect the verdict: its
+    metric is uninformative, or the audit has none of its schemes.
     """
 
     rule: str  # its name
     scheme: str | None = None  # None: about the audit as a whole
     metric: str | None = None
-    figure: str  # what is held against the limit: "recovery", "score", "survival", "layers at risk", "samples"
-    value: float | None = None  # of layers, the worst one's; null where there is no figure
+    figure: str  # what is compared with the limit: "recovery", "score", "survival", "layers at risk", "samples"
+    value: float | None = None  # the worst layer's, for layers; null if there is no figure
     low: float | None = None  # of its 95 % interval
     high: float | None = None
     at_least: float | None = None
@@ -158,15 +157,15 @@ class RuleOutcome(Value):
     standing: RuleStanding
     decides: bool = True
     message: str
-    layers: tuple[str, ...] = ()  # that do not meet it
-    waivers: tuple[Waiver, ...] = ()  # that let it pass; of one that has expired, it
+    layers: tuple[str, ...] = ()  # the layers that break it
+    waivers: tuple[Waiver, ...] = ()  # those that let it pass, or the expired one
 
 
 class PolicyUsed(Value):
-    """What an audit is judged by: where it was read, and the values that count."""
+    """The policy of an audit: where it was read, and its effective values."""
 
-    source: str | None  # the file, as it was named; None: none, the defaults
-    given: dict[str, float] = {}  # limits of the command line, which count before the file's
+    source: str | None  # the file as it was named; None: the defaults
+    given: dict[str, float] = {}  # limits of the command line, which override the file's
     effective: Policy
 
 
@@ -177,16 +176,16 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # in hexadecimal
 
 
 class FoundFile(Value):
-    """A file that an audit reads, as it lay there before anything was measured."""
+    """A file that an audit reads, as it was before anything was measured."""
 
     role: FileRole
-    path: str  # in the checkpoint's or the data's folder, parts joined by "/"; of a file that is named itself, its name
+    path: str  # in the checkpoint's or the data's folder, parts joined by "/"; if it was named itself, its name
     bytes: int
     modified_ns: int  # since the epoch
 
 
 class FileHash(Value):
-    """A file that an audit read, and what was in it."""
+    """A file that an audit read, and the hash of its contents."""
 
     role: FileRole
     path: str  # as in FoundFile

@@ -1,7 +1,4 @@
-"""Which files make up what an audit reads, by their names alone, and which names lead out of a folder. Opens nothing.
-
-Not here: what is in the files (checkpoints/, forgetting/data.py).
-"""
+"""Name the files that an audit reads in a checkpoint's or data folder. Opens none of them."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from pathlib import Path
 
 from quail_audit.core.paths import DESCRIPTIONS
 
-# Of a data folder. MUSE's own repository calls the retain set that it measures on retain2 (retain1 is the one it
-# trains on).
+# Splits of a data folder. MUSE's repository measures on retain2, its other retain set (it trains on retain1).
 DATA_NAMES: dict[str, tuple[str, ...]] = {
     "forget": ("forget",),
     "retain": ("retain", "retain2"),
@@ -22,15 +18,15 @@ CONTINUATIONS = "verbmem/{}.json"
 QUESTIONS = "knowmem/{}_qa.json"
 EXAMPLES = "knowmem/{}_qa_icl.json"
 TEXTS = "privleak/{}.json"
-RAW_RETAIN = "raw/retain.txt"  # that calibration takes before any other
+RAW_RETAIN = "raw/retain.txt"  # calibration's first choice
 _SPLITS = ("forget", "retain")
 _LABELLED = ("forget", "retain", "test", "holdout")
 
 
 def description_files(folder: Path) -> tuple[str, ...]:
-    """The configuration and tokenizer files of a checkpoint's folder, by name: all that could decide a result.
+    """Return the names of a checkpoint's configuration and tokenizer files.
 
-    Which of them a tokenizer reads is its library's affair and changes with its version, so none is left out.
+    All are included, as the ones that a tokenizer reads change with its library's version.
 
     Raises:
         OSError: the folder cannot be read.
@@ -45,14 +41,14 @@ def description_files(folder: Path) -> tuple[str, ...]:
 
 
 def weight_files_read_first(folder: Path, read: Collection[str]) -> tuple[str, ...]:
-    """Weight files of a folder that would be read before all others: a single one, where shards were read."""
+    """Return the single weight file that would be read instead of the shards that were read, if there is one."""
     kind = "adapter_model" if "adapter_config.json" in read else "model"
     name = f"{kind}.safetensors"
     return (name,) if (folder / name).is_file() else ()
 
 
 def data_files(folder: Path) -> tuple[str, ...]:
-    """The files of a data folder that an audit reads, by their relative paths."""
+    """Return the relative paths of the files that an audit reads in a data folder."""
     return tuple(name for name in _data_names() if (folder / name).is_file())
 
 

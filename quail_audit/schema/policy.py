@@ -1,7 +1,6 @@
-"""What a release has to meet: the limits of a verdict, rules besides, what must be measured, and what is waived.
+"""Define a policy: limits, additional rules, required measurements and waivers.
 
-Values only. How a policy file is found and read is in policy_file.py, how rules are judged in rules.py, and what the
-limits mean in verdict.py.
+verdict/policy_file.py finds and reads policies, verdict/rules.py and standard_rules.py judge by them.
 """
 
 import datetime
@@ -13,7 +12,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from quail_audit.core.values import Value
 
-# Rules that are not in [[rules]]: every audit has the first two. A waiver names them as it names any other.
+# Built-in rules, which are not in [[rules]]. Every audit has the first two. Waivers can name them all.
 RECOVERY, LAYERS_AT_RISK = "recovery", "layers at risk"
 REQUIRED_METRIC, REQUIRED_SCHEME, REQUIRED_SAMPLES = "required metric", "required scheme", "required samples"
 EXPIRED_WAIVER, BASELINE = "expired waiver", "baseline"
@@ -45,12 +44,12 @@ EVERYTHING = ("*",)
 
 
 def fits(name: str, patterns: Iterable[str] | None) -> bool:
-    """Whether a name is one of the patterns', * and ? and [] as in a shell; without any patterns, every name is."""
+    """Return whether a name matches one of the patterns (*, ? and [] as in a shell). None matches every name."""
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class OtherLimits(Value):
-    """Other limits where it fits: of metrics at schemes, or of layers at schemes."""
+    """Other limits for matching metrics or layers at matching schemes."""
 
     schemes: Patterns = EVERYTHING
     metrics: Patterns | None = None
@@ -74,20 +73,20 @@ class OtherLimits(Value):
 
 
 class Limits(Value):
-    """Limits, with DESIGN section 2's defaults. Layers are judged by overlap and survival, metrics by recovery."""
+    """The limits of the standard rules. Layers are judged by overlap and survival, metrics by recovery."""
 
     max_recovery_percent: Percent = 10.0
     informative_points: Percent = 5.0  # ROUGE-L F1 x 100
     overlap_at_risk: ShareLimit = 0.999
     survival_at_risk: ShareLimit = 0.5
-    where: tuple[OtherLimits, ...] = ()  # of those that fit and set a limit, the last counts
+    where: tuple[OtherLimits, ...] = ()  # the last one that matches and sets a limit counts
 
     def of_metric(self, scheme: str, metric: str) -> "Limits":
-        """The limits of a metric at a scheme."""
+        """Return the limits of a metric at a scheme."""
         return self._with(each for each in self.where if fits(scheme, each.schemes) and fits(metric, each.metrics))
 
     def of_layer(self, scheme: str, layer: str) -> "Limits":
-        """The limits of a layer at a scheme."""
+        """Return the limits of a layer at a scheme."""
         return self._with(each for each in self.where if fits(scheme, each.schemes) and fits(layer, each.layers))
 
     def state_of(self, survival: float | None, overlap: float | None) -> Literal["erased", "drowned", "carried"]:
@@ -114,7 +113,7 @@ LIMITS = ("max_recovery_percent", "informative_points", "overlap_at_risk", "surv
 
 
 class Rule(Value):
-    """A check besides the standard ones, which stay: a figure of metrics, or of layers, within limits."""
+    """A check in addition to the standard ones: limits of a figure of metrics or layers."""
 
     name: FilledText
     figure: MetricFigure | LayerFigure
@@ -146,7 +145,7 @@ class Rule(Value):
 
 
 class Requirements(Value):
-    """What has to have been measured; names, not patterns."""
+    """What must be measured; names, not patterns."""
 
     schemes: tuple[FilledText, ...] = ()
     metrics: tuple[FilledText, ...] = ()
@@ -154,7 +153,7 @@ class Requirements(Value):
 
 
 class Waiver(Value):
-    """A known failure that is let pass until a day."""
+    """A known failure that passes until a day."""
 
     rule: FilledText  # a pattern
     schemes: Patterns = EVERYTHING
@@ -168,7 +167,7 @@ class Waiver(Value):
         return today > self.expires
 
     def is_about(self, rule: str, scheme: str | None, metric: str | None) -> bool:
-        """Whether it is about such a failure; of which layers, layers says."""
+        """Return whether it covers such a failure; its layers are not compared."""
         return (
             fits(rule, (self.rule,))
             and (scheme is None or fits(scheme, self.schemes))
@@ -177,7 +176,7 @@ class Waiver(Value):
 
 
 class Policy(Value):
-    """Everything a verdict is judged by. Without a file: the default limits, and nothing else."""
+    """Everything that a verdict is judged by. The default has the default limits and nothing else."""
 
     limits: Limits = Limits()
     required: Requirements = Requirements()

@@ -1,6 +1,6 @@
-"""What the app asks about a reader's choices before an audit, and the answers: typed, one JSON line each.
+"""Define the app's questions before an audit, and their answers, one JSON line each.
 
-Plain values that cross between two processes. Not here: how an answer is found (preflight.py) or shown (tui/).
+engine/preflight.py answers them in a process of its own.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from quail_audit.schema.policy import Policy
 
 
 class AboutCheckpoint(Value):
-    """What is this checkpoint? Where it is an adapter, base is the checkpoint that it is applied to."""
+    """What is this checkpoint? For an adapter, base is the checkpoint it is applied to."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     source: str
@@ -31,7 +31,7 @@ class AboutPair(Value):
 
 
 class AboutData(Value):
-    """What can be measured with this folder? Where a checkpoint is given: of that model."""
+    """What can be measured with this folder? With a checkpoint, on that model."""
 
     kind: Literal["data"] = "data"
     folder: str
@@ -39,7 +39,7 @@ class AboutData(Value):
 
 
 class AboutPolicy(Value):
-    """What does this file ask of a release? Without a file: the defaults."""
+    """What does this policy file require? None: the defaults."""
 
     kind: Literal["policy"] = "policy"
     file: str | None
@@ -52,7 +52,7 @@ class AboutSchemes(Value):
 
 
 class AboutDevices(Value):
-    """Which devices has this machine?"""
+    """Which devices does this machine have?"""
 
     kind: Literal["devices"] = "devices"
 
@@ -64,9 +64,9 @@ class CheckpointFound(Value):
     """A checkpoint that can be read.
 
     Attributes:
-        facts: of it.
-        layers: how many weight matrices a scheme rounds; of an adapter, its base's.
-        cached: it is named by a hub's id and was looked at in the local cache; the hub may have a newer one.
+        facts: what its folder holds.
+        layers: how many weight matrices a scheme rounds; for an adapter, its base's.
+        cached: it is a hub id that was found in the local cache; the hub may have a newer revision.
         notes: what a reader of a result should know.
     """
 
@@ -78,14 +78,14 @@ class CheckpointFound(Value):
 
 
 class NotYetKnown(Value):
-    """Nothing wrong, but it cannot be looked at before the audit: it is on a hub, or needs what is there."""
+    """Nothing is wrong, but it cannot be checked before the audit: it is on a hub, or depends on something there."""
 
     kind: Literal["not yet known"] = "not yet known"
     message: str
 
 
 class PairFound(Value):
-    """Checkpoints that fit together: layers are rounded, weights is what is in them."""
+    """Checkpoints that fit together, the number of their rounded layers, and of the weights in these."""
 
     kind: Literal["pair"] = "pair"
     layers: int
@@ -103,7 +103,7 @@ class DataFound(Value):
 
 
 class PolicyFound(Value):
-    """A policy that can be read, and the day on which it was, by UTC: what its waivers expire by."""
+    """A readable policy, and the day (UTC) that its waivers are compared with."""
 
     kind: Literal["policy"] = "policy"
     policy: Policy
@@ -115,8 +115,8 @@ class SchemeChoice(Value):
 
     Attributes:
         name, title, bits_per_weight: as `quail schemes` shows them.
-        missing: the command that installs what it lacks; empty where it lacks nothing.
-        is_calibrated: it needs texts, which the data folder has.
+        missing: the command that installs what it lacks; empty if nothing is missing.
+        is_calibrated: it needs texts from the data folder.
     """
 
     name: str
@@ -132,7 +132,7 @@ class SchemesFound(Value):
 
 
 class DeviceChoice(Value):
-    """A value of --device, and what it is: "cpu", "2 cores"."""
+    """A value of --device and its description: "cpu", "2 cores"."""
 
     name: str
     title: str
@@ -144,7 +144,7 @@ class DevicesFound(Value):
 
 
 class Problem(Value):
-    """What is wrong, where, and how to mend it, as a QuailError says it."""
+    """What is wrong, where, and how to mend it: a QuailError's texts."""
 
     kind: Literal["problem"] = "problem"
     message: str
@@ -159,10 +159,10 @@ _answer: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator
 
 
 def question_of(line: bytes) -> Question:
-    """Raises ValueError where the line is no question."""
+    """Parse a question. Raises ValueError if the line is not one."""
     return _question.validate_json(line)
 
 
 def answer_of(line: bytes) -> Answer:
-    """Raises ValueError where the line is no answer."""
+    """Parse an answer. Raises ValueError if the line is not one."""
     return _answer.validate_json(line)

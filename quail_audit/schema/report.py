@@ -1,7 +1,6 @@
-"""What a run found, as report.json holds it, and the fold of a run's events that makes it.
+"""Define report.json of an audit, a training and a cure.
 
-RunState is the fold: the live view and the report both read it, so what a reader sees while a run goes on is what the
-report says at its end. Not here: any output format (reports/).
+runs/state folds a run's events into it.
 """
 
 from collections.abc import Iterable
@@ -31,20 +30,18 @@ from quail_audit.schema.requests import AuditRequest, CureRequest, TrainRequest
 
 SCHEMA_VERSION = 1
 FULL = "full"  # the precision of an arm that is not rounded
-BETWEEN_FORMATS = " / "  # in the name of a pair whose sides are stored in different formats: original's, unlearned's
-
-
+BETWEEN_FORMATS = " / "  # joins the formats of a pair whose sides are stored in different ones
 STATES_BY_RISK: tuple[State | None, ...] = ("erased", "drowned", "carried", "untouched", None)  # None: not finite
 
 
 def arm_at(checkpoint: str, scheme: str) -> str:
-    """The arm of a checkpoint as it is deployed: "unlearned/nf4"; of a pair in two formats, the checkpoint's own."""
+    """Return the arm of a checkpoint as it is deployed: "unlearned/nf4"; in a pair of two formats, its own."""
     original, _, unlearned = scheme.partition(BETWEEN_FORMATS)
     return f"{checkpoint}/{unlearned or original if checkpoint == 'unlearned' else original}"
 
 
 def arms_in_order(arms: Iterable[str], scheme: str) -> tuple[str, ...]:
-    """Those of the arms that a reader compares at a scheme: original, unlearned, reference, each in full first."""
+    """Return the arms to compare at a scheme: original, unlearned, reference, each in full precision first."""
     known = [arm for each in ("original", "unlearned") for arm in (f"{each}/{FULL}", arm_at(each, scheme))]
     found = set(arms)
     references = sorted((arm for arm in found if arm.startswith("retrain/")), key=lambda arm: arm != f"retrain/{FULL}")
@@ -52,7 +49,7 @@ def arms_in_order(arms: Iterable[str], scheme: str) -> tuple[str, ...]:
 
 
 def badness(layer: LayerStatistics) -> tuple[int, float, float]:
-    """Sorts the worst layer first: by state, then the least survival, then the most overlap."""
+    """Return the key that sorts the worst layer first: by state, least survival, most overlap."""
     survival = 1.0 if layer.survival is None else layer.survival
     return STATES_BY_RISK.index(layer.state), survival, -(layer.overlap or 0.0)
 
@@ -82,8 +79,8 @@ class SchemeReport(Value):
     layers: tuple[LayerStatistics, ...]
     metrics: dict[Name, dict[Name, Score]]  # metric -> arm -> score
     recovery: dict[Name, Recovery]  # metric -> recovery
-    verdict: Verdict | None = None  # null: it could not be measured, or the run did not get that far
-    failure: Failure | None = None  # why it could not be measured; what was measured before stands
+    verdict: Verdict | None = None  # null: not measured, or the run ended before
+    failure: Failure | None = None  # why it could not be measured; earlier figures are kept
 
 
 class Report(Value):
@@ -103,13 +100,13 @@ class Report(Value):
     skipped: dict[Name, str]
     arms: dict[Name, ArmReport]
     notes: tuple[str, ...]
-    verdict: Verdict | None  # null: the run did not get that far
+    verdict: Verdict | None  # null: the run ended before
     failure: Failure | None
     schemes: dict[Name, SchemeReport]
-    policy: PolicyUsed | None = None  # null, and no rules: written by Quail before 0.2
+    policy: PolicyUsed | None = None  # null, and no rules: written by an older Quail
     rules: tuple[RuleOutcome, ...] = ()
-    files: tuple[FileHash, ...] = ()  # what was read; empty of a run that was stopped before all was hashed
-    digest: Sha256 | None = None  # of all the rest; see seal.py
+    files: tuple[FileHash, ...] = ()  # what was read; empty if the run ended before all was hashed
+    digest: Sha256 | None = None  # of all the rest; see runs/digest.py
 
 
 class MakingReport(Value):

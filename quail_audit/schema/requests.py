@@ -1,4 +1,4 @@
-"""What was asked for: an audit, a training, or a cure."""
+"""Define the requests for an audit, a training and the cures."""
 
 from typing import Annotated, Literal
 

@@ -1,1 +1,1 @@
-"""What the figures mean for a release: policies, checks, verdicts, comparisons, cures. Pure."""
+"""Decide what the figures mean for a release: policies, checks, verdicts, comparisons, cures."""

@@ -1,7 +1,6 @@
-"""An audit's checks held against an earlier run's: what failed then, and is no worse, is known; what got worse fails.
+"""Compare checks with an earlier run: old failures become `known`, worse figures fail.
 
-Two figures are told apart as `quail compare` tells them apart: by intervals that do not overlap. Pure. Not here: the
-checks themselves (verdict.py) and what two runs have in common (comparison.py).
+As in `quail compare`, two figures differ if their intervals do not overlap.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from quail_audit.verdict.rules import Check, check_of, with_waivers
 def checks_against_baseline(
     now: Checks, then: Checks, changes: Comparison, policy: Policy, today: datetime.date, *, weights_only: bool
 ) -> Checks:
-    """The checks of an audit as a baseline leaves them.
+    """Return an audit's checks after comparing them with a baseline.
 
     Args:
-        now: of this audit.
-        then: of the earlier run, by the same policy.
+        now: this audit's checks.
+        then: the earlier run's, by the same policy.
         changes: from that run to this audit.
-        policy: whose waivers may be about what got worse, too.
-        today: what they expire by.
+        policy: its waivers may also cover figures that got worse.
+        today: the day that waivers are compared with.
         weights_only: this audit's verdict rests on its layers.
     """
     before = {(each.rule.rule, each.rule.scheme, each.rule.metric): each.rule for each in then.all}
@@ -57,7 +56,7 @@ def _with_known_failure(found: Check, before: dict[tuple[str, str | None, str | 
     was = before.get((rule.rule, rule.scheme, rule.metric))
     if found.outcome in (None, "pass") or rule.rule == EXPIRED_WAIVER or was is None:
         return found
-    # what could not be told at all says nothing of better or worse
+    # a figure that could not be judged is neither better nor worse
     alike = ("failed", "waived") if rule.standing == "failed" else ("failed", "waived", "not judged")
     if was.standing not in alike or (rule.standing == "not judged" and rule.value is None) or _is_worse(rule, was):
         return found
@@ -69,7 +68,7 @@ def _is_worse(now: RuleOutcome, then: RuleOutcome) -> bool:
     if now.layers or then.layers:
         return not set(now.layers) <= set(then.layers)
     if now.value is None or then.value is None:
-        return then.value is not None  # without a figure it is not forgotten at all, the worst there is
+        return then.value is not None  # no figure means not forgotten at all, the worst case
     low, high = _interval_of(now)
     least, most = _interval_of(then)
     return (now.at_most is not None and low > most) or (now.at_least is not None and high < least)
@@ -83,7 +82,7 @@ def _interval_of(rule: RuleOutcome) -> tuple[float, float]:
 def _worse_checks(
     changes: Comparison, failing: set[tuple[str | None, str | None]], *, weights_only: bool
 ) -> Iterator[Check]:
-    """A failed check for each figure that got worse; of a recovery that fails as it is, no second one."""
+    """Yield a failed check for each figure that got worse, except recoveries that fail anyway."""
     said = set()
     for scheme in changes.schemes:
         for score in scheme.scores:
@@ -160,7 +159,7 @@ def _worse_layers_check(scheme: SchemeComparison) -> Iterator[Check]:
 
 
 def _no_worse_check(changes: Comparison) -> Check:
-    """Nothing got worse; where there was nothing to compare, that cannot be told."""
+    """Return a passed check, or one not judged if there was nothing to compare."""
     if changes.schemes:
         message = f"nothing got worse than in the baseline, run {changes.before}"
         return check_of(RuleOutcome(rule=BASELINE, figure="", standing="passed", message=message), "no_worse")

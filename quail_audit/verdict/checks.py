@@ -1,6 +1,4 @@
-"""From layers, recoveries and a policy to verdicts: one of each scheme, and one of the release. Pure: reads no file and
-measures nothing. The rules of a policy besides the standard ones are judged in rules.py.
-"""
+"""Combine an audit's checks into a verdict of each scheme and of the release."""
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,13 +28,13 @@ _Judged = list[tuple[Outcome, Reason]]
 
 @dataclass(frozen=True)
 class Judgement:
-    """What an audit comes to.
+    """The verdicts of an audit.
 
     Attributes:
-        overall: of the release: it passes where every scheme asked for was measured and passes.
-        schemes: of each scheme that was measured.
+        overall: the release's, which passes if every scheme asked for was measured and passes.
+        schemes: each measured scheme's.
         rules: every rule's outcome.
-        notes: what a reader should know of the policy: a waiver that waived nothing.
+        notes: what a reader should know about the policy, such as an unused waiver.
     """
 
     overall: Verdict
@@ -51,7 +49,7 @@ class Checks:
 
     Attributes:
         schemes: scheme -> its checks.
-        overall: those that are about no scheme that was measured.
+        overall: those about no measured scheme.
         unmeasured: the schemes that could not be measured.
     """
 
@@ -75,20 +73,20 @@ def checks_of(
     samples: Mapping[str, int],
     today: datetime.date,
 ) -> Checks:
-    """Hold everything that was measured against a policy.
+    """Check everything that was measured against a policy.
 
-    With forgetting measured, the standard rule is about the recoveries: one metric that came back at one scheme fails
-    the release. Without (weights only), it is about the layers. The policy's own rules come on top.
+    If forgetting was measured, the standard rule is about recoveries: one metric that comes back at one scheme fails
+    the release. In a weights-only audit it is about layers. The policy's own rules come on top.
 
     Args:
         layers: scheme -> its layers, of the schemes that were measured.
         recoveries: scheme -> metric -> recovery; empty in a weights-only audit.
         policy: the policy.
         unmeasured: the schemes that could not be measured.
-        is_unlearned_stored: the unlearned checkpoint is quantized already, and was measured as it is stored.
+        is_unlearned_stored: the unlearned checkpoint is already quantized and was measured as stored.
         scores: scheme -> metric -> score of the unlearned checkpoint at that scheme.
         samples: metric -> how many were scored.
-        today: what waivers expire by.
+        today: the day that waivers are compared with.
     """
     schemes: dict[str, tuple[Check, ...]] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
@@ -111,13 +109,13 @@ def checks_of(
 
 
 def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgement:
-    """The verdicts that checks come to.
+    """Return the verdicts of checks.
 
-    One that fails fails the release. A scheme that could not be measured leaves it inconclusive, unless another check
-    fails it.
+    One failed check fails the release. A scheme that could not be measured leaves it inconclusive, unless another
+    check fails it.
     """
     judged = {scheme: _reasons_of(found) for scheme, found in checks.schemes.items()}
-    every = dict.fromkeys(  # what holds for all schemes is said once
+    every = dict.fromkeys(  # state once what holds for all schemes
         part for parts in (*judged.values(), _reasons_of(checks.overall)) for part in parts
     )
     unmeasured: _Judged = [("inconclusive", _not_measured_reason(failed)) for failed in checks.unmeasured]
@@ -137,10 +135,9 @@ def _reasons_of(checks: Iterable[Check]) -> _Judged:
 
 
 def exit_code(verdict: Verdict, unmeasured: Sequence[SchemeFailed]) -> int:
-    """The exit code of a finished audit: what is worst of fail, a scheme not measured, inconclusive, pass.
+    """Return a finished audit's exit code: the worst of fail, a scheme not measured, inconclusive, pass.
 
-    A scheme that could not be measured gives the code of its own error: 4 where the machine lacks something, 3 where
-    the input does.
+    A scheme that could not be measured gives its error's code: 4 if the machine lacks something, 3 for bad input.
     """
     if verdict.outcome != "fail" and unmeasured:
         return max(failed.exit_code for failed in unmeasured)
@@ -148,7 +145,7 @@ def exit_code(verdict: Verdict, unmeasured: Sequence[SchemeFailed]) -> int:
 
 
 def _verdict_of(judged: _Judged) -> Verdict:
-    """The worst reasons first."""
+    """Return the verdict, with the worst reasons first."""
     ordered = sorted(judged, key=lambda part: ("fail", "inconclusive", "pass").index(part[0]))
     return Verdict(
         outcome=_worst_outcome([outcome for outcome, _ in ordered]), reasons=tuple(reason for _, reason in ordered)
@@ -161,7 +158,7 @@ def _not_measured_reason(failed: SchemeFailed) -> Reason:
 
 
 def _worst_outcome(parts: Sequence[Outcome]) -> Outcome:
-    """One failure fails; a pass needs every part that has a say to pass."""
+    """Return "fail" if one part fails, "pass" if no part is inconclusive either."""
     if "fail" in parts:
         return "fail"
     return "inconclusive" if "inconclusive" in parts else "pass"

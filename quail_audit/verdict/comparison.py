@@ -1,6 +1,6 @@
-"""Two audits held against each other: what is better, worse or the same, metric by metric and layer by layer. Pure.
+"""Compare two audits: what is better, worse or the same, by metric and by layer.
 
-From two reports, which may be of runs that still go on; for every face. Not here: how it is shown.
+The reports may be of runs that still go on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class ScoreChange:
     """One metric on one arm, in the metric's own unit.
 
     Attributes:
-        standing: "same" where the intervals overlap, which of paired samples says a little less than it could;
-            "changed" where they do not, but neither way is better. "unknown" while one of them is missing.
+        standing: "same" if the intervals overlap (a cautious test for paired samples); "changed" if they do not, but
+            neither way is better; "unknown" while a score is missing.
     """
 
     metric: str
@@ -37,7 +37,7 @@ class ScoreChange:
 
     @property
     def difference(self) -> float | None:
-        """Of the means; None while one of them is missing."""
+        """Return the difference of the means; None while one is missing."""
         return None if self.before is None or self.after is None else self.after.mean - self.before.mean
 
 
@@ -56,8 +56,8 @@ class LayerChange:
     """One layer that both runs measured.
 
     Attributes:
-        size: what changes are sorted by: steps from state to state, and with them how far overlap and survival moved,
-            each at most 1.
+        size: the key for sorting changes: steps between states, plus how far overlap and survival moved, each at most
+            1.
     """
 
     before: LayerStatistics
@@ -76,7 +76,7 @@ class LayerChange:
 
     @property
     def standing(self) -> Change:
-        """By risk: a layer that is no longer at risk is better."""
+        """Return the change in risk: a layer no longer at risk is better."""
         if self.before.at_risk == self.after.at_risk:
             return "same" if self.before.state == self.after.state else "changed"
         return "better" if self.before.at_risk else "worse"
@@ -87,9 +87,9 @@ class SchemeComparison:
     """Two runs at one scheme.
 
     Attributes:
-        layers: of both runs, in the first one's order.
-        only_before, only_after: names of layers that the other run does not have.
-        states: (before, after) -> layers, the largest first; those that kept their state included.
+        layers: those of both runs, in the first one's order.
+        only_before, only_after: names of layers that the other run lacks.
+        states: (before, after) -> layers, the largest first, unchanged states included.
     """
 
     scheme: str
@@ -103,7 +103,7 @@ class SchemeComparison:
 
 @dataclass(frozen=True)
 class StandingChange:
-    """One format's verdict before and after; None where a run was not asked for it."""
+    """One scheme's standing before and after; None if a run was not asked for it."""
 
     scheme: str
     before: SchemeStanding | None
@@ -122,8 +122,8 @@ class Comparison:
     """Two whole audits.
 
     Attributes:
-        caveats: what they were not given alike, in words.
-        formats: every scheme of either, the first run's first.
+        caveats: how their requests differ, in words.
+        formats: every scheme of either run, the first run's first.
         schemes: those that both measured, in detail.
     """
 
@@ -136,7 +136,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SharedSchemes:
-    """Which schemes there are to compare, and which only one of the runs has."""
+    """The schemes of both runs, and those of only one."""
 
     both: tuple[str, ...]
     only_before: tuple[str, ...]
@@ -152,7 +152,7 @@ def schemes_of(before: AuditRequest, after: AuditRequest) -> SharedSchemes:
 
 
 def caveats(before: AuditRequest, after: AuditRequest) -> tuple[str, ...]:
-    """What the two runs were not given alike, in words: where it matters, their figures say less about each other."""
+    """Return how two requests differ, in words: such figures are less comparable."""
     asked = {
         "originals": (before.original, after.original),
         "data": (before.data or "none", after.data or "none"),
@@ -165,7 +165,7 @@ def caveats(before: AuditRequest, after: AuditRequest) -> tuple[str, ...]:
 
 
 def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparison:
-    """Hold two reports against each other at a scheme; one that has nothing of it yet counts as empty."""
+    """Compare two reports at a scheme. A report without it counts as empty."""
     one, other = _scheme_report(before, scheme), _scheme_report(after, scheme)
     layers = {layer.name: layer for layer in one.layers}
     later = {layer.name: layer for layer in other.layers}
@@ -188,7 +188,7 @@ def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparis
 
 
 def compare(before: Report, after: Report) -> Comparison:
-    """Hold two reports against each other, at every scheme; before and after are then their runs' ids."""
+    """Compare two reports at every scheme; before and after are their runs' ids."""
     one, other = ({each.scheme: each for each in scheme_standings(report)} for report in (before, after))
     return Comparison(
         before=before.run_id,
@@ -202,10 +202,10 @@ def compare(before: Report, after: Report) -> Comparison:
 
 
 def lower_is_better(metric: str) -> bool | None:
-    """Whether an unlearned model is better the lower it scores; None where neither way is.
+    """Return whether a lower score is better for an unlearned model; None if neither is.
 
-    A forget set should be answered badly and a retain set well. A loss is high where a text is little known. An AUC
-    should be the reference's, neither above nor below.
+    A forget set should be answered badly and a retain set well; for a loss it is the other way round. An AUC should be
+    the reference's, neither above nor below.
     """
     kind, _, split = metric.rpartition("_")
     if split not in ("forget", "retain"):
@@ -219,7 +219,7 @@ def _scheme_report(report: Report, scheme: str) -> SchemeReport:
 
 
 def _keys_in_order(*mappings: Mapping[str, object]) -> tuple[str, ...]:
-    """The keys of all, each once, in the order in which they are first met."""
+    """Return the keys of all mappings, each once, in order of appearance."""
     return tuple(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
@@ -233,7 +233,7 @@ def _score_changes(before: SchemeReport, after: SchemeReport, scheme: str) -> It
 
 
 def _arms_in_order(arms: Iterable[str], scheme: str) -> list[str]:
-    """The checkpoint that changes first, each in full and then rounded."""
+    """Return the arms, the checkpoint that changes first, each in full precision and then rounded."""
     checkpoints = (CHECKPOINT_THAT_CHANGES, "original", "retrain")
     order = [f"{checkpoint}/{precision}" for checkpoint in checkpoints for precision in (FULL, scheme)]
     return sorted(arms, key=lambda arm: order.index(arm) if arm in order else len(order))
@@ -250,7 +250,7 @@ def _score_change(before: Score | None, after: Score | None, lower: bool | None)
 
 
 def _recovery_change(before: Recovery | None, after: Recovery | None) -> Change:
-    """By their intervals where both have one; a forget set that was not forgotten at all is the worst there is."""
+    """Compare by intervals if both have one; a forget set that was not forgotten is the worst."""
     if before is None or after is None:
         return "unknown"
     failed = before.outcome == "not forgotten", after.outcome == "not forgotten"
@@ -269,7 +269,7 @@ def _as_score(recovery: Recovery) -> Score | None:
 
 
 def _distance(before: float | None, after: float | None) -> float:
-    """How far a share moved, at most 1, which is also the distance from having none to having one."""
+    """Return how far a share moved, at most 1; 1 if only one is known."""
     if before is None or after is None:
         return float(before is not after)
     return min(1.0, abs(after - before))

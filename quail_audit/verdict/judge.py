@@ -1,6 +1,6 @@
-"""A report judged by a policy: what an audit does at its end, and `quail policy check` with a report that is there.
+"""Judge a report by a policy, at an audit's end and in `quail policy check`.
 
-Nothing is measured: layers and recoveries are held anew against the policy's limits, from the figures of the report.
+Nothing is measured: the report's figures are compared anew with the policy's limits.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from quail_audit.verdict.comparison import caveats, compare
 
 
 def judge_report(report: Report, policy: Policy, today: datetime.date, baseline: Report | None = None) -> Judgement:
-    """The verdicts of a report by a policy.
+    """Return the verdicts of a report by a policy.
 
     Args:
         report: of an audit that measured everything it could.
         policy: the policy.
-        today: what waivers expire by.
-        baseline: of an earlier run, judged by the same policy: then only what got worse since fails.
+        today: the day that waivers are compared with.
+        baseline: an earlier run's, judged by the same policy: then only what got worse since fails.
 
     Raises:
-        BadInputError: the policy changes what has to be measured to judge by it.
+        BadInputError: the policy's informative_points differ from those that the audit measured with.
     """
     checks = checks_of_report(report, policy, today)
     if baseline is None:
@@ -47,7 +47,7 @@ def judge_report(report: Report, policy: Policy, today: datetime.date, baseline:
 
 
 def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Checks:
-    """Every check of a report by a policy; see judge_report."""
+    """Return every check of a report by a policy; see judge_report."""
     measured = {scheme: found for scheme, found in report.schemes.items() if found.failure is None}
     return checks_of(
         {
@@ -72,7 +72,7 @@ def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Ch
 
 
 def unmeasured_schemes(report: Report) -> tuple[SchemeFailed, ...]:
-    """The schemes of a report that could not be measured."""
+    """Return the schemes of a report that could not be measured."""
     codes = {kind.kind: kind.exit_code for kind in QuailError.__subclasses__()}
     return tuple(
         SchemeFailed(scheme=scheme, exit_code=codes.get(why.kind, EXIT_ENVIRONMENT), **why.model_dump())
@@ -82,10 +82,10 @@ def unmeasured_schemes(report: Report) -> tuple[SchemeFailed, ...]:
 
 
 def day_of(report: Report) -> datetime.date:
-    """The day on which an audit started, which is what its own verdict takes for today.
+    """Return the day on which an audit started, which its own verdict takes for today.
 
     Raises:
-        BadInputError: the report says no such day.
+        BadInputError: the report has no valid start time.
     """
     started = utc_of(report.started)
     if started is None:

@@ -1,7 +1,7 @@
-"""Finds and reads a policy's file: quail.toml, or [tool.quail] of a pyproject.toml. What its keys mean is in policy.py.
+"""Find and read a policy's file: quail.toml, or [tool.quail] of a pyproject.toml.
 
-A policy is looked for in the working folder only, not above it: a file that lies where one did not look for it could
-loosen the limits. Which file was read, and what came of it, is part of the report.
+Only the working folder is searched, not its parents: a forgotten file there could loosen the limits. The report names
+the file and its values. schema/policy.py defines the keys.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from quail_audit.schema.policy import LIMITS, NO_FILE, Limits, OtherLimits, Poli
 
 NAME = "quail.toml"
 PYPROJECT = "pyproject.toml"
-LARGEST_PYPROJECT_BYTES = 1 << 20  # of which most is about other tools
+LARGEST_PYPROJECT_BYTES = 1 << 20  # most of it is about other tools
 
 _TABLES: Mapping[str, type[BaseModel]] = {
     "": Policy,
@@ -32,10 +32,10 @@ _TABLES: Mapping[str, type[BaseModel]] = {
 
 
 def find_policy(folder: Path) -> str | None:
-    """The policy file of a folder, by its name there: quail.toml, else a pyproject.toml that has [tool.quail].
+    """Return the name of a folder's policy file: quail.toml, else a pyproject.toml with [tool.quail].
 
     Raises:
-        BadInputError: there is a pyproject.toml that cannot be read, so that nobody can tell.
+        BadInputError: a pyproject.toml cannot be read.
     """
     if (folder / NAME).is_file():
         return NAME
@@ -44,10 +44,10 @@ def find_policy(folder: Path) -> str | None:
 
 
 def choose_policy(named: str | None, folder: Path) -> str | None:
-    """The file that an audit is judged by; None: the defaults.
+    """Return the policy file of an audit; None: the defaults.
 
     Args:
-        named: of --policy: a file, or NO_FILE; None where nothing was said, and then it is the folder's own.
+        named: the value of --policy: a file, or NO_FILE; None: the folder's own file, if there is one.
         folder: the working folder.
 
     Raises:
@@ -59,15 +59,15 @@ def choose_policy(named: str | None, folder: Path) -> str | None:
 
 
 def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> Policy:
-    """The policy of a file, with the limits of the command line in the place of its own.
+    """Return the policy of a file, overridden by the command line's limits.
 
     Args:
-        path: a TOML file; of a pyproject.toml its [tool.quail] is read. None: the defaults.
-        given: limit -> value, from the command line: it counts before every limit of the file.
+        path: a TOML file; in a pyproject.toml, [tool.quail] is read. None: the defaults.
+        given: limit -> value, from the command line: overrides every limit of the file.
 
     Raises:
-        BadInputError: no such file, no TOML, an unknown key (with a suggestion), or a value that makes no sense.
-        UsageError: so with a limit of the command line.
+        BadInputError: a missing file, invalid TOML, an unknown key (with a suggestion), or an invalid value.
+        UsageError: an unknown or invalid limit on the command line.
     """
     policy = Policy() if path is None else _read_file(Path(path))
     return _with_given_limits(policy, given) if given else policy
@@ -82,7 +82,7 @@ def write_template(path: Path) -> None:
     """Write a commented policy with the defaults.
 
     Raises:
-        BadInputError: there is a file already.
+        BadInputError: the file already exists.
         EnvironmentProblemError: it cannot be written.
     """
     try:
@@ -127,7 +127,7 @@ def _policy_of(document: dict[str, Any], where: str) -> Policy:
 
 
 def _error_of(error: ValidationError, document: dict[str, Any], where: str) -> BadInputError:
-    """The first thing that is wrong; a misspelt key before what its misspelling leaves out."""
+    """Return the first error; a misspelt key comes before the missing one."""
     found = error.errors(include_url=False, include_input=False)
     first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     *_, key = place = first["loc"] or ("",)
@@ -143,7 +143,7 @@ def _error_of(error: ValidationError, document: dict[str, Any], where: str) -> B
 
 
 def _place_text(place: tuple[int | str, ...], document: dict[str, Any]) -> str:
-    """Where it is, as a person would find it: "rules, the 2nd (the MLPs carry their updates), at_least"."""
+    """Return the place as a person would find it: "rules, the 2nd (the MLPs carry their updates), at_least"."""
     words: list[str] = []
     at: Any = document
     for part in place:
@@ -173,7 +173,7 @@ def _with_given_limits(policy: Policy, given: Mapping[str, float]) -> Policy:
 
 
 def refuse_bad_limits(given: Mapping[str, float]) -> None:
-    """See to it that limits of the command line are limits.
+    """Refuse unknown or invalid limits of the command line.
 
     Raises:
         UsageError: one is unknown, or out of range.

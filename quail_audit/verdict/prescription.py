@@ -1,7 +1,6 @@
-"""Which cure an audit calls for, in plain words, with its cost and its exact command. Pure: reads a report, measures
-nothing.
+"""Prescribe the cures that fit an audit, with their cost and exact commands.
 
-Why a state calls for a cure: docs/cures.md. Not here: the cures, and how prescriptions are shown (cure_cli.py).
+docs/cures.md explains which cure fits which state of a layer.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ class Prescription:
 
     Attributes:
         cure: which.
-        why: what in the run it fits, in a sentence.
-        seconds: about how long it takes on 2 cores; None where that hangs on the data.
-        size_bytes: of the checkpoint it writes; 0 where it writes none.
+        why: why it fits the run, in a sentence.
+        seconds: about how long it takes on 2 cores; None if that depends on the data.
+        size_bytes: of the checkpoint that it writes; 0 if it writes none.
         measured: what it has been measured to do elsewhere.
         commands: to run, one after another.
     """
@@ -60,7 +59,7 @@ class Prescription:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The commands as they are typed."""
+        """Return the commands as they are typed."""
         return tuple(shlex.join(command) for command in self.commands)
 
 
@@ -70,8 +69,8 @@ class Advice:
 
     Attributes:
         scheme: under which it was judged.
-        finding: what the run says, in a sentence.
-        prescriptions: the cures that fit, the best first; none where nothing is wrong, or nothing helps.
+        finding: what the run shows, in a sentence.
+        prescriptions: the cures that fit, the best first; none if nothing is wrong, or nothing helps.
     """
 
     scheme: str
@@ -80,12 +79,12 @@ class Advice:
 
 
 def can_carry(scheme: str) -> bool:
-    """Whether quail carry knows a scheme's grid."""
+    """Return whether quail carry knows a scheme's grid."""
     return _CARRIABLE.fullmatch(scheme) is not None
 
 
 def prescribe(report: Report, run: str, scheme: str, *, is_attributed: bool = False) -> Advice:
-    """The cures that fit an audit under one of its schemes.
+    """Return the cures that fit an audit under one of its schemes.
 
     Args:
         report: of the audit.
@@ -222,12 +221,12 @@ def _recipe_cures(report: Report, run: str, scheme: str, is_attributed: bool) ->
 
 
 def _has_retain_texts(report: Report) -> bool:
-    """What must stay is what calibration and retraining look at; the audit measured it where the data has it."""
+    """Return whether the data has retain texts, which calibration and retraining need: then the audit measured some."""
     return any(metric.endswith("_retain") and count > 0 for metric, count in report.samples.items())
 
 
 def _folder_beside(checkpoint: str, what: str) -> str:
-    """A folder next to a checkpoint's, or here where that is on a hub."""
+    """Return a folder beside the checkpoint's, or in the working folder for one on a hub."""
     path = Path(checkpoint)
     name = f"{path.name.partition('@')[0]}-{what}"
     return str(path.with_name(name)) if path.exists() else name

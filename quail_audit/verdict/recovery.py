@@ -17,8 +17,8 @@ DECIDING_METRICS = ("verbmem_forget", "knowmem_forget", "accuracy_forget", "labe
 REPORTED_METRICS = ("privleak", "mia_loss", "mia_confidence")
 
 
-# A resample may draw samples that the original hardly knew. So small a difference, in points of the metric, counts as
-# this much: the resample then widens the interval instead of dividing by nothing.
+# A resample may draw samples that the original hardly knew. A smaller difference, in points of the metric, counts as
+# this much, so that the resample widens the interval instead of dividing by almost zero.
 LEAST_DIFFERENCE_POINTS = 1.0
 
 
@@ -26,9 +26,9 @@ F64 = npt.NDArray[np.float64]
 
 
 def recovery_percent(original: F64, rounded: F64, *floors: F64, axis: int = -1) -> F64:
-    """Recovery of the same samples' scores [..., samples] on each arm, for every resample.
+    """Return the recovery of the same samples' scores [..., samples] on each arm, for every resample.
 
-    The floors are the arms that say what a model may know: unlearned/full, retrain/full, or both.
+    The floors are the arms that show what a model may know: unlearned/full, retrain/full, or both.
     """
     floor = functools.reduce(np.maximum, [scores.mean(axis=axis) for scores in floors])
     to_forget = np.maximum(original.mean(axis=axis) - floor, LEAST_DIFFERENCE_POINTS)

@@ -1,7 +1,4 @@
-"""Holds what an audit measured against the rules of a policy: those it requires, and those besides the standard ones.
-
-Pure. Not here: the standard rules and what all of them come to (verdict.py).
-"""
+"""Judge a policy's own rules and requirements, and apply its waivers."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ class SchemeResults:
     """What an audit measured of one scheme.
 
     Attributes:
-        layers: of the checkpoints.
+        layers: the layers' statistics.
         recoveries: forget metric -> how much of it came back; empty in a weights-only audit.
         scores: metric -> its score on the unlearned checkpoint as it is deployed.
     """
@@ -40,11 +37,11 @@ class SchemeResults:
 
 @dataclass(frozen=True)
 class Check:
-    """A rule's outcome, and what it is to the verdict.
+    """A rule's outcome, and its reason for the verdict.
 
     Attributes:
         rule: the outcome.
-        reason: what the verdict says of it.
+        reason: what the verdict says about it.
     """
 
     rule: RuleOutcome
@@ -52,19 +49,19 @@ class Check:
 
     @property
     def outcome(self) -> Outcome | None:
-        """What it gives the verdict; None where it has no say."""
+        """Return its part in the verdict; None if it does not decide."""
         if not self.rule.decides:
             return None
         return {"failed": "fail", "not judged": "inconclusive"}.get(self.rule.standing, "pass")  # type: ignore[return-value]
 
 
 def check_of(rule: RuleOutcome, code: str) -> Check:
-    """A rule's outcome with the reason that says the same."""
+    """Return a rule's outcome with a reason of the same words."""
     return Check(rule, Reason(code=code, message=rule.message, layers=rule.layers, scheme=rule.scheme))
 
 
 def rule_checks(scheme: str, measured: SchemeResults, policy: Policy) -> Iterator[Check]:
-    """The policy's own rules at a scheme."""
+    """Yield the checks of the policy's own rules at a scheme."""
     for rule in policy.rules:
         if fits(scheme, rule.schemes):
             outcomes = (
@@ -77,7 +74,7 @@ def rule_checks(scheme: str, measured: SchemeResults, policy: Policy) -> Iterato
 
 
 def rule_checks_without_schemes(schemes: Iterable[str], policy: Policy) -> Iterator[Check]:
-    """The policy's own rules that are about schemes of which this audit has none. They have no say."""
+    """Yield checks for rules about schemes that this audit lacks. They do not decide."""
     schemes = tuple(schemes)
     for rule in policy.rules:
         if not any(fits(scheme, rule.schemes) for scheme in schemes):
@@ -90,7 +87,7 @@ def rule_checks_without_schemes(schemes: Iterable[str], policy: Policy) -> Itera
 def requirement_checks(
     policy: Policy, asked: Sequence[str], measured: Sequence[str], samples: Mapping[str, int]
 ) -> Iterator[Check]:
-    """What the policy requires to have been measured.
+    """Yield the checks of what the policy requires to be measured.
 
     Args:
         policy: the policy.
@@ -121,7 +118,7 @@ def requirement_checks(
 
 
 def expired_waiver_checks(policy: Policy, today: datetime.date) -> Iterator[Check]:
-    """A failed rule for each waiver whose day is over."""
+    """Yield a failed check for each expired waiver."""
     for waiver in policy.waivers:
         if waiver.has_expired(today):
             message = (
@@ -133,7 +130,7 @@ def expired_waiver_checks(policy: Policy, today: datetime.date) -> Iterator[Chec
 
 
 def with_waivers(found: Check, policy: Policy, today: datetime.date) -> Check:
-    """The check, let pass where waivers that still count cover it: of failing layers, every one."""
+    """Return the check, waived if valid waivers cover it and all its failing layers."""
     rule = found.rule
     if found.outcome in (None, "pass") or rule.rule == EXPIRED_WAIVER:
         return found
@@ -155,7 +152,7 @@ def with_waivers(found: Check, policy: Policy, today: datetime.date) -> Check:
 
 
 def unused_waivers(policy: Policy, checks: Iterable[Check], today: datetime.date) -> tuple[Waiver, ...]:
-    """The waivers that still count and waived nothing."""
+    """Return the valid waivers that waived nothing."""
     used = [waiver for found in checks for waiver in found.rule.waivers]
     return tuple(waiver for waiver in policy.waivers if not waiver.has_expired(today) and waiver not in used)
 
@@ -192,7 +189,7 @@ def _rule_outcome(rule: Rule, **known: object) -> RuleOutcome:
 
 
 def _metric_outcomes(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[RuleOutcome]:
-    """Judged by the interval: passed or failed where all of it is on one side of the limit."""
+    """Judge by the interval: passed or failed if all of it is on one side of the limit."""
     scores: dict[str, Recovery | Score]
     scores = dict(measured.recoveries) if rule.figure == "recovery" else dict(measured.scores)
     found = {metric: score for metric, score in scores.items() if fits(metric, rule.metrics)}
@@ -232,7 +229,7 @@ def _metric_outcomes(rule: Rule, scheme: str, measured: SchemeResults) -> Iterat
 
 
 def _layer_outcome(rule: Rule, scheme: str, measured: SchemeResults) -> RuleOutcome:
-    """By every layer that it fits and that has the figure; one that did not change has no survival to lack."""
+    """Judge every matching layer that has the figure; an unchanged layer has no survival."""
     figure: LayerFigure = rule.figure  # type: ignore[assignment]  # the caller asked
     fitting = [layer for layer in measured.layers if fits(layer.name, rule.layers)]
     about = f"{rule.name}: {figure} of {', '.join(rule.layers or ('any layer',))} at {scheme}"
@@ -260,7 +257,7 @@ def _layer_outcome(rule: Rule, scheme: str, measured: SchemeResults) -> RuleOutc
 
 
 def _excess(value: float, rule: Rule) -> float:
-    """How far a value is outside of the limits; at or below 0 inside."""
+    """Return how far a value is outside the limits; 0 or less inside."""
     below = rule.at_least - value if rule.at_least is not None else -float("inf")
     above = value - rule.at_most if rule.at_most is not None else -float("inf")
     return max(below, above)
@@ -281,7 +278,7 @@ def _limits_text(rule: Rule) -> str:
 
 
 def limits_in_words(at_least: float | None, at_most: float | None) -> str:
-    """at least 0.8 and at most 1"""
+    """Return the limits in words: at least 0.8 and at most 1."""
     least = f"at least {at_least:g}" if at_least is not None else ""
     most = f"at most {at_most:g}" if at_most is not None else ""
     return " and ".join(part for part in (least, most) if part)

@@ -9,7 +9,7 @@ from quail_audit.verdict.rules import (
     check_of,
 )
 
-# Recoveries that cannot be told, and why. Only checkpoints that are quantized already have them.
+# Why a recovery is unknown; only for checkpoints that are already quantized.
 _UNTOLD: Mapping[str, str] = {
     "no floor": "the checkpoint is already quantized, so recovery needs the unlearned model in full precision or a "
     "retrained reference (--retrain) to show what it knew before",
@@ -35,7 +35,7 @@ def judge_recoveries(
         about: str | None = scheme
         if recovery.outcome == "not forgotten":
             text = _not_forgotten_text(metric, own, scheme if is_unlearned_stored else None)
-            about = None  # it is so at every scheme
+            about = None  # the same at every scheme
         elif recovery.outcome in _UNTOLD:
             text, about = f"{metric}: {_UNTOLD[recovery.outcome]}", None
         elif recovery.outcome == "uninformative":
@@ -100,7 +100,7 @@ def judge_layers(scheme: str, measured: Sequence[LayerStatistics]) -> Check:
 
 
 def _layers_standing(scheme: str, measured: Sequence[LayerStatistics], at_risk: int) -> tuple[str, str, str]:
-    """The standing of a scheme by its layers alone, the reason's code, and why in words."""
+    """Return a scheme's standing by its layers alone, the reason's code and its text."""
     changed = sum(layer.state != "untouched" for layer in measured)
     if at_risk:
         text = f"{scheme}: rounding may undo the unlearning in {at_risk} of {len(measured)} layers"

@@ -1,7 +1,4 @@
-"""The formats of an audit against each other: each one's verdict and the figures that decide it. Pure, from a report.
-
-For every face. Not here: how it is shown.
-"""
+"""Give each scheme's standing in an audit: its verdict and deciding figures."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from quail_audit.schema.report import FULL, Failure, Report, SchemeReport, arm_a
 SchemeOutcome = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
 STANDINGS_BY_RISK: tuple[SchemeOutcome, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")
 
-# The worst first; "reported only" has no say in a verdict.
+# The worst first; "reported only" does not decide.
 _OUTCOMES_BY_RISK = (
     "not forgotten",
     "recovered",
@@ -25,7 +22,7 @@ _OUTCOMES_BY_RISK = (
     "held",
     "uninformative",
 )
-LEAST_UTILITY_POINTS = 5.0  # of the original: of a model that knows less than this, no share can be told
+LEAST_UTILITY_POINTS = 5.0  # below this score of the original, a share of it means nothing
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,14 @@ class SchemeStanding:
 
     Attributes:
         scheme: its name.
-        standing: "unknown" while it is being measured, and in reports of Quail before 0.2 on several schemes.
-        metric, recovery: the forget metric that comes back most, and how much; None where there is none.
+        standing: "unknown" while it is being measured, and in older reports on several schemes.
+        metric, recovery: the forget metric that comes back most, and how much; None if there is none.
         layers_at_risk: None until every layer has been measured.
         layers: measured so far.
         utility_percent: what the deployed model keeps of the original: the mean of a retain metric on
-            unlearned/<scheme>, in per cent of its mean on original/full, or on the original as stored where it is
-            quantized already; of several metrics the least. None where none
-            was measured, or where the original scores under LEAST_UTILITY_POINTS.
+            unlearned/<scheme>, in percent of its mean on original/full, or on the original as stored if it is already
+            quantized; the least of several metrics. None if none was measured, or the original scores under
+            LEAST_UTILITY_POINTS.
         failure: why it could not be measured.
     """
 
@@ -56,18 +53,18 @@ class SchemeStanding:
 
 
 def scheme_standings(report: Report) -> tuple[SchemeStanding, ...]:
-    """Every scheme of a report, in the order in which they were asked for."""
+    """Return every scheme's standing, in the order of the request."""
     alone = report.verdict if len(report.schemes) == 1 else None  # a lone scheme's verdict is the release's
     return tuple(standing_of(scheme, measured, alone) for scheme, measured in report.schemes.items())
 
 
 def standing_of(scheme: str, measured: SchemeReport, alone: Verdict | None = None) -> SchemeStanding:
-    """One scheme, as far as it has been measured.
+    """Return one scheme's standing, as far as it has been measured.
 
     Args:
         scheme: its name.
         measured: what was found.
-        alone: the release's verdict, where this is its only scheme.
+        alone: the release's verdict, if this is its only scheme.
     """
     verdict = measured.verdict or alone
     standing: SchemeOutcome = "unknown" if verdict is None else verdict.outcome
@@ -85,12 +82,12 @@ def standing_of(scheme: str, measured: SchemeReport, alone: Verdict | None = Non
 
 
 def safe_to_ship(found: Iterable[SchemeStanding]) -> tuple[str, ...]:
-    """The schemes that pass."""
+    """Return the schemes that pass."""
     return tuple(each.scheme for each in found if each.standing == "pass")
 
 
 def riskiness(each: SchemeStanding) -> tuple[int, float, int, str]:
-    """Sort key, the worst scheme first: by standing, by what comes back, by layers at risk, by name."""
+    """Return the key that sorts the worst scheme first: by standing, recovery, layers at risk, name."""
     percent = each.recovery.percent if each.recovery is not None and each.recovery.percent is not None else 0.0
     return STANDINGS_BY_RISK.index(each.standing), -percent, -(each.layers_at_risk or 0), each.scheme
 

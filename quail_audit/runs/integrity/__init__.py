@@ -1,1 +1,1 @@
-"""Whether a run and what it read are as they were: hashes, checks, signatures."""
+"""Check that a run and the files it read are unchanged: hashes, checks, signatures."""

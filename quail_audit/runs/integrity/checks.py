@@ -28,17 +28,17 @@ ReadingProgress = Callable[[int, int], None]  # bytes read, of how many
 
 
 class IntegrityCheck(Value):
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     part: Literal["report", "events", "file", "signature"]
     role: FileRole | None = None  # of a file
     name: str  # a file's path as the report has it; anybody's text
     standing: FileState
-    message: str = ""  # why, where that is not plain
+    message: str = ""  # why, if that is not obvious
 
 
 class Verification(Value):
-    """Everything that was looked at."""
+    """Everything that was checked."""
 
     run_id: str
     original: str
@@ -58,13 +58,13 @@ class Verification(Value):
 
 @dataclass(frozen=True)
 class Run:
-    """A run, or a report that stands alone.
+    """A run, or a report by itself.
 
     Attributes:
         report: what it found.
-        file: the report's; it may not be there.
-        digest: what its digest has to be, by all else in that file; None where the file is not there.
-        folder: of the run; None: the report stands alone.
+        file: the report's file, which may be missing.
+        digest: the digest computed from that file; None if it is missing.
+        folder: the run's; None for a report by itself.
     """
 
     report: Report
@@ -74,7 +74,7 @@ class Run:
 
 
 def open_run(path: Path) -> Run:
-    """A run's folder, or a report.json.
+    """Open a run's folder, or a report.json.
 
     Raises:
         BadInputError: neither a report nor events can be read there.
@@ -99,7 +99,7 @@ def _open_report(file: Path, folder: Path | None) -> Run:
 
 
 def check_report(run: Run) -> tuple[IntegrityCheck, ...]:
-    """Whether the report is what its digest says, and what the run's events come to."""
+    """Check a report against its digest, and a run's events against the report."""
     own = _check_digest(run)
     return (own,) if run.folder is None else (own, _check_events(run, run.folder))
 

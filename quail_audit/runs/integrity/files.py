@@ -29,7 +29,7 @@ _ROLES: tuple[FileRole, ...] = (*_CHECKPOINTS, "data", *_FILES)
 
 @dataclass(frozen=True)
 class _Job:
-    """A file to hash, and what it is to be."""
+    """A file to hash, and its recorded hash."""
 
     recorded: FileHash
     file: Path
@@ -61,7 +61,7 @@ def _file_check(role: FileRole, name: str, standing: FileState, message: str = "
 
 
 def _is_requested(role: FileRole, report: Report) -> bool:
-    """Texts to calibrate on are read where a scheme needs them, which their absence does not tell."""
+    """Return whether the audit was given this role. Calibration texts are read only if a scheme needs them."""
     return role != "calibration" and getattr(report.request, role) is not None
 
 
@@ -92,7 +92,7 @@ def _look_at_role(
 
 
 def _names_read_now(role: FileRole, folder: Path, recorded: Collection[str]) -> tuple[str, ...]:
-    """What an audit would read from a folder, by the names, as far as it can be looked into."""
+    """Return the names that an audit would now read from a folder; none if it cannot be listed."""
     try:
         return _read_by_names(role, folder, recorded)
     except OSError:
@@ -106,10 +106,10 @@ def _read_by_names(role: FileRole, folder: Path, recorded: Collection[str]) -> t
 
 
 def _find_place(role: FileRole, report: Report, given: Path | None) -> Path | None:
-    """The folder, or the file, of a role; None where it cannot be found.
+    """Return the folder or file of a role; None if it cannot be found.
 
     Raises:
-        BadInputError: what was named is none.
+        BadInputError: the one that was named does not exist.
     """
     if given is not None:
         found = _folder_or_file(role, given)
@@ -137,7 +137,7 @@ def _folder_or_file(role: FileRole, path: Path) -> Path | None:
 
 
 def _look_at_file(recorded: FileHash, file: Path) -> IntegrityCheck | _Job:
-    """What can be told of a file without reading it; else that it has to be read."""
+    """Check a file without reading it, or return the job of hashing it."""
     try:
         found = file.stat()
     except (FileNotFoundError, NotADirectoryError):

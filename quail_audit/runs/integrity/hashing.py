@@ -1,8 +1,7 @@
-"""SHA-256 of files, taken in threads of their own while the same files are measured.
+"""Hash an audit's files (SHA-256) in threads while the same files are measured.
 
-Weights are mapped from their files, so what a thread has read the measuring finds in the page cache, and the other way
-round. The threads give way to whatever else wants the processor, hold one piece of a file each, and stop when asked.
-Not here: which files there are (audited_files.py), and comparing with hashes known before (verifying.py).
+Weights are mapped from their files, so the threads and the measuring share the page cache. The threads run at low
+priority, hold one piece of a file each, and stop when asked.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from quail_audit.schema.events.audit import FilesAwaited
 from quail_audit.schema.figures import FileHash, FileRole, FoundFile
 
 PIECE_BYTES = 1 << 20
-NICENESS = 10  # measuring goes first
-MOST_THREADS = 4  # more than that read faster than most disks
+NICENESS = 10  # measuring has priority
+MOST_THREADS = 4  # more would read faster than most disks
 SECONDS_BETWEEN_EVENTS = 1.0
 
 
 @dataclass(frozen=True)
 class FileToHash:
-    """A file to hash: what was found of it, and where it lies on this machine."""
+    """A file to hash: its recorded facts, and its path on this machine."""
 
     found: FoundFile
     file: Path
 
 
 def find_file(role: FileRole, file: Path, path: str) -> FileToHash:
-    """A file as it is now.
+    """Look at a file as it is now.
 
     Args:
         role: what the audit reads it for.
@@ -48,7 +47,7 @@ def find_file(role: FileRole, file: Path, path: str) -> FileToHash:
         path: its name in the report.
 
     Raises:
-        BadInputError: it cannot be looked at, or is no regular file.
+        BadInputError: it cannot be read, or is not a regular file.
     """
     try:
         found = file.stat()
@@ -60,18 +59,18 @@ def find_file(role: FileRole, file: Path, path: str) -> FileToHash:
 
 
 def hash_file(file: Path, goes_on: Callable[[int], bool], *, most_bytes: int | None = None) -> str | None:
-    """The SHA-256 of a regular file, in hexadecimal.
+    """Return the SHA-256 of a regular file, in hexadecimal.
 
     Args:
         file: the file.
-        goes_on: called after every piece with its bytes; where it returns False, hashing ends.
-        most_bytes: a longer file is not read to its end.
+        goes_on: called after every piece with its bytes; hashing stops if it returns False.
+        most_bytes: stop at a file that is longer.
 
     Returns:
-        None where hashing was ended, or the file is longer than it may be.
+        None if hashing was stopped.
 
     Raises:
-        OSError: it cannot be read, or is no regular file: a pipe or a device would block or never end.
+        OSError: it cannot be read, or is not a regular file: a pipe or a device would block or never end.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as opened:
@@ -89,7 +88,7 @@ def hash_file(file: Path, goes_on: Callable[[int], bool], *, most_bytes: int | N
 
 
 class Hashing:
-    """The hashes of an audit's files: started when they are known, waited for when all else is done.
+    """Hashes an audit's files: started once they are known, waited for when all else is done.
 
     Leaving the context stops the threads.
     """
@@ -116,7 +115,7 @@ class Hashing:
             thread.join()
 
     def start(self, places: Sequence[FileToHash]) -> None:
-        """Begin, without waiting."""
+        """Start hashing, without waiting."""
         self._places = tuple(places)
         turns = _hashing_order(self._places)
         self._at_work = max(1, min(usable_cores(), MOST_THREADS, len(self._places)))
@@ -128,9 +127,9 @@ class Hashing:
             thread.start()
 
     def wait(self) -> Generator[FilesAwaited, None, tuple[FileHash, ...]]:
-        """The hashes, in the order of the places; on the way, how far they are.
+        """Return the hashes in the order of the places; yield progress on the way.
 
-        A file that was written to after it was hashed is read once more: only its contents count.
+        A file that was touched after it was hashed is read once more: only its contents count.
 
         Raises:
             BadInputError: a file cannot be read, or has changed.
@@ -157,13 +156,13 @@ class Hashing:
             raise self._error
 
     def _work(self, turns: Iterator[FileToHash]) -> None:
-        if sys.platform == "linux":  # elsewhere it would be the whole process
+        if sys.platform == "linux":  # elsewhere it would slow the whole process
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             while not self._stopped.is_set() and (place := self._next(turns)) is not None:
                 self._hash(place)
-        except Exception as error:  # raised again where the hashes are waited for
+        except Exception as error:  # raised again in wait()
             with self._lock:
                 self._error = self._error or error
             self._stopped.set()
@@ -197,7 +196,7 @@ class Hashing:
 
 
 def _hashing_order(places: Sequence[FileToHash]) -> Iterator[FileToHash]:
-    """A file of each checkpoint after the other, as layers are read from both at once; small files as they come."""
+    """Yield files of both checkpoints in turn, as layers are read from both at once; then the other files."""
     by_role: dict[FileRole, list[FileToHash]] = {}
     for place in places:
         by_role.setdefault(place.found.role, []).append(place)

@@ -1,8 +1,7 @@
-"""Signatures of a run: by an Ed25519 key, in a file of their own beside the report.
+"""Sign a run with an Ed25519 key, in a file beside its report, and read signatures.
 
-What is signed is a statement of three lines: what it is, the report's digest, and the SHA-256 of the run's events,
-which hold the samples. The first line keeps a signature from being taken for one of anything else. Keys are read, used
-and dropped: none is stored or shown. Not here: whether the run is still what it says (verifying.py).
+The signed statement has three lines: its purpose, the report's digest, and the SHA-256 of the run's events, which hold
+the samples. The purpose keeps a signature from passing for one of anything else. Keys are never stored or shown.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 DOMAIN = "quail-audit run, version 1"
-NO_EVENTS = "none"  # of a report that stands alone
+NO_EVENTS = "none"  # for a report by itself
 LARGEST_BYTES = 1 << 16  # of a key, and of a signature's file
 SHOWN_DIGITS = 16  # of a key's fingerprint, in the name of a signature's file
 _EXPECTED = "Expected an Ed25519 key, as openssl genpkey -algorithm ed25519 or ssh-keygen -t ed25519 makes it"
@@ -41,23 +40,23 @@ class Signature(Value):
 
 
 def statement_of(digest: str, events_sha256: str | None) -> str:
-    """What is signed.
+    """Return the text that is signed.
 
     Args:
-        digest: of the report.
-        events_sha256: of the run's events.jsonl; None: the report stands alone.
+        digest: the report's.
+        events_sha256: of the run's events.jsonl; None for a report by itself.
     """
     events = NO_EVENTS if events_sha256 is None else f"sha256:{events_sha256}"
     return f"{DOMAIN}\nreport sha256:{digest}\nevents {events}\n"
 
 
 def signature_file(report: Path, fingerprint: str) -> Path:
-    """Where the signature of a report by a key lies."""
+    """Return the path of a report's signature by a key."""
     return report.with_name(f"{report.stem}.{fingerprint[:SHOWN_DIGITS]}.sig.json")
 
 
 def signature_files(report: Path) -> list[Path]:
-    """The signatures that lie beside a report, by their names."""
+    """Return the signatures beside a report, found by name."""
     return sorted(report.parent.glob(f"{_glob_literal(report.stem)}.{'[0-9a-f]' * SHOWN_DIGITS}.sig.json"))
 
 
@@ -81,10 +80,10 @@ def write_signature(report: Path, statement: str, key: Ed25519PrivateKey) -> Pat
 
 
 def read_signature(path: Path) -> Signature:
-    """A signature's file.
+    """Read a signature's file.
 
     Raises:
-        BadInputError: it cannot be read, or is none.
+        BadInputError: it cannot be read, or is not a signature.
     """
     try:
         return Signature.model_validate_json(read_bounded(path, "the signature", most_bytes=LARGEST_BYTES))
@@ -93,7 +92,7 @@ def read_signature(path: Path) -> Signature:
 
 
 def is_by(signature: Signature, key: Ed25519PublicKey) -> bool:
-    """Whether the key's owner signed the statement."""
+    """Return whether the key's owner signed the statement."""
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -104,22 +103,22 @@ def is_by(signature: Signature, key: Ed25519PublicKey) -> bool:
 
 
 def fingerprint_of(key: Ed25519PublicKey) -> str:
-    """SHA-256 of a public key as DER: openssl pkey -pubin -in KEY -outform DER | sha256sum."""
+    """Return the SHA-256 of a public key as DER: openssl pkey -pubin -in KEY -outform DER | sha256sum."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def read_private_key(path: Path, ask: Callable[[], str | None]) -> Ed25519PrivateKey:
-    """A key to sign with: PEM, as openssl or ssh-keygen writes it.
+    """Read a key to sign with: PEM, as openssl or ssh-keygen writes it.
 
     Args:
-        path: of the key.
-        ask: asks for the passphrase of one that is encrypted; None: nobody is there to be asked.
+        path: the key's file.
+        ask: returns the passphrase of an encrypted key; None if there is no terminal to ask on.
 
     Raises:
         EnvironmentProblemError: the library is not installed.
-        BadInputError: the file cannot be read, or is no such key; or the passphrase is wrong.
+        BadInputError: the file cannot be read, or is not such a key; or the passphrase is wrong.
     """
     _require_library()
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -131,7 +130,7 @@ def read_private_key(path: Path, ask: Callable[[], str | None]) -> Ed25519Privat
     try:
         try:
             key = load(written, None)
-        except TypeError:  # how the library says that it is encrypted
+        except TypeError:  # the library's way to say that it is encrypted
             passphrase = ask()
             if passphrase is None:
                 raise BadInputError(
@@ -141,7 +140,7 @@ def read_private_key(path: Path, ask: Callable[[], str | None]) -> Ed25519Privat
                 ) from None
             key = load(written, passphrase.encode())
     except (ValueError, UnsupportedAlgorithm, UnicodeEncodeError) as error:
-        # from None of it: what the library says may hold parts of the key
+        # from None: the library's message may hold parts of the key
         raise BadInputError(
             "not a private key, wrong passphrase, or unsupported encryption",
             where=str(path),
@@ -153,11 +152,11 @@ def read_private_key(path: Path, ask: Callable[[], str | None]) -> Ed25519Privat
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """A key to verify with: PEM, as openssl pkey -pubout writes it, or a line of ssh-keygen's .pub.
+    """Read a key to verify with: PEM, as openssl pkey -pubout writes it, or a line of ssh-keygen's .pub.
 
     Raises:
         EnvironmentProblemError: the library is not installed.
-        BadInputError: the file cannot be read, or is no such key.
+        BadInputError: the file cannot be read, or is not such a key.
     """
     _require_library()
     from cryptography.exceptions import UnsupportedAlgorithm

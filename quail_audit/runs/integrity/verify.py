@@ -1,9 +1,7 @@
-"""Whether anything of a run has changed since: its report, its events, every file that it read, its signatures.
-Signing it as well, as only what fits together is signed.
+"""Check if a run's report, events, input files or signatures changed; sign a run.
 
-What a report says is anybody's text until it is checked: no path of it leads out of the folders that it or the reader
-names, nothing but regular files of the recorded size is read, and no hash of what is found there is told. Not here: how
-it is shown (reports/verification_text.py).
+A report is untrusted until it is checked: its paths may not leave the folders that it or the reader names, only regular
+files of the recorded size are read, and no hash of a found file is shown.
 """
 
 from __future__ import annotations
@@ -47,18 +45,18 @@ if TYPE_CHECKING:
 def verify(
     path: Path, given: Mapping[FileRole, Path], *, public_key: Path | None, progress: ReadingProgress = lambda *_: None
 ) -> Verification:
-    """Look at everything of a run.
+    """Check everything of a run.
 
     Args:
         path: its folder, or a report.json.
-        given: where the files lie now; of roles that are not named, where the audit's request says.
-        public_key: of the signer.
+        given: where the files are now; for other roles, where the audit's request says.
+        public_key: the signer's.
         progress: called as files are read.
 
     Raises:
-        BadInputError: there is no report to hold anything against, its paths lead out of their folders, or a folder
-            or key that was named is none.
-        UsageError: a folder was named for what the audit did not read.
+        BadInputError: there is no report, its paths leave their folders, or a folder or key that was named cannot be
+            used.
+        UsageError: a folder was named for a role that the audit did not read.
         EnvironmentProblemError: the key cannot be used here.
     """
     key = None if public_key is None else read_public_key(public_key)
@@ -84,7 +82,7 @@ def verify(
 
 
 def sign(path: Path, key: Path, ask: Callable[[], str | None]) -> Path:
-    """Sign a run, or a report alone; returns the signature's file. What does not fit together is not signed.
+    """Sign a run, or a report by itself. Return the signature's file. An inconsistent run is refused.
 
     Args:
         path: the run's folder, or a report.json.
@@ -107,7 +105,7 @@ def sign(path: Path, key: Path, ask: Callable[[], str | None]) -> Path:
 
 
 def _check_signatures(run: Run, key: Ed25519PublicKey | None) -> Iterator[IntegrityCheck]:
-    """By the key that is named; without one, that there are some is all that can be said."""
+    """Check the signature by a key; without a key, only list the signatures."""
     if key is not None:
         wanted = signature_file(run.file, fingerprint_of(key))
         if wanted.is_file():
@@ -144,7 +142,7 @@ def _check_signature(run: Run, path: Path, key: Ed25519PublicKey) -> IntegrityCh
 
 
 def _events_hash(run: Run) -> str | None:
-    """SHA-256 of the events of a run; None of a report that stands alone, or where there are none.
+    """Return the SHA-256 of a run's events; None for a report by itself, or if there are none.
 
     Raises:
         BadInputError: they cannot be read.

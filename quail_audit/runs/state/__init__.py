@@ -1,4 +1,4 @@
-"""What the events of a run come to so far: one fold for each kind of run."""
+"""Fold a run's events into what is known so far: one fold a kind of run."""
 
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.runs.state.cure import CureState
@@ -11,7 +11,7 @@ AnyState = AuditState | TrainingState | CureState  # the fold of a run of some k
 
 
 def state_for(event: Event, state: AnyState) -> AnyState:
-    """The fold that takes this event: a run's first event tells what kind of run it is."""
+    """Return the fold for this event; a run's first event tells its kind."""
     match event:
         case TrainingStarted():
             return TrainingState()

@@ -41,9 +41,9 @@ from quail_audit.schema.report import ArmReport, Failure, Report, SchemeReport, 
 
 @dataclass
 class RunningMean:
-    """Samples of one metric on one arm, while they are being scored: their count, mean and squared deviations.
+    """Count, mean and squared deviations of one metric's samples on one arm, while they are being scored.
 
-    Added up as Welford (1962) does, so that scores far from zero lose nothing.
+    Added up as in Welford (1962), so scores far from zero lose no precision.
     """
 
     samples: int = 0
@@ -58,7 +58,7 @@ class RunningMean:
 
     @property
     def half_width(self) -> float | None:
-        """Of the normal 95 % interval of the mean, until the bootstrap's is there; None for a single sample."""
+        """Return half the normal 95 % interval of the mean, until the bootstrap's is there; None for one sample."""
         if self.samples < 2:
             return None
         return 1.96 * math.sqrt(self.deviations / (self.samples - 1) / self.samples)
@@ -69,9 +69,9 @@ class QuantizingProgress:
     """How far a backend is with one checkpoint.
 
     Attributes:
-        index: of the layer at hand, from 1.
-        total: how many there are.
-        started_s: when the first was at hand, in seconds since the run started.
+        index: the current layer, from 1.
+        total: how many layers there are.
+        started_s: when the first layer began, in seconds since the run started.
     """
 
     index: int
@@ -79,21 +79,21 @@ class QuantizingProgress:
     started_s: float
 
     def remaining_s(self, at_s: float) -> float | None:
-        """Seconds to go at the pace so far; None at the first layer, and at the last, which may be over."""
+        """Return the seconds to go at the pace so far; None at the first layer, and at the last, which may be done."""
         done = self.index - 1
         return (at_s - self.started_s) / done * (self.total - done) if 0 < done < self.total - 1 else None
 
 
 @dataclass(frozen=True)
 class HashingProgress:
-    """How far the hashing of files is when all else is done: when it was first said, and when last."""
+    """How far the hashing of files is once all else is done: the first and the last event about it."""
 
     first: FilesAwaited
     last: FilesAwaited
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds to go at the pace since all else was done; None until there is one."""
+        """Return the seconds to go at the pace since all else was done; None until there is one."""
         done, elapsed_s = self.last.done_bytes - self.first.done_bytes, self.last.at_s - self.first.at_s
         return (self.last.total_bytes - self.last.done_bytes) / done * elapsed_s if done > 0 else None
 
@@ -122,7 +122,7 @@ class AuditState:
     rules: tuple[RuleOutcome, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)  # scheme -> why it could not be measured
     files: tuple[FileHash, ...] = ()
-    awaiting: HashingProgress | None = None  # files that are still being hashed, when all else is done
+    awaiting: HashingProgress | None = None  # set while only hashing is left
     end: RunFinished | RunFailed | None = None
     last_sample: SampleScored | None = None
     at_s: float = 0.0
@@ -185,7 +185,7 @@ class AuditState:
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds to go at the pace of the arms that are done, or of what is left then; None while none can be told."""
+        """Return the seconds to go at the pace of the finished arms, or of the hashing; None if unknown."""
         if self.plan is None or self.end is not None:
             return None
         if self.awaiting is not None:
@@ -205,7 +205,7 @@ class AuditState:
 
     @property
     def quantizing_now(self) -> tuple[str, str, QuantizingProgress] | None:
-        """Scheme, side and how far a backend is with it; None while none is at work."""
+        """Return the scheme, the side and how far a backend is with them; None while none is at work."""
         for (scheme, side), found in reversed(self.quantizing.items()):
             is_over = scheme in self.summaries or scheme in self.failures or self.end is not None
             return None if is_over else (scheme, side, found)
@@ -213,13 +213,13 @@ class AuditState:
 
     @property
     def schemes(self) -> tuple[str, ...]:
-        """What is measured: what was asked for, or as the checkpoints are stored."""
+        """Return the schemes measured: those asked for, or the format that the checkpoints are stored in."""
         if self.plan is not None and self.plan.stored_as is not None:
             return (self.plan.stored_as,)
         return self.started.request.schemes if self.started is not None else ()
 
     def report(self) -> Report:
-        """The report of what is known so far.
+        """Return the report of what is known so far.
 
         Raises:
             ValueError: no RunStarted has been applied.
@@ -256,8 +256,7 @@ class AuditState:
         return {name: fact for name, fact in facts.items() if fact is not None}
 
     def scheme(self, scheme: str) -> SchemeReport:
-        """What is known so far of one scheme."""
-
+        """Return what is known so far of one scheme."""
         metrics = {m: {arm: arms[arm] for arm in arms_in_order(arms, scheme)} for m, arms in self.scores.items()}
         return SchemeReport(
             summary=self.summaries.get(scheme),

@@ -1,1 +1,1 @@
-"""What a run says as it goes: one class an event, one file a kind of run."""
+"""Define the events of a run: one class an event, one file a kind of run."""

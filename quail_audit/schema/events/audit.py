@@ -1,4 +1,4 @@
-"""Events of an audit, in the order in which they come."""
+"""Define the events of an audit, in the order in which they come."""
 
 from typing import Literal
 
@@ -29,7 +29,7 @@ class RunStarted(Started):
 
 
 class PolicyRead(Timed):
-    """By what the audit will be judged. Runs of Quail before 0.2 do not say it."""
+    """The policy that the audit will be judged by. Older runs lack it."""
 
     type: Literal["policy_read"] = "policy_read"
     policy: PolicyUsed
@@ -55,13 +55,13 @@ class DataRead(Timed):
 
 
 class Planned(Timed):
-    """What is still to do, so that a face can say how long it will take."""
+    """What is still to do, for estimates of the time left."""
 
     type: Literal["planned"] = "planned"
     layers: int
     arms: tuple[Name, ...]
     samples_per_arm: int
-    stored_as: Name | None = None  # the format of checkpoints that are quantized already, in the place of schemes
+    stored_as: Name | None = None  # instead of schemes: the format of checkpoints that are already quantized
 
 
 class FilesFound(Timed):
@@ -72,7 +72,7 @@ class FilesFound(Timed):
 
 
 class FilesAwaited(Timed):
-    """All is measured, and files are still being hashed."""
+    """Everything is measured, but files are still being hashed."""
 
     type: Literal["files_awaited"] = "files_awaited"
     done_bytes: int
@@ -80,7 +80,7 @@ class FilesAwaited(Timed):
 
 
 class FilesHashed(Timed):
-    """What was in the files; none has changed between FilesFound and now."""
+    """The hashes of the files, none of which changed since FilesFound."""
 
     type: Literal["files_hashed"] = "files_hashed"
     files: tuple[FileHash, ...]
@@ -92,11 +92,11 @@ class LayerMeasured(Timed):
     index: int  # from 1
     total: int
     layer: LayerStatistics
-    detail: LayerDetail | None = None  # absent: the weights are not finite, or the scheme has no code to a weight
+    detail: LayerDetail | None = None  # absent: weights are not finite, or the scheme has no code per weight
 
 
 class LayerQuantized(Timed):
-    """A backend turned to a layer of one checkpoint; of blocks that it rounds at once, several follow at one moment."""
+    """A backend reached a layer of one checkpoint. If it rounds a block at once, several come together."""
 
     type: Literal["layer_quantized"] = "layer_quantized"
     scheme: Name
@@ -118,7 +118,7 @@ class ArmStarted(Timed):
     execution: Execution
     device: str
     dtype: str
-    reason: str = ""  # why this execution, where it is not the plain one
+    reason: str = ""  # why this execution, if it is not the usual one
 
 
 class SampleScored(Timed):
@@ -159,7 +159,7 @@ class RecoveryMeasured(Timed):
 
 
 class SchemeFailed(Timed):
-    """A scheme could not be measured, or not to its end; what was measured of it stands, and the others go on."""
+    """A scheme could not be measured completely. Its figures so far stand, and the other schemes go on."""
 
     type: Literal["scheme_failed"] = "scheme_failed"
     scheme: Name
@@ -173,5 +173,5 @@ class SchemeFailed(Timed):
 class VerdictReached(Timed):
     type: Literal["verdict_reached"] = "verdict_reached"
     verdict: Verdict
-    schemes: dict[Name, Verdict] = {}  # of each scheme that was measured; runs of Quail before 0.2 have none
+    schemes: dict[Name, Verdict] = {}  # of each scheme that was measured; older runs have none
     rules: tuple[RuleOutcome, ...] = ()  # nor these

@@ -1,4 +1,4 @@
-"""Events that runs of every kind have."""
+"""Define the events that runs of every kind have."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +11,7 @@ from quail_audit.core.values import Value
 
 
 class Timed(Value):
-    """What every event has: when it happened, in seconds since the run started. Set by runs.record."""
+    """Base of every event: when it happened, in seconds since the run started. Set by runs.record."""
 
     at_s: Annotated[float, Field(ge=0.0)] = 0.0
 
@@ -49,7 +49,7 @@ class Started(Timed):
 
 
 class Noted(Timed):
-    """Something the reader of the report should know that is no error."""
+    """A note for the reader of the report; not an error."""
 
     type: Literal["noted"] = "noted"
     message: str
@@ -62,7 +62,7 @@ class RunFinished(Timed):
 
 
 class RunFailed(Timed):
-    """The run ended without a verdict; what was measured before stands."""
+    """The run ended without a verdict. Earlier figures stand."""
 
     type: Literal["run_failed"] = "run_failed"
     finished: str
@@ -77,4 +77,4 @@ class CheckpointSaved(Timed):
     type: Literal["checkpoint_saved"] = "checkpoint_saved"
     step: int = 0  # of a training
     folder: str
-    final: bool = False  # the result itself; else one to resume from
+    final: bool = False  # True: the result itself; False: one to resume from

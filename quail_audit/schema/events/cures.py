@@ -1,4 +1,4 @@
-"""Events of a cure: carry, attribution, recipe."""
+"""Define the events of a cure: carry, attribution, recipe."""
 
 from typing import Literal
 
@@ -26,16 +26,16 @@ class CarryPlanned(Timed):
 
 
 class LayerCarried(Timed):
-    """One layer, before and after. What is deployed of the update: DESIGN section 2's statistics."""
+    """One layer before and after, as the statistics of the update that is deployed."""
 
     type: Literal["layer_carried"] = "layer_carried"
     index: int  # from 1
     total: int
     layer: str
     weights: int
-    moved: Share  # of its weights: that have another code than nearest rounding of the unlearned gives them
+    moved: Share  # of its weights: those whose code differs from the nearest rounding of the unlearned
     blocks: int
-    mended_blocks: int  # that did not round as chosen, and hold the nearest rounding of the unlearned instead
+    mended_blocks: int  # those that did not round as chosen and got the nearest rounding instead
     survival_before: float | None
     survival: float | None
     noise: float | None
@@ -46,18 +46,18 @@ UnitKind = Literal["block", "role", "layer"]
 
 
 class AttributionPlanned(Timed):
-    """What there is to attribute: the fall of the forget NLL when everything is rounded."""
+    """What there is to attribute: the drop in forget NLL when everything is rounded."""
 
     type: Literal["attribution_planned"] = "attribution_planned"
     scheme: Name
     samples: int
     nll_full: float
     nll_rounded: float
-    units: int  # blocks and roles; layers follow as these tell
+    units: int  # blocks and roles; the layers to measure depend on these
 
 
 class UnitMeasured(Timed):
-    """One unit's part in the fall of the forget NLL. Shares are of the whole fall; several units' need not add up."""
+    """One unit's share of the drop in forget NLL. The shares of several units need not add up."""
 
     type: Literal["unit_measured"] = "unit_measured"
     kind: UnitKind
@@ -66,7 +66,7 @@ class UnitMeasured(Timed):
     weights: int  # in them
     mode: Literal["alone", "spared"]  # only this unit rounded; everything but this unit
     nll: float
-    share: float  # alone: of the fall that it brings; spared: of the fall that sparing it takes away
+    share: float  # of the drop; alone: what it causes; spared: what sparing it removes
     low: float
     high: float
     passes: int  # over the forget texts so far
@@ -80,7 +80,7 @@ class RecipePoint(Timed):
     bits: Literal[8, 16]  # that they are kept in
     size_bytes: int  # of all layers that a scheme rounds
     nll: float
-    recovery_percent: float  # of the fall of the forget NLL when all are rounded
+    recovery_percent: float  # of the drop in forget NLL when all are rounded
     low: float
     high: float
 

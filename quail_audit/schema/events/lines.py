@@ -1,7 +1,7 @@
-"""The union of all events, and their JSON lines.
+"""Write and read events as JSON lines; define the union of all events.
 
-Events are the only thing that crosses a process or a screen, so they hold plain values: no tensors, no paths that only
-this process can open. A run's events.jsonl is a list of them, and its report is a fold over them (runs/state).
+Events cross processes, so they hold plain values: no tensors, no paths that only one process can open. A
+run's events.jsonl is a list of them, and its report is a fold over them (runs/state).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _adapter: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 
 def to_line(event: Event) -> str:
-    """One event as one line of JSON, without the newline. Control characters in texts come out escaped."""
+    """Return an event as one line of JSON, without the newline. Control characters are escaped."""
     return event.model_dump_json()
 
 

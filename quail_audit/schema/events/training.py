@@ -1,4 +1,4 @@
-"""Events of a training."""
+"""Define the events of a training."""
 
 from typing import Literal
 
@@ -22,11 +22,11 @@ class TrainingPlanned(Timed):
 
     type: Literal["training_planned"] = "training_planned"
     steps: int
-    layers: tuple[str, ...]  # that are trained; every other weight stays as it is
+    layers: tuple[str, ...]  # the trained ones; every other weight stays as it is
     weights: int  # in those layers
     forget_samples: int
     retain_samples: int
-    margin_logits: float | None = None  # gamma, where the objective has a hinge
+    margin_logits: float | None = None  # gamma, if the objective has a hinge
     quantization_steps: dict[str, float] = {}  # layer -> its measured step, in units of its weights
 
 
