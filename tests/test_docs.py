@@ -135,17 +135,17 @@ def test_the_scheme_of_the_page_is_found_and_measures(tmp_path: Path) -> None:
     (package / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
     program = """
 import torch
-from quail_audit.engine.schemes.registry import expand, scheme_named
+import quail_audit as quail
+from quail_audit.engine.schemes.registry import expand_names, scheme_named
 from quail_audit.engine.weights.pair import pair_sums
-from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
-scheme = scheme_named("ternary-g32")
-assert "ternary-g32" in expand(["all"])
+from quail_audit.engine.weights.statistics import layer_detail
+assert "ternary-g32" in expand_names(["all"])
 original, unlearned = torch.zeros(1, 32), torch.zeros(1, 32)
 original[0, :3] = torch.tensor([1.0, 0.4, 0.2])
 unlearned[0, :3] = torch.tensor([1.0, 0.6, 0.3])
-sums = pair_sums(original, unlearned, scheme)
-layer = layer_statistics(sums, name="x", block=None, role="x")
-print(layer.overlap, round(layer.survival, 4), layer_detail(sums).transitions)
+layer = quail.measure(original, unlearned, "ternary-g32")
+detail = layer_detail(pair_sums(original, unlearned, scheme_named("ternary-g32")))
+print(layer.overlap, round(layer.survival, 4), detail.transitions)
 """
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run(
