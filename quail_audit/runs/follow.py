@@ -10,7 +10,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.runs.names import EVENTS
 from quail_audit.runs.writer import Writer
 from quail_audit.schema.events.common import RunFailed, RunFinished
-from quail_audit.schema.events.lines import Event, from_line
+from quail_audit.schema.events.lines import Event, Events, from_line
 
 POLL_INTERVAL_S = 0.2
 
@@ -25,7 +25,7 @@ class PlacedEvent(NamedTuple):
     offset: int
 
 
-def replay(folder: Path, *, follow: bool = False) -> Generator[Event, None, None]:
+def replay(folder: Path, *, follow: bool = False) -> Events:
     """Yield the events of a run as replay_placed does, without their places."""
     with closing(replay_placed(folder, follow=follow)) as events:
         for placed in events:

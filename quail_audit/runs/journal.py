@@ -1,8 +1,7 @@
-"""What an audit has measured so far, beside its events: kept as it goes, so that a stopped one can go on.
+"""Keep on disk what an audit has measured, so that a stopped audit can resume.
 
-Events say what a reader needs; to go on takes more: a layer's sums, a batch's results, an arm's scores by sample. Each
-entry is a line of JSON with its key, on disk before the next piece is measured. Not here: what is kept under which key
-(audit.py, calibrated.py, stored.py, forgetting/batches.py), and how a run goes on (runs.py).
+Events say what a reader needs; resuming takes more: a layer's sums, a batch's results, an arm's scores by sample. Each
+entry is a line of JSON with its key, on disk before the next piece is measured.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -21,16 +21,29 @@ from pydantic import Field, ValidationError
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.values import Value, first_problem
 from quail_audit.core.writing import append_line, drop_unfinished_line, open_to_append
+from quail_audit.schema.events.audit import SampleScored
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     import numpy.typing as npt
 
 M = TypeVar("M", bound=Value)
 E = TypeVar("E")
-K = TypeVar("K")
 R = TypeVar("R")
+
+
+class Entry(Value):
+    """A finished piece of work as it is kept; subclasses say what of it."""
+
+    @classmethod
+    def of(cls, events: Sequence[Any], result: Any) -> Self | None:
+        """Make the entry from the events of the work, without samples, and its result; None: it is not to be kept."""
+        raise NotImplementedError
+
+    def replay(self) -> Generator[Any, None, Any]:
+        """Yield the events again, and return the result."""
+        raise NotImplementedError
 
 
 class KeptArray(Value):
@@ -42,7 +55,7 @@ class KeptArray(Value):
 
     @classmethod
     def of(cls, array: npt.NDArray[Any]) -> KeptArray:
-        """Keep an array of one of the types above."""
+        """Return an array of one of the types above as it is kept."""
         import numpy as np
 
         data = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -51,10 +64,10 @@ class KeptArray(Value):
         )
 
     def array(self) -> npt.NDArray[Any]:
-        """The array.
+        """Return the array.
 
         Raises:
-            BadInputError: the values are no such array's.
+            BadInputError: the values do not fit the type and the shape.
         """
         import numpy as np
 
@@ -66,41 +79,69 @@ class KeptArray(Value):
         return found.astype(self.dtype)
 
 
+@dataclass(frozen=True, eq=False)
 class Journal:
-    """Entries by their keys. One that has no file keeps nothing and finds nothing.
+    """Entries by their keys. A journal without a file keeps nothing and finds nothing.
 
-    Args:
-        path: of the file; see open_journal.
-        descriptor: to append to.
+    Attributes:
+        path: the file; see open_journal.
+        descriptor: open to append to the file.
         places: key -> where its line begins, in bytes.
+        prefix: how every key begins.
     """
 
-    def __init__(
-        self, path: Path | None = None, descriptor: int = -1, places: dict[tuple[str, ...], int] | None = None
-    ) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._places = {} if places is None else places
+    path: Path | None = None
+    descriptor: int = -1
+    places: dict[tuple[str, ...], int] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+
+    def under(self, *prefix: str) -> Journal:
+        """Return the same journal, every key of which begins with more."""
+        return replace(self, prefix=self.prefix + prefix)
+
+    def once(
+        self, key: tuple[str, ...], kind: type[Entry], work: Generator[E, None, R], *, again: bool = False
+    ) -> Generator[E, None, R]:
+        """Yield the events of work and return its result: those that were kept, else by running it and keeping them.
+
+        Args:
+            key: where the entry is kept.
+            kind: what is kept of the work.
+            work: not started if its entry was kept.
+            again: run it even so, since more is needed of it than was kept.
+        """
+        before = None if again else self.find(kind, *key)
+        if before is not None:
+            found: R = yield from before.replay()
+            return found
+        if self.path is None:
+            return (yield from work)
+        events: list[E] = []
+        found = yield from collect(work, events)
+        entry = kind.of(events, found)
+        if entry is not None:
+            self.keep(entry, *key)
+        return found
 
     def holds(self, *key: str) -> bool:
-        """Whether something was kept under a key."""
-        return key in self._places
+        """Whether an entry was kept under a key."""
+        return self.prefix + key in self.places
 
     def find(self, model: type[M], *key: str) -> M | None:
-        """What was kept under a key; None: nothing.
+        """Return the entry that was kept under a key, or None.
 
         Raises:
-            BadInputError: what stands there is no such entry.
+            BadInputError: the entry is not of this model.
         """
-        place = self._places.get(key)
-        if place is None or self._path is None:
+        place = self.places.get(self.prefix + key)
+        if place is None or self.path is None:
             return None
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 file.seek(place)
                 return model.model_validate(json.loads(file.readline())["entry"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _spoilt(_first_of(error), self._path) from error
+            raise _spoilt(_first_of(error), self.path) from error
 
     def keep(self, entry: Value, *key: str) -> None:
         """Keep an entry; the first under a key stays.
@@ -108,19 +149,19 @@ class Journal:
         Raises:
             EnvironmentProblemError: it cannot be written.
         """
-        if self._path is None or self.holds(*key):
+        if self.path is None or self.holds(*key):
             return
-        place = os.fstat(self._descriptor).st_size
-        append_line(self._descriptor, json.dumps({"key": key, "entry": entry.model_dump(mode="json")}), self._path)
-        self._places[key] = place
+        place, whole = os.fstat(self.descriptor).st_size, self.prefix + key
+        append_line(self.descriptor, json.dumps({"key": whole, "entry": entry.model_dump(mode="json")}), self.path)
+        self.places[whole] = place
 
 
 @contextmanager
 def open_journal(path: Path) -> Iterator[Journal]:
-    """The journal of a run, with what it holds already; a last line that was cut off is dropped.
+    """Open a run's journal with the entries that it holds; drop a last line that was cut off.
 
     Raises:
-        BadInputError: a line is no entry.
+        BadInputError: a line is not an entry.
         EnvironmentProblemError: it cannot be read or written.
     """
     with open_to_append(path, new=False) as descriptor:
@@ -128,15 +169,15 @@ def open_journal(path: Path) -> Iterator[Journal]:
         yield Journal(path, descriptor, dict(_places(path)))
 
 
-def collecting(events: Generator[E, None, R], kinds: tuple[type[K], ...], collected: list[K]) -> Generator[E, None, R]:
-    """Pass events on, and collect those of some kinds on their way."""
+def collect(events: Generator[E, None, R], collected: list[E]) -> Generator[E, None, R]:
+    """Pass events on, and collect on their way all that are not samples."""
     while True:
         try:
             event = next(events)
         except StopIteration as end:
             found: R = end.value
             return found
-        if isinstance(event, kinds):
+        if not isinstance(event, SampleScored):
             collected.append(event)
         yield event
 

@@ -1,7 +1,7 @@
 """Write a run's events to disk before anybody sees them, and its report at the end."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,13 +20,11 @@ from quail_audit.runs.resume import RecordedEvents
 from quail_audit.runs.state import AnyState, state_for
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.common import RunFailed
-from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.events.lines import Event, Events, to_line
 from quail_audit.schema.report import CureReport, Failure, Report, TrainingReport
 
 
-def record(
-    events: Iterator[Event], folder: Path, recorded: RecordedEvents | None = None
-) -> Generator[Event, None, None]:
+def record(events: Iterator[Event], folder: Path, recorded: RecordedEvents | None = None) -> Events:
     """Yield a run's events, each written and flushed to the folder first; write the report at the end.
 
     An error or interruption becomes the run's last event, and is raised again.

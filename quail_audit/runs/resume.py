@@ -4,11 +4,11 @@ What goes on must be what was begun. So every event that is said again has to be
 the recorded one stands. Not here: the run's folder (runs.py), and what is not measured again (journal.py).
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.schema.events.audit import ArmFinished, FilesAwaited, FilesFound, RunStarted, SampleScored
-from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.events.lines import Event, Events, to_line
 
 
 class RecordedEvents:
@@ -48,7 +48,7 @@ class RecordedEvents:
                 return
         self.is_over = True
 
-    def rest(self) -> Generator[Event, None, None]:
+    def rest(self) -> Events:
         """What is left."""
         while self._next is not None:
             yield self._passed_on(self._next)

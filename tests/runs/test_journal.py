@@ -1,6 +1,7 @@
 """What a stopped audit keeps: entries by key, bit for bit, whatever moment it was killed at."""
 
 import math
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.runs.journal import Journal, KeptArray, collecting, open_journal
+from quail_audit.runs.journal import Entry, Journal, KeptArray, open_journal
+from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.figures import Score
 
 ONE, TWO = (Score(mean=mean, low=0.1 + 0.2, high=1e-310, samples=3) for mean in (1.0, 2.0))
+
+SAMPLE = SampleScored(arm="original/full", metric="verbmem_forget", sample=0, done=1, total=1, score=1.0)
 
 
 def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
@@ -86,18 +90,79 @@ def test_an_array_of_another_shape_is_refused(shape: tuple[int, ...], data: str)
         KeptArray(dtype="float32", shape=shape, base64=data).array()
 
 
-def test_events_are_collected_as_they_pass() -> None:
-    def events():
-        yield 1
+class Counted(Entry):
+    """Work that is kept if it came to something."""
+
+    events: tuple[str, ...]
+    count: int
+
+    @classmethod
+    def of(cls, events: Sequence[str], result: int) -> "Counted | None":
+        return cls(events=tuple(events), count=result) if result else None
+
+    def replay(self) -> Generator[str, None, int]:
+        yield from self.events
+        return self.count
+
+
+class Counting:
+    """Says some words and samples; remembers what was asked of it."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.done: list[int] = []
+        self.results: list[int] = []
+
+    def _count(self, result: int) -> Generator[str | SampleScored, None, int]:
+        self.done.append(result)
         yield "a"
-        yield 2
-        return "end"
+        yield SAMPLE
+        yield "b"
+        return result
 
-    collected: list[int] = []
-    ends: list[str] = []
+    def _once(self, key: str, result: int, *, again: bool) -> Generator[str | SampleScored, None, None]:
+        self.results.append((yield from self.journal.once((key,), Counted, self._count(result), again=again)))
 
-    def passed():
-        ends.append((yield from collecting(events(), (int,), collected)))
+    def once(self, key: str, result: int, *, again: bool = False) -> list[str | SampleScored]:
+        return list(self._once(key, result, again=again))
 
-    assert list(passed()) == [1, "a", 2]
-    assert (collected, ends) == ([1, 2], ["end"])
+
+def test_work_is_done_once_and_what_it_said_is_said_again_but_for_samples(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "journal.jsonl") as journal:
+        work = Counting(journal)
+        assert work.once("x", 7) == ["a", SAMPLE, "b"]
+        assert work.once("x", 8) == ["a", "b"]
+        assert work.once("x", 9, again=True) == ["a", SAMPLE, "b"]
+        assert work.once("x", 1) == ["a", "b"]
+        assert (work.done, work.results) == ([7, 9], [7, 7, 9, 7]), "the first that is kept stays"
+        assert work.once("nothing", 0) == work.once("nothing", 0) == ["a", SAMPLE, "b"]
+
+
+def test_work_that_fails_or_is_stopped_is_not_kept(tmp_path: Path) -> None:
+    def fails() -> Generator[str, None, int]:
+        yield "a"
+        raise ValueError("out of luck")
+
+    with open_journal(tmp_path / "journal.jsonl") as journal:
+        with pytest.raises(ValueError, match="out of luck"):
+            list(journal.once(("x",), Counted, fails()))
+        stopped = journal.once(("x",), Counted, Counting(journal)._count(7))
+        next(stopped)
+        stopped.close()
+        assert not journal.holds("x")
+
+
+def test_without_a_file_work_is_done_each_time() -> None:
+    work = Counting(Journal())
+    work.once("x", 7)
+    work.once("x", 8)
+    assert work.done == work.results == [7, 8]
+
+
+def test_a_journal_under_a_prefix_is_the_same_with_longer_keys(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "journal.jsonl") as journal:
+        journal.under("batch", "a").under("1").keep(ONE, "0")
+        journal.keep(TWO, "0")
+        assert journal.find(Score, "batch", "a", "1", "0") == journal.under("batch").find(Score, "a", "1", "0") == ONE
+        assert journal.under("batch").holds("a", "1", "0")
+        assert not journal.under("batch").holds("0")

@@ -198,7 +198,7 @@ def test_a_scheme_that_failed_stays_failed_though_it_would_not_fail_again(
     asked = request(world, schemes=("fp4", "nf4", "int8", SCHEME), calibration=str(texts), max_samples=2, batch_size=1)
     with monkeypatch.context() as patches:
         let_scheme_fail("fp4", "quail_audit.engine.weights.pair", "sums_over_table", patches)
-        _spoil(patches, "quail_audit.engine.audit.calibrated.measure_quantized", lambda *_: True, after=5)
+        _spoil(patches, "quail_audit.engine.audit.calibrated.measure_each_layer", lambda *_: True, after=5)
         _spoil(patches, EVALUATE_ARM, lambda arm, *_: arm == "original/nf4", after=5)
         whole = Finished(asked, tmp_path / "whole")
     names = [line["type"] for line in lines_of(whole.folder)]

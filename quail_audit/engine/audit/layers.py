@@ -2,89 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.machine import usable_cores
 from quail_audit.engine.audit.scheme_failures import ActiveSchemes
-from quail_audit.runs.journal import Journal
-from quail_audit.schema.events.audit import (
-    LayerMeasured,
-    WeightsMeasured,
-)
+from quail_audit.schema.events.audit import LayerMeasured, WeightsMeasured
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event, Events
 from quail_audit.schema.figures import LayerStatistics
-from quail_audit.schema.policy import Policy
 
 if TYPE_CHECKING:
-    import torch
-
-    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.audit.kept_layers import Found, KeptLayer
+    from quail_audit.engine.audit.work import Work
+    from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.engine.schemes.interface import Scheme
     from quail_audit.engine.weights.pair import MatrixPair
     from quail_audit.engine.weights.sums import PairSums
 
-Layers = dict[str, list[LayerStatistics]]  # scheme -> its layers
+
+@dataclass
+class Total:
+    """A scheme's layers so far, and the sum of their sums."""
+
+    sums: Any
+    layers: list[LayerStatistics] = field(default_factory=list)
 
 
-def measure_weights(
-    pair: Pair, attempts: ActiveSchemes, policy: Policy, device: torch.device, journal: Journal
-) -> Generator[Event, None, Layers]:
+def measure_each_layer(
+    pair: Pair,
+    work: Work,
+    kind: type[KeptLayer],
+    measure: Callable[[int, Layer], Generator[Event, None, Found]],
+    *,
+    key: tuple[str, ...] = (),
+    but: Collection[str] = (),
+) -> Generator[Event, None, dict[str, Total]]:
+    """Measure the layers of a pair, one at a time; one that the journal holds is not read again.
+
+    Args:
+        pair: the pair.
+        work: the audit.
+        kind: how a layer is kept.
+        measure: takes a layer's number, from 1, and the layer.
+        key: how the journal tells these layers from those of another scheme.
+        but: layers that do not count for the totals.
+
+    Returns:
+        Scheme -> its total.
+    """
+    totals: dict[str, Total] = defaultdict(lambda: Total(kind.sums_type()))
+    for index, layer in enumerate(pair.layers, start=1):
+        found = yield from work.journal.once(("layer", *key, layer.name), kind, measure(index, layer))
+        for event, sums in found:
+            if layer.name not in but:
+                totals[event.scheme].sums += sums
+                totals[event.scheme].layers.append(event.layer)
+    return totals
+
+
+def measure_weights(pair: Pair, schemes: ActiveSchemes, work: Work) -> Events:
     """Read each layer once and measure it under every scheme that rounds it and looks at nothing else.
 
     Raises:
         BadInputError: weights that are not finite, after every layer has been measured.
         UsageError: no scheme rounds any layer.
     """
-    from quail_audit.engine.audit.kept_layers import keep_layer, kept_layer
-    from quail_audit.engine.weights.pair import MatrixPair
-    from quail_audit.engine.weights.statistics import layer_detail, layer_statistics, summarize
-    from quail_audit.engine.weights.sums import PairSums
+    yield from _name_layers_left_alone(pair, schemes)
+    if not schemes.data_free:
+        return
+    from quail_audit.engine.audit.kept_layers import KeptLayer
+    from quail_audit.engine.weights.statistics import summarize
 
-    layers: Layers = {scheme.name: [] for scheme in attempts.data_free}
-    totals = {scheme.name: PairSums() for scheme in attempts.data_free}
-    yield from _say_what_is_left_alone(pair, attempts)
-    if not attempts.data_free:
-        return layers
-    for index, layer in enumerate(pair.layers, start=1):
-        before = kept_layer(journal, PairSums, layer.name)
-        if before is not None:
-            for event, sums in before:
-                totals[event.scheme] += sums
-                layers[event.scheme].append(event.layer)
-                yield event
-            continue
-        rounding = [scheme for scheme in attempts.data_free if not scheme.why_left_alone(*layer.shape)]
-        original, unlearned = (weight.to(device) for weight in pair.read(layer))
-        matrices = MatrixPair(original, unlearned, rounding, threads=usable_cores())
-        found: list[tuple[LayerMeasured, PairSums]] = []
-        for scheme in rounding:
-            under = yield from attempts.work(scheme.name, _sums_under(scheme, matrices), journal, layer.name)
-            if under is None:
-                continue
-            totals[scheme.name] += under
-            limits = policy.limits.of_layer(scheme.name, layer.name)
-            measured = layer_statistics(under, name=layer.name, block=layer.block, role=layer.role, limits=limits)
-            layers[scheme.name].append(measured)
-            event = LayerMeasured(
-                scheme=scheme.name,
-                index=index,
-                total=len(pair.layers),
-                layer=measured,
-                detail=layer_detail(under),
-            )
-            found.append((event, under))
-            yield event
-        del original, unlearned, matrices  # before the next is read, so that never two layers are in memory
-        if len(found) == len(rounding):  # one at which a scheme failed is measured again, and the failure said again
-            keep_layer(journal, found, layer.name)
-    for scheme in attempts.data_free:
-        yield WeightsMeasured(scheme=scheme.name, summary=summarize(totals[scheme.name], layers[scheme.name]))
-    measured_once = {layer.name: layer for scheme in attempts.data_free for layer in layers[scheme.name]}
+    measure = partial(_measure_layer, pair, schemes, work)
+    totals = yield from measure_each_layer(pair, work, KeptLayer, measure)
+    for scheme in schemes.data_free:
+        total = totals[scheme.name]
+        yield WeightsMeasured(scheme=scheme.name, summary=summarize(total.sums, total.layers))
+    measured_once = {layer.name: layer for scheme in schemes.data_free for layer in totals[scheme.name].layers}
     refuse_nonfinite(tuple(measured_once.values()), pair)
-    return layers
+
+
+def _measure_layer(
+    pair: Pair, schemes: ActiveSchemes, work: Work, index: int, layer: Layer
+) -> Generator[Event, None, Found]:
+    """Measure one layer, whose weights are gone when this returns, so that never two are in memory."""
+    from quail_audit.engine.weights.pair import MatrixPair
+    from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
+
+    rounding = [scheme for scheme in schemes.data_free if not scheme.why_left_alone(*layer.shape)]
+    original, unlearned = (weight.to(work.device) for weight in pair.read(layer))
+    matrices = MatrixPair(original, unlearned, rounding, threads=usable_cores())
+    found: Found = []
+    for scheme in rounding:
+        sums = yield from schemes.run(scheme.name, _sums_under(scheme, matrices), work.journal, layer.name)
+        if sums is None:
+            continue
+        limits = work.policy.limits.of_layer(scheme.name, layer.name)
+        measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+        total, detail = len(pair.layers), layer_detail(sums)
+        event = LayerMeasured(scheme=scheme.name, index=index, total=total, layer=measured, detail=detail)
+        found.append((event, sums))
+        yield event
+    return found
 
 
 def _sums_under(scheme: Scheme, matrices: MatrixPair) -> Generator[Event, None, PairSums]:
@@ -92,9 +116,9 @@ def _sums_under(scheme: Scheme, matrices: MatrixPair) -> Generator[Event, None, 
     return matrices.sums_under(scheme)
 
 
-def _say_what_is_left_alone(pair: Pair, attempts: ActiveSchemes) -> Events:
-    """Name the layers that a scheme leaves in full precision, as its library does; give up one that rounds none."""
-    for scheme in attempts.data_free:
+def _name_layers_left_alone(pair: Pair, schemes: ActiveSchemes) -> Events:
+    """Name the layers that a scheme leaves in full precision, as its library does; drop one that rounds none."""
+    for scheme in schemes.data_free:
         reasons = {layer.name: why for layer in pair.layers if (why := scheme.why_left_alone(*layer.shape))}
         if not reasons:
             continue
@@ -105,7 +129,7 @@ def _say_what_is_left_alone(pair: Pair, attempts: ActiveSchemes) -> Events:
                 where="--scheme",
                 mend="Choose another scheme: quail schemes lists them",
             )
-            yield from attempts.give_up(scheme.name, error, pair.layers[0].name)
+            yield from schemes.drop(scheme.name, error, pair.layers[0].name)
             continue
         names = ", ".join(list(reasons)[:3]) + (", …" if len(reasons) > 3 else "")
         share = f"{len(reasons)} of {len(pair.layers)} layers"
@@ -113,6 +137,11 @@ def _say_what_is_left_alone(pair: Pair, attempts: ActiveSchemes) -> Events:
 
 
 def refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
+    """Refuse a pair with weights that are NaN or infinite.
+
+    Raises:
+        BadInputError: says how many, in which layers and on which side.
+    """
     spoilt = [layer for layer in layers if layer.nonfinite_original or layer.nonfinite_unlearned]
     if not spoilt:
         return

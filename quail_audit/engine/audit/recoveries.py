@@ -10,16 +10,24 @@ from quail_audit.schema.events.audit import (
     RecoveryMeasured,
 )
 from quail_audit.schema.events.lines import Events
-from quail_audit.schema.policy import Policy
 from quail_audit.schema.requests import AuditRequest
 
 if TYPE_CHECKING:
+    from quail_audit.engine.audit.subject import Subject
+    from quail_audit.engine.audit.work import Work
     from quail_audit.engine.forgetting.evaluate import ArmScores
     from quail_audit.verdict.recovery import Role
 
 
-def measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
-    """MUSE's M3 of every arm, where the AUC of a model that never saw the forget set is known."""
+def compare_arms(scores: Mapping[str, ArmScores], subject: Subject, work: Work) -> Events:
+    """Compare the arms by all that takes more than one of them."""
+    yield from _measure_privleak(scores, work.request)
+    yield from _measure_agreement(scores, work.request)
+    yield from _measure_recoveries(scores, subject.roles, work)
+
+
+def _measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
+    """Measure MUSE's M3 of every arm, if the AUC of a model that never saw the forget set is known."""
     from quail_audit.engine.forgetting.metrics.privleak import relative_auc
 
     for metric, given_percent in (
@@ -35,8 +43,8 @@ def measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) -> 
                 yield MetricScored(arm=arm, metric=f"{metric}_m3", score=relative_auc(auc, reference_percent))
 
 
-def measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
-    """How often a classifier gives the forget texts the labels that the original gives them."""
+def _measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
+    """Measure how often a classifier gives the forget texts the labels that the original gives them."""
     from quail_audit.engine.forgetting.metrics.macro_f1 import agreement
 
     given = {arm: found.scores["macro_f1_forget"] for arm, found in scores.items() if "macro_f1_forget" in found.scores}
@@ -49,10 +57,8 @@ def measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) ->
             yield MetricScored(arm=arm, metric="agreement_forget", score=score)
 
 
-def measure_recoveries(
-    scores: Mapping[str, ArmScores], roles: Mapping[str, Mapping[Role, str]], policy: Policy, request: AuditRequest
-) -> Events:
-    """Compare the arms, metric by metric, for every metric that says how much came back."""
+def _measure_recoveries(scores: Mapping[str, ArmScores], roles: Mapping[str, Mapping[Role, str]], work: Work) -> Events:
+    """Measure recovery under every scheme, by every metric that says how much came back."""
     from quail_audit.engine.forgetting.recovery import recovery
     from quail_audit.verdict.recovery import DECIDING_METRICS, REPORTED_METRICS
 
@@ -62,12 +68,12 @@ def measure_recoveries(
         for metric in (*DECIDING_METRICS, *REPORTED_METRICS):
             if metric not in measured:
                 continue
-            limits = policy.limits.of_metric(scheme, metric)
+            limits = work.policy.limits.of_metric(scheme, metric)
             found = recovery(
                 metric,
                 {role: scores[arm].scores[metric] for role, arm in arm_of.items() if arm in scores},
                 limits,
-                seed=request.seed,
+                seed=work.request.seed,
             )
             if found.floor_arm is not None:
                 found = found.model_copy(update={"floor_arm": arm_named[found.floor_arm]})

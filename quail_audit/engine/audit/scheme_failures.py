@@ -1,19 +1,18 @@
-"""The schemes of an audit: which of them go on, and what becomes of one that fails.
+"""Run the work of one scheme at a time, and go on without a scheme that fails.
 
-A scheme's library may fail in any way: then the scheme is left out with its reason, and the others go on. Not here:
-what is measured under them (audit.py), and what follows for the verdict (judgement.py).
+A scheme's library may fail in any way: then the scheme is dropped with its reason, and the others go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from quail_audit.core import interruption
 from quail_audit.core.errors import EXIT_ENVIRONMENT, EnvironmentProblemError, QuailError
 from quail_audit.core.values import Value
-from quail_audit.runs.journal import Journal, collecting
+from quail_audit.runs.journal import Journal, collect
 from quail_audit.schema.events.audit import (
     ArmStarted,
     LayerMeasured,
@@ -37,7 +36,7 @@ R = TypeVar("R")
 
 
 class KeptFailure(Value):
-    """How a scheme failed at some work, and what that had said before, but for samples."""
+    """How a scheme failed at a piece of work, and the events of that before, without samples."""
 
     said: tuple[Said, ...]
     failed: SchemeFailed
@@ -57,30 +56,30 @@ class ActiveSchemes:
 
     @property
     def data_free(self) -> tuple[Scheme, ...]:
-        """Of those that go on, the ones that look at nothing but a matrix."""
+        """Those that go on and look at nothing but a matrix."""
         from quail_audit.engine.schemes.interface import Scheme
 
         return tuple(scheme for scheme in self.going if isinstance(scheme, Scheme))
 
     @property
     def calibrated(self) -> tuple[CalibratedScheme, ...]:
-        """Of those that go on, the ones that a backend calibrates."""
+        """Those that go on and are calibrated by a backend."""
         from quail_audit.engine.schemes.calibrated import CalibratedScheme
 
         return tuple(scheme for scheme in self.going if isinstance(scheme, CalibratedScheme))
 
-    def work(
-        self, scheme: str, events: Generator[Event, None, R], journal: Journal, where: str = ""
+    def run(
+        self, scheme: str, work: Generator[Event, None, R], journal: Journal, where: str = ""
     ) -> Generator[Event, None, R | None]:
-        """Pass on the events of work for one scheme; what it comes to, or None where the scheme fails and is given up.
+        """Run one scheme's work. Return its result, or None if the scheme failed and was dropped.
 
-        A failure stands when the run goes on, whether or not it would recur: the report is that of a run that was
-        never stopped. That of the last scheme ends the run, so it is tried again.
+        A failure stands when a stopped run is resumed, even if it would not recur: the report is that of a run that
+        was never stopped. A failure of the last scheme ends the run, so that one is tried again.
 
         Args:
             scheme: the name of the only one at work; its library may fail in any way.
-            events: of the work.
-            journal: of the run.
+            work: yields the events.
+            journal: the run's.
             where: the layer or the arm at which this is.
         """
         before = journal.find(KeptFailure, "failed", scheme, where)
@@ -89,23 +88,23 @@ class ActiveSchemes:
             self._leave_out(before.failed)
             yield before.failed
             return None
-        said: list[Said] = []
+        said: list[Any] = []
         try:
-            return (yield from collecting(events, get_args(Said), said))
+            return (yield from collect(work, said))
         except Exception as error:
-            for failed in self.give_up(scheme, error, where):
+            for failed in self.drop(scheme, error, where):
                 if self.going:
                     journal.keep(KeptFailure(said=tuple(said), failed=failed), "failed", scheme, where)
                 yield failed
             return None
 
-    def give_up(self, scheme: str, error: Exception, where: str = "") -> Iterator[SchemeFailed]:
+    def drop(self, scheme: str, error: Exception, where: str = "") -> Iterator[SchemeFailed]:
         """Say why a scheme cannot be measured, and go on without it.
 
-        Raises the error itself where no scheme is left, or the audit was asked to stop.
+        Raises the error itself if no scheme is left, or the audit was asked to stop.
 
         Args:
-            scheme: the name of the one to be left out from here on.
+            scheme: the name of the one to drop.
             error: anything that its library or Quail raised while only this scheme was at work.
             where: the layer or the arm at which that happened.
         """
@@ -137,11 +136,11 @@ def _scheme_failed(scheme: str, error: Exception, where: str) -> SchemeFailed:
 
 
 def find_schemes(names: Sequence[str]) -> Generator[Event, None, ActiveSchemes]:
-    """The schemes that this machine can run; of the others, what they lack.
+    """Return the schemes that this machine can run; say what the others lack.
 
     Raises:
-        UsageError: a name is no scheme's.
-        EnvironmentProblemError: not one of them can run.
+        UsageError: no scheme has one of the names.
+        EnvironmentProblemError: none of them can run.
     """
     from quail_audit.engine.schemes.registry import any_scheme_named
 
@@ -152,7 +151,7 @@ def find_schemes(names: Sequence[str]) -> Generator[Event, None, ActiveSchemes]:
             found.append(any_scheme_named(name))
         except EnvironmentProblemError as error:
             lacking[name] = error
-    attempts = ActiveSchemes(tuple(found))
+    schemes = ActiveSchemes(tuple(found))
     for name, why in lacking.items():
-        yield from attempts.give_up(name, why)
-    return attempts
+        yield from schemes.drop(name, why)
+    return schemes

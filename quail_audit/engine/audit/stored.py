@@ -1,30 +1,31 @@
-"""Audits of checkpoints that are quantized already: what is compared, which arms there are, and by which names.
+"""Audit checkpoints that are quantized already: what is compared, and which arms there are.
 
-Codes are compared as they are stored and arms run as they are stored; nothing is rounded again. Only where one side is
-in full precision and the other in a format that a scheme rounds to, is that one side rounded by it. Not here: the order
-of an audit (audit.py), and reading what is stored (checkpoints/packed).
+Codes are compared as they are stored and arms run as they are stored; nothing is rounded again. Only if one side is in
+full precision and the other in a format that a scheme rounds to, that scheme rounds the one side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import UsageError
-from quail_audit.runs.journal import Journal
+from quail_audit.engine.audit.layers import measure_each_layer, refuse_nonfinite
+from quail_audit.engine.audit.scheme_failures import ActiveSchemes
 from quail_audit.schema.events.audit import LayerMeasured, WeightsMeasured
-from quail_audit.schema.events.lines import Event
-from quail_audit.schema.figures import LayerStatistics
-from quail_audit.schema.policy import Policy
+from quail_audit.schema.events.lines import Event, Events
 from quail_audit.schema.report import BETWEEN_FORMATS, FULL
 
 if TYPE_CHECKING:
     import torch
 
+    from quail_audit.engine.audit.kept_layers import Found
+    from quail_audit.engine.audit.work import Work
     from quail_audit.engine.checkpoints.architecture import Matrix
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
-    from quail_audit.engine.checkpoints.pair import Pair
+    from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.engine.schemes.interface import ByLayer, Scheme
     from quail_audit.engine.schemes.rounded import RoundedMatrix
     from quail_audit.verdict.recovery import Role
@@ -39,20 +40,22 @@ class StoredPair:
 
     Attributes:
         pair: both sides.
-        name: of the format, or of the two formats.
-        rounding: what rounds the side in full precision as the other is stored, where there is such a side, and a
-            scheme for every layer; of several formats, the scheme of each layer.
+        stored_as: the name of the format, or of the two formats.
+        rounding: rounds the side in full precision as the other is stored, if there is such a side, and a scheme for
+            every layer; for several formats, the scheme of each layer.
+        schemes: only that one.
         notes: what the reader of a result should know.
     """
 
     pair: Pair
-    name: str
+    stored_as: str
     rounding: Scheme | ByLayer | None
+    schemes: ActiveSchemes
     notes: tuple[str, ...]
 
     @property
     def arms(self) -> Arms:
-        """What is measured, in order: each side as it is given, and a full one rounded as the other is stored."""
+        """The arms in order: each side as it is given, then a full one rounded as the other is stored."""
         arms: Arms = {}
         sides = {"original": self.pair.original, "unlearned": self.pair.unlearned, "retrain": self.pair.retrain}
         for side, checkpoint in sides.items():
@@ -61,32 +64,61 @@ class StoredPair:
         for side in ("original", "unlearned"):
             checkpoint = sides[side]
             if self.rounding is not None and checkpoint is not None and checkpoint.scheme is None:
-                arms[f"{side}/{self.name}"] = (checkpoint, self.rounding)
+                arms[f"{side}/{self.stored_as}"] = (checkpoint, self.rounding)
         return arms
 
     @property
-    def roles(self) -> dict[Role, str]:
-        """The arms that recovery is told from; a role that no arm plays is absent."""
+    def roles(self) -> dict[str, dict[Role, str]]:
+        """The format -> the arms that recovery is told from; a role that no arm plays is absent."""
         original, unlearned = self.pair.original.scheme, self.pair.unlearned.scheme
         roles: dict[Role, str] = {"original/full": f"original/{original or FULL}"}
         if unlearned is None:
             roles["unlearned/full"] = f"unlearned/{FULL}"
         if unlearned is not None or self.rounding is not None:
-            roles["unlearned/quantized"] = f"unlearned/{unlearned or self.name}"
+            roles["unlearned/quantized"] = f"unlearned/{unlearned or self.stored_as}"
         if self.pair.retrain is not None:
             roles["retrain/full"] = f"retrain/{self.pair.retrain.scheme or FULL}"
-        return roles
+        return {self.stored_as: roles}
+
+    def measure_layers(self, work: Work) -> Events:
+        """Compare each layer as it is stored, one at a time.
+
+        Raises:
+            BadInputError: what is stored cannot be read, or is not finite.
+        """
+        from quail_audit.engine.audit.kept_layers import KeptStoredLayer
+        from quail_audit.engine.weights.statistics import summarize
+
+        measure = partial(self._measure_layer, work)
+        totals = yield from measure_each_layer(self.pair, work, KeptStoredLayer, measure)
+        total = totals[self.stored_as]
+        yield WeightsMeasured(scheme=self.stored_as, summary=summarize(total.sums, total.layers))
+        refuse_nonfinite(total.layers, self.pair)
+
+    def _measure_layer(self, work: Work, index: int, layer: Layer) -> Generator[Event, None, Found]:
+        """Compare one layer, which is gone when this returns, so that never two are in memory."""
+        from quail_audit.engine.checkpoints.architecture import Matrix
+        from quail_audit.engine.weights.statistics import layer_statistics
+        from quail_audit.engine.weights.stored_sums import stored_sums
+
+        original, unlearned, comparable = _read_sides(self.pair, Matrix(layer.name, layer.transposed))
+        sums = stored_sums(original, unlearned, comparable=comparable)
+        limits = work.policy.limits.of_layer(self.stored_as, layer.name)
+        measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
+        event = LayerMeasured(scheme=self.stored_as, index=index, total=len(self.pair.layers), layer=measured)
+        yield event
+        return [(event, sums)]
 
 
 def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
-    """How a pair is audited as it is stored; None where both sides are in full precision.
+    """Return a pair as it is stored; None if both sides are in full precision.
 
     Args:
         pair: the pair.
         asked_for: the request's schemes.
 
     Raises:
-        UsageError: schemes were asked for that are not what is stored.
+        UsageError: the request names schemes that are not what is stored.
     """
     formats = tuple(dict.fromkeys(side.scheme for side in (pair.original, pair.unlearned) if side.scheme is not None))
     if not formats:
@@ -110,16 +142,18 @@ def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
             "which differ between formats even where the models were equal"
         )
     one_full = pair.original.scheme is None or pair.unlearned.scheme is None
-    rounding = _rounding_all(pair, name) if one_full else None
+    rounding = _find_rounding(pair, name) if one_full else None
     if one_full and rounding is None:
         notes.append(
             f"one checkpoint is in full precision, and no scheme rounds it just as the other is stored ({name}): where "
             "none rounds a layer, dequantized values are compared"
         )
-    return StoredPair(pair, name, rounding, tuple(notes))
+    schemes = ActiveSchemes(() if rounding is None else (rounding,))
+    return StoredPair(pair, name, rounding, schemes, tuple(notes))
 
 
-def _rounding_all(pair: Pair, name: str) -> Scheme | ByLayer | None:
+def _find_rounding(pair: Pair, name: str) -> Scheme | ByLayer | None:
+    """Find what rounds every layer just as the side that is quantized is stored."""
     from quail_audit.engine.schemes.interface import ByLayer
 
     stored = pair.unlearned if pair.original.scheme is None else pair.original
@@ -136,7 +170,7 @@ def _rounding_all(pair: Pair, name: str) -> Scheme | ByLayer | None:
 
 
 def rounding_to(name: str) -> Scheme | None:
-    """The scheme that rounds any matrix, whatever the data, to a stored format; None where there is none."""
+    """Return the scheme that rounds any matrix, whatever the data, to a stored format; None if there is none."""
     from quail_audit.engine.schemes.interface import Scheme
     from quail_audit.engine.schemes.registry import scheme_named
 
@@ -147,52 +181,18 @@ def rounding_to(name: str) -> Scheme | None:
     return found if isinstance(found, Scheme) else None
 
 
-def measure_stored(
-    stored: StoredPair, policy: Policy, journal: Journal
-) -> Generator[Event, None, list[LayerStatistics]]:
-    """Compare each layer as it is stored, one at a time; one that the journal holds is not read again.
-
-    Raises:
-        BadInputError: what is stored cannot be read.
-    """
-    from quail_audit.engine.audit.kept_layers import keep_layer, kept_layer
-    from quail_audit.engine.checkpoints.architecture import Matrix
-    from quail_audit.engine.weights.statistics import layer_statistics, summarize
-    from quail_audit.engine.weights.stored_sums import StoredSums, stored_sums
-
-    pair, total = stored.pair, StoredSums()
-    layers: list[LayerStatistics] = []
-    for index, layer in enumerate(pair.layers, start=1):
-        found = kept_layer(journal, StoredSums, layer.name)
-        if found is None:
-            original, unlearned, comparable = _sides(pair, Matrix(layer.name, layer.transposed))
-            own = stored_sums(original, unlearned, comparable=comparable)
-            del original, unlearned  # before the next is read, so that never two layers are in memory
-            limits = policy.limits.of_layer(stored.name, layer.name)
-            measured = layer_statistics(own, name=layer.name, block=layer.block, role=layer.role, limits=limits)
-            event = LayerMeasured(scheme=stored.name, index=index, total=len(pair.layers), layer=measured)
-            found = [(event, own)]
-        for event, sums in found:
-            total += sums
-            layers.append(event.layer)
-            yield event
-        keep_layer(journal, found, layer.name)
-    yield WeightsMeasured(scheme=stored.name, summary=summarize(total, layers))
-    return layers
-
-
-def _sides(pair: Pair, matrix: Matrix) -> tuple[RoundedMatrix | torch.Tensor, RoundedMatrix | torch.Tensor, bool]:
-    """A layer of both sides, and whether their codes can be compared."""
+def _read_sides(pair: Pair, matrix: Matrix) -> tuple[RoundedMatrix | torch.Tensor, RoundedMatrix | torch.Tensor, bool]:
+    """Read a layer of both sides; tell whether their codes can be compared."""
     packed = [side.packed.get(matrix.parameter) for side in (pair.original, pair.unlearned)]
     known = [each for each in packed if each is not None]
     one_full = pair.original.scheme is None or pair.unlearned.scheme is None
     rounding = rounding_to(known[0].scheme) if one_full and known else None
     dtype = known[0].info.dtype if known else None
-    original, unlearned = (_side(side, matrix, rounding, dtype) for side in (pair.original, pair.unlearned))
+    original, unlearned = (_read_side(side, matrix, rounding, dtype) for side in (pair.original, pair.unlearned))
     return original, unlearned, len({each.scheme for each in known}) == 1
 
 
-def _side(
+def _read_side(
     side: Checkpoint, matrix: Matrix, rounding: Scheme | None, dtype: torch.dtype | None
 ) -> RoundedMatrix | torch.Tensor:
     stored = side.read_rounded(matrix)

@@ -7,7 +7,7 @@ budget goes. Not here: how layers are swapped (swapping.py), what follows from i
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,14 +18,13 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.cures import AttributionPlanned, CureStarted, UnitKind, UnitMeasured
-from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.lines import Events
 from quail_audit.schema.requests import AttributeRequest
 
 if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer
     from quail_audit.engine.cures.swapping import F64, SwappedModel
 
-Events = Generator[Event, None, None]
 MATTERS = 0.05  # of the fall: units that bring less alone are not looked into
 SMALLEST_FALL = 0.01  # nats a token: under it there is nothing to attribute
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from quail_audit.engine.cures.attribution import SMALLEST_FALL, open_swapped_mod
 from quail_audit.runs.attributions import read_units
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.cures import CureStarted, RecipeChosen, RecipePoint, UnitMeasured
-from quail_audit.schema.events.lines import Event
+from quail_audit.schema.events.lines import Events
 from quail_audit.schema.requests import RecipeRequest
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from quail_audit.engine.cures.swapping import F64, SwappedModel
     from quail_audit.engine.schemes.interface import Scheme
 
-Events = Generator[Event, None, None]
 Bits = Literal[8, 16]
 STEPS = 12  # evenly spaced numbers of spared layers, before the search between two of them
 NAME = "recipe.json"

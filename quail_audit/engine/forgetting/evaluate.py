@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from quail_audit.engine.forgetting.data.types import ForgettingData
 from quail_audit.engine.forgetting.metrics.registry import known_metrics
-from quail_audit.engine.forgetting.models.batches import KeptBatches
 from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import LoadedArm
+from quail_audit.runs.journal import Journal
 from quail_audit.schema.events.audit import MetricScored, SampleScored
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
@@ -46,7 +46,7 @@ def evaluate_arm(
     *,
     batch_size: int | None,
     seed: int,
-    kept: KeptBatches | None = None,
+    journal: Journal | None = None,
 ) -> Generator[Event, None, ArmScores]:
     """Score an arm.
 
@@ -57,7 +57,7 @@ def evaluate_arm(
         metrics: names, all of them in data.samples; measured in the registry's order.
         batch_size: None: found by the memory there is.
         seed: of the bootstrap.
-        kept: where the results of batches are kept, and found again; None: nowhere.
+        journal: where the results of batches are kept, and found again; None: nowhere.
 
     Yields:
         SampleScored as batches finish, MetricScored for each metric, and Noted for what the reader should know.
@@ -69,7 +69,7 @@ def evaluate_arm(
         EnvironmentProblemError: out of memory with one sample at a time.
     """
     kind = TransformersClassifier if data.labels else TransformersModel
-    model = kind(loaded.model, loaded.tokenizer, batch_size=batch_size, kept=kept)
+    model = kind(loaded.model, loaded.tokenizer, batch_size=batch_size, journal=journal)
     chosen = [metric for metric in known_metrics() if metric.name in metrics]
     total, done = sum(data.samples[metric.name] for metric in chosen), 0
     means: dict[str, Score] = {}

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.models.batches import KeptBatches, batch_size_for
+from quail_audit.engine.forgetting.models.batches import batch_size_for
+from quail_audit.runs.journal import Journal
 
 # What a probability that is no finite number counts as: the logarithm of float32's smallest normal number.
 LEAST_LOG_PROBABILITY = float(np.log(np.finfo(np.float32).tiny))
@@ -29,7 +30,7 @@ class EvaluatedModel:
         tokenizer: its own.
         window: how many tokens of a text it reads; None: unknown.
         batch_size: rows at once; None: by the memory there is.
-        kept: where the results of batches are kept, and found again; None: nowhere.
+        journal: where the results of batches are kept, and found again; None: nowhere.
 
     Attributes:
         size: of the batches.
@@ -43,12 +44,12 @@ class EvaluatedModel:
         *,
         window: int | None,
         batch_size: int | None,
-        kept: KeptBatches | None,
+        journal: Journal | None,
     ) -> None:
         self.model: PreTrainedModel = model.eval()  # type: ignore[no-untyped-call]
         self.tokenizer = tokenizer
         self.window = window
-        self.size = replace(batch_size_for(model.device, batch_size), kept=kept)
+        self.size = replace(batch_size_for(model.device, batch_size), journal=journal or Journal())
         self.notes: list[str] = []
 
     def replace_nonfinite(self, found: npt.NDArray[np.float32], of: str) -> npt.NDArray[np.float32]:

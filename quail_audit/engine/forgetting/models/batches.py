@@ -1,24 +1,24 @@
-"""Runs rows of unlike length through a model in batches: sorted by length, as many at once as memory takes.
+"""Run rows of unlike length in batches: sorted by length, as many at once as memory takes.
 
-Batches that a stopped audit kept are not run again. Not here: what is done with a batch (generation.py,
-log_probabilities.py).
+Batches that a stopped audit kept are not run again.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.core.values import Value
-from quail_audit.runs.journal import Journal, KeptArray
+from quail_audit.runs.journal import Entry, Journal, KeptArray
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from transformers import PreTrainedModel
 
 # More rows hardly speed up a step, and results should appear while one watches.
@@ -30,43 +30,28 @@ CPU_BYTES = 2**30
 FREE_SHARE = 0.5
 
 T = TypeVar("T")
+Batch = tuple[Sequence[T], int, int | None]  # results, then BatchSize.most and .available_bytes
 
 
-class KeptBatch(Value):
+class KeptBatch(Entry):
     """The results of a batch, and what the size of the next depends on."""
 
     results: tuple[KeptArray | tuple[int, ...], ...]
     most: int
     available_bytes: int | None
 
-
-class KeptBatches:
-    """The batches of one arm. Told apart by the call of run_in_batches, which come in the same order every time.
-
-    Args:
-        journal: that keeps them.
-        arm: whose they are.
-    """
-
-    def __init__(self, journal: Journal, arm: str) -> None:
-        self._journal = journal
-        self._arm = arm
-        self._calls = 0
-
-    def next_call(self) -> str:
-        """A name for the call that begins."""
-        self._calls += 1
-        return str(self._calls)
-
-    def find(self, call: str, place: int) -> KeptBatch | None:
-        """The batch of a call that began with the row of that place in the order."""
-        return self._journal.find(KeptBatch, "batch", self._arm, call, str(place))
-
-    def keep(self, call: str, place: int, results: Sequence[Any], size: BatchSize) -> None:
-        """Keep the results of a batch: token ids, or arrays."""
+    @classmethod
+    def of(cls, events: Sequence[Any], result: Batch[Any]) -> Self:
+        """Return the entry of results that are token ids or arrays."""
+        results, most, available_bytes = result
         kept = tuple(KeptArray.of(one) if isinstance(one, np.ndarray) else tuple(one) for one in results)
-        entry = KeptBatch(results=kept, most=size.most, available_bytes=size.available_bytes)
-        self._journal.keep(entry, "batch", self._arm, call, str(place))
+        return cls(results=kept, most=most, available_bytes=available_bytes)
+
+    def replay(self) -> Generator[Any, None, Batch[Any]]:
+        """Return the batch."""
+        yield from ()
+        results = [one.array() if isinstance(one, KeptArray) else list(one) for one in self.results]
+        return results, self.most, self.available_bytes
 
 
 @dataclass
@@ -77,13 +62,15 @@ class BatchSize:
         most: rows; lowered for good when memory runs out.
         available_bytes: for a batch; None where the number of rows was asked for and memory is not looked at.
         used: rows of the largest batch that went through.
-        kept: where batches are kept, whose results then are token ids or arrays; None: nowhere.
+        journal: where batches are kept; if it has a file, their results are token ids or arrays.
+        calls: of run_in_batches so far, which come in the same order every time.
     """
 
     most: int
     available_bytes: int | None
     used: int = 0
-    kept: KeptBatches | None = None
+    journal: Journal = field(default_factory=Journal, compare=False)
+    calls: int = 0
 
     def rows(self, row_bytes: int) -> int:
         """The rows that go through at once when each takes so much memory."""
@@ -140,36 +127,38 @@ def run_in_batches(
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     done = 0
-    call = size.kept.next_call() if size.kept is not None else ""
+    size.calls += 1
+    journal = size.journal.under(str(size.calls))
     while done < len(order):
-        before = size.kept.find(call, done) if size.kept is not None else None
-        if before is not None:
-            if not 0 < len(before.results) <= len(order) - done:
-                raise BadInputError("what the run measured so far does not fit its data: start the audit anew")
-            size.most, size.available_bytes = before.most, before.available_bytes
-            size.used = max(size.used, len(before.results))
-            yield from zip(order[done : done + len(before.results)], map(_restored, before.results), strict=True)
-            done += len(before.results)
-            continue
-        batch = order[done : done + size.rows(row_bytes(lengths[order[done]]))]
+        batch = _run_batch(order[done:], lengths, row_bytes, size, run)
+        results, size.most, size.available_bytes = yield from journal.once((str(done),), KeptBatch, batch)
+        if not 0 < len(results) <= len(order) - done:
+            raise BadInputError("what the run measured so far does not fit its data: start the audit anew")
+        size.used = max(size.used, len(results))
+        yield from zip(order[done : done + len(results)], results, strict=True)
+        done += len(results)
+
+
+def _run_batch(
+    order: Sequence[int],
+    lengths: Sequence[int],
+    row_bytes: Callable[[int], int],
+    size: BatchSize,
+    run: Callable[[Sequence[int]], Sequence[T]],
+) -> Generator[tuple[int, T], None, Batch[T]]:
+    """Run as many of the first rows as memory takes."""
+    yield from ()  # results are passed on when they are kept
+    while True:
+        batch = order[: size.rows(row_bytes(lengths[order[0]]))]
         results = _run_unless_out_of_memory(batch, run)
-        if results is None:
-            if len(batch) == 1:
-                raise EnvironmentProblemError(
-                    f"out of memory with a single sample of {lengths[batch[0]]} tokens",
-                    mend="Use a device with more memory, or --dtype bfloat16",
-                )
-            size.most = len(batch) // 2
-            continue
-        if size.kept is not None:
-            size.kept.keep(call, done, results, size)
-        size.used = max(size.used, len(batch))
-        yield from zip(batch, results, strict=True)
-        done += len(batch)
-
-
-def _restored(result: KeptArray | tuple[int, ...]) -> Any:
-    return result.array() if isinstance(result, KeptArray) else list(result)
+        if results is not None:
+            return results, size.most, size.available_bytes
+        if len(batch) == 1:
+            raise EnvironmentProblemError(
+                f"out of memory with a single sample of {lengths[batch[0]]} tokens",
+                mend="Use a device with more memory, or --dtype bfloat16",
+            )
+        size.most = len(batch) // 2
 
 
 def _run_unless_out_of_memory(batch: Sequence[int], run: Callable[[Sequence[int]], Sequence[T]]) -> Sequence[T] | None:

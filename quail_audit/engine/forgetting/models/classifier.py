@@ -14,8 +14,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, EvaluatedModel, refuse_unknown_tokens
-from quail_audit.engine.forgetting.models.batches import KeptBatches, run_in_batches, token_bytes
+from quail_audit.engine.forgetting.models.batches import run_in_batches, token_bytes
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+from quail_audit.runs.journal import Journal
 
 F32 = npt.NDArray[np.float32]
 
@@ -32,9 +33,9 @@ class TransformersClassifier(EvaluatedModel):
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int | None = None,
-        kept: KeptBatches | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, window=window_of(model, tokenizer), batch_size=batch_size, kept=kept)
+        super().__init__(model, tokenizer, window=window_of(model, tokenizer), batch_size=batch_size, journal=journal)
         self._answered: dict[str, F32] = {}
 
     def label_log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, F32]]:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, EvaluatedModel, refuse_unknown_tokens
-from quail_audit.engine.forgetting.models.batches import KeptBatches
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+from quail_audit.runs.journal import Journal
 
 
 class TransformersModel(EvaluatedModel):
@@ -24,7 +24,7 @@ class TransformersModel(EvaluatedModel):
     Args:
         model: as in EvaluatedModel.
         tokenizer: need not have a padding token.
-        batch_size, kept: as in EvaluatedModel.
+        batch_size, journal: as in EvaluatedModel.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class TransformersModel(EvaluatedModel):
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int | None = None,
-        kept: KeptBatches | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, window=_window(model, tokenizer), batch_size=batch_size, kept=kept)
+        super().__init__(model, tokenizer, window=_window(model, tokenizer), batch_size=batch_size, journal=journal)
         self.end_ids = _end_ids(model, tokenizer)
         self._read: dict[str, npt.NDArray[np.float32]] = {}
 
