@@ -1,9 +1,9 @@
-"""Answers questions about an audit's choices without measuring: `python -m quail_audit.engine.preflight`, for the app.
+"""Answer the app's questions about an audit's choices, without measuring anything.
 
-A process of its own, because looking at checkpoints imports torch and transformers, which the app must not. It reads
-one question a line on standard input, answers each with one line on standard output, and ends when its input does.
-Reads names, shapes and types, never a weight, and never reaches a hub: what is not in the local cache is not yet known.
-Not here: the audit (audit.py), which asks everything again itself.
+`python -m quail_audit.engine.preflight` is a process of its own, because looking at checkpoints imports torch and
+transformers, which the app must not. It reads one question a line on standard input, answers each with one line on
+standard output, and ends when its input does. It reads names, shapes and types, never a weight, and never reaches a
+hub: a checkpoint that is not in the local cache is not yet known. The audit checks everything again itself.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ NICENESS = 10  # typing and measuring go first
 
 
 def answer(question: Question, *, hub_is_reachable: bool = True) -> Answer:
-    """What is so, or what is wrong. Never raises: an audit refuses what it must, this only says so early.
+    """Return what was found, or what is wrong. Never raises: an audit refuses what it must, this only says so early.
 
     Args:
-        question: see questions.py.
+        question: see schema/preflight.py.
         hub_is_reachable: whether the audit may fetch what is not here; False: HF_HUB_OFFLINE is set.
     """
     try:
@@ -95,14 +95,14 @@ def _check_checkpoint(question: AboutCheckpoint, hub_is_reachable: bool) -> Answ
 
 
 def _why_not_yet_known(error: QuailError) -> str:
-    """What is so of a well-formed id that could not be opened from the cache. No word more is known."""
+    """Return the message for a valid hub id that could not be opened from the local cache."""
     if isinstance(error, EnvironmentProblemError):
         return "no folder; a Hugging Face id, fetched when the audit starts"
-    return f"a Hugging Face id; what the cache has of it {error.message}. It is looked up when the audit starts"
+    return f"a Hugging Face id; its cached copy {error.message}. It is looked up when the audit starts"
 
 
 def _open_base(question: AboutCheckpoint) -> Checkpoint | None:
-    """What an adapter is applied to. Only an adapter needs it, so what is wrong with it is said of itself alone."""
+    """Open the base that an adapter is applied to. Its errors are left to the question about the base itself."""
     from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 
     if question.base is None or not (_is_adapter(question.source) or _is_hub_id(question.source)):
@@ -121,7 +121,7 @@ def _is_adapter(source: str) -> bool:
 
 
 def _is_hub_id(source: str) -> bool:
-    """As open_checkpoint decides: a path that exists wins."""
+    """Tell whether a source is a hub id, as open_checkpoint decides: a path that exists wins."""
     from quail_audit.core.hub import parse_hub_id
 
     return parse_hub_id(source) is not None and not Path(source).exists() and not source.startswith((".", "~"))
@@ -135,7 +135,7 @@ def _check_pair(question: AboutPair) -> Answer:
     except EnvironmentProblemError:
         sources = (question.original, question.unlearned, question.retrain)
         if any(source is not None and _is_hub_id(source) for source in sources):
-            return NotYetKnown(message="whether they fit is seen when they have been fetched")
+            return NotYetKnown(message="they are compared once they have been fetched")
         raise
     return PairFound(
         layers=len(pair.layers),
@@ -183,7 +183,7 @@ def _list_schemes() -> Answer:
 
 
 def _list_devices() -> Answer:
-    """What `--device` takes on this machine, the one that auto takes first."""
+    """List what `--device` takes on this machine, the device of `auto` first."""
     import torch
 
     from quail_audit.core.machine import usable_cores
@@ -214,7 +214,7 @@ def main() -> NoReturn:
 
 
 def _take_protocol() -> tuple[IO[bytes], IO[bytes]]:
-    """Standard input and output for questions and answers alone: libraries that print, print to standard error."""
+    """Keep standard input and output for questions and answers: libraries that print, print to standard error."""
     asked, said = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is wanted
         os.dup2(nothing.fileno(), 0)
@@ -229,7 +229,7 @@ def _read_questions(asked: IO[bytes], put: Callable[[bytes], None]) -> None:
 
 
 def _is_offline() -> bool:
-    """As huggingface_hub reads it."""
+    """Tell whether the hub is switched off, as huggingface_hub reads it."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
 

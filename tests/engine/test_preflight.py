@@ -87,7 +87,7 @@ def test_a_checkpoint_says_what_it_is(world: Path) -> None:
         ("/no/such/folder", "there is no such folder"),
         ("./nor/this", "there is no such folder"),
         ("a\0b", "there is no such folder"),
-        ("x" * 5000, "is no usable path"),
+        ("x" * 5000, "is not a usable path"),
         ("", "no weights"),
     ],
 )
@@ -139,7 +139,7 @@ def test_an_adapter_needs_its_base(world: Path, tmp_path: Path) -> None:
     get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2)).save_pretrained(tmp_path)
     alone = answer(AboutCheckpoint(source=str(tmp_path)))
     assert isinstance(alone, Problem)
-    assert "no whole checkpoint to apply it to" in alone.message
+    assert "no whole model to apply it to" in alone.message
     based = answer(AboutCheckpoint(source=str(tmp_path), base=str(world / "original")))
     assert isinstance(based, CheckpointFound)
     assert based.facts.format == "LoRA adapter"

@@ -1,7 +1,7 @@
-"""A LoRA adapter applied to its base, one weight at a time, by PEFT itself.
+"""Apply a LoRA adapter to its base, one weight at a time, by PEFT itself.
 
 PEFT's own layer is built around a single weight and merged, so that ranks by pattern, rsLoRA, DoRA and the rest come
-out bit for bit as `merge_and_unload` gives them on the whole model. Never loads a model.
+out bit for bit as `merge_and_unload` gives them on the whole model, which is never loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "adapter_config.json"
 _PREFIX = "base_model.model."
-# What an adapter of these kinds changes is not one weight at a time, or is not this base's.
+# Adapters of these kinds change more than one weight at a time, or another base.
 _UNSUPPORTED = ("layer_replication", "target_parameters", "megatron_config", "use_bdlora")
 
 
@@ -32,11 +32,11 @@ class Adapter:
     """An adapter that fits its base.
 
     Attributes:
-        folder: where it lies.
-        config: PEFT's, as trained.
+        folder: its folder.
+        config: PEFT's configuration, as trained.
         files: its weights.
         tensors_of: parameter of the base's model -> (module's name in the adapter, its tensors there).
-        base_name: the base it was trained on, as it says itself; may be empty.
+        base_name: the base that it says it was trained on; may be empty.
     """
 
     folder: Path
@@ -46,9 +46,9 @@ class Adapter:
     base_name: str
 
     def apply(self, parameter: str, weight: torch.Tensor, transposed: bool) -> torch.Tensor:
-        """The base's weight, as it is stored there, with the adapter merged into it: same shape, same dtype.
+        """Merge the adapter into the base's weight, as it is stored there: same shape, same dtype.
 
-        Where the adapter leaves it alone, it is returned as it is; else the result is a new tensor.
+        If the adapter leaves it alone, it is returned as it is; else the result is a new tensor.
 
         Raises:
             BadInputError: PEFT cannot merge this adapter.
@@ -100,7 +100,7 @@ class Adapter:
         return merged
 
     def _refuse_impossible_ranks(self) -> None:
-        """PEFT makes factors of the rank that the configuration says before it looks at those that are stored.
+        """Refuse ranks that no stored factor has: PEFT makes factors of the configured rank before it reads any.
 
         Raises:
             BadInputError: no stored factor has a side as long as a rank.
@@ -122,7 +122,7 @@ def open_adapter(
     """Read an adapter's configuration and find the base's parameters that it changes.
 
     Raises:
-        BadInputError: it is no LoRA, cannot be applied one weight at a time, or does not fit the base.
+        BadInputError: it is not a LoRA, cannot be applied one weight at a time, or does not fit the base.
     """
     path = folder / CONFIG_NAME
     values = read_json_object(path)
@@ -175,16 +175,16 @@ def _read_lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
             config: object = LoraConfig.from_peft_type(**values)  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever its checks say to values that make no sense
         raise BadInputError(
-            f"is no LoRA configuration: {printable(f'{type(error).__name__}: {error}', limit=300)}", where=str(path)
+            f"is not a LoRA configuration: {printable(f'{type(error).__name__}: {error}', limit=300)}", where=str(path)
         ) from error
     if not isinstance(config, LoraConfig):
-        raise BadInputError("is no LoRA configuration", where=str(path))
+        raise BadInputError("is not a LoRA configuration", where=str(path))
     config.inference_mode = True
     return config
 
 
 def _parameter_and_module(name: str, layout: Layout) -> tuple[str, str] | None:
-    """The parameter of the base that a tensor of the adapter belongs to, and its module's name in the adapter."""
+    """Return the base's parameter that a tensor of the adapter belongs to, and its module's name in the adapter."""
     if not name.startswith(_PREFIX):
         return None
     parts = name.removeprefix(_PREFIX).split(".")
@@ -197,7 +197,7 @@ def _parameter_and_module(name: str, layout: Layout) -> tuple[str, str] | None:
 
 
 def _check_shapes(adapter: Adapter, base_tensors: Mapping[str, TensorInfo], layout: Layout) -> None:
-    """Whole weights are as large as the base's, and the factors of a matrix as long as its sides."""
+    """Refuse whole weights not as large as the base's, and factors of a matrix not as long as its sides."""
     for parameter, (_, names) in adapter.tensors_of.items():
         shape = base_tensors[layout.tensor_of[parameter]].shape
         for name in names:
@@ -219,7 +219,7 @@ def _check_shapes(adapter: Adapter, base_tensors: Mapping[str, TensorInfo], layo
 
 
 def _nest_module(path: str, module: torch.nn.Module) -> torch.nn.Module:
-    """A model of nothing but one module, under the name that it has in the whole."""
+    """Return a model of nothing but one module, under the name that it has in the whole."""
     from torch import nn
 
     *parents, last = path.split(".")

@@ -1,8 +1,8 @@
-"""What the tensors of a checkpoint are: which belong to which module, and which modules a scheme rounds.
+"""Match a checkpoint's tensors with the modules of its model, and find the modules that a scheme rounds.
 
-Answers as transformers would on loading the checkpoint with a bitsandbytes configuration: the model is built without
-weights from config.json, and the same functions choose its modules. Code that comes with a checkpoint is never run.
-What hangs on a version of transformers is in transformers_rules.py. Reads no weights.
+The answers are those of transformers on loading the checkpoint with a bitsandbytes configuration: the model is built
+without weights from config.json, and the same functions choose its modules. Code that comes with a checkpoint is never
+run, and no weights are read. transformers_rules.py has what depends on the version of transformers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Matrix:
 
     Attributes:
         module: its name in the model: "model.layers.0.mlp.down_proj".
-        transposed: its weight is stored [inputs, outputs], as GPT-2's Conv1D does, and is rounded as
+        transposed: whether its weight is stored [inputs, outputs], as in GPT-2's Conv1D. It is rounded as
             [outputs, inputs].
     """
 
@@ -59,7 +59,7 @@ class Layout:
     """A checkpoint's tensors, sorted by what they are.
 
     Attributes:
-        architecture: the model's class; None where it is not known and names and shapes had to do.
+        architecture: the model's class; None if it is not known, so that names and shapes had to do.
         tensor_of: parameter of the model -> name of the stored tensor; tied parameters are there once.
         rounded: the modules that a scheme rounds, in model order.
         left: modules with a matrix that no scheme rounds, in model order: embeddings, the head.
@@ -67,7 +67,7 @@ class Layout:
         unread: modules that are rounded, but whose weights are split or fused as transformers loads them.
         absent: parameters of the model that the checkpoint lacks.
         unused: stored tensors that the model has no use for.
-        note: what a reader should know about how this was found out; empty where all was as it should be.
+        note: what a reader should know about how this was found out; may be empty.
     """
 
     architecture: str | None
@@ -87,11 +87,11 @@ def lay_out(
     skip_modules: tuple[str, ...] | None = None,
     where: str = "",
 ) -> Layout:
-    """Say what a checkpoint's tensors are.
+    """Match a checkpoint's tensors with the modules of its model.
 
     Args:
-        config: its parsed config.json; empty where it has none.
-        tensors: what is stored, by name.
+        config: its parsed config.json; empty if it has none.
+        tensors: the stored tensors, by name.
         skip_modules: modules to leave in full precision instead of the default ones: transformers'
             `llm_int8_skip_modules`, with the same matching.
         where: the checkpoint's folder, for messages.
@@ -108,7 +108,7 @@ def lay_out(
 def model_without_weights(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str
 ) -> PreTrainedModel | None:
-    """The model that config.json describes, on the meta device; None where transformers knows none. Don't change it.
+    """Return config.json's model on the meta device; None if transformers knows none. Don't change it.
 
     Arguments and errors as in lay_out.
     """
@@ -117,7 +117,7 @@ def model_without_weights(
 
 
 def transposed_parameters(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str) -> frozenset[str]:
-    """The weights that the model has as [inputs, outputs]: GPT-2's Conv1D. Arguments and errors as in lay_out."""
+    """Return the weights that the model has as [inputs, outputs] (Conv1D). Arguments and errors as in lay_out."""
     from transformers.pytorch_utils import Conv1D
 
     model = model_without_weights(config, tensors, where)
@@ -126,7 +126,7 @@ def transposed_parameters(config: Mapping[str, Any], tensors: Mapping[str, Tenso
 
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json describes a sequence classifier; else it is taken for a language model."""
+    """Tell whether a config.json describes a sequence classifier; else it is taken for a language model."""
     return _first_architecture(config).endswith("ForSequenceClassification")
 
 
@@ -136,7 +136,7 @@ def _first_architecture(config: Mapping[str, Any]) -> str:
 
 
 def module_with_weight(weight: torch.Tensor, transposed: bool) -> torch.nn.Module:
-    """A module as the model has it around a weight as it is stored, with a bias of zeros. Shares the weight."""
+    """Return the model's kind of module around a stored weight, which it shares, with a bias of zeros."""
     import torch
 
     with torch.device("meta"):
@@ -154,7 +154,7 @@ def module_with_weight(weight: torch.Tensor, transposed: bool) -> torch.nn.Modul
 
 
 def _check_counts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str) -> None:
-    """A model far larger than its weights would take hours or all memory to build, and could not be loaded anyway."""
+    """Refuse a model far larger than its weights: it would take hours or all memory to build, and cannot be loaded."""
     nested = [value for value in config.values() if isinstance(value, Mapping)]
     longest = max((side for info in tensors.values() for side in info.shape), default=0)
     limits = {**dict.fromkeys(_DEPTHS, len(tensors)), "num_labels": longest}
@@ -171,7 +171,7 @@ def _check_counts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], 
 
 @lru_cache(maxsize=2)  # the sides of a pair mostly share their config
 def _build_empty_model(config_json: str, where: str) -> PreTrainedModel | None:
-    """The model on the meta device, as transformers builds it before it loads weights; None for an unknown type."""
+    """Build the model on the meta device, as transformers does before it loads weights; None for an unknown type."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -257,9 +257,9 @@ def _match_tensors(
 
 
 def _rounded_matrices(model: PreTrainedModel, skip_modules: tuple[str, ...] | None) -> tuple[Matrix, ...]:
-    """What transformers' `replace_with_bnb_linear` replaces, less what it then ties to a weight that is not rounded.
+    """Return what transformers' `replace_with_bnb_linear` replaces, less what it then ties to an unrounded weight.
 
-    Less a classifier's head too: transformers means to leave the last module as it is, but misses one with a bias.
+    A classifier's head is left out too: transformers means to leave the last module alone, but misses one with a bias.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -279,7 +279,7 @@ def _rounded_matrices(model: PreTrainedModel, skip_modules: tuple[str, ...] | No
 
 
 def _is_expected(model: PreTrainedModel, name: str) -> bool:
-    """Whether a tensor that is no parameter is one that transformers passes over in silence: a buffer, mostly."""
+    """Tell whether transformers silently passes over a tensor that is no parameter: a buffer, mostly."""
     ignored = model._keys_to_ignore_on_load_unexpected or ()
     buffers = {buffer for buffer, _ in model.named_buffers()}
     return name in buffers or "rotary_emb.inv_freq" in name or any(re.search(pattern, name) for pattern in ignored)
@@ -288,7 +288,7 @@ def _is_expected(model: PreTrainedModel, name: str) -> bool:
 def _guess_layout(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], skip_modules: tuple[str, ...] | None
 ) -> Layout:
-    """Two-dimensional weights that are no embedding, norm or head, by their names: for models transformers lacks."""
+    """Take two-dimensional weights that are no embedding, norm or head by name: for models transformers lacks."""
     rounded: list[Matrix] = []
     left: list[str] = []
     for name, info in tensors.items():
@@ -313,7 +313,7 @@ def _guess_layout(
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Without the warnings of transformers and others, which the reader of a result cannot act on."""
+    """Silence warnings of transformers and others, which the reader of a result cannot act on."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -1,8 +1,7 @@
-"""Opening a checkpoint: a local folder, a GGUF file or a Hugging Face id; a whole model or an adapter on another one.
+"""Open a checkpoint: a local folder, a GGUF file or a Hugging Face id; a whole model or an adapter.
 
-One that is quantized already reads as the weights that it stands for, and says how each is stored.
-
-Opening reads names, shapes and types, never a weight. Whether a checkpoint fits another is pair.py's question.
+A checkpoint that is quantized already reads as the weights that it stands for, and says how each is stored. Opening
+reads names, shapes and types, never a weight.
 """
 
 from __future__ import annotations
@@ -47,16 +46,16 @@ class Checkpoint:
     """A model's weights, readable one at a time. Holds no file open and no weight in memory.
 
     Attributes:
-        source: as the user named it.
-        folder: where its files lie on this machine.
-        revision: commit of the hub, where it came from there.
-        config: its config.json, parsed, less its quantization_config; of an adapter, its base's; {} where it has none.
+        source: its name as the user gave it.
+        folder: the folder of its files on this machine.
+        revision: its commit on the hub, if it came from there.
+        config: its config.json, parsed, less its quantization_config; an adapter has its base's; {} if there is none.
         layout: what its tensors are, with the modules that are rounded by default.
-        files: its weights, by name; of packed ones, what they stand for.
-        borrowed_from: the checkpoint whose config.json stands in for its own, where it has none.
-        adapter: how its base is changed, where it is an adapter.
-        adapter_of: its base, where it is an adapter.
-        gguf: the file, where it is a GGUF file.
+        files: its weights, by name; packed ones read as what they stand for.
+        borrowed_from: the checkpoint whose config.json stands in for its own, if it has none.
+        adapter: how its base is changed, if it is an adapter.
+        adapter_of: its base, if it is an adapter.
+        gguf: the file, if it is a GGUF file.
     """
 
     source: str
@@ -72,7 +71,7 @@ class Checkpoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The stored tensors of the model; of an adapter, its base's."""
+        """The stored tensors of the model; an adapter has its base's."""
         return self.adapter_of.names if self.adapter_of else tuple(self.files.tensors)
 
     def info(self, name: str) -> TensorInfo:
@@ -80,7 +79,7 @@ class Checkpoint:
         return self.adapter_of.info(name) if self.adapter_of else self.files.tensors[name]
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor as it is stored, on the CPU; of an adapter, merged. Mapped where it can be: don't write to it.
+        """Return one tensor as it is stored, on the CPU; an adapter's is merged. It may be mapped: don't write to it.
 
         Raises:
             KeyError: there is no such tensor.
@@ -93,7 +92,7 @@ class Checkpoint:
         return weight if parameter is None else self.adapter.apply(parameter, weight, parameter in self._transposed)
 
     def read_matrix(self, matrix: Matrix) -> torch.Tensor:
-        """The weight of a module as it is rounded: [outputs, inputs], contiguous."""
+        """Return the weight of a module as it is rounded: [outputs, inputs], contiguous."""
         weight = self.read(self.layout.tensor_of[matrix.parameter])
         return weight.T.contiguous() if matrix.transposed else weight
 
@@ -106,7 +105,7 @@ class Checkpoint:
         return {name: matrices[tensor] for name, tensor in self.layout.tensor_of.items() if tensor in matrices}
 
     def read_rounded(self, matrix: Matrix) -> RoundedMatrix | None:
-        """A module's weight as it is stored, with its codes: [outputs, inputs]; None where it is not quantized.
+        """Return a module's weight as it is stored, with its codes: [outputs, inputs]; None if it is not quantized.
 
         Raises:
             BadInputError: what is stored cannot be read any more, or makes no sense.
@@ -116,7 +115,7 @@ class Checkpoint:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """The files that its weights are read from; of an adapter, its own."""
+        """The files that its weights are read from; an adapter has its own."""
         return tuple(dict.fromkeys(self.files.file_of.values()))
 
     @property
@@ -126,7 +125,7 @@ class Checkpoint:
 
     @property
     def scheme(self) -> str | None:
-        """How most of its weights are stored, as `--scheme` names it; None where they are not quantized."""
+        """How most of its weights are stored, as `--scheme` names it; None if they are not quantized."""
         weights: Counter[str] = Counter()
         for matrix in self.packed.values():
             weights[matrix.scheme] += math.prod(matrix.info.shape)
@@ -192,14 +191,14 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str, *, base: Checkpoint | None = None) -> Checkpoint:
-    """Open a checkpoint for reading, fetching it first where it is on a hub.
+    """Open a checkpoint for reading, and fetch it first if it is on a hub.
 
     Args:
         source: a local folder, a GGUF file, or `org/name` or `org/name@revision`; a path that exists wins.
-        base: the checkpoint that an adapter is applied to, and whose config.json stands in where there is none.
+        base: the checkpoint that an adapter is applied to, and whose config.json stands in if there is none.
 
     Raises:
-        BadInputError: what is there is no checkpoint that can be read: which file, what is wrong, what to do.
+        BadInputError: it cannot be read as a checkpoint: which file, what is wrong, what to do.
         EnvironmentProblemError: it could not be fetched.
     """
     path, revision = _locate(source)
@@ -210,7 +209,7 @@ def open_checkpoint(source: str, *, base: Checkpoint | None = None) -> Checkpoin
 
 
 def borrow_config(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as another's config.json describes it; as it is where that has none either.
+    """Return the checkpoint as another's config.json describes it; as it is if that has none either.
 
     Raises:
         BadInputError: its tensors don't fit that description.
@@ -222,7 +221,7 @@ def borrow_config(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> None:
-    """Refuse layers whose weights are no floating-point numbers that are rounded in practice.
+    """Refuse layers whose weights are not of a floating-point type that is rounded in practice.
 
     Raises:
         BadInputError: says which.
@@ -242,12 +241,12 @@ def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> N
 
 
 def _locate(source: str) -> tuple[Path, str | None]:
-    """The folder of a checkpoint, or its GGUF file, and its commit where it came from a hub."""
+    """Return the folder of a checkpoint, or its GGUF file, and its commit if it came from a hub."""
     try:
         path = Path(source).expanduser()
         exists, is_folder = path.exists(), path.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, no such home
-        raise BadInputError(f"is no usable path: {printable(str(error), limit=200)}", where=source) from error
+        raise BadInputError(f"is not a usable path: {printable(str(error), limit=200)}", where=source) from error
     if is_folder:
         return path, None
     if exists and path.suffix.lower() == ".gguf":
@@ -296,7 +295,7 @@ def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoi
 
 
 def _safetensors_name(folder: Path) -> str:
-    """What transformers names its file, or AutoGPTQ, where it is the only one."""
+    """Return transformers' name for the weight file, or AutoGPTQ's if there is just one of those."""
     found = sorted(folder.glob("gptq_model-*.safetensors"))
     return found[0].name if len(found) == 1 else "model.safetensors"
 
@@ -312,7 +311,7 @@ def _open_gguf_file(source: str, path: Path, revision: str | None) -> Checkpoint
 def _open_adapter_folder(source: str, folder: Path, revision: str | None, base: Checkpoint | None) -> Checkpoint:
     if base is None or base.adapter is not None:
         raise BadInputError(
-            "is an adapter, and there is no whole checkpoint to apply it to",
+            "is an adapter, and there is no whole model to apply it to",
             where=str(folder),
             mend="Give the model that it was trained on as ORIGINAL, and the adapter as UNLEARNED or --retrain",
         )

@@ -1,4 +1,4 @@
-"""Two checkpoints of one model, layer by layer: what an audit compares. Measures nothing."""
+"""Open the checkpoints of an audit, check that they fit together, and read them layer by layer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Layer:
 
     Attributes:
         name: the module's name in the model: model.layers.0.mlp.down_proj.
-        block: its transformer block, where the name tells.
+        block: its transformer block, if the name tells.
         role: the last part of its name that is no number: down_proj. BERT calls three of its layers dense; they are
             attention_output, intermediate and output, its pooler's is pooler.
         shape: (outputs, inputs), as it is rounded and as `Pair.read` gives it.
-        weights: how many there are.
-        transposed: it is stored the other way round, as GPT-2's Conv1D.
+        weights: number of weights.
+        transposed: whether it is stored the other way round, as GPT-2's Conv1D.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Pair:
     Attributes:
         original: the model before unlearning.
         unlearned: the model after it.
-        retrain: the retrained reference, where one is given.
+        retrain: the retrained reference, if one is given.
         layers: what a scheme rounds, or either side stores quantized, in model order.
         left_in_full_precision: modules with a matrix that no scheme rounds: embeddings, the head.
         notes: what the reader of a result should know.
@@ -60,9 +60,9 @@ class Pair:
     notes: tuple[str, ...] = ()
 
     def read(self, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layer's weights, (original, unlearned): `layer.shape` each, contiguous, on the CPU, in their own dtypes.
+        """Return the layer's weights, (original, unlearned): `layer.shape` each, contiguous, on the CPU, in own dtypes.
 
-        Mapped from their files where they can be, and released when dropped. Don't write to them.
+        They are mapped from their files if possible, and released when dropped. Don't write to them.
 
         Raises:
             BadInputError: a file cannot be read any more, or an adapter cannot be merged.
@@ -74,7 +74,7 @@ class Pair:
 def open_pair(
     original: str, unlearned: str, retrain: str | None = None, skip_modules: tuple[str, ...] | None = None
 ) -> Pair:
-    """Open the checkpoints of an audit and see that they fit together.
+    """Open the checkpoints of an audit and check that they fit together.
 
     Args:
         original: a local folder or a Hugging Face id.
@@ -114,7 +114,7 @@ def open_pair(
 
 
 def _matrices_to_audit(layout: Layout, sides: tuple[Checkpoint, ...]) -> tuple[Matrix, ...]:
-    """What a scheme rounds by default, and besides what either side stores quantized: an embedding, the head."""
+    """Return what a scheme rounds by default, and what either side stores quantized: an embedding, the head."""
     stored = {
         Matrix(name.removesuffix(".weight"), matrix.transposed)
         for side in sides

@@ -1,8 +1,7 @@
-"""What transformers does with a checkpoint as it loads it: which weights are tied, renamed and left in full precision.
+"""Say which weights transformers ties, renames and leaves in full precision as it loads a checkpoint.
 
 Under transformers 5 its own functions answer. 4.47, the newest that auto-gptq works with, lacks them: there the same
-questions are answered by the same rules, so that a checkpoint has the same layers under either. Not here: what the
-answers make of a checkpoint's tensors (architecture.py).
+rules answer, so that a checkpoint has the same layers under either.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _OLD_NAMES = (("gamma", "weight"), ("beta", "bias"))
 
 @functools.cache
 def is_version_5() -> bool:
-    """Whether the installed transformers has the functions that came with version 5."""
+    """Tell whether the installed transformers has the functions that came with version 5."""
     return find_spec("transformers.core_model_loading") is not None
 
 
 def tied_weights(model: PreTrainedModel) -> dict[str, str]:
-    """Parameter -> the parameter that it is tied to."""
+    """Return parameter -> the parameter that it is tied to."""
     if is_version_5():
         tied: dict[str, str] = model.all_tied_weights_keys
         return tied
@@ -40,11 +39,11 @@ def tied_weights(model: PreTrainedModel) -> dict[str, str]:
 
 
 def modules_left(model: PreTrainedModel, skip_modules: Iterable[str] | None) -> list[str]:
-    """Patterns of the modules that stay in full precision when a model is quantized on loading.
+    """Return patterns of the modules that stay in full precision when a model is quantized on loading.
 
     Args:
-        model: without weights.
-        skip_modules: instead of the default ones: tied weights, the last module and the head.
+        model: the model without weights.
+        skip_modules: patterns that replace the defaults: tied weights, the last module and the head.
     """
     kept_in_float32 = list(model._keep_in_fp32_modules or ())
     if is_version_5():
@@ -65,7 +64,7 @@ def modules_left(model: PreTrainedModel, skip_modules: Iterable[str] | None) -> 
 
 
 def is_converted(module: str, left: Iterable[str]) -> bool:
-    """Whether a module of this name is quantized, where modules of these patterns are left alone."""
+    """Tell whether a module of this name is quantized if modules of these patterns are left alone."""
     if is_version_5():
         from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -76,7 +75,7 @@ def is_converted(module: str, left: Iterable[str]) -> bool:
 
 
 def parameter_renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
-    """How a stored name is mapped to a parameter's, and whether its tensor is converted on the way."""
+    """Return the function from a stored name to (parameter's name, whether its tensor is converted on the way)."""
     parameters = model.state_dict()
     prefix = model.base_model_prefix
     if not is_version_5():
@@ -109,7 +108,7 @@ def _rename_as_4_47(name: str, parameters: Mapping[str, object], prefix: str) ->
 
 
 def config_for_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A parsed config.json in the words of the installed transformers.
+    """Return a parsed config.json in the words of the installed transformers.
 
     Version 5 writes `dtype` and `rope_parameters`; 4.47 reads neither, and would silently rotate by other angles.
     Version 5 reads both spellings, so there it is returned as it is.

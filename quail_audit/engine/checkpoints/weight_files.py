@@ -1,8 +1,7 @@
-"""The weight files of a folder: which there are, what they hold, and one tensor at a time out of them.
+"""Find the weight files of a folder, list what they hold, and read one tensor at a time.
 
 Files are mapped anew for each tensor, so that its pages leave memory with it. Everything here is hostile until checked:
 no pickle is run, no path leads out of the folder, and a file that is not what its name says is bad input.
-Not here: what the tensors mean (architecture.py) and how an adapter is applied (adapter.py).
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Weights(Protocol):
 
     @property
     def format(self) -> str:
-        """In words."""
+        """The files' format, in words."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -70,7 +69,7 @@ class Weights(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Of all the files together."""
+        """Bytes of all the files together."""
 
     def read(self, name: str) -> torch.Tensor:
         """See WeightFiles.read."""
@@ -81,10 +80,10 @@ class WeightFiles:
     """The tensors of a folder, by name. Holds no file open.
 
     Attributes:
-        format: of the files.
+        format: the files' format.
         tensors: name -> shape and dtype, in the order of the files.
         file_of: name -> the file that holds it.
-        size_bytes: of all the files together.
+        size_bytes: bytes of all the files together.
     """
 
     format: WeightFormat
@@ -93,7 +92,7 @@ class WeightFiles:
     size_bytes: int
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, mapped from its file: contiguous, on the CPU, in its own dtype. Don't write to it.
+        """Return one tensor, mapped from its file: contiguous, on the CPU, in its own dtype. Don't write to it.
 
         The mapping ends with the tensor and its views.
 
@@ -115,14 +114,14 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
     Args:
         folder: an existing folder.
         safetensors: name of the single safetensors file; sharded ones are listed in NAME.index.json.
-        torch_bin: the same for files of torch.save, used only where there are no safetensors.
+        torch_bin: the same for files of torch.save, used only if there are no safetensors.
 
     Returns:
-        None where the folder has none of them.
+        None if the folder has none of them.
 
     Raises:
-        BadInputError: a file is truncated, corrupt, no regular file, or not what its name says; the index is no
-            index, names a file that is absent or outside the folder, or a tensor that its file does not hold.
+        BadInputError: a file is truncated, corrupt, not a regular file, or not what its name says; the index is not
+            an index, names a file that is absent or outside the folder, or a tensor that its file does not hold.
     """
     candidates: tuple[tuple[str, WeightFormat], ...] = ((safetensors, "safetensors"), (torch_bin, "pytorch .bin"))
     for name, format_ in candidates:
@@ -135,7 +134,7 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
             absent = [file.name for file in files if not file.is_file()]
             if absent:
                 raise BadInputError(
-                    f"names weight files that are not there: {short_list(absent)}",
+                    f"names weight files that are missing: {short_list(absent)}",
                     where=str(index),
                     mend="Copy or download the checkpoint again",
                 )
@@ -144,10 +143,10 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        BadInputError: not readable, not UTF-8, no JSON, or no object.
+        BadInputError: not readable, not UTF-8, not JSON, or not an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -161,7 +160,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def unreadable_error(path: Path, error: OSError) -> BadInputError:
-    """The operating system's refusal to open something of a checkpoint, as bad input."""
+    """Return the operating system's refusal to open something of a checkpoint, as bad input."""
     return BadInputError(
         f"cannot be read: {printable(error.strerror or str(error), limit=200)}",
         where=str(path),
@@ -170,7 +169,7 @@ def unreadable_error(path: Path, error: OSError) -> BadInputError:
 
 
 def short_list(names: Sequence[str]) -> str:
-    """The first few names and how many there are, for a message."""
+    """Return the first few names, and how many there are, for a message."""
     first = ", ".join(printable(name, limit=120) for name in names[:_SHOWN])
     return first if len(names) <= _SHOWN else f"{first}, … ({len(names)} in all)"
 
@@ -285,7 +284,7 @@ def _read_bin(file: Path, name: str) -> torch.Tensor:
 
 
 def _load_bin(file: Path) -> dict[str, torch.Tensor]:
-    """The mapped tensors of a file of torch.save: their pages are read when they are touched."""
+    """Return the mapped tensors of a file of torch.save: their pages are read when they are touched."""
     import torch
 
     try:
@@ -301,7 +300,7 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # a reader of hostile zip files and pickles: it has no list of what it raises
         if "mmap" in str(error):
             raise BadInputError(
-                "is no file of torch.save, or in the format of torch before 1.6, which cannot be mapped",
+                "is not a file of torch.save, or is in the format of torch before 1.6, which cannot be mapped",
                 where=str(file),
                 mend="Convert it to safetensors: model.save_pretrained(folder)",
             ) from error

@@ -1,7 +1,7 @@
-"""Which layers bring the memory back: each unit rounded alone, and everything but it, by what the forget NLL does.
+"""Find the layers that bring the memory back, by rounding units alone, and everything but them.
 
-Blocks and roles first, then the layers that lie in a block and in a role that matter, likeliest first, as far as the
-budget goes. Not here: how layers are swapped (swapping.py), what follows from it (recipe.py, prescribe.py).
+What counts is the drop in forget NLL. Blocks and roles come first, then the layers of a block and a role that both
+matter, likeliest first, as far as the budget goes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer
     from quail_audit.engine.cures.swapping import F64, SwappedModel
 
-MATTERS = 0.05  # of the fall: units that bring less alone are not looked into
-SMALLEST_FALL = 0.01  # nats a token: under it there is nothing to attribute
+MATTERS = 0.05  # share of the drop: units that bring less alone are not looked into
+SMALLEST_FALL = 0.01  # nats for each token: under it there is nothing to attribute
 
 
 class Unit:
@@ -40,7 +40,7 @@ class Unit:
 
 
 def attribute(request: AttributeRequest, run_id: str, command: tuple[str, ...]) -> Events:
-    """Measure what each unit has to do with the memory's return.
+    """Measure each unit's share in the memory's return.
 
     Raises:
         QuailError: what is wrong, where, and how to mend it. Events yielded before it stand.
@@ -99,7 +99,7 @@ def attribute(request: AttributeRequest, run_id: str, command: tuple[str, ...]) 
 def open_swapped_model(
     run: str, scheme_name: str, *, batch_size: int | None
 ) -> tuple[SwappedModel, tuple[Layer, ...], tuple[str, ...]]:
-    """The audited pair's unlearned model, ready to be rounded in part; the layers that changed it, and notes.
+    """Return the audited pair's unlearned model, ready to be rounded in part; the pair's layers; and notes.
 
     Raises:
         QuailError: the run cannot be read, measured no forget texts, or its checkpoints are gone.
@@ -133,7 +133,7 @@ def open_swapped_model(
 
 
 def coarse_units(layers: Sequence[Layer]) -> list[Unit]:
-    """The blocks, then the roles; what is in no block is only in its role."""
+    """Return the blocks, then the roles; a layer in no block is only in its role."""
     blocks = sorted({layer.block for layer in layers if layer.block is not None})
     roles = dict.fromkeys(layer.role for layer in layers)
     return [
@@ -143,7 +143,7 @@ def coarse_units(layers: Sequence[Layer]) -> list[Unit]:
 
 
 def fine_units(layers: Sequence[Layer], coarse: Sequence[UnitMeasured]) -> list[Unit]:
-    """The layers whose block and whose role matter, those of the largest product of shares first."""
+    """Return the layers whose block and role matter, those of the largest product of shares first."""
     share = {(event.kind, event.unit): event.share for event in coarse}
 
     def expected(layer: Layer) -> float:
@@ -177,7 +177,7 @@ def _unit_measured(
 
 
 def share_of_fall(part: F64, fall: F64, axis: int = -1) -> F64:
-    """The part's mean over the whole fall's, along an axis. A resample that did not fall at all counts as no share."""
+    """Return the part's mean over the whole drop's, along an axis; 0 for a resample that did not drop at all."""
     whole = fall.mean(axis=axis)
     found: F64 = np.divide(part.mean(axis=axis), whole, out=np.zeros_like(np.asarray(whole)), where=whole > 0)
     return found

@@ -1,7 +1,7 @@
-"""Deploying without touching the weights: which layers to leave in 8 or 16 bits, at what cost in bytes.
+"""Find the layers to leave in 8 or 16 bits so that the memory stays away, and their cost in bytes.
 
 Layers are spared greedily, those first that an attribution found to bring most of the memory back for their bytes; how
-much still comes back is then measured, not added up. Not here: the attribution (attribution.py).
+much still comes back is then measured, not added up.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Curve:
         self.fall = float(self._fall.mean())
 
     def measure(self, kept: Sequence[str], bits: Bits) -> RecipePoint:
-        """The point at which these layers stay in so many bits."""
+        """Return the point at which these layers stay in so many bits."""
         from quail_audit.engine.forgetting.bootstrap import interval
 
         others = self._layers.keys() - set(kept)
@@ -111,7 +111,7 @@ class Curve:
 
 
 def _measure_along(curve: Curve, ordered: Sequence[str], bits: Bits, limit_percent: float) -> Iterator[RecipePoint]:
-    """Points along the greedy order, and then those between the last above the limit and the first at or below it."""
+    """Measure points along the greedy order, then between the last above the limit and the first at or below it."""
     total = len(ordered)
     counts = sorted({round(total * step / STEPS) for step in range(STEPS + 1)})
     found: dict[int, RecipePoint] = {}
@@ -134,7 +134,7 @@ def _measure_along(curve: Curve, ordered: Sequence[str], bits: Bits, limit_perce
 
 
 def sparing_order(layers: Sequence[Layer], measured: Sequence[UnitMeasured]) -> list[str]:
-    """The layers, those first that bring most back for their weights.
+    """Return the layers, those first that bring most back for their weights.
 
     A layer that was not measured alone counts with the product of its block's and its role's shares.
     """
@@ -148,16 +148,16 @@ def sparing_order(layers: Sequence[Layer], measured: Sequence[UnitMeasured]) -> 
 
 
 def smallest_point(points: Sequence[RecipePoint], limit_percent: float) -> RecipePoint | None:
-    """The point of the fewest bytes at or below the limit."""
+    """Return the point of the fewest bytes at or below the limit; None if there is none."""
     good = [point for point in points if point.recovery_percent <= limit_percent]
     return min(good, key=lambda point: (point.size_bytes, point.recovery_percent), default=None)
 
 
 def find_attribution(run: str, scheme: str) -> list[UnitMeasured]:
-    """What the latest attribution of an audit found.
+    """Return what the latest attribution of an audit found.
 
     Raises:
-        BadInputError: there is none of this scheme.
+        BadInputError: there is none for this scheme.
     """
     if units := read_units(Path(run), scheme):
         return units
@@ -169,12 +169,12 @@ def find_attribution(run: str, scheme: str) -> list[UnitMeasured]:
 
 
 def configurations(point: RecipePoint, scheme: str, left: Sequence[str]) -> dict[str, Any]:
-    """The point as the arguments of transformers' BitsAndBytesConfig and of GPTQModel's QuantizeConfig(dynamic=…).
+    """Return the point as arguments of transformers' BitsAndBytesConfig and GPTQModel's QuantizeConfig(dynamic=…).
 
     Args:
-        point: which layers are kept, and in how many bits.
-        scheme: of the others.
-        left: modules that stay in full precision anyway; naming any of our own takes the place of the defaults.
+        point: the layers that are kept, and in how many bits.
+        scheme: scheme of the other layers.
+        left: modules that stay in full precision anyway; skip modules of our own replace the defaults.
     """
     kind, _, double = scheme.partition("-")
     bits_and_bytes = None

@@ -1,6 +1,6 @@
-"""A loaded model whose layers are rounded and put back one by one, in place: never a second copy of its weights.
+"""Round layers of a loaded model and put them back, in place, without a second copy of its weights.
 
-What a layer is put back to is read from the checkpoint again. Not here: which layers (attribution.py, recipe.py).
+The original weights of a layer are read from the checkpoint again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class SwappedModel:
     """The unlearned model with some of its layers rounded.
 
     Args:
-        pair: whose unlearned side it is.
-        loaded: that model, in full precision.
+        pair: the pair, whose unlearned side the model is.
+        loaded: the model, in full precision.
         scheme: how layers are rounded.
-        texts: whose loss is measured.
-        batch_size: rows at once; None: by the memory there is.
+        texts: the texts whose loss is measured.
+        batch_size: rows at once; None: by the free memory.
 
     Attributes:
-        passes: over the texts, so far.
+        passes: number of passes over the texts so far.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class SwappedModel:
         self.passes = 0
 
     def measure_losses(self, rounded: Collection[str], *, in_8_bits: Collection[str] = ()) -> F64:
-        """Each text's mean token loss in nats: [texts].
+        """Return each text's mean token loss in nats: [texts].
 
         Args:
-            rounded: layers that are rounded as the scheme does it.
-            in_8_bits: layers that are rounded to 8 bits; all others are in full precision.
+            rounded: layers to round as the scheme does it.
+            in_8_bits: layers to round to 8 bits; all others stay in full precision.
         """
         wanted = dict.fromkeys(rounded, self._scheme) | dict.fromkeys(in_8_bits, self._eight_bits)
         for name, layer in self._layers.items():

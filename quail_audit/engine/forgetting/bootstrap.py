@@ -1,4 +1,4 @@
-"""Means with 95 % percentile bootstrap intervals (Efron, 1979), by scipy. Which values go in is the metrics' affair."""
+"""Compute means with 95 % percentile bootstrap intervals (Efron, 1979), by scipy."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ F64 = npt.NDArray[np.float64]
 def interval(
     samples: Sequence[npt.NDArray[Any]], statistic: Callable[..., F64], *, seed: int, paired: bool = False
 ) -> tuple[float, float]:
-    """The middle 95 % of a statistic over resamples.
+    """Return the middle 95 % of a statistic over resamples.
 
-    Of a single sample nothing can be resampled: the interval is then the statistic itself.
+    A single sample cannot be resampled: the interval is then the statistic itself.
 
     Args:
-        samples: arrays [n]; each resampled on its own, or, where paired, all of one length and by the same draws.
+        samples: arrays [n], each resampled on its own or, if paired, all of one length and by the same draws.
         statistic: called with as many arrays [..., n] and axis=-1; returns [...].
-        seed: the same seed, the same interval.
+        seed: random seed; the same seed gives the same interval.
         paired: see samples.
     """
     from scipy.stats import bootstrap  # 0.5 s to import
@@ -54,6 +54,6 @@ def interval(
 
 
 def mean_score(values: F64, *, seed: int) -> Score:
-    """The mean of values [n] with its interval."""
+    """Return the mean of values [n] with its 95 % interval."""
     low, high = interval([values], np.mean, seed=seed)
     return Score(mean=float(values.mean()), low=low, high=high, samples=values.shape[0])

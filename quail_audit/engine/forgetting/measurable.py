@@ -1,4 +1,4 @@
-"""Which metrics a data folder and a model allow."""
+"""Find the metrics that a data folder and a model allow."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def read_data(
     max_samples: int | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> ForgettingData:
-    """Read a data folder, as far as it goes.
+    """Read a data folder, and say what can be measured with it.
 
     Args:
         path: the folder.
-        metrics: those to measure; None: every one the folder has data for.
-        max_samples: at most so many samples of each kind, the first ones; in-context examples are not cut.
-        columns: what classifiers' data calls its text and its label.
+        metrics: the metrics to measure; None: every metric that the folder has data for.
+        max_samples: the most samples of each kind, taken from the front; in-context examples are not cut.
+        columns: the names of the text and the label columns in classifiers' data.
 
     Raises:
         UsageError: a metric that Quail does not know.
@@ -51,8 +51,8 @@ def read_data(
     asked = None if metrics is None else tuple(metric_named(name) for name in metrics)
     folder = Path(path)
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise BadInputError(f"the data {what}" if folder.exists() else what, where=str(path), mend=_expected_data())
+        problem = "--data expects a folder, got a file" if folder.exists() else "no such folder"
+        raise BadInputError(problem, where=str(path), mend=_expected_data())
     data = read_folder(folder, max_samples, columns)
     samples = {metric.name: metric.samples(data) for metric in known_metrics()}
     if asked is not None:
@@ -105,19 +105,19 @@ _MODELS: Mapping[Task, str] = {"classification": "a classifier", "language model
 
 
 def task_of(checkpoint: Checkpoint) -> Task:
-    """What a checkpoint's model does."""
+    """Return the task of a checkpoint's model."""
     return "classification" if is_classifier(checkpoint.config) else "language modelling"
 
 
 def fit_data(data: ForgettingData, *checkpoints: Checkpoint) -> ForgettingData:
-    """The data as these checkpoints can be asked: metrics of their task, and labels by the model's own names.
+    """Return the data as these checkpoints need it: metrics of their task, and labels by the model's own names.
 
-    A label is matched by name, then by name in another case, then by its number. Where the data names its labels and
-    the model calls its own LABEL_0, LABEL_1, … only numbers can be matched.
+    A label is matched by name, then by name in another case, then by its number. If the model calls its labels LABEL_0,
+    LABEL_1, …, only numbers can be matched.
 
     Args:
-        data: as read.
-        checkpoints: of one model; the first one's names count.
+        data: the data as read.
+        checkpoints: checkpoints of one model; the first one's names count.
 
     Raises:
         BadInputError: the data is for the other task, a label is none of the model's, the checkpoints name their
@@ -142,7 +142,7 @@ def fit_data(data: ForgettingData, *checkpoints: Checkpoint) -> ForgettingData:
 
 
 def data_task(data: ForgettingData) -> Task | None:
-    """What the folder is for; None where it is for both, or for neither."""
+    """Return the task that the folder is for; None if it is for both, or for neither."""
     for_language = bool(data.continuations or data.questions or data.texts)
     if for_language == bool(data.labelled):
         return None

@@ -1,7 +1,4 @@
-"""How much of what was forgotten comes back when the model is rounded (DESIGN section 2).
-
-Not here: what a recovery means for the release (verdict.py).
-"""
+"""Compute how much of what was forgotten comes back when the model is rounded (DESIGN section 2)."""
 
 from __future__ import annotations
 
@@ -32,17 +29,17 @@ def recovery(
     *,
     seed: int,
 ) -> Recovery:
-    """The recovery of one metric at one scheme.
+    """Return the recovery of one metric at one scheme.
 
     For VerbMem, KnowMem, and a classifier's accuracy and label probability, of the forget set, with M the mean score
     and F, the floor, what a model may know without having learned the forget set: max(M[retrain/full],
     M[unlearned/full]) with a retrained reference, else M[unlearned/full]. In this order:
 
-    1. "uninformative" where the original is less than informative_points above the reference (without one, above 0): it
+    1. "uninformative" if the original is less than informative_points above the reference (without one, above 0): it
        never knew more than a model that never saw the data;
-    2. "not forgotten" where it is less than that above the unlearned one in full precision, or, where that one is only
+    2. "not forgotten" if it is less than that above the unlearned one in full precision, or, if that one is only
        given quantized, as it is stored;
-    3. "no rounded arm" or "no floor" where an arm is absent without which nothing can be told;
+    3. "no rounded arm" or "no floor" if an arm is absent without which nothing can be told;
     4. else max(0, M[unlearned/quantized] - F) / (M[original/full] - F) in per cent, its interval paired over samples, F
        taken anew in each resample: "recovered" where the whole interval is above max_recovery_percent,
        "held" where none of it is, else "undecided". A single sample leaves it undecided: it has no interval.
@@ -57,7 +54,7 @@ def recovery(
             checkpoint is only given quantized, its stored arm plays "original/full" or "retrain/full", and
             "unlearned/full" is absent.
         limits: the policy's for this metric at this scheme.
-        seed: of the bootstrap.
+        seed: random seed for the bootstrap.
     """
     if metric in REPORTED_METRICS:
         return _auc_recovery(scores_by_role, limits.informative_points, seed)

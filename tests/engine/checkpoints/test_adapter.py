@@ -276,9 +276,9 @@ def test_an_adapter_that_is_no_lora_is_bad_input(tmp_path: Path) -> None:
 def test_an_adapter_alone_is_bad_input(tmp_path: Path) -> None:
     save(tmp_path / "base")
     train(tmp_path / "base", tmp_path / "adapter", **KINDS["plain"])
-    with pytest.raises(BadInputError, match="no whole checkpoint"):
+    with pytest.raises(BadInputError, match="no whole model"):
         open_checkpoint(str(tmp_path / "adapter"))
-    with pytest.raises(BadInputError, match="no whole checkpoint"):
+    with pytest.raises(BadInputError, match="no whole model"):
         open_pair(str(tmp_path / "adapter"), str(tmp_path / "adapter"))
 
 

@@ -1,4 +1,4 @@
-"""Weights as AutoAWQ packs them for its GEMM kernel.
+"""Read weights as AutoAWQ packs them for its GEMM kernel.
 
 A module has qweight int32 [inputs, outputs / 8], qzeros int32 [groups, outputs / 8] and scales [groups, outputs].
 value = scale * (code - zero). The eight 4-bit codes of a word belong to the outputs 0, 2, 4, 6, 1, 3, 5, 7 of their
@@ -36,7 +36,7 @@ _PLACE_OF_OUTPUT = (0, 4, 1, 5, 2, 6, 3, 7)  # in its word
 
 
 def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
-    """The packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
+    """Return the packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
     version = str(config.get("version", config.get("checkpoint_format", "gemm"))).lower()
     if version != "gemm":
         raise BadInputError(
@@ -72,6 +72,6 @@ def _unpack(module: str, files: WeightFiles, size: int) -> RoundedMatrix:
 
 
 def _unpack_words(words: torch.Tensor) -> torch.Tensor:
-    """int32 [rows, words] -> uint8 [rows, outputs]."""
+    """Unpack int32 [rows, words] to uint8 [rows, outputs]."""
     rows = words.shape[0]
     return unpack_rows(words, 4).reshape(rows, -1, 8)[:, :, list(_PLACE_OF_OUTPUT)].reshape(rows, -1)

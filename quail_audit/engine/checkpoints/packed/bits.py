@@ -1,7 +1,6 @@
-"""Codes of a few bits out of the 32-bit words that GPTQ, AWQ and compressed-tensors store them in.
+"""Unpack codes of a few bits from the 32-bit words of GPTQ, AWQ and compressed-tensors.
 
-All three fill a word from its low bits up; only 3-bit codes straddle words, 32 of them in three. Not here: what the
-codes mean.
+All three fill a word from its low bits up; only 3-bit codes straddle words, 32 of them in three.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def unpack_rows(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """int32 [rows, words] -> uint8 [rows, words * 32 // bits]: each row a stream of codes of 2, 3, 4 or 8 bits."""
+    """Unpack int32 [rows, words] to uint8 [rows, words * 32 // bits]: rows of 2, 3, 4 or 8-bit codes."""
     import torch
 
     data = words.contiguous().view(torch.uint8).reshape(words.shape[0], -1)
@@ -31,5 +30,5 @@ def unpack_rows(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def words_for(codes: int, bits: int) -> int:
-    """How many 32-bit words hold so many codes."""
+    """Return how many 32-bit words hold so many codes."""
     return -(-codes * bits // 32)

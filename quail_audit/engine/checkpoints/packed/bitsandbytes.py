@@ -1,8 +1,8 @@
-"""Weights as bitsandbytes stores them: nf4 and fp4 blocks, with scales plain or rounded again, and LLM.int8() rows.
+"""Read weights as bitsandbytes stores them: nf4 and fp4 blocks, and LLM.int8() rows.
 
-Of 4 bits: weight uint8, two codes a byte, the first in the high half; weight.absmax, weight.quant_map, and
-weight.quant_state.bitsandbytes__nf4, a JSON text; where the scales are rounded too, weight.nested_absmax and
-weight.nested_quant_map. Of 8 bits: weight int8 and SCB float32, each row's largest magnitude. Source: bitsandbytes
+In 4 bits: weight uint8, two codes a byte, the first in the high half; weight.absmax, weight.quant_map, and
+weight.quant_state.bitsandbytes__nf4, a JSON text; if the scales are rounded too, weight.nested_absmax and
+weight.nested_quant_map. In 8 bits: weight int8 and SCB float32, each row's largest magnitude. Source: bitsandbytes
 0.50, functional.py (QuantState.as_dict, dequantize_4bit, int8_vectorwise_dequant).
 """
 
@@ -30,15 +30,15 @@ _DEFAULT_BLOCK = 64
 
 @dataclass(frozen=True)
 class _QuantState:
-    """What a 4-bit weight's JSON text says, checked.
+    """The content of a 4-bit weight's JSON text, checked.
 
     Attributes:
         kind: "nf4" or "fp4".
         shape: (outputs, inputs).
-        dtype: of the dequantized values.
-        block_size: weights to a scale.
-        nested_block_size: scales to a scale of the scales; None where they are stored plain.
-        nested_offset: the mean that was taken off them first.
+        dtype: dtype of the dequantized values.
+        block_size: weights that share a scale.
+        nested_block_size: scales that share a scale of their own; None if they are stored plain.
+        nested_offset: the mean that was subtracted from them first.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class _QuantState:
 
 
 def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
-    """The packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
+    """Return the packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
     found = {}
     for name in files.tensors:
         weight, is_state, kind = name.partition(_STATE)
@@ -152,7 +152,7 @@ def _read_state(name: str, kind: str, files: WeightFiles) -> _QuantState:
 
 
 def _repeat_by_block(of_blocks: torch.Tensor, block_size: int, count: int) -> torch.Tensor:
-    """What each of so many values has of its block. A block may say that it is larger than all of them."""
+    """Repeat each block's value for its weights, `count` in all. A block may claim to be larger than that."""
     return of_blocks.repeat_interleave(min(block_size, count))[:count]
 
 
@@ -179,7 +179,7 @@ def _unpack_4(weight: str, state: _QuantState, files: WeightFiles) -> RoundedMat
 
 
 def _check_levels(name: str, levels: torch.Tensor, kind: str, files: WeightFiles) -> None:
-    """bitsandbytes' kernels have the levels built in: a file with others would not compute what it says."""
+    """Refuse other levels than those built into bitsandbytes' kernels, which would compute something else."""
     from bitsandbytes.functional import get_4bit_type
 
     built_in: torch.Tensor = get_4bit_type(kind, device="cpu")  # type: ignore[no-untyped-call]
@@ -188,7 +188,7 @@ def _check_levels(name: str, levels: torch.Tensor, kind: str, files: WeightFiles
 
 
 def _bucket_widths(levels: torch.Tensor) -> torch.Tensor:
-    """Of each code's bucket in units of its block's scale: between the middles to both sides, or the block's edge."""
+    """Return each code's bucket width for a scale of 1: between the midpoints on both sides, or the block's edge."""
     import torch
 
     ascending, order = levels.sort(stable=True)

@@ -1,7 +1,7 @@
-"""Weights as compressed-tensors packs them (format pack-quantized): what llm-compressor writes for W4A16 and W8A16.
+"""Read weights as compressed-tensors packs them (pack-quantized): llm-compressor's W4A16 and W8A16.
 
 A module has weight_packed int32 [outputs, inputs * bits / 32], weight_scale [outputs, groups], weight_shape int64 [2],
-and, where it is asymmetric, weight_zero_point, packed along the outputs; where inputs are grouped out of order,
+and, if it is asymmetric, weight_zero_point, packed along the outputs; if inputs are grouped out of order,
 weight_g_idx. Signed codes are stored plus half their range, and so are zeros. value = scale * (code - zero). Source:
 compressed-tensors' compressors/pack_quantized and quantization/lifecycle/forward.py.
 """
@@ -36,7 +36,7 @@ _BITS = (2, 4, 8)
 
 
 def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
-    """The packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
+    """Return the packed matrices, by parameter. Arguments and errors as in gptq.matrices."""
     format_ = str(config.get("format"))
     if format_ != "pack-quantized":
         raise BadInputError(

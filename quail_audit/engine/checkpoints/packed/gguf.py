@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: its tensors under the names, and in the order of rows, that transformers gives them.
+"""Read a GGUF file as a checkpoint, with the names and the order of rows that transformers gives it.
 
 Values come from the gguf package and names, configuration and the undone permutations of query and key rows from
 transformers, as it loads the same file with `gguf_file=`; codes go the same way. One tensor is mapped at a time.
@@ -41,8 +41,8 @@ class _BlockEncoding:
 
     Attributes:
         unit: (first byte in the block, bytes that mean a scale of 1 or an offset of 0).
-        taken_off: of the codes, as they are dequantized. Of q8_0 127, as llama.cpp stores nothing below -127; should
-            another tool store -128, its code is 255.
+        taken_off: what dequantizing subtracts from the codes. For q8_0 it is 127, as llama.cpp stores nothing below
+            -127; should another tool store -128, its code is 255.
     """
 
     unit: tuple[tuple[int, bytes], ...]
@@ -69,16 +69,16 @@ _PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True, eq=False)
 class GgufTensors:
-    """The tensors of a GGUF file that are not packed; WeightFiles to whoever asks for one.
+    """The tensors of a GGUF file that are not packed. Implements Weights.
 
     Attributes:
-        path: of the file.
+        path: the file.
         tensors: name in the model -> shape and dtype.
         file_of: name in the model -> the file.
-        size_bytes: of the file.
+        size_bytes: bytes of the file.
         stored: name in the model -> (name in the file, where it lies).
         processor: transformers' own, which puts rows and values as its model has them.
-        format: in words.
+        format: the format in words.
     """
 
     path: Path
@@ -90,21 +90,21 @@ class GgufTensors:
     format: str = "GGUF"
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor as the model has it, in its own dtype. Raises as WeightFiles.read."""
+        """Return one tensor as the model has it, in its own dtype. Raises as WeightFiles.read."""
         import torch
 
         values = torch.from_numpy(self.to_model_order(name, self.values(name)))
         return values.to(self.tensors[name].dtype)
 
     def values(self, name: str) -> npt.NDArray[np.float32]:
-        """As the file orders them: float32."""
+        """Return a tensor's values in the order of the file: float32."""
         from gguf import GGMLQuantizationType, dequantize
 
         _, stored = self.stored[name]
         return dequantize(self.blocks(name), GGMLQuantizationType(stored.kind)).reshape(stored.shape)
 
     def codes(self, name: str) -> Bytes:
-        """Of a packed tensor, as the file orders them: uint8 in the tensor's shape."""
+        """Return a packed tensor's codes in the order of the file: uint8 in the tensor's shape."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
         _, stored = self.stored[name]
@@ -117,7 +117,7 @@ class GgufTensors:
         return codes.astype(np.int16).astype(np.uint8).reshape(stored.shape)
 
     def blocks(self, name: str) -> Bytes:
-        """The bytes of a tensor, a row of the tensor a row: mapped, and released with the array."""
+        """Return the bytes of a tensor, row by row: mapped, and released with the array."""
         _, stored = self.stored[name]
         try:
             with self.path.open("rb") as opened:
@@ -130,7 +130,7 @@ class GgufTensors:
         return found.reshape(*stored.shape[:-1], -1)
 
     def to_model_order(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What the file holds of a tensor, ordered as the model's parameter: contiguous, and writable."""
+        """Put what the file holds of a tensor in the order of the model's parameter: contiguous, and writable."""
         gguf_name, _ = self.stored[name]
         processed = self.processor.process(
             weights=array, name=gguf_name, tensor_key_mapping={}, parsed_parameters={"tensors": {}}
@@ -143,10 +143,10 @@ LEAST_TENSORS_PER_LAYER = 2  # attention and what follows it
 
 
 def open_gguf(path: Path) -> tuple[dict[str, Any], PackedFiles]:
-    """The configuration of the model in a GGUF file, as its config.json would have it, and its weights.
+    """Return the configuration of the model in a GGUF file, as its config.json would have it, and its weights.
 
     Raises:
-        BadInputError: it is no GGUF file, is corrupt, or holds a model or an encoding that Quail does not read.
+        BadInputError: it is not a GGUF file, is corrupt, or holds a model or an encoding that Quail does not read.
     """
     from gguf import GGMLQuantizationType
 
@@ -169,7 +169,7 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], PackedFiles]:
     if len(named) < len(stored):
         fused = [name for name in stored if named[name_map.get(name, name)][0] != name]
         raise BadInputError(
-            f"holds weights that transformers fuses, as mixtures of experts do: {short_list(fused)}",
+            f"holds weights that transformers fuses, as in a mixture of experts: {short_list(fused)}",
             where=str(path),
             mend="Give the checkpoint that it was made from, or one of another format",
         )
@@ -222,7 +222,7 @@ def _unpack(tensors: GgufTensors, name: str, transposed: bool) -> RoundedMatrix:
 def _read_with_transformers(
     path: Path, architecture: str, stored: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, Any], Any, Mapping[str, str]]:
-    """The model's configuration, what puts tensors in its order, and gguf's names -> its names."""
+    """Return the model's configuration, what puts tensors in its order, and gguf's names -> its names."""
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
         TensorProcessor,

@@ -1,4 +1,4 @@
-"""What a GGUF file holds, read from its header, every count and offset held against the file's size first.
+"""Read a GGUF file's header, and check every count and offset against the file's size first.
 
 The gguf package reads the same header, but takes its counts on trust: an array said to have 2^60 elements keeps it busy
 for ever. So a file passes here before any library sees it. Source: ggml's docs/gguf.md, versions 2 and 3.
@@ -29,10 +29,10 @@ class StoredTensor:
     """Where a tensor lies.
 
     Attributes:
-        kind: of its encoding: gguf.GGMLQuantizationType.
-        shape: as numpy has it, the fastest side last.
-        start: of its bytes in the file.
-        size_bytes: how many there are.
+        kind: its encoding: gguf.GGMLQuantizationType.
+        shape: its shape as numpy has it, the fastest side last.
+        start: its first byte in the file.
+        size_bytes: number of its bytes.
     """
 
     kind: int
@@ -42,15 +42,15 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> tuple[str, dict[str, StoredTensor]]:
-    """The architecture that a GGUF file names, and its tensors by their names in it.
+    """Return the architecture that a GGUF file names, and its tensors by their names in it.
 
     Raises:
-        BadInputError: it is no GGUF file, or its header does not fit the file.
+        BadInputError: it is not a GGUF file, or its header does not fit the file.
     """
     try:
         with path.open("rb") as opened:
             if opened.read(4) != _MAGIC:
-                raise BadInputError("is no GGUF file: it does not begin with GGUF", where=str(path))
+                raise BadInputError("is not a GGUF file: it does not begin with GGUF", where=str(path))
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header = _Header(data, path)
                 tensors = header.read_tensors()
@@ -94,7 +94,7 @@ class _Header:
         kind = self.read_number("I")
         if name == "general.alignment":
             if kind != _UINT32:
-                self.refuse("has an alignment that is no number of 32 bits")
+                self.refuse("has an alignment that is not a 32-bit number")
             self.alignment = self.read_number("I")
             if self.alignment < 1 or self.alignment & (self.alignment - 1) or self.alignment > 1 << 20:
                 self.refuse(f"has an alignment of {self.alignment}")
@@ -148,7 +148,7 @@ class _Header:
         try:
             found = self.data[start : self.at].decode("utf-8")
         except UnicodeDecodeError:
-            self.refuse("has a name that is no UTF-8")
+            self.refuse("has a name that is not UTF-8")
         if not found.isprintable():
             self.refuse(f"has an unusable name: {printable(found, limit=120)}")
         return found
@@ -160,7 +160,7 @@ class _Header:
         return int(found)
 
     def check_count(self, count: int, least_bytes: int) -> int:
-        """A count, where the file has room for so many things of at least so many bytes."""
+        """Return a count, and refuse it if the file has no room for so many things of at least so many bytes."""
         if count * least_bytes > len(self.data) - self.at:
             self.refuse("is truncated or corrupt: it is shorter than its header says")
         return count

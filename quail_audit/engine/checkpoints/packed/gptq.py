@@ -1,4 +1,4 @@
-"""Weights as AutoGPTQ packs them, and GPTQModel too (checkpoint formats gptq and gptq_v2).
+"""Read weights as AutoGPTQ and GPTQModel pack them (checkpoint formats gptq and gptq_v2).
 
 A module has qweight int32 [inputs * bits / 32, outputs], qzeros int32 [groups, outputs * bits / 32], scales [groups,
 outputs] and g_idx int32 [inputs], the group of each input. value = scale * (code - zero). The first format stores every
@@ -36,11 +36,11 @@ _BITS = (2, 3, 4, 8)
 
 
 def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> dict[str, PackedMatrix]:
-    """The packed matrices, by parameter.
+    """Return the packed matrices, by parameter.
 
     Args:
         config: the checkpoint's quantization_config.
-        files: what is stored.
+        files: the stored tensors.
         where: config.json, for messages.
 
     Raises:
@@ -58,8 +58,8 @@ def find_matrices(config: Mapping[str, Any], files: WeightFiles, where: str) -> 
     ):
         kind = "marlin" if config.get("is_marlin_format") else str(format_)
         raise BadInputError(
-            f"is packed for one kind of kernel ({printable(kind, limit=60)}); Quail reads the formats gptq and gptq_v2 "
-            "in words of 32 bits",
+            f"is packed for another kind of kernel ({printable(kind, limit=60)}); Quail reads the formats gptq and "
+            "gptq_v2 in words of 32 bits",
             where=where,
             mend="Give the checkpoint in one of these formats: GPTQModel writes them with its default settings",
         )
@@ -124,8 +124,8 @@ def dequantize_groups(
 ) -> RoundedMatrix:
     """Dequantize codes whose scales, and zeros, belong to groups of inputs: value = scale * (code - zero).
 
-    In the dtype of the scales, rounded once, as the kernels do: the product of a half-precision scale and a code is
-    exact in float32.
+    Values are in the dtype of the scales, rounded once, as the kernels do: the product of a half-precision scale and a
+    code is exact in float32.
 
     Args:
         codes: uint8 [outputs, inputs].

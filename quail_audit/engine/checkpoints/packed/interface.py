@@ -1,4 +1,4 @@
-"""What a packed matrix is, to the rest of Quail: a weight that reads as any other, and whose codes can be had."""
+"""Define a packed matrix: a weight that reads as any other, and that also gives its codes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PackedMatrix:
         scheme: how it was rounded, as `--scheme` would name it: "nf4".
         info: shape [outputs, inputs] and dtype of the values that it stands for.
         parts: the stored tensors that it is made of.
-        unpack: reads these and gives codes, values and widths, [outputs, inputs] each. Raises BadInputError where
-            what is read makes no sense. Nothing larger than a few times the stored parts is made.
-        transposed: the model's parameter is [inputs, outputs], as GPT-2's Conv1D has it.
+        unpack: reads these and returns codes, values and widths, [outputs, inputs] each. Raises BadInputError if they
+            make no sense. Allocates at most a few times the size of the stored parts.
+        transposed: whether the model's parameter is [inputs, outputs], as GPT-2's Conv1D has it.
     """
 
     scheme: str
@@ -40,14 +40,14 @@ class PackedMatrix:
 
 @dataclass(frozen=True, eq=False)
 class PackedFiles:
-    """The weights of a folder of which some are packed: WeightFiles to whoever asks for a weight.
+    """The weights of a folder of which some are packed. Implements Weights.
 
     Attributes:
-        format: in words: "GPTQ, safetensors".
+        format: the format in words: "GPTQ, safetensors".
         tensors: name -> shape and dtype, of the weights that the packed ones stand for and of the others as stored.
-        size_bytes: of all the files together.
-        matrices: the packed ones, by the name of the parameter.
-        files: where the others are read.
+        size_bytes: bytes of all the files together.
+        matrices: the packed weights, by the name of the parameter.
+        files: the stored tensors, where the other weights are read.
     """
 
     format: str
@@ -62,7 +62,7 @@ class PackedFiles:
         return self.files.file_of
 
     def read(self, name: str) -> torch.Tensor:
-        """One weight, dequantized where it is packed: what the deployed model computes with. See WeightFiles.read."""
+        """Return one weight, dequantized if it is packed, as the deployed model has it. See WeightFiles.read."""
         matrix = self.matrices.get(name)
         if matrix is None:
             return self.files.read(name)
@@ -73,11 +73,11 @@ class PackedFiles:
 def packed_files(
     format_: str, files: Weights, matrices: Mapping[str, PackedMatrix], transposed: frozenset[str] = frozenset()
 ) -> PackedFiles:
-    """Put the weights that packed tensors stand for in their place.
+    """Replace packed tensors by the weights that they stand for.
 
     Args:
-        format_: in words.
-        files: what is stored.
+        format_: the format in words.
+        files: the stored tensors.
         matrices: parameter -> its packed matrix.
         transposed: parameters that the model has as [inputs, outputs].
     """
@@ -91,18 +91,18 @@ def packed_files(
 
 
 def modules_with(files: WeightFiles, suffix: str) -> tuple[str, ...]:
-    """The modules that have a tensor of this name, in the order of the files."""
+    """Return the modules that have a tensor of this suffix, in the order of the files."""
     return tuple(name.removesuffix(suffix) for name in files.tensors if name.endswith(suffix))
 
 
 def check_part(files: WeightFiles, name: str, shape: tuple[int | None, ...], *dtypes: str) -> TensorInfo:
-    """What is known of a stored part of a packed matrix, checked.
+    """Check a stored part of a packed matrix, and return its shape and dtype.
 
     Args:
-        files: what is stored.
-        name: of the part.
-        shape: that it should have; None where any length will do.
-        dtypes: names of torch's dtypes, of which it should have one.
+        files: the stored tensors.
+        name: name of the part.
+        shape: the shape that it should have; None for a side of any length.
+        dtypes: names of torch's dtypes, one of which it should have.
 
     Raises:
         BadInputError: it is absent, or has another shape or dtype.
@@ -127,10 +127,10 @@ def refuse(files: WeightFiles, name: str, problem: str) -> NoReturn:
 
 
 def read_whole_number(values: Mapping[str, Any], key: str, allowed: tuple[int, ...], default: int, where: str) -> int:
-    """A number of the quantization_config in config.json.
+    """Return a number of the quantization_config in config.json.
 
     Raises:
-        BadInputError: it is none of those allowed.
+        BadInputError: it is not an allowed one.
     """
     found = values.get(key, default)
     if isinstance(found, bool) or found not in allowed:
@@ -143,10 +143,10 @@ def read_whole_number(values: Mapping[str, Any], key: str, allowed: tuple[int, .
 
 
 def read_group_size(values: Mapping[str, Any], key: str, where: str) -> int:
-    """How many inputs share a scale, by the quantization_config; -1: all of a row.
+    """Return how many inputs share a scale, by the quantization_config; -1: all of a row.
 
     Raises:
-        BadInputError: it is no such number.
+        BadInputError: it is not such a number.
     """
     found = values.get(key)
     found = -1 if found is None else found
@@ -156,17 +156,17 @@ def read_group_size(values: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def fitting_size(inputs: int, groups: int, sizes: Sequence[int]) -> int | None:
-    """The first of these group sizes that makes so many groups of so many inputs, the last perhaps short; else None."""
+    """Return the first group size that cuts so many inputs into so many groups, the last perhaps short; else None."""
     return next((size for size in sizes if groups == (1 if size == -1 else -(-inputs // size))), None)
 
 
 def group_name(size: int) -> str:
-    """The part of a scheme's name that tells how many weights share a scale: "g128", or "channel" for whole rows."""
+    """Return the part of a scheme's name for a group size: "g128", or "channel" for whole rows."""
     return "channel" if size == -1 else f"g{size}"
 
 
 def group_of_input(inputs: int, size: int) -> torch.Tensor:
-    """The group of each input, where they are grouped in order: int64 [inputs]."""
+    """Return the group of each input if they are grouped in order: int64 [inputs]."""
     import torch
 
     return torch.arange(inputs) // (inputs if size == -1 else size)

@@ -1,4 +1,4 @@
-"""Finds how the weights of a folder are packed, by the quantization_config in its config.json."""
+"""Find how the weights of a folder are packed, by the quantization_config in its config.json."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _READERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any], WeightFiles, str]
 
 
 def open_packed(config: Mapping[str, Any], files: WeightFiles, where: str) -> PackedFiles:
-    """See the weights of a quantized folder as the weights that they stand for.
+    """Return the weights of a quantized folder as the weights that they stand for.
 
     Args:
         config: its config.json, with a quantization_config.
-        files: what is stored.
+        files: the stored tensors.
         where: config.json, for messages.
 
     Raises:
@@ -35,7 +35,7 @@ def open_packed(config: Mapping[str, Any], files: WeightFiles, where: str) -> Pa
     method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
     if not isinstance(method, str) or method not in _READERS:
         raise BadInputError(
-            f"is quantized by {printable(str(method or 'what it does not say'), limit=60)}; Quail reads "
+            f"is quantized by {printable(str(method or 'an unnamed method'), limit=60)}; Quail reads "
             f"{', '.join(_READERS)} and GGUF files",
             where=where,
             mend="Give it in one of these formats, or the full-precision checkpoint",

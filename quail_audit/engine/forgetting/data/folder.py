@@ -1,8 +1,4 @@
-"""Reads a folder of forgetting data: MUSE's layout (arXiv 2407.06460), forget.jsonl / retain.jsonl, classifiers' sets.
-
-Not here: how a file of rows is read (rows.py), whether the data fits the model (labels.py), and what is done with it
-(the metrics).
-"""
+"""Read a data folder: MUSE's layout (arXiv 2407.06460), forget.jsonl, retain.jsonl, classifiers' sets."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ def read_folder(
     max_samples: int | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> ForgettingData:
-    """What a folder holds, whether or not there is anything to measure in it.
+    """Return what a folder holds, even if there is nothing to measure in it.
 
     Raises:
         BadInputError: a file that cannot be used, or the same samples given twice.
@@ -81,7 +77,7 @@ def _read_labelled(folder: Path, of: LabelledSet, columns: Columns, lines: tuple
 
 
 def _read_named(folder: Path, template: str, name: str, form: Form[R], lines: tuple[Row, ...] = ()) -> tuple[R, ...]:
-    """The rows of a part, from the one file that has it; empty where none has."""
+    """Return the rows of a part, from the one file that has it; empty if none has."""
     files = [path for alias in DATA_NAMES[name] if (path := folder / template.format(alias)).exists()]
     found = {str(path.relative_to(folder)): read_json_rows(path, form) for path in files}
     if of_form := tuple(row for row in lines if isinstance(row, form.model)):

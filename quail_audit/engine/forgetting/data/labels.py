@@ -1,7 +1,4 @@
-"""Fits a data folder to the checkpoints it is asked of: their task, and the names of their labels.
-
-Not here: reading the folder (data.py).
-"""
+"""Match the labels of the data with a classifier's names for its classes."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ MOST_NAMED = 6
 
 
 def label_names(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """A classifier's names for its classes, by index.
+    """Return a classifier's names for its classes, by index.
 
     Raises:
         BadInputError: it has fewer than two, two of one name, or its config.json numbers them otherwise than from 0.
@@ -30,12 +27,12 @@ def label_names(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
         names = tuple(numbered.get(str(i), "") for i in range(len(numbered)))
     if len(names) < 2 or config.get("problem_type") in ("regression", "multi_label_classification"):
         raise BadInputError(
-            "the model gives no single label of several",
+            "the model does not choose one label among several",
             where=where,
             mend="Quail measures classifiers with two labels or more, one of which is right",
         )
     if "" in names or len(set(names)) < len(names):
-        raise BadInputError("id2label should name each class once, from 0 on", where=where, mend="Mend id2label")
+        raise BadInputError("id2label should name each class once, from 0 on", where=where, mend="Correct id2label")
     return names
 
 
@@ -51,7 +48,7 @@ def match_label(label: str, names: tuple[str, ...]) -> str | None:
 
 
 def is_numbered(names: tuple[str, ...]) -> bool:
-    """Whether they are those that transformers gives where nobody named them."""
+    """Tell whether these are the names that transformers gives to classes that nobody named."""
     return all(name == f"LABEL_{i}" for i, name in enumerate(names))
 
 

@@ -1,7 +1,4 @@
-"""Reads JSON, JSON Lines and CSV files of rows, whoever wrote them: what is wrong is said with the file and the row.
-
-Not here: which files a data folder has (data.py).
-"""
+"""Read JSON, JSON Lines and CSV files of rows. Errors name the file and the row."""
 
 import csv
 import io
@@ -21,12 +18,12 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Form(Generic[R]):
-    """How a row is written.
+    """The form of a row in a file.
 
     Attributes:
-        model: what it becomes.
-        keys: its keys in the file, in the order of the model's fields. Other keys are ignored.
-        may_be_plain: whether a row may also be the bare string.
+        model: the class of the row.
+        keys: the row's keys in the file, in the order of the model's fields. Other keys are ignored.
+        may_be_plain: whether a row may also be a bare string.
     """
 
     model: type[R]
@@ -51,7 +48,7 @@ JSONL_FORMS: tuple[Form[Any], ...] = (PROMPT_AND_COMPLETION, QUESTION_AND_ANSWER
 
 @dataclass(frozen=True)
 class Columns:
-    """What a classifier's data calls its text and its label; None: one of TEXT_COLUMNS, of LABEL_COLUMNS."""
+    """The names of the text and the label columns; None: those of TEXT_COLUMNS, of LABEL_COLUMNS."""
 
     text: str | None = None
     label: str | None = None
@@ -67,7 +64,7 @@ class Columns:
         return LABEL_COLUMNS if self.label is None else (self.label,)
 
     def form_of(self, found: Collection[str]) -> Form[Labelled] | None:
-        """The form of rows with these keys; None where one is missing."""
+        """Return the form of rows with these keys; None if the text or the label is missing."""
         text = next((name for name in self.texts if name in found), None)
         label = next((name for name in self.labels if name in found), None)
         return None if text is None or label is None or text == label else Form(Labelled, (text, label))
@@ -100,7 +97,7 @@ def read_jsonl_rows(path: Path, columns: Columns = Columns()) -> tuple[Row, ...]
     A label may also be a whole number.
 
     Raises:
-        BadInputError: as read_json_rows; also where the form is none of JSONL_FORMS and there are no such columns.
+        BadInputError: as read_json_rows; also if the form is none of JSONL_FORMS and there are no such columns.
     """
     objects = list(_parse_lines(path))
     if not objects:
@@ -116,7 +113,7 @@ def read_csv_rows(path: Path, columns: Columns) -> tuple[Labelled, ...]:
     """Read a CSV file whose first line names its columns, of which others than the two are ignored.
 
     Raises:
-        BadInputError: the file cannot be read, is not UTF-8, no CSV, has no such columns, no rows, or a bad row.
+        BadInputError: the file cannot be read, is not UTF-8, not CSV, has no such columns, no rows, or a bad row.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     expected = f"Expected a first line that names the columns {columns}; --text-column and --label-column name others"
@@ -126,7 +123,7 @@ def read_csv_rows(path: Path, columns: Columns) -> tuple[Labelled, ...]:
         form = columns.form_of(header)
         if form is None:
             found = f"its first line has {_short_list(header)}" if header else "the file is empty"
-            raise BadInputError(f"no column of the text, or of the label: {found}", where=str(path), mend=expected)
+            raise BadInputError(f"no text column, or no label column: {found}", where=str(path), mend=expected)
         for fields in reader:
             if not fields:
                 continue
@@ -138,7 +135,9 @@ def read_csv_rows(path: Path, columns: Columns) -> tuple[Labelled, ...]:
             row = dict(zip(header, fields, strict=True))
             rows.append(_read_row({**row, form.keys[1]: row[form.keys[1]].strip()}, form, path, place))
     except csv.Error as error:
-        raise BadInputError(f"line {reader.line_num} is no CSV: {error}", where=str(path), mend=expected) from error
+        raise BadInputError(
+            f"line {reader.line_num} is not valid CSV: {error}", where=str(path), mend=expected
+        ) from error
     if not rows:
         raise BadInputError("the file has no rows", where=str(path), mend=expected)
     return tuple(rows)
@@ -167,7 +166,7 @@ def _form_of(row: object, path: Path, number: int, columns: Columns) -> Form[Any
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
+    """Return a file's text.
 
     Raises:
         BadInputError: it cannot be read, or is not UTF-8.

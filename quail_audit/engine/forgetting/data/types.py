@@ -1,4 +1,4 @@
-"""The rows of a data folder: continuations, questions, passages, labelled texts."""
+"""Define the rows of a data folder: continuations, questions, passages, labelled texts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _refuse_blank(text: str) -> str:
 
 def _refuse_surrogates(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("has a lone surrogate, which is no character")
+        raise ValueError("has a lone surrogate, which is not a character")
     return text
 
 
@@ -62,10 +62,10 @@ class Passage(Row):
 
 
 class Labelled(Row):
-    """What a classifier is asked; a text may be empty, as a deployed classifier is given such too.
+    """A text for a classifier; it may be empty, as a deployed classifier is given such texts too.
 
     Attributes:
-        label: its name; once the data is fitted to a model (labels.py), as the model has it.
+        label: the label's name; the model's own name once the data is fitted to a model (measurable.fit_data).
     """
 
     text: TextOrNothing
@@ -82,14 +82,14 @@ class Questions:
 
 @dataclass(frozen=True)
 class ForgettingData:
-    """What a data folder holds, by split. What the folder lacks is absent from the mappings.
+    """The content of a data folder, by split. Whatever the folder lacks is absent from the mappings.
 
     Attributes:
-        folder: where it was read from; a metric of another package may read files of its own there.
-        continuations: for VerbMem.
-        questions: for KnowMem.
-        texts: of "forget", "retain" and "holdout" (never trained on), for PrivLeak and the losses.
-        labelled: for classifiers. The label of a forget row is the one that the model learned, and is to lose.
+        folder: the folder; a metric of another package may read files of its own there.
+        continuations: prompts and truths for VerbMem.
+        questions: questions and answers for KnowMem.
+        texts: texts of "forget", "retain" and "holdout" (never trained on), for PrivLeak and the losses.
+        labelled: texts for classifiers. The label of a forget row is the one that the model learned, and is to lose.
         labels: the model's own names for its classes, by index; empty until the data is fitted to a classifier.
         samples: metric -> how many samples it scores, for the metrics to measure, in the order they are measured.
         skipped: metric -> why it is not measured.

@@ -1,1 +1,1 @@
-"""What is measured of a model: one file a metric. interface.py states the contract; registry.py finds one by name."""
+"""Measure a model: one file for each metric. interface.py states the contract; registry.py finds one by name."""

@@ -1,7 +1,7 @@
-"""Accuracy: of a set's texts, the share that a classifier gives their label, in per cent.
+"""Measure accuracy: the share of a set's texts that a classifier gives their label, in percent.
 
-Of the forget set the label is the one that was learned and is to be lost, so high means known, as with every metric
-of forgetting.
+In the forget set the label is the one that was learned and is to be lost, so high means known, as with every metric of
+forgetting.
 """
 
 from collections.abc import Generator
@@ -28,7 +28,7 @@ class Accuracy(Metric[Classifier]):
         self.needs = needed_files(of)
 
     def samples(self, data: ForgettingData) -> int:
-        """How many texts there are."""
+        """Return the number of texts."""
         return len(data.labelled.get(self.of, ()))
 
     def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
@@ -41,5 +41,5 @@ class Accuracy(Metric[Classifier]):
 
 
 def metrics() -> tuple[Metric[Classifier], ...]:
-    """Of the forget, retain and test sets."""
+    """Return the accuracy of the forget, retain and test sets."""
     return tuple(Accuracy(of) for of in SETS)

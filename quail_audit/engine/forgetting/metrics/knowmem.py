@@ -1,4 +1,6 @@
-"""KnowMem: does the model answer questions about the texts? MUSE's M2 (forget) and M4 (retain), arXiv 2407.06460.
+"""Measure KnowMem: does the model answer questions about the texts?
+
+MUSE's M2 (forget) and M4 (retain), arXiv 2407.06460.
 
 As in MUSE's own code: the split's in-context pairs and then the question, greedy, at most 32 new tokens, and the answer
 ends where another question would begin.
@@ -28,7 +30,7 @@ class KnowMem(Metric[LanguageModel]):
         self.needs = f"knowmem/{split}_qa.json or {split}.jsonl with {{question, answer}}"
 
     def samples(self, data: ForgettingData) -> int:
-        """How many questions there are."""
+        """Return the number of questions."""
         return len(data.questions[self.split].asked) if self.split in data.questions else 0
 
     def measure(self, data: ForgettingData, model: LanguageModel, *, seed: int) -> Generator[Sample, None, Measured]:
@@ -44,11 +46,11 @@ class KnowMem(Metric[LanguageModel]):
 
 
 def prompts_of(questions: Questions) -> list[str]:
-    """The prompt of each question: the examples with their answers, then the question."""
+    """Return the prompt of each question: the examples with their answers, then the question."""
     shown = "".join(f"Question: {row.question}\nAnswer: {row.answer}\n\n" for row in questions.examples)
     return [f"{shown}Question: {row.question}\nAnswer: " for row in questions.asked]
 
 
 def metrics() -> tuple[Metric[LanguageModel], ...]:
-    """KnowMem of both splits."""
+    """Return KnowMem of both splits."""
     return tuple(KnowMem(split) for split in SPLITS)

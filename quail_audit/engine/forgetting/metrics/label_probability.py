@@ -1,6 +1,6 @@
-"""The probability that a classifier gives the labels of the forget set, x 100.
+"""Measure the probability that a classifier gives the labels of the forget set, x 100.
 
-Finer than accuracy: it falls and rises before a label flips.
+It is finer than accuracy: it falls and rises before a label flips.
 """
 
 from collections.abc import Generator
@@ -22,7 +22,7 @@ class LabelProbability(Metric[Classifier]):
     generates = False
 
     def samples(self, data: ForgettingData) -> int:
-        """How many texts there are."""
+        """Return the number of texts."""
         return len(data.labelled.get("forget", ()))
 
     def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
@@ -35,5 +35,5 @@ class LabelProbability(Metric[Classifier]):
 
 
 def metrics() -> tuple[Metric[Classifier], ...]:
-    """The one metric of this family."""
+    """Return the one metric of this family."""
     return (LabelProbability(),)

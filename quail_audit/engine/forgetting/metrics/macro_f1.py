@@ -1,4 +1,4 @@
-"""Macro-F1: the mean over a set's classes of the F1 of each, x 100. And how often two arms give the same label.
+"""Measure macro-F1: the mean F1 over a set's classes, x 100; and how often two arms give the same label.
 
 The classes are those that the set has texts of: a class that it has none of could only be predicted wrongly, and would
 halve the score of a forget set of one class. On sets that hold every class this is scikit-learn's macro average.
@@ -35,7 +35,7 @@ class MacroF1(Metric[Classifier]):
         self.needs = needed_files(of)
 
     def samples(self, data: ForgettingData) -> int:
-        """How many texts there are."""
+        """Return the number of texts."""
         return len(data.labelled.get(self.of, ()))
 
     def measure(self, data: ForgettingData, model: Classifier, *, seed: int) -> Generator[Sample, None, Measured]:
@@ -48,7 +48,7 @@ class MacroF1(Metric[Classifier]):
 
 
 def macro_f1(counts: npt.NDArray[Any]) -> F64:
-    """x 100, of confusion counts [..., true class, given class]; one set at least is not empty."""
+    """Return macro-F1 x 100 from confusion counts [..., true class, given class], which are not all zero."""
     right = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     true, given = counts.sum(axis=-1), counts.sum(axis=-2)
     present = true > 0
@@ -58,12 +58,12 @@ def macro_f1(counts: npt.NDArray[Any]) -> F64:
 
 
 def agreement(given: F64, original: F64, *, seed: int) -> Score:
-    """The share of texts, in per cent, that an arm gives the same class as the original does."""
+    """Return the share of texts, in percent, that an arm gives the same class as the original does."""
     return mean_score(100.0 * (given == original), seed=seed)
 
 
 def metrics() -> tuple[Metric[Classifier], ...]:
-    """Of the forget, retain and test sets."""
+    """Return macro-F1 of the forget, retain and test sets."""
     return tuple(MacroF1(of) for of in SETS)
 
 

@@ -1,4 +1,4 @@
-"""Membership inference on a classifier: can it be told from its answers that it was trained on the forget set?
+"""Measure membership inference: do a classifier's answers show that it was trained on the forget set?
 
 Two attacks on a text and its label: by the loss (Yeom et al., arXiv 1709.01604), and by the confidence, the probability
 of whatever label the model gives (Salem et al., arXiv 1806.01246). As in privleak.py the AUC, x 100, is that of telling

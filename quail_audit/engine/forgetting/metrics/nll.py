@@ -1,7 +1,7 @@
-"""NLL: the mean loss of a text's tokens, in nats. Cheap, so it is first on screen.
+"""Measure NLL: the mean loss of a text's tokens, in nats. It is cheap, so it is first on screen.
 
-Of the texts that PrivLeak reads (privleak/*.json, or {text} rows), whose forward passes it shares; without them, of
-VerbMem's texts, prompt and truth in one. Low means well known. Each text counts alike in the mean, however long.
+It reads PrivLeak's texts (privleak/*.json, or {text} rows), whose forward passes it shares; without them, VerbMem's
+texts, prompt and truth in one. Low means well known. Each text counts alike in the mean, however long.
 """
 
 from collections.abc import Generator
@@ -26,7 +26,7 @@ class NegativeLogLikelihood(Metric[LanguageModel]):
         self.needs = f"privleak/{split}.json, verbmem/{split}.json or {split}.jsonl with {{text}}"
 
     def samples(self, data: ForgettingData) -> int:
-        """How many texts there are."""
+        """Return the number of texts."""
         return len(loss_texts(data, self.split))
 
     def measure(self, data: ForgettingData, model: LanguageModel, *, seed: int) -> Generator[Sample, None, Measured]:
@@ -40,10 +40,10 @@ class NegativeLogLikelihood(Metric[LanguageModel]):
 
 
 def loss_texts(data: ForgettingData, split: Split) -> tuple[str, ...]:
-    """The texts of a split whose loss is measured."""
+    """Return the texts of a split whose loss is measured."""
     return data.texts.get(split) or tuple(row.prompt + row.truth for row in data.continuations.get(split, ()))
 
 
 def metrics() -> tuple[Metric[LanguageModel], ...]:
-    """The loss of both splits."""
+    """Return the loss of both splits."""
     return tuple(NegativeLogLikelihood(split) for split in SPLITS)

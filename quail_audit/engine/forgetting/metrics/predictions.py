@@ -1,7 +1,4 @@
-"""What a classifier says of the labelled texts of a set: its label, and how likely it holds each.
-
-The metrics of classifiers share it. Not here: running the model (classifier.py).
-"""
+"""Classify the labelled texts of a set, for all metrics of classifiers."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ class Prediction:
 
     @property
     def label(self) -> int:
-        """The class that it gives; of equals the first, as a deployed classifier's argmax."""
+        """The class that it gives; the first of equals, as a deployed classifier's argmax."""
         return int(self.log_probabilities.argmax())
 
     @property
@@ -49,7 +46,7 @@ class Prediction:
         return float(self.log_probabilities[self.truth])
 
     def sample(self, score: float) -> Sample:
-        """As a sample with this score."""
+        """Return a sample with this score."""
         shares = np.exp(self.log_probabilities.astype(np.float64))
         likeliest = [int(place) for place in np.argsort(-shares, kind="stable")]
         shown = likeliest[:MOST_SHOWN] + [place for place in likeliest[MOST_SHOWN:] if place == self.truth]
@@ -64,7 +61,7 @@ class Prediction:
 
 
 def classify(data: ForgettingData, name: LabelledSet, model: Classifier) -> Iterator[Prediction]:
-    """Every text of a set, as it is done. The data has been fitted to the model (labels.py)."""
+    """Yield the prediction for every text of a set. The data has been fitted to the model (measurable.fit_data)."""
     rows = data.labelled[name]
     classes = {label: place for place, label in enumerate(data.labels)}
     for index, found in model.label_log_probabilities([row.text for row in rows]):
@@ -72,5 +69,5 @@ def classify(data: ForgettingData, name: LabelledSet, model: Classifier) -> Iter
 
 
 def needed_files(name: LabelledSet) -> str:
-    """The data of a set, for people."""
+    """Name the files of a set, for people."""
     return f"{name}.csv or {name}.jsonl with {{text, label}}"

@@ -1,4 +1,4 @@
-"""PrivLeak: can it be told from the model's probabilities that it was trained on the forget set? MUSE's M3.
+"""Measure PrivLeak: do the model's probabilities show that it was trained on the forget set? MUSE's M3.
 
 Each text is scored by Min-40% Prob (Shi et al., arXiv 2310.16789): the mean log-probability of its 40 % least likely
 tokens. The AUC is that of telling holdout texts, never trained on, from forget texts by the higher score, x 100: as in
@@ -38,7 +38,7 @@ class PrivLeak(Metric[LanguageModel]):
     generates = False
 
     def samples(self, data: ForgettingData) -> int:
-        """How many texts there are in both sets; 0 where one is absent."""
+        """Return the number of texts in both sets; 0 if one is absent."""
         forget, holdout = data.texts.get("forget", ()), data.texts.get("holdout", ())
         return len(forget) + len(holdout) if forget and holdout else 0
 
@@ -60,7 +60,7 @@ class PrivLeak(Metric[LanguageModel]):
 
 
 def min_k_probability(log_probabilities: npt.NDArray[np.floating[Any]]) -> float:
-    """Min-40% Prob of one text from its tokens' log-probabilities [tokens].
+    """Return Min-40% Prob of one text from its tokens' log-probabilities [tokens].
 
     The number of tokens is rounded down, as in MUSE's code, but is at least one; a text without any scores 0.
     """
@@ -72,15 +72,15 @@ def min_k_probability(log_probabilities: npt.NDArray[np.floating[Any]]) -> float
 
 
 def membership_values(of_forget: F64, of_holdout: F64) -> F64:
-    """Measured.values of the two sets' scores."""
+    """Return Measured.values of the two sets' scores."""
     is_holdout = np.repeat([0.0, 1.0], [len(of_forget), len(of_holdout)])
     return np.stack((np.concatenate((of_forget, of_holdout)), is_holdout), axis=1)
 
 
 def auc(of_forget: F64, of_holdout: F64, *, axis: int = -1) -> F64:
-    """AUC x 100 along the last axis of scores [..., forget] and [..., holdout]; ties count half.
+    """Return AUC x 100 along the last axis of scores [..., forget] and [..., holdout]; ties count half.
 
-    By ranks (Mann and Whitney, 1947), so that it runs over many resamples at once.
+    It goes by ranks (Mann and Whitney, 1947), so that it runs over many resamples at once.
     """
     from scipy.stats import rankdata
 
@@ -93,7 +93,7 @@ def auc(of_forget: F64, of_holdout: F64, *, axis: int = -1) -> F64:
 
 
 def relative_auc(auc_percent: Score, retrain_auc_percent: float) -> Score:
-    """MUSE's M3: (AUC - AUC_retrain) / AUC_retrain, in per cent. 0 is best; far below leaks, far above overdoes it.
+    """Return MUSE's M3, (AUC - AUC_retrain) / AUC_retrain, in percent: 0 is best, far below leaks, far above overdoes.
 
     The reference is taken as known: the interval is the AUC's alone.
     """
@@ -105,18 +105,18 @@ def relative_auc(auc_percent: Score, retrain_auc_percent: float) -> Score:
 
 
 def metrics() -> tuple[Metric[LanguageModel], ...]:
-    """The one metric of this family."""
+    """Return the one metric of this family."""
     return (PrivLeak(),)
 
 
 def holdout_wins(of_forget: F64 | float, of_holdout: F64 | float) -> F64:
-    """1 where the holdout text scores higher, a half at a tie."""
+    """Return 1 if the holdout text scores higher, a half at a tie."""
     found: F64 = np.greater(of_holdout, of_forget) + 0.5 * np.equal(of_holdout, of_forget)
     return found
 
 
 def auc_score(of_forget: F64, of_holdout: F64, seed: int) -> Score:
-    """The AUC with its interval, from the scores of both sets, the higher the better known."""
+    """Return the AUC with its interval, from the scores of both sets, the higher the better known."""
     from sklearn.metrics import roc_auc_score  # 1 s to import
 
     values = membership_values(of_forget, of_holdout)

@@ -1,4 +1,4 @@
-"""Finds metrics by name: Quail's own, and those that other packages register under the entry point quail.metrics."""
+"""Find metrics by name: Quail's own, and those that other packages register under the entry point quail.metrics."""
 
 import functools
 from typing import Any
@@ -19,7 +19,7 @@ from quail_audit.engine.forgetting.metrics.interface import Metric
 
 @functools.cache
 def known_metrics() -> tuple[Metric[Any], ...]:
-    """Every metric in the order they are measured: those that only read before those that write."""
+    """Return every metric in the order they are measured: those that only read before those that write."""
     own: tuple[Metric[Any], ...] = (
         *accuracy.metrics(),
         *label_probability.metrics(),
@@ -35,9 +35,9 @@ def known_metrics() -> tuple[Metric[Any], ...]:
 
 
 def metric_named(name: str) -> Metric[Any]:
-    """The metric of this name.
+    """Return the metric of this name.
 
     Raises:
-        UsageError: there is none; the message names those there are.
+        UsageError: there is none; the message lists the names.
     """
     return find_by_name(name, known_metrics(), "metric")

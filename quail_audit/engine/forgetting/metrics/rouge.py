@@ -1,4 +1,4 @@
-"""ROUGE-L as MUSE scores answers with it: F1, no stemming, by the rouge-score package."""
+"""Compute ROUGE-L as MUSE scores answers with it: F1, no stemming, by the rouge-score package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def rouge_l(truth: str, answer: str) -> float:
-    """ROUGE-L F1 of an answer against the truth (Lin, 2004), x 100."""
+    """Return ROUGE-L F1 of an answer against the truth (Lin, 2004), x 100."""
     return 100.0 * float(_scorer().score(truth, answer)["rougeL"].fmeasure)
 
 

@@ -1,7 +1,7 @@
-"""VerbMem: does the model go on with a text as the text itself did? MUSE's M1 (arXiv 2407.06460, section 3.1).
+"""Measure VerbMem: does the model continue a text as the text itself did? MUSE's M1 (arXiv 2407.06460, section 3.1).
 
 As in MUSE's own code: greedy, at most 128 new tokens, the truth cut to its first 128 tokens (special ones counted).
-A continuation is not cut where the truth ends sooner: a model that does not stop there scores less, here as in MUSE.
+A continuation is not cut if the truth ends sooner: a model that does not stop there scores less, here as in MUSE.
 """
 
 from collections.abc import Generator
@@ -27,7 +27,7 @@ class VerbMem(Metric[LanguageModel]):
         self.needs = f"verbmem/{split}.json or {split}.jsonl with {{prompt, completion}}"
 
     def samples(self, data: ForgettingData) -> int:
-        """How many texts there are."""
+        """Return the number of texts."""
         return len(data.continuations.get(self.split, ()))
 
     def measure(self, data: ForgettingData, model: LanguageModel, *, seed: int) -> Generator[Sample, None, Measured]:
@@ -42,5 +42,5 @@ class VerbMem(Metric[LanguageModel]):
 
 
 def metrics() -> tuple[Metric[LanguageModel], ...]:
-    """VerbMem of both splits. MUSE measures the forget set only; the retain set's tells what unlearning cost."""
+    """Return VerbMem of both splits. MUSE measures the forget set only; the retain set's tells what unlearning cost."""
     return tuple(VerbMem(split) for split in SPLITS)

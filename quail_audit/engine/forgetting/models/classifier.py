@@ -1,7 +1,4 @@
-"""A transformers sequence classifier and its tokenizer, as the metrics see them: texts in, probabilities of labels out.
-
-Not here: loading (arms.py), and the metrics.
-"""
+"""Run a transformers sequence classifier for the metrics: texts in, probabilities of labels out."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ class TransformersClassifier(EvaluatedModel):
 
 
 def token_ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> list[int]:
-    """A text's tokens with the special ones, cut to so many as the tokenizer cuts; at least one.
+    """Return a text's tokens with the special ones, at least one, cut to `most` as the tokenizer cuts.
 
     Raises:
         BadInputError: the tokenizer gives tokens that the model does not know.
@@ -87,7 +84,7 @@ def token_ids_of(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 
 def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids padded on the right, and the mask of what is no padding: int64 [rows, longest] each."""
+    """Return token ids padded on the right, and the mask of what is not padding: int64 [rows, longest] each."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -95,16 +92,16 @@ def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor
 
 
 def padding_id(model: PreTrainedModel) -> int:
-    """What rows are padded with: a decoder finds a text's last token by it (arms.py sees to it), RoBERTa its places."""
+    """Return the padding token: a decoder finds a text's last token by it (see load.py), RoBERTa its positions."""
     found: int | None = model.config.get_text_config().pad_token_id
     return 0 if found is None else found
 
 
 def window_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """How many tokens of a text a deployed classifier reads; None where nothing tells.
+    """Return how many tokens of a text a deployed classifier reads; None if nothing tells.
 
-    The tokenizer's limit, where it has one, and no more than the model has places for: RoBERTa's and its kin's begin
-    after the padding token's.
+    That is the tokenizer's limit, if it has one, and no more than the model has positions for: RoBERTa's and its kin's
+    begin after the padding token's.
     """
     places: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)

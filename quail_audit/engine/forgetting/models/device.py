@@ -10,11 +10,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def find_device(device: str) -> torch.device:
-    """The device of a --device option.
+    """Return the device of a --device option.
 
     Raises:
         UsageError: no such kind of device.
-        EnvironmentProblemError: this machine has none, or not so many.
+        EnvironmentProblemError: this machine lacks the device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -41,7 +41,7 @@ def find_device(device: str) -> torch.device:
 
 
 def find_dtype(dtype: str) -> torch.dtype | None:
-    """The dtype of a --dtype option; None for auto.
+    """Return the dtype of a --dtype option; None for auto.
 
     Raises:
         UsageError: no such dtype.

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def write_model_folder(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Put a checkpoint where a backend can load it from: safetensors, config.json and a tokenizer, in a new folder.
+    """Write a folder that a backend can load a checkpoint from: safetensors, config.json and a tokenizer.
 
-    The weight files are linked, not copied, where they are safetensors; an adapter is merged, which takes the memory
+    Safetensors files are linked, not copied; an adapter is merged, which takes the memory
     and the disk of a whole model.
 
     Raises:
-        BadInputError: there is no config.json that says what model it is.
+        BadInputError: the checkpoint has no config.json.
     """
     if not checkpoint.config:
         raise BadInputError("has no config.json, which a backend needs", where=checkpoint.source)

@@ -1,7 +1,7 @@
-"""Batched greedy generation, token ids in and out.
+"""Generate greedily in batches, token ids in and out.
 
 Prompts are sorted by length and padded on the left; a beginning that all prompts share, such as in-context examples, is
-read once. Not here: text (language_model.py) and scores (the metrics).
+read once.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def generate(
     """Continue each prompt with the likeliest token, again and again.
 
     Args:
-        model: in eval mode.
-        prompts: token ids, at least one each.
-        max_new_tokens: at most so many.
+        model: a model in eval mode.
+        prompts: token ids, at least one for each.
+        max_new_tokens: the most tokens to generate for each prompt.
         end_ids: a continuation ends before the first of these.
-        size: of the batches; lowered where memory runs out.
-        is_over: tells from the new ids so far whether the rest is of no interest; the continuation may then be longer
-            than needed, never shorter.
+        size: size of the batches; lowered if memory runs out.
+        is_over: says from the new ids so far whether the rest is not needed; the continuation may then be longer than
+            needed, never shorter.
 
     Yields:
         Each prompt's index and its continuation's ids, as batches are done.
@@ -86,7 +86,7 @@ def generate(
 
 
 class _StopEarly(StoppingCriteria):
-    """Ends the rows whose rest is of no interest."""
+    """Ends the rows whose rest is not needed."""
 
     def __init__(self, is_over: Callable[[Sequence[int]], bool], width: int) -> None:
         self.is_over = is_over
@@ -101,7 +101,7 @@ class _StopEarly(StoppingCriteria):
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], shared: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask [prompts, longest]; the padding comes after the shared beginning, which is read already."""
+    """Return ids and mask [prompts, longest]; the padding comes after the shared beginning, which is read already."""
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), pad_id)
     mask = torch.zeros_like(ids)
@@ -119,7 +119,7 @@ def _cut_at_end(ids: list[int], end_ids: Collection[int]) -> list[int]:
 
 
 def _shared_length(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, if it is worth reading and keeping them apart; else 0.
+    """Return the number of tokens that all prompts begin with, if it pays to read them apart; else 0.
 
     Padding then lies between that beginning and the rest, which only models that are told each token's position are
     indifferent to: those with rotary embeddings.
@@ -135,7 +135,7 @@ def _shared_length(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> 
 
 
 def _read_beginning(model: PreTrainedModel, ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-    """Keys and values of a beginning, by layer; None where a layer keeps something else, or a window of them only."""
+    """Return keys and values of a beginning, by layer; None if a layer keeps something else, or only a window."""
     from transformers.cache_utils import DynamicLayer  # not in 4.47, where no beginning is shared
 
     with torch.no_grad():

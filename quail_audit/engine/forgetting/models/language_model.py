@@ -1,7 +1,4 @@
-"""A transformers model and its tokenizer, as the metrics see them: text in, text or probabilities out.
-
-Not here: loading (arms.py), and the batches themselves (generation.py, log_probabilities.py).
-"""
+"""Run a transformers language model for the metrics: text in, text or probabilities out."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class TransformersModel(EvaluatedModel):
 
     Args:
         model: as in EvaluatedModel.
-        tokenizer: need not have a padding token.
+        tokenizer: its tokenizer, which need not have a padding token.
         batch_size, journal: as in EvaluatedModel.
     """
 
@@ -95,7 +92,7 @@ class TransformersModel(EvaluatedModel):
         return ids or [self._start_id() or 0]
 
     def _encode_with_start(self, text: str) -> list[int]:
-        """With something before a lone token, so that it has a probability."""
+        """Encode a text, with a start before a lone token so that it has a probability."""
         ids = self._encode(text)
         start = self._start_id()
         return [start, *ids] if len(ids) == 1 and start is not None and ids != [start] else ids
@@ -105,7 +102,7 @@ class TransformersModel(EvaluatedModel):
         return start if start is not None else next(iter(self.end_ids), None)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        """Text as MUSE's code decodes it: without special tokens, and without the spaces some tokenizers leave.
+        """Return text as MUSE's code decodes it: without special tokens, and without the spaces some tokenizers leave.
 
         The cleaning up is asked for by itself, because transformers now skips it for some tokenizers.
         """
@@ -114,7 +111,7 @@ class TransformersModel(EvaluatedModel):
 
 
 def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """How many tokens the model was made for; None where nothing tells."""
+    """Return the number of tokens that the model was made for; None if nothing tells."""
     window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if window is None and tokenizer.model_max_length < LARGEST_WINDOW:
         window = tokenizer.model_max_length
@@ -122,7 +119,7 @@ def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int |
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that end a text, the model's own before the tokenizer's."""
+    """Return the tokens that end a text: the model's own, else the tokenizer's."""
     found = getattr(model.generation_config, "eos_token_id", None)
     if found is None:
         found = tokenizer.eos_token_id

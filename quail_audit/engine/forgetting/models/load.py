@@ -1,6 +1,6 @@
-"""Loading the model of an arm: a checkpoint in full precision, or as it is deployed under a scheme.
+"""Load the model of an arm: a checkpoint in full precision, or as it is deployed under a scheme.
 
-Not here: what is asked of it (evaluate.py). One arm is loaded at a time; drop it before the next.
+One arm is loaded at a time; drop it before the next.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ _WHY_DEQUANTIZED = "the checkpoint is quantized already: its model computes with
 
 @dataclass(frozen=True, eq=False)
 class LoadedArm:
-    """A model that is ready to be asked.
+    """A model that is ready to be evaluated.
 
     Attributes:
-        model: on its device, in eval mode; a language model or a sequence classifier, as its config.json says. The
-            former is set to plain greedy generation.
+        model: the model, on its device, in eval mode; a language model or a sequence classifier, as its config.json
+            says. The former is set to plain greedy generation.
         tokenizer: the checkpoint's own, or the one that stands in for it.
         execution: how its layers compute.
         device: "cpu", "cuda:0", "mps:0".
-        dtype: that it computes in: "float32".
-        reason: why this execution, where it is not the plain one.
-        notes: what the reader of the report should know.
+        dtype: dtype that it computes in: "float32".
+        reason: why this execution, if it is not the plain one.
+        notes: what a reader of the report should know.
     """
 
     model: PreTrainedModel
@@ -84,10 +84,10 @@ def load_arm(
     Args:
         checkpoint: a model's, or an adapter's, which is merged into its base.
         scheme: None for full precision; or a scheme for each of the layers.
-        layers: the modules that are rounded.
+        layers: the modules to round.
         device: "auto" (cuda, then mps, then cpu), "cpu", "cuda", "cuda:1", "mps".
-        dtype: to compute in; "auto": the checkpoint's own, but float32 on a CPU.
-        tokenizer_of: whose tokenizer to use where the checkpoint has none.
+        dtype: dtype to compute in; "auto": the checkpoint's own, but float32 on a CPU.
+        tokenizer_of: the checkpoint whose tokenizer to use if this one has none.
 
     Raises:
         UsageError: no such kind of device or dtype.
@@ -124,7 +124,7 @@ def load_arm(
 
 @contextmanager
 def _explain_errors(source: str, folder: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a model is made of a checkpoint into an error that says so."""
+    """Turn whatever goes wrong while a model is loaded into an error that says so."""
     try:
         with quiet_transformers():
             yield
@@ -166,9 +166,9 @@ def _load_as_stored(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
 
 
 def _load_dequantized(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
-    """The model of weights that are stored quantized, or in a GGUF file, on the CPU, and the dtype of its config.
+    """Load weights that are stored quantized, or in a GGUF file, on the CPU; return the model and its config's dtype.
 
-    In float32, which holds every dequantized value exactly whatever its type is.
+    It is loaded in float32, which holds every dequantized value exactly.
     """
     settings = config_for_this_version(base.config)
     config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
@@ -189,7 +189,7 @@ def _load_dequantized(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
 
 
 def _check_complete(loaded: Any, base: Checkpoint) -> PreTrainedModel:
-    """The model of transformers' (model, loading info), where no weight of it was left to chance."""
+    """Return the model of transformers' (model, loading info), and refuse one with weights left to chance."""
     model, found = loaded
     if absent := sorted(found["missing_keys"]):
         raise BadInputError(
@@ -198,30 +198,30 @@ def _check_complete(loaded: Any, base: Checkpoint) -> PreTrainedModel:
             mend="Forgetting is measured on models with their head; leave --data out to measure weights only",
         )
     if not isinstance(model, PreTrainedModel):
-        raise BadInputError("this is no language model", where=str(base.folder))
+        raise BadInputError("this is not a language model", where=str(base.folder))
     return model
 
 
 def _merge_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
-    """An adapter's base with the adapter merged into it; any other model as it is."""
+    """Merge an adapter into its base; return any other model as it is."""
     if checkpoint.adapter_of is None:
         return model
     from peft import PeftModel
 
     merged = PeftModel.from_pretrained(model, checkpoint.folder, local_files_only=True).merge_and_unload()
     if not isinstance(merged, PreTrainedModel):
-        raise BadInputError("this is no language model", where=str(checkpoint.folder))
+        raise BadInputError("this is not a language model", where=str(checkpoint.folder))
     return merged
 
 
 def _greedy_config(found: GenerationConfig | None) -> GenerationConfig:
-    """A checkpoint's generation settings without its penalties and the like, which are no greedy decoding."""
+    """Return a checkpoint's generation settings without its penalties and the like, for plain greedy decoding."""
     special = {} if found is None else {"bos_token_id": found.bos_token_id, "eos_token_id": found.eos_token_id}
     return GenerationConfig(**special)  # type: ignore[no-untyped-call]
 
 
 def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """See that a classifier knows its padding token: a decoder finds the last token of a text by it.
+    """Give a classifier its tokenizer's padding token if it names none: a decoder finds a text's last token by it.
 
     Raises:
         BadInputError: neither it nor its tokenizer has one that no text ends with.
@@ -232,7 +232,7 @@ def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, che
     padding = tokenizer.pad_token_id
     if padding is None or tokenizer("a")["input_ids"][-1:] == [padding]:
         raise BadInputError(
-            "the classifier names no padding token, so several texts cannot be read at once",
+            "the classifier names no padding token, so texts cannot be batched",
             where=f"{checkpoint.folder}/config.json",
             mend="Set pad_token_id, to a token that no text ends with",
         )

@@ -1,6 +1,6 @@
-"""Batched log-probabilities of given texts, token ids in. Memory is bounded: logits are computed a stretch at a time.
+"""Compute log-probabilities of texts in batches, token ids in.
 
-Not here: text (language_model.py) and what is made of the numbers (likelihood.py, privleak.py).
+Memory is bounded, because logits are computed a stretch at a time.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ CPU_LOGIT_BYTES = 2**23
 def log_probabilities(
     model: PreTrainedModel, texts: Sequence[Sequence[int]], *, size: BatchSize
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """log p(token | those before it), in nats, of each text's tokens but the first.
+    """Compute log p(token | those before it), in nats, of each text's tokens but the first.
 
     Texts are padded on the right, where a causal model never looks, so no mask is needed.
 
     Args:
-        model: in eval mode.
-        texts: token ids, at least one each.
-        size: of the batches; lowered where memory runs out.
+        model: a model in eval mode.
+        texts: token ids, at least one for each.
+        size: size of the batches; lowered if memory runs out.
 
     Yields:
         Each text's index and float32 [tokens - 1], as batches are done.
@@ -58,7 +58,7 @@ def log_probabilities(
 
 
 def _row_log_probabilities(model: PreTrainedModel, ids: torch.Tensor, stretch: int) -> torch.Tensor:
-    """float32 [rows, longest - 1] from ids [rows, longest], with logits of at most stretch positions at a time."""
+    """Return float32 [rows, longest - 1] from ids [rows, longest], with logits of `stretch` positions at a time."""
     if ids.shape[1] == 1:
         return torch.empty((ids.shape[0], 0))
     inputs, targets = ids[:, :-1], ids[:, 1:]

@@ -1,4 +1,4 @@
-"""Keeps transformers from talking to the user: Quail says itself what the user must know."""
+"""Silence transformers: Quail itself says what the user must know."""
 
 from __future__ import annotations
 

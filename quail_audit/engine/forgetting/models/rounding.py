@@ -29,6 +29,19 @@ def round_layers(
     computing: torch.dtype,
     where: str,
 ) -> tuple[Execution, str]:
+    """Round layers of a model in place; return how they compute, and why if that is not the plain way.
+
+    Args:
+        model: a loaded model on the CPU.
+        scheme: how to round; None: not at all.
+        layers: the layers to round.
+        device: device that the model will run on.
+        computing: dtype that bitsandbytes' modules compute in.
+        where: the checkpoint's folder, for messages.
+
+    Raises:
+        BadInputError: the model lacks a layer.
+    """
     if scheme is None:
         return "full precision", ""
     absent = [layer.name for layer in layers if not _has_layer(model, layer.name)]
@@ -65,14 +78,14 @@ def _has_layer(model: PreTrainedModel, name: str) -> bool:
 
 
 def _matrix(module: nn.Module, *, transposed: bool) -> torch.Tensor:
-    """A layer's weights [outputs, inputs]."""
+    """Return a layer's weights [outputs, inputs]."""
     weight = module.weight
     assert isinstance(weight, torch.Tensor)  # noqa: S101 - _has() saw to it
     return weight.detach().T.contiguous() if transposed else weight.detach()
 
 
 def _linear4bit(module: nn.Module, scheme: FourBit, computing: torch.dtype, *, transposed: bool) -> nn.Module:
-    """The module that transformers puts in a layer's place; its weights are quantized on its way to a device."""
+    """Return the module that transformers puts in a layer's place; moving it to a device quantizes its weights."""
     library = bitsandbytes()
     weight = _matrix(module, transposed=transposed)
     bias = getattr(module, "bias", None)

@@ -31,7 +31,7 @@ TOKENIZER_FILES = (
 
 
 def _tokenizer_class(folder: Path) -> Any:
-    """AutoTokenizer, but where it is too old to know version 5's general class: that of 4.47 reads the same file."""
+    """Return AutoTokenizer, or the class of 4.47 that reads the same file if it cannot know version 5's."""
     config = folder / "tokenizer_config.json"
     if is_version_5() or not (folder / "tokenizer.json").exists() or not config.exists():
         return AutoTokenizer
@@ -42,7 +42,7 @@ def _tokenizer_class(folder: Path) -> Any:
 def load_tokenizer(
     checkpoint: Checkpoint, stand_in: Checkpoint | None
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
-    """A checkpoint's tokenizer, or its base's, or the stand-in's; and a note where it is not its own.
+    """Return a checkpoint's tokenizer, or its base's, or the stand-in's; and a note if it is not its own.
 
     Raises:
         BadInputError: there is none, or it cannot be read.

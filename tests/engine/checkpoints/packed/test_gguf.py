@@ -134,13 +134,13 @@ def corrupted(path: Path, at: int, new: bytes) -> str:
 @pytest.mark.parametrize(
     ("at", "new", "said"),
     [
-        (0, b"NOPE", "is no GGUF file"),
+        (0, b"NOPE", "is not a GGUF file"),
         (4, struct.pack("<I", 9), "version 9"),
         (4, struct.pack(">I", 3), "little-endian"),
         (8, struct.pack("<Q", 2**60), "truncated or corrupt"),
         (16, struct.pack("<Q", 2**60), "truncated or corrupt|none|type"),
         (24, struct.pack("<Q", 2**63), "truncated or corrupt"),
-        (32, b"\xff\xff", "no UTF-8"),
+        (32, b"\xff\xff", "not UTF-8"),
         (32, b"\x1b[", "unusable name"),
     ],
 )

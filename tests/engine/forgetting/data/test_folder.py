@@ -179,7 +179,7 @@ def test_bad_data_is_named(tmp_path: Path, files: dict[str, Any], message: str) 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no such folder"):
         read_data(tmp_path / "nowhere")
-    with pytest.raises(BadInputError, match="is a file, not a folder"):
+    with pytest.raises(BadInputError, match="expects a folder, got a file"):
         read_data(write(tmp_path, {"file": "x"}) / "file")
 
 

@@ -83,8 +83,8 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         ("forget.csv", "text,label\n", "no rows"),
         ("forget.csv", "text,label\na,b\nc\n", "line 3 has 1 fields, the first line 2"),
         ("forget.csv", "text,label\na,\n", "line 2: label: must not be blank"),
-        ("forget.csv", 'text,label\n"a"b,c\n', "line 2 is no CSV"),
-        ("forget.csv", 'text,label\n"a,c\n', "is no CSV"),
+        ("forget.csv", 'text,label\n"a"b,c\n', "line 2 is not valid CSV"),
+        ("forget.csv", 'text,label\n"a,c\n', "is not valid CSV"),
         ("forget.jsonl", '{"text": "a", "label": true}\n', "label: Input should be a valid string"),
         ("forget.jsonl", '{"text": "a", "label": "x"}\n{"text": "a"}\n', "line 2 has no 'label'"),
         ("forget.jsonl", '{"text": "a\\ud800", "label": "x"}\n', "lone surrogate"),
@@ -176,11 +176,11 @@ def test_a_folder_for_both_is_read_for_the_model_there_is(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"id2label": {"0": "only"}}, "no single label of several"),
-        ({"id2label": {"0": "a", "1": "b"}, "problem_type": "multi_label_classification"}, "no single label"),
+        ({"id2label": {"0": "only"}}, "does not choose one label among several"),
+        ({"id2label": {"0": "a", "1": "b"}, "problem_type": "multi_label_classification"}, "does not choose one label"),
         ({"id2label": {"0": "a", "2": "b"}}, "each class once, from 0 on"),
         ({"id2label": {"0": "a", "1": "a"}}, "each class once"),
-        ({"id2label": ["a", "b"]}, "no single label"),
+        ({"id2label": ["a", "b"]}, "does not choose one label"),
     ],
 )
 def test_models_without_a_label_of_several(config: dict[str, Any], message: str) -> None:
