@@ -1,1 +1,1 @@
-"""Reading checkpoints: weights one at a time from mapped files, and pairing two of them layer by layer."""
+"""Read the weights of checkpoints lazily, one tensor at a time."""

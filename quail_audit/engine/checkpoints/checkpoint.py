@@ -1,4 +1,4 @@
-"""Open a checkpoint: a local folder, a GGUF file or a Hugging Face id; a whole model or an adapter.
+"""Open a checkpoint: a local folder, a GGUF file or a hub id; a model or an adapter.
 
 A checkpoint that is quantized already reads as the weights that it stands for, and says how each is stored. Opening
 reads names, shapes and types, never a weight.
@@ -137,7 +137,7 @@ class Checkpoint:
 
     @property
     def facts(self) -> CheckpointFacts:
-        """What was found. An adapter's parameters and bytes are its own; the types of its layers are its base's."""
+        """Facts for a report. An adapter's parameters and bytes are its own, its layers' types its base's."""
         layers = [self.layout.tensor_of[matrix.parameter] for matrix in self.layout.rounded]
         packed = self.files.matrices if isinstance(self.files, PackedFiles) else {}
         dtypes = Counter(
@@ -157,7 +157,7 @@ class Checkpoint:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the result should know about this checkpoint."""
+        """Notes for a reader of the result."""
         notes = []
         if self.adapter is None:
             layout = self.layout

@@ -1,4 +1,4 @@
-"""Open the checkpoints of an audit, check that they fit together, and read them layer by layer."""
+"""Open the checkpoints of an audit, check that they fit, and read them layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say which weights transformers ties, renames and leaves in full precision as it loads a checkpoint.
+"""Say which weights transformers ties, renames and leaves in full precision on loading.
 
 Under transformers 5 its own functions answer. 4.47, the newest that auto-gptq works with, lacks them: there the same
 rules answer, so that a checkpoint has the same layers under either.

@@ -46,7 +46,7 @@ _SHOWN = 3  # names that an error lists before it counts
 
 
 class TensorInfo(NamedTuple):
-    """What is known of a stored tensor before it is read."""
+    """Shape and dtype of a stored tensor, known before it is read."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""Find the layers to leave in 8 or 16 bits so that the memory stays away, and their cost in bytes.
+"""Find the layers to leave in 8 or 16 bits to keep the memory away, and their cost.
 
 Layers are spared greedily, those first that an attribution found to bring most of the memory back for their bytes; how
 much still comes back is then measured, not added up.
@@ -69,7 +69,7 @@ def make_recipe(request: RecipeRequest, run_id: str, command: tuple[str, ...], f
 
 
 class Curve:
-    """How much of the memory comes back when some layers are spared."""
+    """Measures how much of the memory comes back when some layers are spared."""
 
     def __init__(self, model: SwappedModel, layers: Sequence[Layer], scheme: Scheme, seed: int) -> None:
         from quail_audit.engine.cures.swapping import EIGHT_BITS

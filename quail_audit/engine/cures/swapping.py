@@ -1,6 +1,6 @@
-"""Round layers of a loaded model and put them back, in place, without a second copy of its weights.
+"""Round layers of a loaded model and put them back, in place.
 
-The original weights of a layer are read from the checkpoint again.
+There is never a second copy of its weights. The original weights of a layer are read from the checkpoint again.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Measuring what a model still knows of the texts it was to forget: data, metrics, arms, intervals and recovery."""
+"""Measure what a model still knows of the forget set."""

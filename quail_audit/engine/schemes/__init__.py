@@ -1,1 +1,1 @@
-"""How weights are rounded: one file a family. interface.py states the contract; registry.py finds a scheme by name."""
+"""Round weights: one file for each family, interface.py the contract, registry.py the names."""

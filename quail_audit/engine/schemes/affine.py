@@ -35,7 +35,7 @@ class Extremes(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """What rounds the weights of each block: float32 [blocks] each. See AffineScheme."""
+    """The numbers that round each block: float32 [blocks] each. See AffineScheme."""
 
     inverse: torch.Tensor
     start: torch.Tensor

@@ -57,7 +57,7 @@ class CalibratedScheme:
 
     @property
     def levels(self) -> int:
-        """How many codes there are."""
+        """Number of codes."""
         return 1 << self.bits
 
     def install_command(self) -> str:

@@ -1,1 +1,1 @@
-"""Weights that are stored quantized: one file a format. interface.py states the contract; registry.py finds it."""
+"""Read weights that are stored quantized: one file for each format."""

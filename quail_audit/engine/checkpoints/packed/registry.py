@@ -1,4 +1,4 @@
-"""Find how the weights of a folder are packed, by the quantization_config in its config.json."""
+"""Find how the weights of a folder are packed, by its quantization_config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a data folder: MUSE's layout (arXiv 2407.06460), forget.jsonl, retain.jsonl, classifiers' sets."""
+"""Read a data folder: MUSE's layout (arXiv 2407.06460), *.jsonl, or classifiers' sets."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Two attacks on a text and its label: by the loss (Yeom et al., arXiv 1709.01604), and by the confidence, the probability
 of whatever label the model gives (Salem et al., arXiv 1806.01246). As in privleak.py the AUC, x 100, is that of telling
-holdout texts, never trained on, from forget texts by the higher score: near 0 where the forget set is known, 50 where
+holdout texts, never trained on, from forget texts by the higher score: near 0 if the forget set is known, 50 if
 the two look alike. PrivLeak is taken from it in the same way.
 """
 
@@ -40,7 +40,7 @@ class MembershipInference(Metric[Classifier]):
         self.name = f"mia_{attack}"
 
     def samples(self, data: ForgettingData) -> int:
-        """How many texts there are in both sets; 0 where one is absent."""
+        """Return the number of texts in both sets; 0 if one is absent."""
         forget, holdout = data.labelled.get("forget", ()), data.labelled.get("holdout", ())
         return len(forget) + len(holdout) if forget and holdout else 0
 
