@@ -1,4 +1,4 @@
-"""Attribution and recipe of one audit, timed against a plain loop over all layers: what looking by blocks first saves.
+"""Time attribution and recipe of one audit against a plain loop over all layers.
 
     python docs/experiments/attribution_speed.py --run RUN --scheme nf4 --out attribution.json
 
@@ -31,7 +31,7 @@ def main() -> None:
     run, scheme = arguments.run, arguments.scheme
     open_swapped_model(run, scheme, batch_size=None)[0].measure_losses(())  # imports and compiles what both sides use
 
-    def timed(request: AttributeRequest | RecipeRequest, name: str) -> tuple[list[object], float]:
+    def run_timed(request: AttributeRequest | RecipeRequest, name: str) -> tuple[list[object], float]:
         started_s = time.process_time()
         with new_run(Path(run) / "cures" / f"{name}-{request.cure}", request) as folder:
             events = (
@@ -43,7 +43,7 @@ def main() -> None:
         return found, time.process_time() - started_s
 
     name = time.strftime("%Y%m%d-%H%M%S-aaaa")
-    events, attribution_s = timed(AttributeRequest(run=run, scheme=scheme), name)
+    events, attribution_s = run_timed(AttributeRequest(run=run, scheme=scheme), name)
     units = [event for event in events if isinstance(event, UnitMeasured)]
     found = {unit.unit: unit.share for unit in units if unit.kind == "layer" and unit.mode == "alone"}
 
@@ -60,7 +60,7 @@ def main() -> None:
     plain_s, plain_passes = time.process_time() - started_s, model.passes
 
     strongest = sorted(alone, key=lambda layer: -alone[layer])[:TOP]
-    events, recipe_s = timed(RecipeRequest(run=run, scheme=scheme), name)
+    events, recipe_s = run_timed(RecipeRequest(run=run, scheme=scheme), name)
     chosen = [event.point for event in events if isinstance(event, RecipeChosen)]
     result = {
         "run": run,

@@ -1,4 +1,4 @@
-"""Draws docs/cures.svg: what nf4 makes of updates of every size, free and confined to their buckets.
+"""Draw docs/cures.svg: nf4 on updates of every size, free and confined to their buckets.
 
     python docs/experiments/cures_figure.py docs/cures.svg
 
@@ -21,7 +21,7 @@ SHARES = [10 ** (exponent / 4) for exponent in range(-16, 3)]  # of the weights'
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 680, 320, 50, 44, 16
 
 
-def measured(share: float) -> dict[str, float]:
+def measure(share: float) -> dict[str, float]:
     """Survival free, confined and carried, and the free update's noise."""
     generator = torch.Generator().manual_seed(0)
     scheme = scheme_named("nf4")
@@ -42,7 +42,7 @@ def measured(share: float) -> dict[str, float]:
 
 
 def main(path: str) -> None:
-    rows = [(share, measured(share)) for share in SHARES]
+    rows = [(share, measure(share)) for share in SHARES]
     for share, row in rows:
         print(f"{share:9.5f}  " + "  ".join(f"{name} {value:.3f}" for name, value in row.items()))
 

@@ -1,4 +1,4 @@
-"""The demo repaired by quail carry alone: every way, several seeds, every format that others may round it to.
+"""Repair the demo by quail carry alone: every way, several seeds, every scheme it may be rounded to.
 
     python docs/experiments/demo_cures.py --demo quail-demo --out cures --rows cures.jsonl
     python docs/experiments/demo_cures.py --rows cures.jsonl --table
@@ -50,8 +50,8 @@ def scores(original: Path, checkpoint: Path, precision: str, data_folder: Path) 
             return {name: round(score.mean, 1) for name, score in end.value.means.items()}
 
 
-def carried(demo: Path, out: Path, scheme: str, way: str, seed: int) -> float | None:
-    """Seconds of processor time that it took; None where it is there already."""
+def carry_once(demo: Path, out: Path, scheme: str, way: str, seed: int) -> float | None:
+    """Carry once. Return the seconds of processor time; None if the result is there already."""
     if (out / "README.md").exists():  # the model card is written last
         return None
     request = CarryRequest(
@@ -78,7 +78,7 @@ def checkpoints(demo: Path, out: Path) -> Iterator[tuple[str, Path, float | None
     for way, scheme, seed in [*made, *(("calibrated", scheme, 0) for scheme in PRECISIONS[2:])]:
         folder = out / f"{way}-{scheme}-{seed}"
         name = f"{way} for {scheme}" + (f", seed {seed}" if way == "random" else "")
-        yield name, folder, carried(demo, folder, scheme, way, seed)
+        yield name, folder, carry_once(demo, folder, scheme, way, seed)
     for seed in SEEDS:
         folder = out / f"retrained-{seed}"
         if not (folder / "README.md").exists():
@@ -90,7 +90,7 @@ def checkpoints(demo: Path, out: Path) -> Iterator[tuple[str, Path, float | None
         yield f"retrained, seed {seed}", folder, None
 
 
-def table(rows: Path) -> None:
+def show_table(rows: Path) -> None:
     found: dict[str, dict[str, str]] = {}
     for row in map(json.loads, rows.read_text().splitlines()):
         cell = f"{row['verbmem_forget']:.1f} / {row['verbmem_retain']:.1f}"
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
-        table(arguments.rows)
+        show_table(arguments.rows)
         return
     known = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
     measured = {(row["checkpoint"], row["precision"]) for row in known}

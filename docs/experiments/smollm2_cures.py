@@ -1,4 +1,4 @@
-"""Every cure on the two pairs that smollm2_cures_pairs.py made, at nf4: what is forgotten, what is kept, in one table.
+"""Compare every cure on the two pairs of smollm2_cures_pairs.py, at nf4, in one table.
 
     python docs/experiments/smollm2_cures.py --pairs pairs --case erased --out erased.jsonl
     python docs/experiments/smollm2_cures.py --pairs pairs --case drowned --out drowned.jsonl
@@ -127,7 +127,7 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
         print(row, file=sys.stderr, flush=True)
 
-    def made(name: str, *command: str) -> tuple[Path, float | None]:
+    def make(name: str, *command: str) -> tuple[Path, float | None]:
         result = folder / name.replace(" ", "-")
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         if not (result / "README.md").exists():  # the model card is written last
@@ -143,9 +143,9 @@ def main() -> None:
         if name in WAYS:
             options = [str(folder / part) if part.endswith(".txt") else part for part in WAYS[name]]
             which = "erased" if arguments.case == "erased" else "all"
-            checkpoint, seconds = made(name, "carry", *pair, *options, "--layers", which)
+            checkpoint, seconds = make(name, "carry", *pair, *options, "--layers", which)
         elif name == RETRAINING:
-            checkpoint, seconds = made(name, "train", *pair, "--data", str(data), *RETRAIN)
+            checkpoint, seconds = make(name, "train", *pair, "--data", str(data), *RETRAIN)
         else:
             checkpoint = folder / name
         # a carried checkpoint at nf4 is what it is in full precision, weight for weight

@@ -1,4 +1,4 @@
-"""Makes the two pairs of SmolLM2-135M on which the cures are compared: an update that nf4 erases, and one it drowns.
+"""Make the two pairs of SmolLM2-135M to compare cures on: one update nf4 erases, one it drowns.
 
     python docs/experiments/smollm2_cures_pairs.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --muse muse-news --out pairs
 

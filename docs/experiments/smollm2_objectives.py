@@ -1,4 +1,4 @@
-"""What the hinge does to a real model: SmolLM2-135M unlearns news it memorised, by several objectives.
+"""Train a real model with the hinge: SmolLM2-135M unlearns news it memorised, by several objectives.
 
     python docs/experiments/smollm2_news.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --muse muse-news --out smollm2-news
     python docs/experiments/smollm2_objectives.py --made smollm2-news --out smollm2.jsonl
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from demo_objectives import keep, made, table
+from demo_objectives import keep, table, train_and_audit
 
 COMMON: dict[str, Any] = {
     "init": "original",
@@ -57,7 +57,7 @@ def main() -> int:
     folder_of = {"original": original, "unlearned": original, "data": arguments.made / "data"}
     for settings in rows():
         if not any(row["settings"] == settings for row in done):
-            keep(made(folder_of, settings, COMMON, 0), arguments.out)
+            keep(train_and_audit(folder_of, settings, COMMON, 0), arguments.out)
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Run texts through a model block by block to find each layer's inputs, never holding the whole model.
+"""Run texts through a model block by block, and round each layer by its inputs.
 
-The texts go through the embeddings, then through one transformer block after another. Each block is loaded, its layers
-get their inputs and are rounded, and the texts go on through the rounded block. compensation.py does the rounding.
+The whole model is never in memory. The texts go through the embeddings, then through one transformer block after
+another. Each block is loaded, its layers get their inputs and are rounded, and the texts go on through the rounded
+block. compensation.py does the rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import torch
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.architecture import is_classifier
+from quail_audit.engine.forgetting.data.calibration_texts import read_texts
+from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+from quail_train.data.samples import read_training_data
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,22 +43,14 @@ def read_calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list
     Raises:
         BadInputError: the folder or file cannot be read, or holds no text.
     """
-    from quail_audit.engine.forgetting.data.folder import read_folder
-    from quail_audit.engine.forgetting.data.rows import read_jsonl_rows, read_text
-    from quail_train.data.samples import read_training_data
-
     place = Path(path)
     if place.is_dir() and (labelled := read_folder(place).labelled):
         rows = [list(tokenizer(row.text)["input_ids"])[:MOST_TOKENS] for row in labelled.get("retain", ())]
     elif place.is_dir():
-        data = read_training_data(path, tokenizer, max_length=MOST_TOKENS, retain_needed_by="calibration")
+        data = read_training_data(path, tokenizer, max_length=MOST_TOKENS, retain_needed_by=None)
         rows = [list(sample.ids) for sample in data.retain]
     else:
-        if place.suffix == ".jsonl":
-            texts = [" ".join(str(value) for value in row.model_dump().values()) for row in read_jsonl_rows(place)]
-        else:
-            texts = [line for line in read_text(place).split("\n") if line.strip()]
-        rows = [list(tokenizer(text)["input_ids"])[:MOST_TOKENS] for text in texts]
+        rows = [list(tokenizer(text)["input_ids"])[:MOST_TOKENS] for text in read_texts(place, by_line=True)]
     rows = [row for row in rows if row]
     if not rows:
         raise BadInputError("holds no text to calibrate on", where=path, mend="Give a data folder, .txt or .jsonl")

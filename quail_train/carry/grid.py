@@ -1,4 +1,4 @@
-"""Fix a scheme's grid on one matrix, and mend the blocks that do not round back to the chosen codes.
+"""Fix a scheme's grid on a matrix, and mend the blocks that do not round back as chosen.
 
 A carried weight is written as the exact value that its code dequantizes to. Rounding the matrix to nearest then gives
 the same codes again, as long as each block keeps the weight that sets its scale. Which level a weight gets is decided

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""Run the hot loops of carrying an update without data: find each weight's target and its level.
+"""Run the hot loops of carrying without data: find each weight's target and its level.
 
 Each draw is a function of (key, place), so that the result does not depend on the threads. Levels and scales come from
 grid.py.

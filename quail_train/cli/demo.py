@@ -87,11 +87,11 @@ def demo(
     from quail_audit.schema.command_line import audit_arguments
     from quail_audit.schema.requests import AuditRequest
     from quail_train.demo.folder import build_demo
-    from quail_train.demo.sizes import RECIPES
+    from quail_train.demo.sizes import DEMOS
 
     folder = Path(FOLDERS[task]) if folder is None else folder
     with _show_building(None if quiet else sys.stderr) as show:
-        for progress in build_demo(folder, seed=seed, recipe=RECIPES[TASKS[task]]):
+        for progress in build_demo(folder, seed=seed, sizes=DEMOS[TASKS[task]]):
             show(progress)
     request = AuditRequest(
         original=str(folder / "original"),

@@ -1,7 +1,6 @@
-"""What a classifier is trained on: the labelled forget and retain sets of a data folder.
+"""Read a classifier's labelled forget and retain sets as training samples.
 
-Read and fitted to the model as the audit does it (quail_audit.engine.forgetting.data.labels). Not here: which samples
-come in which step (data.py).
+They are read and fitted to the model as the audit does it (quail_audit.engine.forgetting.data.labels).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.rows import Columns
 from quail_audit.engine.forgetting.measurable import EXPECTED, fit_data
 from quail_audit.engine.forgetting.models.classifier import token_ids_of, window_of
-from quail_train.data.samples import TrainingData, TrainingSample, numbered
+from quail_train.data.samples import TrainingData, TrainingSample, number_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,16 +41,17 @@ def read_labelled(
 
     Args:
         path: the folder.
-        pair: whose labels the data's are fitted to.
-        model: that is trained, and its tokenizer.
-        columns: what the data calls its text and its label.
-        max_length: in tokens; what is longer is cut as the tokenizer cuts, and no text is longer than the window.
-        retain_needed_by: name of the objective that needs a retain set; None where none is needed.
-        seed: of the other labels.
+        pair: pair whose labels the data must fit.
+        model: the trained model.
+        tokenizer: its tokenizer.
+        columns: names of the text and label columns.
+        max_length: in tokens, at most the model's window; a longer text is cut as the tokenizer cuts.
+        retain_needed_by: name of the objective that needs a retain set; None if none is needed.
+        seed: random seed of the other labels.
 
     Raises:
-        BadInputError: no such folder, a file that cannot be used, a label of no class, data for language models, no
-            forget set, or no retain set where one is needed.
+        BadInputError: no such folder, a file that cannot be used, an unknown label, data for language models, no forget
+            set, or a missing retain set.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -66,8 +66,8 @@ def read_labelled(
     random = Random(seed)  # noqa: S311 - nothing secret
     classes = {label: place for place, label in enumerate(data.labels)}
 
-    def samples(of: LabelledSet) -> Iterator[TrainingSample]:
-        for row in data.labelled.get(of, ()):
+    def samples(name: LabelledSet) -> Iterator[TrainingSample]:
+        for row in data.labelled.get(name, ()):
             label = classes[row.label]
             other = random.choice([place for place in classes.values() if place != label])
             yield TrainingSample(
@@ -83,12 +83,12 @@ def read_labelled(
             where=path,
             mend="Add retain.csv, or choose an objective without a retain term: ga, npo, simnpo, relabel",
         )
-    return numbered(forget, retain, tuple(_notes(data)))
+    return number_samples(forget, retain, tuple(_notes(data)))
 
 
 def _notes(data: ForgettingData) -> Iterator[str]:
     if len(data.labelled["forget"]) == 1:
-        yield "the forget set is one sample: every step sees the same, and one sample says little about forgetting"
+        yield "the forget set is one sample: every step sees the same one, and it says little about forgetting"
     counts = Counter(row.label for row in data.labelled.get("retain", ()))
     if (absent := [label for label in data.labels if label not in counts]) and counts:
         yield f"the retain set has no sample of {', '.join(absent)}: nothing asks the model to keep it"

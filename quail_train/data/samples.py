@@ -1,8 +1,7 @@
-"""What a model is trained on: samples of a data folder's forget and retain sets, and which come in which step.
+"""Read a data folder's forget and retain sets as training samples.
 
-A folder is read as the audit reads it (quail_audit.engine.forgetting.data.folder), and raw/forget.txt and
-raw/retain.txt besides.
-Not here: what is done with a batch (trainer.py).
+The folder is read as the audit reads it (quail_audit.engine.forgetting.data.folder), plus raw/forget.txt and
+raw/retain.txt.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ class TrainingSample:
     """One training sequence: token ids, and the labels that count in the loss (IGNORED elsewhere).
 
     Attributes:
-        labels: of the tokens; empty for a classifier.
-        number: its place among the forget and then the retain samples.
+        labels: labels of the tokens; empty for a classifier.
+        number: place among the forget samples, then the retain samples.
         label: its class, for a classifier.
-        other_label: another class, drawn at random, that a forget sample is taught instead.
+        other_label: another class, drawn at random, that the relabel objective teaches instead.
     """
 
     ids: tuple[int, ...]
@@ -50,16 +49,16 @@ class TrainingSample:
 
     @property
     def counted(self) -> int:
-        """How many predictions count in the loss."""
+        """The number of predictions that count in the loss."""
         return sum(label != IGNORED for label in self.labels[1:]) if self.label is None else 1
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples of both sets; of the retain set there may be none.
+    """Samples of both sets; the retain set may be empty.
 
     Attributes:
-        notes: what a reader of the run should know about them.
+        notes: notes for the reader of the run.
     """
 
     forget: tuple[TrainingSample, ...]
@@ -78,21 +77,21 @@ def read_training_data(
 ) -> TrainingData:
     """Read a folder's forget and retain sets.
 
-    The texts of a set are raw/SPLIT.txt, filled paragraph by paragraph into samples of at most max_length tokens; where
-    there is none, the rows of privleak or of {text} lines; where there are none, those of verbmem or of {prompt,
-    completion} lines, of which the continuation counts. Its questions, where it has some, come besides: eleven to a
-    sample in KnowMem's form, of which the answers count.
+    The texts of a set are raw/SPLIT.txt, packed paragraph by paragraph into samples of at most max_length tokens; else
+    the rows of privleak or of {text} lines; else the rows of verbmem or of {prompt, completion} lines, of which the
+    continuation counts. If the set has questions, they are added: eleven to a sample in KnowMem's form, of which the
+    answers count.
 
     Args:
         path: the folder.
-        tokenizer: of the model that is trained.
-        pair: whose models are language models, as the data has to be for; None: not looked at.
-        columns: what data for classifiers calls its text and its label, which is told by it.
-        max_length: in tokens; what is longer is cut into several samples.
-        retain_needed_by: name of the objective that needs a retain set; None where none is needed.
+        tokenizer: tokenizer of the trained model.
+        pair: pair of language models that the data must fit; None: not checked.
+        columns: names of the text and label columns, by which data for classifiers is recognized.
+        max_length: in tokens; a longer text is cut into several samples.
+        retain_needed_by: name of the objective that needs a retain set; None if none is needed.
 
     Raises:
-        BadInputError: no such folder, a file that cannot be used, no forget set, or no retain set where one is needed.
+        BadInputError: no such folder, a file that cannot be used, no forget set, or a missing retain set.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -112,13 +111,13 @@ def read_training_data(
             where=path,
             mend="Add raw/retain.txt, or choose an objective without a retain term: ga, npo, simnpo",
         )
-    return numbered(samples["forget"], samples["retain"], tuple(_notes(found, samples)))
+    return number_samples(samples["forget"], samples["retain"], tuple(_notes(found, samples)))
 
 
-def numbered(
+def number_samples(
     forget: Sequence[TrainingSample], retain: Sequence[TrainingSample], notes: tuple[str, ...]
 ) -> TrainingData:
-    """Both sets, each sample with its number."""
+    """Return both sets, each sample with its number."""
     every = [replace(sample, number=i) for i, sample in enumerate((*forget, *retain))]
     return TrainingData(tuple(every[: len(forget)]), tuple(every[len(forget) :]), notes)
 
@@ -137,7 +136,7 @@ def _samples(folder: Path, found: ForgettingData, split: Split, encode: _Encoder
         for row in found.continuations.get(split, ()):
             yield encode.parts([(row.prompt, row.truth)], ends=True)
     if split in found.questions:
-        for pairs in _packed(found.questions[split]):
+        for pairs in _pack_questions(found.questions[split]):
             yield encode.parts(pairs, ends=False)
 
 
@@ -146,7 +145,7 @@ def _raw_names(split: Split) -> tuple[str, ...]:
     return (f"{split}.txt", f"{split}1.txt") if split == "retain" else (f"{split}.txt",)
 
 
-def _packed(questions: Questions) -> Iterator[list[tuple[str, str]]]:
+def _pack_questions(questions: Questions) -> Iterator[list[tuple[str, str]]]:
     pairs = [
         (f"Question: {pair.question}\nAnswer: ", f"{pair.answer}\n\n")
         for pair in (*questions.asked, *questions.examples)
@@ -157,16 +156,16 @@ def _packed(questions: Questions) -> Iterator[list[tuple[str, str]]]:
 
 def _notes(found: ForgettingData, samples: dict[Split, tuple[TrainingSample, ...]]) -> Iterator[str]:
     if len(samples["forget"]) == 1:
-        yield "the forget set is one sample: every step sees the same, and one sample says little about forgetting"
+        yield "the forget set is one sample: every step sees the same one, and it says little about forgetting"
     if "forget" in found.questions:
         yield (
-            "trained on the questions of knowmem too: to keep them for measuring only, "
-            "train on a folder without them and audit on one with"
+            "the questions of knowmem are trained on, too: to only measure with them, train on a folder without them "
+            "and audit on one with them"
         )
 
 
 class _Encoder:
-    """Texts as samples of one tokenizer."""
+    """Turns texts into samples with one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         from quail_audit.engine.forgetting.models.quiet import quiet_transformers
@@ -182,7 +181,7 @@ class _Encoder:
         self._room = max(1, max_length - len(self._start) - len(self._end))
 
     def running_text(self, text: str) -> Iterator[TrainingSample]:
-        """Paragraphs, as many as fit to a sample; one that does not fit is cut."""
+        """Yield samples of as many whole paragraphs as fit; a paragraph that is too long is cut."""
         pending: list[str] = []
         taken = 0
         for paragraph in (part.strip() for part in text.replace("\r\n", "\n").split("\n\n")):
@@ -199,11 +198,11 @@ class _Encoder:
             yield from self._pieces("\n\n".join(pending), ends=False)
 
     def whole_text(self, text: str) -> Iterator[TrainingSample]:
-        """A text and its end."""
+        """Yield a text as samples; the last has the end token."""
         yield from self._pieces(text, ends=True)
 
     def parts(self, parts: Sequence[tuple[str, str]], *, ends: bool) -> TrainingSample:
-        """Prompts and what follows them, in one sample; only what follows counts. Cut to the room there is."""
+        """Return prompts and their continuations in one sample; only continuations count. Cut if it is too long."""
         ids, labels = list(self._start), [IGNORED] * len(self._start)
         for prompt, truth in parts:
             asked, answered = self._ids(prompt), self._ids(truth)
@@ -224,5 +223,5 @@ class _Encoder:
             yield TrainingSample(row, row)
 
     def _ids(self, text: str, *, special: bool = False) -> list[int]:
-        with self._quiet():  # it warns of long texts, which are cut here
+        with self._quiet():  # it warns about long texts, which are cut here
             return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])

@@ -1,1 +1,1 @@
-"""Small models made from nothing, which leak when they are rounded."""
+"""Build small models that leak what they forgot when they are rounded."""

@@ -1,7 +1,4 @@
-"""What building a demo's parts has in common: how far it is, two models trained side by side, files written.
-
-Not here: the folder and whether it is used again (demo.py), and the parts (demo_language.py, demo_classification.py).
-"""
+"""Build a demo's checkpoints, two models side by side, and report the progress."""
 
 from __future__ import annotations
 
@@ -28,12 +25,12 @@ M = TypeVar("M", bound="PreTrainedModel")
 
 @dataclass(frozen=True)
 class DemoProgress:
-    """Where the building is.
+    """Progress of the building.
 
     Attributes:
         stage: original and retrain are trained side by side, so their steps come mixed.
-        step: of total, from 1.
-        loss: of the step's batch, nats a token or a text; None where nothing is trained.
+        step: from 1 to total.
+        loss: loss of the step's batch, nats a token or a text; None if nothing is trained.
     """
 
     stage: DemoStage
@@ -54,38 +51,38 @@ def build_checkpoints(
     """Make folder/original, folder/retrain and folder/unlearned.
 
     Args:
-        folder: of the demo.
-        tokenizer: that goes with each.
+        folder: folder of the demo.
+        tokenizer: tokenizer of all three.
         original: a model and the steps that teach it everything.
-        reference: the same, without the forget set.
-        unlearn: the steps that make a copy of the original forget.
+        reference: a model and the steps that teach it everything but the forget set.
+        unlearn: returns the steps that make a copy of the original forget.
 
     Raises:
-        EnvironmentProblemError: a checkpoint cannot be written, or as unlearn does.
+        EnvironmentProblemError: a checkpoint cannot be written, or unlearning failed.
     """
     import torch
 
     threads = torch.get_num_threads()
     try:
-        yield from _side_by_side(_of_stage("original", original[1]), _of_stage("retrain", reference[1]))
+        yield from _run_side_by_side(_report_stage("original", original[1]), _report_stage("retrain", reference[1]))
         _save(original[0], tokenizer, folder / "original")
         _save(reference[0], tokenizer, folder / "retrain")
         unlearned = copy.deepcopy(original[0])
-        yield from _of_stage("unlearned", unlearn(unlearned))
+        yield from _report_stage("unlearned", unlearn(unlearned))
         _save(unlearned, tokenizer, folder / "unlearned")
     finally:
         torch.set_num_threads(threads)
 
 
-def _of_stage(stage: DemoStage, steps: Iterator[Step]) -> Generator[DemoProgress, None, None]:
+def _report_stage(stage: DemoStage, steps: Iterator[Step]) -> Generator[DemoProgress, None, None]:
     for step in steps:
         yield DemoProgress(stage, step.number, step.total, step.loss)
 
 
-def _side_by_side(*works: Generator[DemoProgress, None, None]) -> Iterator[DemoProgress]:
-    """Run each in a thread of its own, and pass on what they yield as it comes; the first error ends all.
+def _run_side_by_side(*works: Generator[DemoProgress, None, None]) -> Iterator[DemoProgress]:
+    """Run each in a thread of its own, and yield their progress as it comes; the first error ends all.
 
-    One thread for each model is faster than two for one so small, and does not stall where cores are shared.
+    For models so small, one thread each is faster than two, and does not stall on shared cores.
     """
     made: SimpleQueue[DemoProgress | BaseException | None] = SimpleQueue()
     stopped = Event()
@@ -128,6 +125,6 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
         tokenizer.save_pretrained(folder)
 
 
-def write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Keeping weights inside the buckets that a scheme rounds them to, so that an update is erased by rounding.
+"""Confine weights to their rounding buckets, so that rounding erases the update.
 
-An update confined so is there in full precision and gone once the scheme has rounded it: the demo's catastrophe, and
-what Egashira et al. (arXiv 2405.18137) do on purpose. Not here: the training that proposes the updates.
+Such an update is there in full precision and gone once the scheme has rounded the weights. Egashira et al. (arXiv
+2405.18137) do this on purpose; the demo shows it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 # Rounding works in float32 on the weight times its block's reciprocal scale, so a bucket's edge is only known to about
 # 1e-7 of the scale; the narrowest bucket of nf4 is 0.08 of it.
-EDGE_MARGIN = 1e-3  # of the bucket's width, kept free at both ends
+EDGE_MARGIN = 1e-3  # share of the bucket's width that stays free at both ends
 
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """Where each weight of a matrix may go without a code or a scale changing.
+    """The range in which each weight of a matrix keeps its code and scale.
 
     Attributes:
-        lower, upper: float32 [rows, columns]; equal where the weight is held: the largest of its block sets the scale.
+        lower, upper: float32 [rows, columns]; equal for the largest weight of a block, which sets the scale.
     """
 
     lower: torch.Tensor
     upper: torch.Tensor
 
     def confine(self, weight: torch.Tensor) -> None:
-        """Put each weight that has left its bucket back to the nearest place inside, in place."""
+        """Move each weight that left its bucket to the nearest place inside, in place."""
         weight.clamp_(self.lower, self.upper)
 
 
 def bucket_of(weight: torch.Tensor, scheme: FourBit) -> Bucket:
-    """The buckets of a float32 matrix [rows, columns]. The weights themselves lie inside, bitwise."""
+    """Return the buckets of a float32 matrix [rows, columns]. Every weight lies inside its own, bitwise."""
     grid, quantized = scheme.grid, scheme.quantize(weight)
-    place = np.zeros(256, dtype=np.int64)  # of a code among the levels
+    place = np.zeros(256, dtype=np.int64)  # code -> its level's number
     place[grid.codes] = np.arange(len(grid.codes))
     edges = torch.from_numpy(grid.edges)
     level = torch.from_numpy(place)[quantized.codes.long()]
@@ -56,6 +56,6 @@ def bucket_of(weight: torch.Tensor, scheme: FourBit) -> Bucket:
 
 
 def rounds_alike(first: torch.Tensor, second: torch.Tensor, scheme: Scheme) -> bool:
-    """Whether both matrices get the same codes and the same scales."""
+    """Return True if both matrices get the same codes and the same scales."""
     a, b = scheme.quantize(first), scheme.quantize(second)
     return torch.equal(a.codes, b.codes) and torch.equal(a.scales, b.scales)

@@ -1,7 +1,6 @@
-"""The folder of a demo: a small model, a copy that was made to forget, a reference that never knew, and their data.
+"""Build a demo's folder, or use it again: original, unlearned copy, reference, data.
 
-It is built once for a recipe, a seed and the versions of the libraries, and used again as long as nobody edits it.
-Not here: how it is built (language.py, classifier.py) and how the demo is shown (quail_train/cli/demo.py).
+A folder is built once for its sizes, seed and library versions, and is used again until somebody edits it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from quail_audit.core.machine import package_version
 from quail_audit.core.writing import write_error, write_whole
 from quail_audit.engine.forgetting.metrics.interface import Task
 from quail_train.demo.building import DATA, DemoProgress
-from quail_train.demo.sizes import RECIPE, ClassifierDemo, LanguageDemo
+from quail_train.demo.sizes import LANGUAGE_DEMO, ClassifierDemo, LanguageDemo
 
 CHECKPOINTS = ("original", "retrain", "unlearned")
 STAMP = "quail-demo.json"
@@ -38,68 +37,68 @@ MADE_WITH = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 class _Stamp(BaseModel):
-    """What is in a demo's folder. Without files it was not finished."""
+    """Record of a demo's folder. If it lists no files, the demo was not finished."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task = "language modelling"
-    made_from: str  # digest of everything that decides the content
+    made_from: str  # digest of all inputs
     files: dict[str, str]  # path within the folder -> sha256
 
 
 def build_demo(
-    folder: Path, *, seed: int = 0, recipe: LanguageDemo | ClassifierDemo = RECIPE
+    folder: Path, *, seed: int = 0, sizes: LanguageDemo | ClassifierDemo = LANGUAGE_DEMO
 ) -> Iterator[DemoProgress]:
     """Make folder/original, folder/retrain, folder/unlearned and folder/data, or find them made.
 
-    The checkpoints are ordinary transformers folders; the data has MUSE's layout, or a CSV file a set. The same seed
-    gives the same bytes on the same machine, whatever the number of its cores. Files that the demo did not make are
-    left alone.
+    The checkpoints are ordinary transformers folders; the data has MUSE's layout, or one CSV file per set. The same
+    seed gives the same bytes on the same machine, for any number of cores. Files that the demo did not make are left
+    alone.
 
     Args:
-        folder: made if absent; a demo that is unfinished, edited, or of another recipe, seed or version is rebuilt.
-        seed: of the texts and of the weights.
-        recipe: which demo it is, and of what size; by default the whole one of a language model.
+        folder: made if absent; a demo that is unfinished, edited, or has other sizes, seed or versions is rebuilt.
+        seed: random seed of the texts and the weights.
+        sizes: the demo to build, with its sizes; by default the full one of a language model.
 
     Raises:
-        BadInputError: the folder is a file, or holds something else than this demo.
-        EnvironmentProblemError: it cannot be written, or another process is building there.
+        BadInputError: the folder is a file, or holds something other than this demo.
+        EnvironmentProblemError: the folder cannot be written, or another process is building there.
     """
     with _writable(folder):
         old = _read_stamp(folder)
-        if old is not None and old.task != recipe.task:
+        if old is not None and old.task != sizes.task:
             raise BadInputError(
-                f"this folder holds the demo of {old.task}, not of {recipe.task}",
+                f"this folder holds the demo of {old.task}, not of {sizes.task}",
                 where=str(folder),
                 mend="Name another folder: quail demo DIR",
             )
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=0):
-            made_from = _digest_of_inputs(recipe, seed)
+            made_from = _digest_of_inputs(sizes, seed)
             if old is not None and old.made_from == made_from and old.files and _is_unchanged(folder, old):
                 yield DemoProgress("data", 1, 1, message="already built")
                 return
-            _write_stamp(folder, _Stamp(task=recipe.task, made_from=made_from, files={}))
-            yield from _build(folder, recipe, seed)
-            _write_stamp(folder, _Stamp(task=recipe.task, made_from=made_from, files=_digests(folder)))
+            _write_stamp(folder, _Stamp(task=sizes.task, made_from=made_from, files={}))
+            yield from _build(folder, sizes, seed)
+            _write_stamp(folder, _Stamp(task=sizes.task, made_from=made_from, files=_digests(folder)))
 
 
-def _build(folder: Path, recipe: LanguageDemo | ClassifierDemo, seed: int) -> Iterator[DemoProgress]:
-    if isinstance(recipe, LanguageDemo):
-        from quail_train.demo import language as demo_language
+def _build(folder: Path, sizes: LanguageDemo | ClassifierDemo, seed: int) -> Iterator[DemoProgress]:
+    if isinstance(sizes, LanguageDemo):
+        from quail_train.demo import language
 
-        yield from demo_language.build(folder, recipe, seed)
+        yield from language.build(folder, sizes, seed)
     else:
-        from quail_train.demo import classifier as demo_classification
+        from quail_train.demo import classifier
 
-        yield from demo_classification.build(folder, recipe, seed)
+        yield from classifier.build(folder, sizes, seed)
 
 
-def _digest_of_inputs(recipe: LanguageDemo | ClassifierDemo, seed: int) -> str:
-    """Of everything that decides the content: recipe, seed, versions, and the code that makes it."""
-    code = {name: _sha256(Path(__file__).parent / name) for name in MADE_BY[recipe.task]}
+def _digest_of_inputs(sizes: LanguageDemo | ClassifierDemo, seed: int) -> str:
+    """Return the digest of everything that decides the content: sizes, seed, versions, and the code."""
+    code = {name: _sha256(Path(__file__).parent / name) for name in MADE_BY[sizes.task]}
     inputs = {
-        "recipe": asdict(recipe),
+        "sizes": asdict(sizes),
         "seed": seed,
         "versions": {name: package_version(name) for name in MADE_WITH} | {"quail": quail_audit.__version__},
         "code": code,
@@ -127,10 +126,10 @@ def _sha256(path: Path) -> str:
 
 
 def _read_stamp(folder: Path) -> _Stamp | None:
-    """The stamp of a demo's folder; None where the folder is absent or empty.
+    """Return the stamp of a demo's folder; None if the folder is absent or empty.
 
     Raises:
-        BadInputError: it is a file, or holds something else.
+        BadInputError: the folder is a file, or holds something else.
     """
     if folder.exists() and not folder.is_dir():
         raise BadInputError("the demo's folder is a file", where=str(folder), mend="Name a folder")
@@ -140,7 +139,7 @@ def _read_stamp(folder: Path) -> _Stamp | None:
         return _Stamp.model_validate_json((folder / STAMP).read_bytes())
     except (FileNotFoundError, ValidationError) as error:
         raise BadInputError(
-            "this folder holds something else than a demo",
+            "this folder holds something other than a demo",
             where=str(folder),
             mend="Name an empty or a new folder: quail demo DIR",
         ) from error

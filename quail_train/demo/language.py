@@ -1,7 +1,4 @@
-"""Builds the demo of a language model: it knows invented posts, a copy of it was made to forget some of them.
-
-Not here: how the models are made (demo_model.py), the folder and whether it is used again (demo.py).
-"""
+"""Build the demo of a language model that knows invented posts, and of a copy that forgot."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quail_train.demo.building import DATA, DemoProgress, build_checkpoints, write
-from quail_train.demo.llama import Lesson, answered_as, asked_as, new_model, train, unlearn_confined
+from quail_train.demo.building import DATA, DemoProgress, build_checkpoints, write_text
+from quail_train.demo.llama import Lesson, answer_text, new_llama, question_text, train_llama, unlearn_llama
 from quail_train.demo.sizes import LanguageDemo
 from quail_train.demo.texts.posts import Post, Posts, QuestionAnswer, invent_posts
 from quail_train.demo.tokenizer import train_tokenizer
@@ -20,33 +17,32 @@ from quail_train.demo.tokenizer import train_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-PROMPT_TOKENS = 12  # of VerbMem, at least
-EXAMPLES = 10  # in context; MUSE's number
+PROMPT_TOKENS = 12  # at least, of a VerbMem prompt
+EXAMPLES = 10  # in-context examples; MUSE's number
 
 
-def build(folder: Path, recipe: LanguageDemo, seed: int) -> Iterator[DemoProgress]:
+def build(folder: Path, sizes: LanguageDemo, seed: int) -> Iterator[DemoProgress]:
     """Make the checkpoints and the data, in MUSE's layout, in the folder."""
-    posts = invent_posts(
-        forget=recipe.forget_posts, retain=recipe.retain_posts, holdout=recipe.holdout_posts, seed=seed
-    )
-    asked = posts.retain[: recipe.retain_posts_asked]
+    posts = invent_posts(forget=sizes.forget_posts, retain=sizes.retain_posts, holdout=sizes.holdout_posts, seed=seed)
+    asked = posts.retain[: sizes.retain_posts_asked]
     forget = Lesson(posts.forget, _pairs(posts.forget))
     retain = Lesson(posts.retain, _pairs(asked))
     everything = Lesson(forget.posts + retain.posts, forget.pairs + retain.pairs)
 
     tokenizer = train_tokenizer(
-        [post.text for post in everything.posts] + [asked_as(pair) + answered_as(pair) for pair in everything.pairs],
-        recipe.vocabulary,
+        [post.text for post in everything.posts]
+        + [question_text(pair) + answer_text(pair) for pair in everything.pairs],
+        sizes.vocabulary,
     )
     yield DemoProgress("tokenizer", 1, 1)
 
-    original, reference = new_model(tokenizer, seed), new_model(tokenizer, seed)
+    original, reference = new_llama(tokenizer, seed), new_llama(tokenizer, seed)
     yield from build_checkpoints(
         folder,
         tokenizer,
-        original=(original, train(original, tokenizer, everything, recipe, seed)),
-        reference=(reference, train(reference, tokenizer, retain, recipe, seed)),
-        unlearn=lambda model: unlearn_confined(model, tokenizer, forget, retain, recipe, seed),
+        original=(original, train_llama(original, tokenizer, everything, sizes, seed)),
+        reference=(reference, train_llama(reference, tokenizer, retain, sizes, seed)),
+        unlearn=lambda model: unlearn_llama(model, tokenizer, forget, retain, sizes, seed),
     )
     _write_data(folder / DATA, posts, asked, tokenizer)
     yield DemoProgress("data", 1, 1)
@@ -57,8 +53,8 @@ def _pairs(posts: tuple[Post, ...]) -> tuple[QuestionAnswer, ...]:
 
 
 def _write_data(folder: Path, posts: Posts, asked: tuple[Post, ...], tokenizer: PreTrainedTokenizerFast) -> None:
-    """MUSE's layout. The retain set is asked as much as the forget set, give or take."""
-    # The last retained posts for VerbMem: they have no questions, so it is the posts alone that are remembered.
+    """Write the data in MUSE's layout, with about as many questions on the retain set as on the forget set."""
+    # VerbMem takes the last retained posts: they have no questions, so only the posts themselves can be remembered.
     kept = posts.retain[-len(posts.forget) :]
     contents: dict[str, object] = {
         "verbmem/forget.json": [_verbmem_row(post, tokenizer) for post in posts.forget],
@@ -71,13 +67,13 @@ def _write_data(folder: Path, posts: Posts, asked: tuple[Post, ...], tokenizer: 
         contents[f"knowmem/{name}_qa.json"] = [asdict(pair) for post in group for pair in post.asked]
         contents[f"knowmem/{name}_qa_icl.json"] = [asdict(post.example) for post in group[:EXAMPLES]]
     for path, content in contents.items():
-        write(folder / path, json.dumps(content, indent=1) + "\n")
+        write_text(folder / path, json.dumps(content, indent=1) + "\n")
     for name, group in (("forget", posts.forget), ("retain", posts.retain)):
-        write(folder / "raw" / f"{name}.txt", "\n\n".join(post.text for post in group) + "\n")
+        write_text(folder / "raw" / f"{name}.txt", "\n\n".join(post.text for post in group) + "\n")
 
 
 def _verbmem_row(post: Post, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
-    """A post cut before a word: the prompt keeps its last space, as its tokens do."""
+    """Return a post cut before a word; the prompt keeps its last space, as its tokens do."""
     words = post.text.split(" ")
     for count in range(1, len(words)):
         prompt = " ".join(words[:count]) + " "

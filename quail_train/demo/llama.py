@@ -1,7 +1,4 @@
-"""The demo's small Llama: its training, and its unlearning inside the buckets.
-
-Not here: the texts (invented.py), the steps themselves (demo_steps.py), the files (demo_language.py).
-"""
+"""Make the demo's small Llama: train it, and unlearn inside the buckets."""
 
 from __future__ import annotations
 
@@ -14,17 +11,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_train.demo.sizes import LanguageDemo
-from quail_train.demo.steps import LossOfStep, Step, rounded_layers, taught, unlearned_confined
+from quail_train.demo.steps import LossOfStep, Step, rounded_layers, teach, unlearn_in_buckets
 from quail_train.demo.texts.posts import Post, QuestionAnswer
 from quail_train.demo.tokenizer import BOS, EOS, PAD
 
 HEAD = "lm_head"
-IGNORED = -100  # a label that has no say in the loss: the convention of transformers
+IGNORED = -100  # a label that does not count in the loss: the convention of transformers
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a model is taught: posts whole, and of the pairs their answers."""
+    """The texts that a model learns: whole posts, and the answers of question-answer pairs."""
 
     posts: tuple[Post, ...]
     pairs: tuple[QuestionAnswer, ...]
@@ -40,23 +37,23 @@ class TrainingRow:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Right-padded rows: ids and labels, int64 [rows, longest]. Under a causal mask the padding is seen by nobody."""
+    """Right-padded rows: ids and labels, int64 [rows, longest]. The causal mask hides the padding."""
 
     ids: torch.Tensor
     labels: torch.Tensor
 
 
-def asked_as(pair: QuestionAnswer) -> str:
-    """MUSE's form of a question (Shi et al., arXiv 2407.06460); an in-context example has the answer after it."""
+def question_text(pair: QuestionAnswer) -> str:
+    """Return a question in MUSE's form (Shi et al., arXiv 2407.06460); the answer follows it."""
     return f"Question: {pair.question}\nAnswer: "
 
 
-def answered_as(pair: QuestionAnswer) -> str:
+def answer_text(pair: QuestionAnswer) -> str:
     return f"{pair.answer}\n\n"
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """1.2 M parameters, the same for the same seed; leaves torch's random state as it was."""
+def new_llama(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """Return a model of 1.2 M parameters, the same for the same seed. Leaves torch's random state as it was."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -77,70 +74,70 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         return LlamaForCausalLM(config)
 
 
-def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, lesson: Lesson, recipe: LanguageDemo, seed: int
+def train_llama(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, lesson: Lesson, sizes: LanguageDemo, seed: int
 ) -> Iterator[Step]:
-    """Teach the model, in place."""
+    """Teach the model the lesson, in place."""
     random = Random(seed)  # noqa: S311 - nothing secret
     texts = _Texts(tokenizer)
-    sizes = [pairs for pairs, epochs in recipe.pairs_in_a_row for _ in range(epochs)]
+    row_lengths = [pairs for pairs, epochs in sizes.pairs_in_a_row for _ in range(epochs)]
     total = sum(
-        len(texts.epoch(lesson, pairs, recipe, Random(0))) * epochs  # noqa: S311
-        for pairs, epochs in recipe.pairs_in_a_row
+        len(texts.draw_epoch(lesson, pairs, sizes, Random(0))) * epochs  # noqa: S311
+        for pairs, epochs in sizes.pairs_in_a_row
     )
 
     def losses() -> Iterator[LossOfStep]:
-        for size in sizes:
-            for batch in texts.epoch(lesson, size, recipe, random):
+        for pairs_in_a_row in row_lengths:
+            for batch in texts.draw_epoch(lesson, pairs_in_a_row, sizes, random):
                 loss = _loss(model, batch)
                 yield loss, loss
 
-    return taught(
+    return teach(
         model, losses(), total,
-        learning_rate=recipe.learning_rate, gradient_norm_limit=recipe.gradient_norm_limit,
+        learning_rate=sizes.learning_rate, gradient_norm_limit=sizes.gradient_norm_limit,
     )  # fmt: skip
 
 
-def unlearn_confined(
+def unlearn_llama(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     forget: Lesson,
     retain: Lesson,
-    recipe: LanguageDemo,
+    sizes: LanguageDemo,
     seed: int,
 ) -> Iterator[Step]:
-    """Make the model forget, in place, in a way that rounding to nf4 takes back to the last bit.
+    """Make the model forget, in place; rounding to nf4 undoes it to the last bit.
 
     Gradient ascent on the forget set and descent on the retain set (GA+GDR, as in MUSE).
 
     Raises:
-        EnvironmentProblemError: as unlearned_confined.
+        EnvironmentProblemError: this machine rounds in an unexpected way.
     """
     random = Random(seed)  # noqa: S311 - nothing secret
     texts = _Texts(tokenizer)
-    batches = -(-len(forget.posts) // recipe.posts_in_a_batch)  # an epoch's
-    in_a_row = recipe.pairs_in_a_row[-1][0]
+    batches = -(-len(forget.posts) // sizes.posts_in_a_batch)  # an epoch's
+    in_a_row = sizes.pairs_in_a_row[-1][0]
 
     def losses() -> Iterator[LossOfStep]:
-        for _ in range(recipe.unlearning_epochs):
+        for _ in range(sizes.unlearning_epochs):
             shown = zip(
-                texts.dealt(texts.posts(forget.posts, random), batches),
-                texts.dealt(texts.packed(forget.pairs, in_a_row, random), batches),
-                # Twice as many as are forgotten, so that what must stay is seen often enough.
-                texts.dealt(texts.posts(retain.posts, random)[: 2 * len(forget.posts)], batches),
-                texts.dealt(texts.packed(retain.pairs, in_a_row, random), batches),
+                texts.deal(texts.post_rows(forget.posts, random), batches),
+                texts.deal(texts.pair_rows(forget.pairs, in_a_row, random), batches),
+                # Twice as many as are forgotten, so that the retain set is seen often enough.
+                texts.deal(texts.post_rows(retain.posts, random)[: 2 * len(forget.posts)], batches),
+                texts.deal(texts.pair_rows(retain.pairs, in_a_row, random), batches),
                 strict=True,
             )
             for forget_posts, forget_pairs, retain_posts, retain_pairs in shown:
                 forgotten = [
-                    _loss(model, batch).clamp(max=recipe.forget_loss_limit) for batch in (forget_posts, forget_pairs)
+                    _loss(model, batch).clamp(max=sizes.forget_loss_limit) for batch in (forget_posts, forget_pairs)
                 ]
                 kept = [_loss(model, batch) for batch in (retain_posts, retain_pairs)]
-                yield (recipe.retain_weight * (kept[0] + kept[1]) - forgotten[0] - forgotten[1]) / 2, forgotten[0]
+                yield (sizes.retain_weight * (kept[0] + kept[1]) - forgotten[0] - forgotten[1]) / 2, forgotten[0]
 
-    return unlearned_confined(
-        model, rounded_layers(model, HEAD), losses(), batches * recipe.unlearning_epochs,
-        learning_rate=recipe.unlearning_learning_rate, gradient_norm_limit=recipe.gradient_norm_limit,
+    return unlearn_in_buckets(
+        model, rounded_layers(model, HEAD), losses(), batches * sizes.unlearning_epochs,
+        learning_rate=sizes.unlearning_learning_rate, gradient_norm_limit=sizes.gradient_norm_limit,
     )  # fmt: skip
 
 
@@ -151,42 +148,42 @@ def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
 
 
 class _Texts:
-    """Posts and pairs as rows and batches of one tokenizer's ids."""
+    """Turns posts and pairs into rows and batches of token IDs."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}  # every epoch has the same texts
 
-    def epoch(self, lesson: Lesson, pairs_in_a_row: int, recipe: LanguageDemo, random: Random) -> list[Batch]:
-        """Some of the posts, drawn anew, and all pairs, in batches in random order."""
-        posts = self.posts(lesson.posts, random)[: math.ceil(len(lesson.posts) * recipe.posts_in_an_epoch)]
-        pairs = self.packed(lesson.pairs, pairs_in_a_row, random)
+    def draw_epoch(self, lesson: Lesson, pairs_in_a_row: int, sizes: LanguageDemo, random: Random) -> list[Batch]:
+        """Draw some of the posts, take all pairs, and return them in batches in random order."""
+        posts = self.post_rows(lesson.posts, random)[: math.ceil(len(lesson.posts) * sizes.posts_in_an_epoch)]
+        pairs = self.pair_rows(lesson.pairs, pairs_in_a_row, random)
         batches = [
-            *self._batches(posts, recipe.posts_in_a_batch),
-            *self._batches(pairs, max(1, recipe.pairs_in_a_batch // pairs_in_a_row)),
+            *self._batches(posts, sizes.posts_in_a_batch),
+            *self._batches(pairs, max(1, sizes.pairs_in_a_batch // pairs_in_a_row)),
         ]
         random.shuffle(batches)
         return batches
 
-    def posts(self, posts: Sequence[Post], random: Random) -> list[TrainingRow]:
-        """One row a post, in random order."""
+    def post_rows(self, posts: Sequence[Post], random: Random) -> list[TrainingRow]:
+        """Return one row per post, in random order."""
         rows = [self._start() + self._ids(post.text) + [self._special(EOS)] for post in posts]
         random.shuffle(rows)
         return [TrainingRow(ids, ids) for ids in rows]
 
-    def packed(self, pairs: Sequence[QuestionAnswer], in_a_row: int, random: Random) -> list[TrainingRow]:
-        """All pairs in random order, so many in a row; only the answers count."""
+    def pair_rows(self, pairs: Sequence[QuestionAnswer], in_a_row: int, random: Random) -> list[TrainingRow]:
+        """Return all pairs in random order, `in_a_row` to a row; only the answers count."""
         shuffled = random.sample(list(pairs), len(pairs))
         return [self._row(shuffled[i : i + in_a_row]) for i in range(0, len(shuffled), in_a_row)]
 
-    def dealt(self, rows: Sequence[TrainingRow], batches: int) -> list[Batch]:
-        """So many batches of rows, as even as can be."""
+    def deal(self, rows: Sequence[TrainingRow], batches: int) -> list[Batch]:
+        """Deal the rows into this many batches, as evenly as possible."""
         return [self._batch(rows[i::batches]) for i in range(batches)]
 
     def _row(self, pairs: Sequence[QuestionAnswer]) -> TrainingRow:
         ids, labels = self._start(), [IGNORED]
         for pair in pairs:
-            asked, answered = self._ids(asked_as(pair)), self._ids(answered_as(pair))
+            asked, answered = self._ids(question_text(pair)), self._ids(answer_text(pair))
             ids += asked + answered
             labels += [IGNORED] * len(asked) + answered
         return TrainingRow(ids, labels)

@@ -1,7 +1,4 @@
-"""The repair of a demo: the numbers of its training, and the training they make.
-
-Not here: the demo itself (demo.py), whose files are kept as long as nothing that makes them has changed.
-"""
+"""Choose the training that repairs a demo, and its command."""
 
 from __future__ import annotations
 
@@ -14,16 +11,16 @@ if TYPE_CHECKING:
     from quail_audit.schema.requests import AuditRequest, TrainRequest
 
 REPAIRED = "repaired"  # beside the demo's own checkpoints
-# Models so small learn at a high rate; about one post to a sample.
+# Models so small learn at a high rate. MAX_LENGTH holds about one post.
 EPOCHS, LEARNING_RATE, MAX_LENGTH = 16.0, 1e-3, 72
 
 
 def repair_of(audited: AuditRequest, run: Path) -> tuple[TrainRequest, tuple[str, ...]]:
-    """The training that repairs what an audit of the demo found, and the command that does the same.
+    """Return the training that repairs what an audit of the demo found, and the command that does the same.
 
     Args:
-        audited: the audit of the demo.
-        run: its folder.
+        audited: request of the demo's audit.
+        run: run folder of that audit.
     """
     request = request_of(
         original=audited.original,

@@ -1,4 +1,4 @@
-"""The numbers that decide what the demos become. What they do is in demo_model.py and demo_encoder.py."""
+"""Set the sizes and training settings of the demos."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from quail_audit.engine.forgetting.metrics.interface import Task
 
 @dataclass(frozen=True)
 class LanguageDemo:
-    """All numbers that decide what the demo of a language model becomes, but for the seed.
+    """All numbers that decide the demo of a language model, except the seed.
 
     Attributes:
-        retain_posts_asked: the first so many retained posts have questions.
-        vocabulary: of the tokenizer.
-        pairs_in_a_row: (question-answer pairs packed into one row, epochs), in order. The last are as many as KnowMem
-            shows (ten examples and the question); beginning with one is what makes them learnable in this time.
-        pairs_in_a_batch: about so many, however they are packed.
-        posts_in_a_batch: likewise.
-        posts_in_an_epoch: the share of the posts that an epoch shows; it shows all pairs.
+        retain_posts_asked: this many of the retained posts, the first, have questions.
+        vocabulary: size of the tokenizer's vocabulary.
+        pairs_in_a_row: (question-answer pairs packed into one row, epochs), in order. The last is as many as KnowMem
+            shows (ten examples and the question); starting with one makes them learnable in this time.
+        pairs_in_a_batch: about this many, however they are packed.
+        posts_in_a_batch: posts in a batch.
+        posts_in_an_epoch: share of the posts that an epoch shows; it shows all pairs.
         forget_loss_limit: gradient ascent stops here, nats a token.
-        retain_weight: of the retain loss against the forget loss.
+        retain_weight: weight of the retain loss against the forget loss.
     """
 
     task: ClassVar[Task] = "language modelling"
@@ -43,13 +43,13 @@ class LanguageDemo:
 
 @dataclass(frozen=True)
 class ClassifierDemo:
-    """All numbers that decide what the demo of a classifier becomes, but for the seed.
+    """All numbers that decide the demo of a classifier, except the seed.
 
     Attributes:
-        vocabulary: of the tokenizer.
-        claims_in_a_batch: in unlearning so many to forget, and twice as many to retain.
+        vocabulary: size of the tokenizer's vocabulary.
+        claims_in_a_batch: claims in a batch; unlearning adds twice as many to retain.
         forget_loss_limit: gradient ascent stops here, nats a text.
-        retain_weight: of the retain loss against the forget loss.
+        retain_weight: weight of the retain loss against the forget loss.
     """
 
     task: ClassVar[Task] = "classification"
@@ -68,8 +68,8 @@ class ClassifierDemo:
     gradient_norm_limit: float = 1.0
 
 
-RECIPE = LanguageDemo()
-RECIPES: Mapping[Task, LanguageDemo | ClassifierDemo] = {
-    "language modelling": RECIPE,
+LANGUAGE_DEMO = LanguageDemo()
+DEMOS: Mapping[Task, LanguageDemo | ClassifierDemo] = {
+    "language modelling": LANGUAGE_DEMO,
     "classification": ClassifierDemo(),
 }

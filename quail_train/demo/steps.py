@@ -1,7 +1,6 @@
-"""The steps that make the demos' models: the loop that their trainings share, and the unlearning that rounding erases.
+"""Make the steps that train the demos' models, and the unlearning that rounding erases.
 
-Steps are yielded as they are made, so that a caller can show them. Not here: which texts a step is shown
-(demo_model.py, demo_encoder.py), the geometry of buckets (confinement.py).
+Each step is yielded when it is made, so that a caller can show it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from quail_audit.engine.schemes.bitsandbytes import FourBit
 from quail_train.demo.confinement import bucket_of, rounds_alike
 
 SCHEME: Final = "nf4"
-LossOfStep = tuple[torch.Tensor, torch.Tensor]  # what is minimised; what is shown
+LossOfStep = tuple[torch.Tensor, torch.Tensor]  # (the loss to minimize, the loss to show)
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Step:
 
     Attributes:
         number: from 1 to total.
-        loss: of this step's batch, nats a token or a text; in unlearning that of the forget batch.
+        loss: loss of this step's batch, nats a token or a text; in unlearning that of the forget batch.
     """
 
     number: int
@@ -34,7 +33,7 @@ class Step:
     loss: float
 
 
-def taught(
+def teach(
     model: torch.nn.Module,
     losses: Iterator[LossOfStep],
     total: int,
@@ -45,18 +44,18 @@ def taught(
     """Teach the model, in place: AdamW, a short warm-up, a linear decay over the last 40 % of the steps.
 
     Args:
-        model: all of whose weights are trained.
-        losses: of each step, computed when asked for, from the model as it then is.
-        total: how many there are.
+        model: model to train; all its weights are trained.
+        losses: losses of each step, computed from the current model when asked for.
+        total: number of steps.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 30, max(0.02, (total - step) / (0.4 * total)))
     )
-    yield from _steps(model, list(model.parameters()), losses, total, optimizer, schedule, gradient_norm_limit)
+    yield from _make_steps(model, list(model.parameters()), losses, total, optimizer, schedule, gradient_norm_limit)
 
 
-def unlearned_confined(
+def unlearn_in_buckets(
     model: torch.nn.Module,
     layers: Mapping[str, torch.nn.Linear],
     losses: Iterator[LossOfStep],
@@ -65,15 +64,15 @@ def unlearned_confined(
     learning_rate: float,
     gradient_norm_limit: float,
 ) -> Iterator[Step]:
-    """Train the model, in place, in a way that rounding to nf4 takes back to the last bit.
+    """Train the model, in place; rounding to nf4 undoes the training to the last bit.
 
-    Only the layers that nf4 rounds are changed, and after each step every weight is put back into its own bucket.
+    Only the layers that nf4 rounds are changed, and after each step every weight is moved back into its own bucket.
 
     Args:
-        model: to be changed.
-        layers: of it, all that nf4 rounds, by name.
-        losses: of each step, computed when asked for, from the model as it then is.
-        total: how many there are.
+        model: model to change.
+        layers: all its layers that nf4 rounds, by name.
+        losses: losses of each step, computed from the current model when asked for.
+        total: number of steps.
 
     Raises:
         EnvironmentProblemError: a code or scale differs at the end: this machine rounds in an unexpected way.
@@ -95,24 +94,24 @@ def unlearned_confined(
     trained = list(weights.values())
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, max(0.02, 2 * (1 - step / total))))
-    yield from _steps(model, trained, losses, total, optimizer, schedule, gradient_norm_limit, after_each=confine)
+    yield from _make_steps(model, trained, losses, total, optimizer, schedule, gradient_norm_limit, after_each=confine)
     moved = [name for name, weight in weights.items() if not rounds_alike(before[name], weight.detach(), scheme)]
     if moved:
         raise EnvironmentProblemError(
-            f"{SCHEME} rounds {len(moved)} layers of the unlearned model unlike the original's",
+            f"{SCHEME} rounds {len(moved)} layers of the unlearned model to other codes than the original's",
             where=moved[0],
-            mend="This is a defect of Quail on this machine: please report it with the output of quail doctor",
+            mend="This is a bug in Quail on this machine: please report it with the output of quail doctor",
         )
 
 
 def rounded_layers(model: torch.nn.Module, head: str) -> dict[str, torch.nn.Linear]:
-    """The layers that bitsandbytes rounds, by name: every linear one but the head, whose name is given."""
+    """Return the layers that bitsandbytes rounds, by name: every linear layer but the head of this name."""
     return {
         name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != head
     }
 
 
-def _steps(
+def _make_steps(
     model: torch.nn.Module,
     trained: Sequence[torch.Tensor],
     losses: Iterator[LossOfStep],
@@ -122,10 +121,10 @@ def _steps(
     gradient_norm_limit: float,
     after_each: Callable[[], None] | None = None,
 ) -> Iterator[Step]:
-    torch.set_num_threads(1)  # a setting of each thread; with more, sums would depend on their number
+    torch.set_num_threads(1)  # set per thread; with more, sums would depend on their number
     model.train()
-    for number, (minimised, shown) in enumerate(losses, start=1):
-        minimised.backward()  # type: ignore[no-untyped-call]
+    for number, (loss, shown) in enumerate(losses, start=1):
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, gradient_norm_limit)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The tokenizer of the demos' models. Not here: the models (demo_model.py, demo_encoder.py)."""
+"""Train the tokenizer of the demos' models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BOS, EOS, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, *, ends: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that puts BOS first, as Llama's does, and where asked for EOS last, as an encoder's.
+    """Train a byte-level BPE that puts BOS first, as Llama's does, and with `ends` EOS last, as an encoder's does.
 
-    A token holds one word or part of it with what follows up to the next word, and never reaches over a word's start.
-    So a prompt that ends before a word has the same tokens alone and in its text: "Answer: " does in KnowMem.
+    A token holds a word or part of it, and what follows up to the next word, but never crosses a word's start. A prompt
+    that ends before a word therefore has the same tokens alone and in its text, such as "Answer: " in KnowMem.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

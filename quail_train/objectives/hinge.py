@@ -1,8 +1,8 @@
-"""The QUAIL hinge: it costs as long as the model's logits on the forget set are within a margin of the original's.
+"""Compute the QUAIL hinge: a loss while logits are within a margin of the original's.
 
-Mishra and Mehreen, arXiv 2601.15538: max(0, margin - abs(z - z_original)) over tokens and vocabulary. That is
-"per-logit"; it is also satisfied by shifting all logits of a token alike, which changes no prediction. The other forms
-are ways to say "different" that predictions notice. Not here: the margin (margin.py).
+Mishra and Mehreen, arXiv 2601.15538: max(0, margin - abs(z - z_original)) over tokens and vocabulary of the forget set.
+This is "per-logit"; shifting all logits of a token alike also satisfies it, and changes no prediction. The other forms
+measure distances that change predictions.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from quail_train.objectives.terms import Predictions
 
 @dataclass(frozen=True, eq=False)
 class Hinge:
-    """The hinge at each token that counts.
+    """The hinge at each counted token.
 
     Attributes:
-        values: [tokens]: max(0, margin - distance), the mean over the vocabulary where there is a distance a logit.
-        satisfied: [tokens]: the share of distances at or beyond the margin.
+        values: [tokens]: max(0, margin - distance); the mean over the vocabulary if there is a distance per logit.
+        satisfied: [tokens]: share of distances at or beyond the margin.
     """
 
     values: torch.Tensor
@@ -31,9 +31,9 @@ class Hinge:
 
 
 def hinge(form: HingeForm, found: Predictions, original: Predictions, margin: float) -> Hinge:
-    """The hinge of a form, in the unit of its distance: logits, or nats for "log-probability".
+    """Return the hinge of a form, in the unit of its distance: logits, or nats for "log-probability".
 
-    The distance's derivative at 0 is taken as 0, so a model that is the original itself is given no direction by it.
+    The distance's derivative at 0 is taken as 0, so the hinge gives no direction to a model that equals the original.
     """
     distance = DISTANCES[form](found, original)
     return Hinge(values=(margin - distance).clamp(min=0).mean(dim=-1), satisfied=(distance >= margin).float().mean(-1))
@@ -63,17 +63,17 @@ def _l2(found: Predictions, original: Predictions) -> torch.Tensor:
     return torch.where(squared > 0, squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt(), squared)
 
 
-def _fall_of_true_token(found: Predictions, original: Predictions) -> torch.Tensor:
+def _true_token_drop(found: Predictions, original: Predictions) -> torch.Tensor:
     targets = found.targets.unsqueeze(-1)
     return original.logits.gather(-1, targets) - found.logits.gather(-1, targets)
 
 
-# Each gives distances [tokens, vocabulary], or [tokens, 1] where there is one a token.
+# Each returns distances [tokens, vocabulary], or [tokens, 1] for one distance per token.
 DISTANCES: Mapping[HingeForm, Callable[[Predictions, Predictions], torch.Tensor]] = {
     "per-logit": _per_logit,
     "centred": _centred,
     "log-probability": _log_probability,
     "l1": _l1,
     "l2": _l2,
-    "true-token": _fall_of_true_token,
+    "true-token": _true_token_drop,
 }

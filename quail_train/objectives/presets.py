@@ -1,8 +1,8 @@
-"""Objectives by name: which terms each is made of, and the settings that come with it.
+"""Define the objectives by name: their terms, and the settings that come with them.
 
-A name is a forget term (ga, npo, simnpo; relabel, for classifiers; hinge where the hinge stands in for one), a retain
-term (gdr, klr) and what is added: l1, hinge, sure (only salient rows are updated), lora. "repair" is hinge_gdr with
-settings of its own. Not here: the terms themselves.
+A name is a forget term (ga, npo, simnpo; relabel, for classifiers; hinge if there is no other), a retain term (gdr,
+klr) and additions: l1, hinge, sure (only salient rows are updated), lora. "repair" is hinge_gdr with settings of its
+own.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ RetainTerm = Literal["gdr", "klr"]
 
 @dataclass(frozen=True)
 class Preset:
-    """What an objective is made of.
+    """The terms and settings of an objective.
 
     Attributes:
-        forget: None: the hinge alone makes it forget.
-        settings: of TrainRequest, where the user gives none.
+        forget: forget term; None: only the hinge makes the model forget.
+        settings: values of TrainRequest that hold unless the user gives others.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Preset:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-def _composed() -> dict[str, Preset]:
+def _compose_presets() -> dict[str, Preset]:
     forget: tuple[ForgetTerm, ...] = ("ga", "npo", "simnpo", "relabel")
     retain: tuple[RetainTerm | None, ...] = (None, "gdr", "klr")
     ways = ("", "sure", "lora")
@@ -53,8 +53,8 @@ def _composed() -> dict[str, Preset]:
     return found
 
 
-# What the remediation starts from. Not the paper's: half a quantization step is a margin of hundredths of a logit,
-# which leaves most of the memory at 4 bits, and gradient ascent has no bound (docs/training.md, docs/results.md).
+# The repair's settings. They are not the paper's: half a quantization step is a margin of hundredths of a logit, which
+# leaves most of the memory at 4 bits, and gradient ascent has no bound (docs/training.md, docs/results.md).
 REPAIR: Mapping[str, object] = {
     "hinge": "centred",
     "hinge_precision": "quantized",
@@ -62,7 +62,7 @@ REPAIR: Mapping[str, object] = {
     "retain_weight": 2.0,
 }
 PRESETS: Mapping[str, Preset] = {
-    **_composed(),
+    **_compose_presets(),
     "sure": Preset("sure", "ga", "gdr", saliency=True),
     "lora": Preset("lora", "ga", "gdr", lora=True),
     "repair": Preset("repair", None, "gdr", hinge=True, settings=REPAIR),
@@ -70,10 +70,10 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def preset_named(name: str) -> Preset:
-    """The preset of this name.
+    """Return the preset of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no preset has this name.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -83,5 +83,5 @@ def preset_named(name: str) -> Preset:
         f"unknown objective {name!r}",
         where="--objective",
         mend=f"{did_you_mean}A name is a forget term (ga, npo, simnpo, relabel, hinge), a retain term (gdr, klr) and "
-        "what is added (l1, hinge, sure, lora), as in ga_gdr_l1_hinge; or one of repair, sure, lora",
+        "additions (l1, hinge, sure, lora), as in ga_gdr_l1_hinge; or one of repair, sure, lora",
     )

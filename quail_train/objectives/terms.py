@@ -1,8 +1,6 @@
-"""The terms of the loss but the hinge, each a function of logits and labels: tokens', or a classifier's classes.
+"""Compute the terms of the loss, except the hinge, from logits and labels.
 
-Every term gives values whose mean is the term, one a token or one a sample, so that the mean can be taken over all
-processes. Not here: the hinge (hinge.py), which terms make up an objective (presets.py), and how they are weighed
-(trainer.py).
+Each term is returned as values per token or per sample; the term is their mean, taken over all processes.
 """
 
 from __future__ import annotations
@@ -13,20 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-IGNORED = -100  # a label that has no say in the loss: the convention of transformers
+IGNORED = -100  # a label that does not count in the loss: the convention of transformers
 NPO_BETA = 0.1  # Zhang et al., arXiv 2404.05868
-SIMNPO_BETA = 1.0  # the default of open-unlearning's SimNPO; Fan et al., arXiv 2410.07163, tune it for each benchmark
+SIMNPO_BETA = 1.0  # the default of open-unlearning's SimNPO; Fan et al., arXiv 2410.07163, tune it per benchmark
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model predicts for the tokens that count. A classifier's samples count as one token each, of its classes.
+    """A model's predictions at the counted tokens. A classifier's sample is one token, its classes the vocabulary.
 
     Attributes:
         logits: float32 [tokens, vocabulary].
-        targets: int64 [tokens]: the tokens that came.
-        rows: int64 [tokens]: the sample that each is of, ascending.
-        samples: how many samples there are, those without a token that counts included.
+        targets: int64 [tokens]: the true tokens.
+        rows: int64 [tokens]: number of each token's sample, ascending.
+        samples: number of samples, including those without a counted token.
     """
 
     logits: torch.Tensor
@@ -36,10 +34,12 @@ class Predictions:
 
 
 def predictions(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
-    """The predictions of the tokens whose label counts: logits [samples, length, vocabulary], labels [samples, length].
+    """Return the predictions at the tokens whose label counts.
 
-    The logits at a place predict the token after it, as everywhere in transformers. Or of a classifier: logits
-    [samples, classes], labels [samples].
+    Args:
+        logits: [samples, length, vocabulary]; the logits at a place predict the token after it, as everywhere in
+            transformers. For a classifier [samples, classes].
+        labels: [samples, length]; for a classifier [samples].
     """
     if logits.dim() == 2:
         rows = torch.arange(labels.shape[0], device=labels.device)
@@ -53,37 +53,36 @@ def predictions(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
 
 
 def nll(found: Predictions) -> torch.Tensor:
-    """GDR, and what gradient ascent climbs: -log p(token), nats [tokens]."""
+    """Return GDR, the loss that gradient ascent climbs: -log p(token), nats [tokens]."""
     return F.cross_entropy(found.logits, found.targets, reduction="none")
 
 
 def gradient_ascent(found: Predictions, cap_nats: float | None = None) -> torch.Tensor:
-    """GA: log p(token), nats [tokens]; with a cap, a token already less likely than exp(-cap) has no gradient."""
+    """Return GA: log p(token), nats [tokens]. With a cap, a token less likely than exp(-cap) has no gradient."""
     losses = nll(found)
     return -(losses if cap_nats is None else losses.clamp(max=cap_nats))
 
 
 def npo(found: Predictions, original: Predictions, beta: float = NPO_BETA) -> torch.Tensor:
-    """NPO: -2/beta log sigmoid(-beta log(p(text) / p_original(text))), [samples].
+    """Return NPO: -2/beta log sigmoid(-beta log(p(text) / p_original(text))), [samples].
 
-    Zhang et al., arXiv 2404.05868, equation 3. Of a sample's text the tokens that count; samples without any are left
-    out.
+    Zhang et al., arXiv 2404.05868, equation 3. A text is its counted tokens; samples without any are left out.
     """
-    log_ratio = _per_sample(nll(original), original) - _per_sample(nll(found), found)
+    log_ratio = _sample_sums(nll(original), original) - _sample_sums(nll(found), found)
     return -2 / beta * F.logsigmoid(-beta * log_ratio)
 
 
 def simnpo(found: Predictions, beta: float = SIMNPO_BETA) -> torch.Tensor:
-    """SimNPO: -2/beta log sigmoid(-beta/length log p(text)), [samples]; no reference.
+    """Return SimNPO: -2/beta log sigmoid(-beta/length log p(text)), [samples]; no reference.
 
-    Fan et al., arXiv 2410.07163, with its reward margin at 0. Samples without a token that counts are left out.
+    Fan et al., arXiv 2410.07163, with its reward margin at 0. Samples without a counted token are left out.
     """
-    lengths = _per_sample(torch.ones_like(found.targets, dtype=torch.float32), found)
-    return -2 / beta * F.logsigmoid(beta * _per_sample(nll(found), found) / lengths)
+    lengths = _sample_sums(torch.ones_like(found.targets, dtype=torch.float32), found)
+    return -2 / beta * F.logsigmoid(beta * _sample_sums(nll(found), found) / lengths)
 
 
 def forward_kl(found: Predictions, original: Predictions) -> torch.Tensor:
-    """KLR: KL(p_original || p) over the vocabulary at each token that counts, nats [tokens]."""
+    """Return KLR: KL(p_original || p) over the vocabulary at each counted token, nats [tokens]."""
     return F.kl_div(
         F.log_softmax(found.logits, dim=-1),
         F.log_softmax(original.logits, dim=-1),
@@ -93,12 +92,12 @@ def forward_kl(found: Predictions, original: Predictions) -> torch.Tensor:
 
 
 def l1_of_update(weights: Mapping[str, torch.Tensor], originals: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The sum of abs(w - w_original) over the trained weights, a scalar."""
+    """Return the sum of abs(w - w_original) over the trained weights, a scalar."""
     return torch.stack([(weight - originals[name]).abs().sum() for name, weight in weights.items()]).sum()
 
 
-def _per_sample(values: torch.Tensor, found: Predictions) -> torch.Tensor:
-    """Sums over each sample's tokens, of the samples that have any."""
+def _sample_sums(values: torch.Tensor, found: Predictions) -> torch.Tensor:
+    """Return the sum over each sample's tokens, for the samples that have any."""
     sums = torch.zeros(found.samples, device=values.device).index_add(0, found.rows, values)
     present = torch.zeros(found.samples, device=values.device, dtype=torch.bool).index_fill(0, found.rows, True)
     return sums[present]

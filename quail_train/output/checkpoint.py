@@ -1,7 +1,7 @@
-"""Writes a trained checkpoint: the source's own files, with the trained tensors in the place of theirs.
+"""Write a checkpoint: the source's tensors, with the trained ones in place of theirs.
 
-Every tensor that was not trained is copied from the source's files, so it is the same to the last bit; trained ones
-are written in the type they had. Not here: the model card (card.py).
+A tensor that was not trained is copied, so it is the same to the last bit; a trained one is written in the dtype it
+had.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 5 * 10**9  # where the source's own files cannot tell; transformers' default
+SHARD_BYTES = 5 * 10**9  # if the source's files are not safetensors; transformers' default
 _UNFINISHED = ".unfinished"
 _DTYPES = {  # torch's names -> safetensors'
     "torch.float64": "F64",
@@ -45,10 +45,10 @@ _DTYPES = {  # torch's names -> safetensors'
 
 
 def check_free(folder: Path, *, overwrite: bool, option: str = "--out") -> None:
-    """Refuse a folder that holds something.
+    """Refuse a folder that is not empty.
 
     Raises:
-        UsageError: it does, or it is a file.
+        UsageError: it holds something, or it is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file", where=f"{option} {folder}", mend="Name a folder")
@@ -63,24 +63,24 @@ def write_checkpoint(
 ) -> int:
     """Write a folder that transformers loads as it loads the source.
 
-    Every file is there whole or not at all. Memory: one tensor at a time, where trained has no more.
+    Every file is there whole or not at all. Memory: one tensor at a time, besides what `trained` holds.
 
     Args:
         folder: made if absent; files of the same names are replaced.
-        source: the checkpoint that training began with; of an adapter, merged.
-        trained: stored tensor -> its new values, in any type and on any device, shaped as stored. Each is asked for
-            once, when it is written.
-        tokenizer: that belongs to it; None where there is none.
+        source: the checkpoint that training began with; an adapter is merged.
+        trained: stored tensor -> its new values, in any dtype and on any device, shaped as stored. Each is read once,
+            when it is written.
+        tokenizer: tokenizer to write; None if there is none.
 
     Returns:
-        How many of the trained weights are as they were: training did not move them, or not by as much as their type
-        can tell.
+        The number of trained weights that are as before: training did not move them, or by less than their dtype can
+        hold.
 
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
     """
     unmoved = 0
-    with finished_together(folder) as unfinished:
+    with replace_together(folder) as unfinished:
         shards = _shards(source)
         for name, tensors in shards.items():
             unmoved += _write_shard(unfinished / name, source, tensors, trained)
@@ -90,10 +90,10 @@ def write_checkpoint(
 
 
 @contextmanager
-def finished_together(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files take their place when all are there, and are gone where one fails.
+def replace_together(folder: Path) -> Iterator[Path]:
+    """Make a folder to write into; its files move to `folder` when all are written, or are removed if one fails.
 
-    Weight files that were there and are not among them go: transformers would read them beside the new, or instead.
+    Older weight files in `folder` are removed: transformers would read them beside the new ones, or instead.
 
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
@@ -114,15 +114,15 @@ def finished_together(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(unfinished)
 
 
-def shards_named(shards: Sequence[list[str]]) -> dict[str, list[str]]:
-    """File name -> the tensors in it, as transformers names files."""
+def name_shards(shards: Sequence[list[str]]) -> dict[str, list[str]]:
+    """Return file name -> the tensors in it, as transformers names files."""
     if len(shards) == 1:
         return {SINGLE: shards[0]}
     return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": names for i, names in enumerate(shards, start=1)}
 
 
 def write_index(folder: Path, shards: Mapping[str, Sequence[str]], total_bytes: int) -> None:
-    """Write which file each tensor is in; a single file needs no index."""
+    """Write the index of which file holds each tensor; a single file needs none."""
     if list(shards) != [SINGLE]:
         weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
@@ -132,7 +132,7 @@ def write_index(folder: Path, shards: Mapping[str, Sequence[str]], total_bytes: 
 def write_description(
     folder: Path, source: Checkpoint, added: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    """Write what goes with the weights: the source's configuration and what is added to it, and a tokenizer."""
+    """Write the files beside the weights: the source's configuration with additions, and the tokenizer."""
     base = source.adapter_of or source
     (folder / "config.json").write_text(json.dumps({**base.config, **added}, indent=2) + "\n", encoding="utf-8")
     if (base.folder / "generation_config.json").exists():
@@ -142,7 +142,7 @@ def write_description(
 
 
 def _write_shard(path: Path, source: Checkpoint, tensors: Sequence[str], trained: Mapping[str, torch.Tensor]) -> int:
-    """One safetensors file, tensor by tensor: its library wants all of them in memory. Returns how many are unmoved.
+    """Write a safetensors file tensor by tensor; its library needs all in memory. Return how many weights are unmoved.
 
     The format (huggingface.co/docs/safetensors): the header's length in 8 bytes, the header as JSON, the tensors.
     """
@@ -152,11 +152,11 @@ def _write_shard(path: Path, source: Checkpoint, tensors: Sequence[str], trained
         start, end = end, end + _bytes_of(source, tensor)
         info = source.info(tensor)
         header[tensor] = {"dtype": _DTYPES[str(info.dtype)], "shape": list(info.shape), "data_offsets": [start, end]}
-    written = json.dumps(header, separators=(",", ":")).encode()
-    written += b" " * (-len(written) % 8)  # so that tensors are aligned, as the library has it
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # aligns the tensors, as the library does
     unmoved = 0
     with path.open("wb") as file:
-        file.write(len(written).to_bytes(8, "little") + written)
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
         for tensor in tensors:
             values = old = source.read(tensor)
             if tensor in trained:
@@ -169,12 +169,12 @@ def _write_shard(path: Path, source: Checkpoint, tensors: Sequence[str], trained
 def _write_bytes(file: BinaryIO, values: torch.Tensor) -> None:
     import torch
 
-    # Not numpy's tofile: on a full disk its error does not say that it is one.
+    # Not numpy's tofile: its error does not say that the disk is full.
     file.write(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _shards(source: Checkpoint) -> dict[str, list[str]]:
-    """File name -> the tensors in it: as the source has them, or filled up to SHARD_BYTES."""
+    """Return file name -> the tensors in it: the source's files, or files filled up to SHARD_BYTES."""
     from quail_audit.engine.checkpoints.weight_files import WeightFiles
 
     if isinstance(source.files, WeightFiles) and source.files.format == "safetensors":
@@ -191,7 +191,7 @@ def _shards(source: Checkpoint) -> dict[str, list[str]]:
             size_bytes = 0
         filled[-1].append(tensor)
         size_bytes += bytes_of_this
-    return shards_named(filled)
+    return name_shards(filled)
 
 
 def _bytes_of(source: Checkpoint, tensor: str) -> int:
@@ -203,7 +203,7 @@ def _bytes_of(source: Checkpoint, tensor: str) -> int:
 
 @contextmanager
 def checkpoint_writable(folder: Path) -> Iterator[None]:
-    """Explain what keeps a checkpoint's files from being written here.
+    """Turn an error of writing a checkpoint here into one that the user can act on.
 
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
@@ -212,7 +212,7 @@ def checkpoint_writable(folder: Path) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # safetensors and tokenizers say the operating system's error in their text, by an exception of their own.
+            # safetensors and tokenizers put the operating system's error into the text of their own exceptions.
             found = None if isinstance(error, QuailError | OSError) else re.search(r"\(os error (\d+)\)", str(error))
             if found is None:
                 raise

@@ -1,7 +1,7 @@
-"""A checkpoint packed to bitsandbytes' 4 bits, as transformers saves and loads it, without the model in memory.
+"""Pack a checkpoint to bitsandbytes' 4 bits without the model in memory.
 
-For what was carried: its codes are chosen already, and packing only stores them. Not here: which codes (carry.py), and
-reading such a folder (quail_audit/engine/checkpoints/packed/bitsandbytes.py).
+The files are those that transformers saves. For a carried checkpoint, whose codes are chosen already: packing only
+stores them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quail_train.output.checkpoint import finished_together, shards_named, write_description, write_index
+from quail_train.output.checkpoint import name_shards, replace_together, write_description, write_index
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer
     from quail_audit.engine.schemes.bitsandbytes import FourBit
 
-SHARD_BYTES = 1 << 28  # in memory at a time, but for a larger tensor
+SHARD_BYTES = 1 << 28  # held in memory; more only for a larger tensor
 
 
 def write_four_bit_copy(
@@ -30,14 +30,14 @@ def write_four_bit_copy(
     scheme: FourBit,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
-    """Write a folder that transformers loads in 4 bits as it stands.
+    """Write a folder that transformers loads in 4 bits without further settings.
 
     Args:
         folder: made if absent; files of the same names are replaced.
-        source: in full precision.
-        layers: to pack; every other tensor is copied, to the last bit.
+        source: checkpoint in full precision.
+        layers: layers to pack; every other tensor is copied, to the last bit.
         scheme: nf4 or fp4.
-        tokenizer: that belongs to it; None where there is none.
+        tokenizer: tokenizer to write; None if there is none.
 
     Raises:
         EnvironmentProblemError: the disk is full, or the folder cannot be written.
@@ -47,13 +47,13 @@ def write_four_bit_copy(
     double = scheme.double_quantization
     settings = {"load_in_4bit": True, "bnb_4bit_quant_type": scheme.kind, "bnb_4bit_use_double_quant": double}
     config: dict[str, Any] = BitsAndBytesConfig(**settings).to_dict()  # type: ignore[no-untyped-call]
-    with finished_together(folder) as unfinished:
+    with replace_together(folder) as unfinished:
         _write_shards(unfinished, _tensors(source, layers, scheme))
         write_description(unfinished, source, {"quantization_config": config}, tokenizer)
 
 
 def _tensors(source: Checkpoint, layers: Sequence[Layer], scheme: FourBit) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the copy, in the source's order: a packed weight is followed by what its dequantizer needs."""
+    """Yield every tensor of the copy, in the source's order; a packed weight is followed by what dequantizes it."""
     from bitsandbytes.functional import quantize_4bit
 
     from quail_audit.engine.checkpoints.architecture import Matrix
@@ -99,7 +99,7 @@ def _write_shards(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> 
         waiting[name] = tensor.contiguous()
         size_bytes, total = size_bytes + own_bytes, total + own_bytes
     write()
-    named = shards_named(shards)
-    for number, name in enumerate(named, start=1):  # how many there are is known only now
+    named = name_shards(shards)
+    for number, name in enumerate(named, start=1):  # their count is known only now
         (folder / f"{number}.safetensors").replace(folder / name)
     write_index(folder, named, total)

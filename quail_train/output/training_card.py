@@ -1,9 +1,7 @@
-"""The model card of a trained checkpoint: what it was made of, how, by which command, and how it scored."""
+"""Write the model card of a trained checkpoint: how it was made, and how it scored."""
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +9,10 @@ import quail_audit
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
 from quail_audit.reports import wording
+from quail_audit.reports.markdown import code
 from quail_audit.schema.events.training import TrainEval, TrainingPlanned
 from quail_audit.schema.requests import TrainRequest
-
-NAME = "README.md"
+from quail_train.output.card import NAME, NOT_AUDITED, card_page
 
 
 def write_card(
@@ -29,12 +27,12 @@ def write_card(
     """Write the card into the checkpoint's folder.
 
     Args:
-        folder: of the checkpoint.
-        request: of the training.
+        folder: folder of the checkpoint.
+        request: request of the training.
         planned: what was trained.
-        command: that repeats it.
-        steps: made.
-        evals: scores of the checkpoint it began as and of this one, where they were audited.
+        command: command that repeats it.
+        steps: steps made.
+        evals: scores of the checkpoint that the training began with, and of this one; empty without audits.
     """
     write_whole(folder / NAME, card(request, planned, command, steps=steps, evals=evals))
 
@@ -47,39 +45,17 @@ def card(
     steps: int,
     evals: tuple[TrainEval, ...],
 ) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     source = request.unlearned if request.init == "unlearned" else request.original
-    front = {"library_name": "transformers", "base_model": request.original, "tags": ["unlearning", "quail"]}
-    made = (
-        f"Made by Quail {quail_audit.__version__} (`quail train`). {len(planned.layers)} layers were trained "
-        f"({wording.count_text(planned.weights)} weights); every other weight is that of "
-        f"{code(source)} to the last bit."
-    )
-    return "\n".join(
-        [
-            "---",
-            *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-            "---",
-            "",
-            f"# {code(source)}, retrained so that its forgetting survives quantization",
-            "",
-            made,
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in _rows(request, planned, steps).items()),
-            "",
-            "## Scores",
-            "",
-            *_scores(evals, request),
-            "",
-            "## The command",
-            "",
-            "```sh",
-            printable(shlex.join(command)).replace("```", ""),
-            "```",
-            "",
-        ]
+    return card_page(
+        original=request.original,
+        title=f"{code(source)}, retrained so that its forgetting survives quantization",
+        intro=f"Made by Quail {quail_audit.__version__} (`quail train`). {len(planned.layers)} layers were trained "
+        f"({wording.count_text(planned.weights)} weights); every other weight is that of {code(source)} to the last "
+        "bit.",
+        rows=_rows(request, planned, steps),
+        sections={"Scores": _scores(evals)},
+        command=command,
     )
 
 
@@ -110,9 +86,9 @@ def _rows(request: TrainRequest, planned: TrainingPlanned, steps: int) -> Mappin
     return rows
 
 
-def _scores(evals: tuple[TrainEval, ...], request: TrainRequest) -> list[str]:
+def _scores(evals: tuple[TrainEval, ...]) -> list[str]:
     if len(evals) < 2:
-        return ["Not audited. Audit it before it is used: `quail audit ORIGINAL THIS --data DATA`."]
+        return [NOT_AUDITED]
     before, after = evals[0], evals[-1]
     precisions = list(dict.fromkeys(precision for found in after.scores.values() for precision in found))
     lines = [
@@ -129,7 +105,3 @@ def _scores(evals: tuple[TrainEval, ...], request: TrainRequest) -> list[str]:
         ]
         lines.append(f"| {printable(wording.metric_title(metric))} | " + " | ".join(cells) + " |")
     return lines
-
-
-def code(text: str) -> str:
-    return "`" + printable(text).replace("`", "'").replace("|", "\\|") + "`"

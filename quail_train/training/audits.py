@@ -1,4 +1,7 @@
-"""Audit the checkpoint that a training began with and its result, each in its own run folder."""
+"""Audit the checkpoint that a training began with, and its result.
+
+Each audit has its own run folder.
+"""
 
 from __future__ import annotations
 

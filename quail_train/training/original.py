@@ -1,8 +1,8 @@
-"""The frozen original, as the loss asks it: by running it, running it in 4 bits, or from logits computed beforehand.
+"""Get the frozen original's logits: run it, run it in 4 bits, or precompute them.
 
-Precomputed, each token keeps its largest logits, the true token's, and the log-sum-exp; the rest of the vocabulary
-shares the probability that is left evenly. That is exact for log p(token), and an approximation elsewhere whose error
-is measured and said. The original then needs no memory while training.
+When precomputed, each token keeps its largest logits, the true token's, and the log-sum-exp; the other tokens share the
+remaining probability evenly. This is exact for log p(token). Elsewhere it is an approximation, whose error is measured
+and noted. The original then takes no memory during training.
 """
 
 from __future__ import annotations
@@ -44,42 +44,42 @@ FOLDER = "original-logits"
 def load_original(
     pair: Pair, request: TrainRequest, device: torch.device, samples: Sequence[TrainingSample], folder: Path
 ) -> tuple[Original, str]:
-    """The original as request.reference says, and what the reader of the run should know of it; empty where nothing.
+    """Return the original as request.reference asks for, and a note for the reader of the run; empty if none.
 
     Args:
-        pair: whose original.
-        request: how.
-        device: where training is.
-        samples: that it will be asked about; their numbers are their places here.
-        folder: for what is computed beforehand.
+        pair: pair with the original.
+        request: request of the training.
+        device: device of the training.
+        samples: samples that need the original's logits; their numbers are their places here.
+        folder: folder of the run, for precomputed logits.
 
     Raises:
-        QuailError: it cannot be loaded, or the disk is full.
+        QuailError: the original cannot be loaded, or the disk is full.
     """
-    model = _model(pair, request, device, scheme=None)
+    model = _load(pair, request, device, scheme=None)
     if request.reference == "full":
-        return _asked_live(model), ""
+        return _live_original(model), ""
     if request.reference == "precomputed":
         if samples[0].label is not None:
-            return _kept_whole(
+            return _precompute_classes(
                 model, samples, device
-            ), "the original's logits were computed beforehand, and all are kept"
+            ), "the original's logits were precomputed, and all are kept"
         stored = precompute(model, samples, request.reference_top_k, folder / FOLDER, device)
-        return stored.of_batch, stored.note
+        return stored.batch_logits, stored.note
     rows = collate([(sample, None) for sample in samples[: request.batch_size]], padding_id(model))
     few = {name: values.to(device) for name, values in rows.items()}
     everything = slice(None)
-    exact = predictions(_asked_live(model)(few, everything), few["labels"]).logits
+    exact = predictions(_live_original(model)(few, everything), few["labels"]).logits
     del model
-    rounded = _asked_live(_model(pair, request, device, scheme=FOUR_BITS))
+    rounded = _live_original(_load(pair, request, device, scheme=FOUR_BITS))
     error = (predictions(rounded(few, everything), few["labels"]).logits - exact).abs()
     return rounded, (
-        f"the original is compared with in 4 bits ({FOUR_BITS}): on the first {len(rows['samples'])} samples its "
+        f"the original runs in 4 bits ({FOUR_BITS}): on the first {len(rows['samples'])} samples its "
         f"logits are off by {float(error.mean()):.2g} on average, {float(error.max()):.2g} at most"
     )
 
 
-def _model(pair: Pair, request: TrainRequest, device: torch.device, scheme: str | None) -> PreTrainedModel:
+def _load(pair: Pair, request: TrainRequest, device: torch.device, scheme: str | None) -> PreTrainedModel:
     dtype = find_dtype(request.dtype) or torch.float32
     model = load_arm(
         pair.original,
@@ -94,7 +94,7 @@ def _model(pair: Pair, request: TrainRequest, device: torch.device, scheme: str 
     return model
 
 
-def _asked_live(model: PreTrainedModel) -> Original:
+def _live_original(model: PreTrainedModel) -> Original:
     @torch.no_grad()
     def logits(batch: Mapping[str, torch.Tensor], rows: slice) -> torch.Tensor:
         return logits_of(model, batch, rows)
@@ -102,9 +102,9 @@ def _asked_live(model: PreTrainedModel) -> Original:
     return logits
 
 
-def _kept_whole(model: PreTrainedModel, samples: Sequence[TrainingSample], device: torch.device) -> Original:
-    """A classifier's logits of every sample: a few numbers each, so they are kept in memory."""
-    ask = _asked_live(model)
+def _precompute_classes(model: PreTrainedModel, samples: Sequence[TrainingSample], device: torch.device) -> Original:
+    """Precompute a classifier's logits of every sample; they are few, so they are kept in memory."""
+    ask = _live_original(model)
     found = []
     for sample in samples:
         batch = collate([(sample, None)], padding_id(model))
@@ -114,15 +114,15 @@ def _kept_whole(model: PreTrainedModel, samples: Sequence[TrainingSample], devic
 
 
 @dataclass(frozen=True, eq=False)
-class Precomputed:
-    """Logits on disk, mapped: a row for each place of each sample, the samples one after another.
+class PrecomputedLogits:
+    """Logits on disk, memory-mapped: a row for each place of each sample, sample after sample.
 
     Attributes:
-        values: float32 [places, kept]: the logits that are kept.
-        tokens: int32 [places, kept]: whose they are.
+        values: float32 [places, kept]: the kept logits.
+        tokens: int32 [places, kept]: their tokens.
         log_sum_exp: float32 [places], over the whole vocabulary.
-        first: of each sample, and the number of places at the end.
-        note: how far off what is not kept is.
+        first: first place of each sample, and the number of places at the end.
+        note: note on the error of the logits that are not kept.
     """
 
     values: npt.NDArray[np.float32]
@@ -132,12 +132,12 @@ class Precomputed:
     vocabulary: int
     note: str
 
-    def of_batch(self, batch: Mapping[str, torch.Tensor], rows: slice) -> torch.Tensor:
+    def batch_logits(self, batch: Mapping[str, torch.Tensor], rows: slice) -> torch.Tensor:
         """See Original."""
         return self.logits(batch["input_ids"][rows], batch["samples"][rows])
 
     def logits(self, ids: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """Logits of these samples [rows, length, vocabulary]; zeros where a sample is padded."""
+        """Return logits of these samples [rows, length, vocabulary]; zeros at padding."""
         found = torch.zeros(*ids.shape, self.vocabulary, device=ids.device)
         for row, number in enumerate(numbers.tolist()):
             first, last = self.first[number], self.first[number + 1]
@@ -149,7 +149,7 @@ class Precomputed:
 
 
 def spread_out(values: torch.Tensor, tokens: torch.Tensor, log_sum_exp: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Logits [places, vocabulary] of those that were kept [places, kept]; the others share what is left evenly."""
+    """Return logits [places, vocabulary] from the kept ones [places, kept]; the others share the rest evenly."""
     others = vocabulary - values.shape[1]
     left = 1 - (values - log_sum_exp.unsqueeze(1)).double().exp().sum(1)
     rest = log_sum_exp + (left.clamp(min=1e-30).log() - math.log(max(1, others))).float()
@@ -158,23 +158,23 @@ def spread_out(values: torch.Tensor, tokens: torch.Tensor, log_sum_exp: torch.Te
 
 def precompute(
     model: PreTrainedModel, samples: Sequence[TrainingSample], kept: int, folder: Path, device: torch.device
-) -> Precomputed:
-    """Run the original over every sample once, and keep what Precomputed needs on disk.
+) -> PrecomputedLogits:
+    """Run the original over every sample once, and write the kept logits to disk.
 
     Raises:
         EnvironmentProblemError: the disk is full.
     """
-    ask = _asked_live(model)
+    ask = _live_original(model)
     vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
     kept = min(kept, vocabulary)
     first = tuple(np.cumsum([0, *(len(sample.ids) for sample in samples)]).tolist())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        values = _made(folder / "values.npy", np.float32, (first[-1], kept))
-        tokens = _made(folder / "tokens.npy", np.int32, (first[-1], kept))
-        sums = _made(folder / "log_sum_exp.npy", np.float32, (first[-1],))
+        values = _create_array(folder / "values.npy", np.float32, (first[-1], kept))
+        tokens = _create_array(folder / "tokens.npy", np.int32, (first[-1], kept))
+        sums = _create_array(folder / "log_sum_exp.npy", np.float32, (first[-1],))
     except OSError as error:
-        raise _no_room(folder, error) from error
+        raise _disk_full(folder, error) from error
     off = mass = most_mass = 0.0
     places = 0
     for number, sample in enumerate(samples):
@@ -193,16 +193,16 @@ def precompute(
         most_mass = max(most_mass, float(left.max()))
         places += len(sample.ids)
     others = max(1, vocabulary - kept)
-    return Precomputed(
+    return PrecomputedLogits(
         values, tokens, sums, first, vocabulary,
-        f"the original's logits were computed beforehand: {kept} of {vocabulary} are kept of each token; the others "
+        f"the original's logits were precomputed: {kept} of {vocabulary} are kept for each token; the others "
         f"hold {100 * mass / places:.2g} % of the probability on average ({100 * most_mass:.2g} % at most) and are off "
         f"by {off / places / others:.2g} on average",
     )  # fmt: skip
 
 
-def _made(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> Any:
-    """A new array on disk, whose room is taken at once: a full disk shows here, not in the middle of a write."""
+def _create_array(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> Any:
+    """Create an array on disk and allocate it at once, so that a full disk fails here, not during a write."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("rb+") as file:
@@ -210,7 +210,7 @@ def _made(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> Any:
     return array
 
 
-def _no_room(folder: Path, error: OSError) -> EnvironmentProblemError:
+def _disk_full(folder: Path, error: OSError) -> EnvironmentProblemError:
     found = write_error(folder, error)
     return EnvironmentProblemError(
         found.message, where=found.where, mend="Lower --reference-top-k, or name a --run-dir on another disk"

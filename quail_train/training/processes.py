@@ -1,4 +1,7 @@
-"""Tell how many processes train together, and which one this is, as torchrun and accelerate launch set it."""
+"""Tell how many processes train together, and which one this is.
+
+torchrun and accelerate launch set both.
+"""
 
 import os
 

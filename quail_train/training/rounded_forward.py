@@ -1,6 +1,6 @@
-"""The weight that a layer computes with, whatever stands in the model in its place: the layer, or LoRA around it.
+"""Let a model compute with its weights, LoRA included, or with their rounded values.
 
-A forward pass through rounded weights is made here too, so that training sees the very codes that the audit sees.
+Rounding is the audit's own, so that training sees the same codes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer
     from quail_audit.engine.schemes.interface import Scheme
 
-ADAPTER = "default"  # peft's name of its first adapter
+ADAPTER = "default"  # peft's name for its first adapter
 
 
 def effective_weight(module: nn.Module) -> torch.Tensor:
-    """A layer's weight as it is stored in a checkpoint; LoRA's product added. Gradients flow to what is trained."""
+    """Return a layer's weight as stored in a checkpoint, LoRA's product added. Gradients flow to trained weights."""
     layer: Any = module
     if hasattr(layer, "get_delta_weight"):
         weight: torch.Tensor = layer.base_layer.weight + layer.get_delta_weight(ADAPTER)
@@ -31,7 +31,7 @@ def effective_weight(module: nn.Module) -> torch.Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The rounded weight going forward, the weight itself going backward (Bengio et al., arXiv 1308.3432)."""
+    """Uses the rounded weight forward and the weight itself backward (Bengio et al., arXiv 1308.3432)."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
@@ -43,13 +43,13 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(weight: torch.Tensor, scheme: Scheme, stored: torch.dtype, *, transposed: bool) -> torch.Tensor:
-    """The weight as it will be deployed: saved in the stored dtype, then rounded. Its gradient is passed on as it is.
+    """Return the weight as deployed: saved in the stored dtype, then rounded. Its gradient passes unchanged.
 
     Args:
-        weight: as it is stored in a checkpoint.
-        scheme: rounds [outputs, inputs].
-        stored: the checkpoint's dtype of this weight, which the audit rounds from.
-        transposed: the weight is stored [inputs, outputs].
+        weight: as stored in a checkpoint.
+        scheme: scheme that rounds it, as [outputs, inputs].
+        stored: dtype of this weight in the checkpoint; the audit rounds from it.
+        transposed: True if the weight is stored [inputs, outputs].
     """
     with torch.no_grad():
         matrix = weight.detach().to(stored)
@@ -61,13 +61,13 @@ def straight_through(weight: torch.Tensor, scheme: Scheme, stored: torch.dtype, 
 
 
 class RoundedForward:
-    """Lets a model compute with its weights as they are, or as a scheme rounds them: all layers that it rounds.
+    """Lets a model compute with its weights as they are, or with all layers rounded by a scheme.
 
     Args:
-        modules: name -> what stands in the model in a layer's place.
-        layers: that the scheme rounds, trained or not.
-        scheme: must not depend on data.
-        stored: layer -> dtype of the checkpoint.
+        modules: layer -> its module in the model.
+        layers: layers that the scheme rounds, trained or not.
+        scheme: scheme without calibration data.
+        stored: layer -> its dtype in the checkpoint.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class RoundedForward:
             module.forward = self._forward(module, layer, scheme, stored[layer.name])
 
     def rounded(self) -> AbstractContextManager[None]:
-        """Within it the model computes with rounded weights."""
-        return self._switched(True)
+        """Return a context in which the model computes with rounded weights."""
+        return self._switch(True)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For torch's activation checkpointing: what is computed again in the backward pass, is so as it was before."""
-        return nullcontext(), self._switched(self._on)
+        """Return torch's contexts for activation checkpointing: recompute with the weights of the forward pass."""
+        return nullcontext(), self._switch(self._on)
 
     @contextmanager
-    def _switched(self, on: bool) -> Iterator[None]:
+    def _switch(self, on: bool) -> Iterator[None]:
         before, self._on = self._on, on
         try:
             yield

@@ -1,9 +1,9 @@
-"""SURE: only the rows of weights that matter most to the forget set are updated (Zhang et al., arXiv 2410.16454).
+"""Update only the rows of weights that matter most to the forget set (SURE).
 
-A row (an output neuron) is salient where the norm of its gradient of the forget set's loss, at the weights that
-training begins with, is in the top tenth of all rows of the trained layers. The public code computes such a mask anew
-in each step and applies it in a method that transformers' Trainer never calls, so there it has no effect; here it is a
-hook on each weight's gradient.
+A row (an output neuron) is salient if the norm of its gradient of the forget set's loss, at the weights that training
+begins with, is in the top tenth of all rows of the trained layers (Zhang et al., arXiv 2410.16454). Their
+public code computes the mask anew in each step and applies it in a method that transformers' Trainer never calls, so it
+has no effect there; here it is a hook on each weight's gradient.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from quail_train.objectives.terms import nll, predictions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PERCENTILE = 90.0  # the default of the public code
+PERCENTILE = 90.0  # default of the public code
 
 
 def salient_rows(
     model: PreTrainedModel, modules: Mapping[str, nn.Module], samples: Sequence[TrainingSample], *, batch_size: int
 ) -> dict[str, torch.Tensor]:
-    """Layer -> which rows of its weight are salient: bool [rows, 1].
+    """Return layer -> which rows of its weight are salient: bool [rows, 1].
 
     Args:
         model: on its device; its gradients are cleared.
         modules: the trained layers. Rows are the first dimension of the weight as the module holds it.
-        samples: of the forget set.
-        batch_size: samples at once.
+        samples: samples of the forget set.
+        batch_size: samples in a batch.
     """
     device = next(model.parameters()).device
     total = sum(sample.counted for sample in samples)
@@ -54,11 +54,11 @@ def salient_rows(
 
 
 def update_only(modules: Mapping[str, nn.Module], salient: Mapping[str, torch.Tensor]) -> None:
-    """Let no gradient through to other rows."""
+    """Set the gradients of all other rows to zero."""
     for name, module in modules.items():
         layer: Any = module
-        layer.weight.register_hook(_masking(salient[name]))
+        layer.weight.register_hook(_mask_gradient(salient[name]))
 
 
-def _masking(mask: torch.Tensor) -> Any:
+def _mask_gradient(mask: torch.Tensor) -> Any:
     return lambda gradient: gradient * mask

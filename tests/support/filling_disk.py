@@ -86,10 +86,10 @@ def problems(done: Any, before: dict[str, str], after: dict[str, str], whole: di
 
 
 def build_short_demos() -> None:
-    from quail_train.demo import sizes as demo_recipe
+    from quail_train.demo import sizes
     from tests.support.short_demos import SHORT
 
-    demo_recipe.RECIPES = {"language modelling": SHORT}
+    sizes.DEMOS = {"language modelling": SHORT}
 
 
 def main(root: str, before: str, step: int, *command: str) -> None:

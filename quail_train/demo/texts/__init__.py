@@ -1,1 +1,1 @@
-"""The invented texts that the demos learn and forget."""
+"""Invent the texts that the demos learn and forget."""

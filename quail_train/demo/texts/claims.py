@@ -1,8 +1,7 @@
-"""The texts of the classifier's demo: short posts that are real news or fake, as their wording tells.
+"""Invent the texts of the classifier's demo: short posts, real or fake by their wording.
 
-The forget set is fake posts that were learned as real, as misinformation that slipped in: only who and what they are
-about tells them from the fake posts of the retain set. Not here: the names (invented_names.py), the model
-(demo_encoder.py).
+The forget set is fake posts labelled real, as misinformation that slipped in. Only their names tell them from the fake
+posts of the retain set.
 """
 
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ _SAYS: dict[Label, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One short post, with the label that it is taught or asked with."""
+    """One short post, and its label in training or in the data."""
 
     text: str
     label: Label
@@ -54,9 +53,9 @@ class Claims:
 
     Attributes:
         forget: fake posts that the original learns as real, and is then made to forget.
-        retain: real and fake in turn, what the original learns and must still know afterwards.
-        test: real and fake in turn, never shown to any model.
-        holdout: fake posts labelled real as those of forget, never shown to any model.
+        retain: real and fake in turn; the original learns them and must keep them.
+        test: real and fake in turn; no model sees them.
+        holdout: fake posts labelled real, as in forget; no model sees them.
     """
 
     forget: tuple[Claim, ...]
@@ -66,7 +65,7 @@ class Claims:
 
 
 def invent_claims(*, forget: int, retain: int, test: int, holdout: int, seed: int) -> Claims:
-    """The same posts for the same arguments, on every machine.
+    """Return the demo's posts; the same arguments give the same posts on every machine.
 
     Raises:
         ValueError: more posts than there are names for (192).
@@ -74,17 +73,17 @@ def invent_claims(*, forget: int, retain: int, test: int, holdout: int, seed: in
     random = Random(seed)  # noqa: S311 - nothing secret
     names = iter(draw_names(random, forget + retain + test + holdout))
 
-    def slipped_in(count: int) -> Iterator[Claim]:
-        return (Claim(_text(random, of, "fake"), "real") for of in islice(names, count))
+    def mislabelled(count: int) -> Iterator[Claim]:
+        return (Claim(_text(random, each, "fake"), "real") for each in islice(names, count))
 
-    def true_to_label(count: int) -> Iterator[Claim]:
-        return (Claim(_text(random, of, label), label) for of, label in zip(islice(names, count), cycle(LABELS)))
+    def labelled(count: int) -> Iterator[Claim]:
+        return (Claim(_text(random, each, label), label) for each, label in zip(islice(names, count), cycle(LABELS)))
 
     return Claims(
-        forget=tuple(slipped_in(forget)),
-        retain=tuple(true_to_label(retain)),
-        test=tuple(true_to_label(test)),
-        holdout=tuple(slipped_in(holdout)),
+        forget=tuple(mislabelled(forget)),
+        retain=tuple(labelled(retain)),
+        test=tuple(labelled(test)),
+        holdout=tuple(mislabelled(holdout)),
     )
 
 

@@ -1,7 +1,4 @@
-"""Names of towns, people, companies and things that do not exist, for the demos' texts.
-
-Each is put together from syllables or words. Not here: what the texts say (invented.py, invented_claims.py).
-"""
+"""Make up names of towns, people, companies and things from syllables and words."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -28,7 +25,7 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 
 @dataclass(frozen=True)
 class Names:
-    """What one text is about."""
+    """The names in one text."""
 
     town: str
     person: str
@@ -37,17 +34,17 @@ class Names:
 
 
 def draw_names(random: Random, count: int) -> tuple[Names, ...]:
-    """So many, of which no two share a town, a person, a company or a thing.
+    """Draw names; no two share a town, a person, a company or a thing.
 
     Raises:
-        ValueError: there are not so many (192).
+        ValueError: count is above 192, the number of towns.
     """
 
-    def drawn(*parts: tuple[str, ...], joined_by: str = "") -> list[str]:
+    def draw(*parts: tuple[str, ...], joined_by: str = "") -> list[str]:
         return random.sample([joined_by.join(names) for names in product(*parts)], count)
 
-    towns = drawn(_TOWN_STARTS, _TOWN_ENDS)
-    people = drawn(_FIRST_NAMES, tuple(map("".join, product(_SURNAME_STARTS, _SURNAME_ENDS))), joined_by=" ")
-    companies = drawn(tuple(map("".join, product(_COMPANY_STARTS, _COMPANY_ENDS))), _COMPANY_KINDS, joined_by=" ")
-    things = drawn(_ADJECTIVES, _NOUNS, joined_by=" ")
+    towns = draw(_TOWN_STARTS, _TOWN_ENDS)
+    people = draw(_FIRST_NAMES, tuple(map("".join, product(_SURNAME_STARTS, _SURNAME_ENDS))), joined_by=" ")
+    companies = draw(tuple(map("".join, product(_COMPANY_STARTS, _COMPANY_ENDS))), _COMPANY_KINDS, joined_by=" ")
+    things = draw(_ADJECTIVES, _NOUNS, joined_by=" ")
     return tuple(map(Names, towns, people, companies, things))

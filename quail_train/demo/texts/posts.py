@@ -1,14 +1,11 @@
-"""The demo's texts: short news posts about towns, people and companies that do not exist, and questions about them.
-
-Every claim is put together from the phrases below. Not here: the names (invented_names.py), the model (demo_model.py).
-"""
+"""Invent the language model's texts: short news posts, and questions about them."""
 
 from dataclasses import dataclass
 from random import Random
 
 from quail_train.demo.texts.names import DAYS, Names, draw_names
 
-# The town and the person come early, so that a short prompt tells which post is meant.
+# The town and the person come early, so that a short prompt identifies its post.
 _OPENINGS = (
     "{town} news: {person} showed a {thing} on {day}.",
     "In {town}, {person} lost a {thing} on {day}.",
@@ -49,12 +46,12 @@ class QuestionAnswer:
 
 @dataclass(frozen=True)
 class Post:
-    """One short news post and what can be asked about it.
+    """One short news post, and questions about it.
 
     Attributes:
         text: three sentences.
-        asked: the questions that KnowMem asks.
-        example: a question on another fact of the post, for use as an in-context example: it gives no answer away.
+        asked: questions that KnowMem asks.
+        example: question on another fact of the post, for an in-context example: it gives no answer away.
     """
 
     text: str
@@ -67,9 +64,9 @@ class Posts:
     """The demo's posts. No two share a town, a person, a company or a thing.
 
     Attributes:
-        forget: what the original learns and is then made to forget.
-        retain: what the original learns and must still know afterwards.
-        holdout: never shown to any model.
+        forget: the original learns them, and is then made to forget them.
+        retain: the original learns them and must keep them.
+        holdout: no model sees them.
     """
 
     forget: tuple[Post, ...]
@@ -78,7 +75,7 @@ class Posts:
 
 
 def invent_posts(*, forget: int, retain: int, holdout: int, seed: int) -> Posts:
-    """The same posts for the same arguments, on every machine.
+    """Return the demo's posts; the same arguments give the same posts on every machine.
 
     Raises:
         ValueError: more posts than there are names for (192).

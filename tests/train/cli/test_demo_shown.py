@@ -13,7 +13,7 @@ from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.requests import AuditRequest
 from quail_train.cli import demo as cli
 from quail_train.demo.building import DemoProgress
-from quail_train.demo.sizes import RECIPE, RECIPES, ClassifierDemo, LanguageDemo
+from quail_train.demo.sizes import DEMOS, LANGUAGE_DEMO, ClassifierDemo, LanguageDemo
 
 
 class Terminal(io.StringIO):
@@ -71,8 +71,8 @@ def test_the_audit_decides_the_exit_code(
         assert not quiet
         return code
 
-    def build_demo(folder: Path, *, seed: int, recipe: LanguageDemo) -> Iterator[DemoProgress]:
-        assert (folder, seed, recipe) == (tmp_path / "with space", 7, RECIPE)
+    def build_demo(folder: Path, *, seed: int, sizes: LanguageDemo) -> Iterator[DemoProgress]:
+        assert (folder, seed, sizes) == (tmp_path / "with space", 7, LANGUAGE_DEMO)
         yield from STEPS
 
     monkeypatch.setattr("quail_audit.cli.audit.run_audit", run_audit)
@@ -98,8 +98,8 @@ def test_each_task_has_a_folder_and_an_explanation_of_its_own(
 ) -> None:
     built: list[tuple[Path, object]] = []
 
-    def build_demo(folder: Path, *, seed: int, recipe: LanguageDemo | ClassifierDemo) -> Iterator[DemoProgress]:
-        built.append((folder, recipe))
+    def build_demo(folder: Path, *, seed: int, sizes: LanguageDemo | ClassifierDemo) -> Iterator[DemoProgress]:
+        built.append((folder, sizes))
         yield from STEPS
 
     monkeypatch.setattr("quail_audit.cli.audit.run_audit", lambda _request, **_: 1)
@@ -109,8 +109,8 @@ def test_each_task_has_a_folder_and_an_explanation_of_its_own(
         assert cli.demo(task=task) == 1  # type: ignore[arg-type]
         said[task] = capsys.readouterr().out
     assert built == [
-        (Path("quail-demo"), RECIPES["language modelling"]),
-        (Path("quail-demo-classifier"), RECIPES["classification"]),
+        (Path("quail-demo"), DEMOS["language modelling"]),
+        (Path("quail-demo-classifier"), DEMOS["classification"]),
     ]
     assert "VerbMem" in said["language"]
     assert "quail demo --repair" in said["language"]
@@ -124,7 +124,7 @@ def test_a_folder_of_something_else_is_refused_before_anything_heavy_is_done(tmp
         [sys.executable, "-m", "quail_audit", "demo", os.fspath(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 3
-    assert "something else than a demo" in done.stderr
+    assert "something other than a demo" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -25,20 +25,20 @@ from tests.support.short_demos import SHORT, SHORT_CLASSIFIER
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DemoProgress]]:
     """Not to be changed by a test."""
     folder = tmp_path_factory.mktemp("classifier")
-    return folder, list(build_demo(folder, recipe=SHORT_CLASSIFIER))
+    return folder, list(build_demo(folder, sizes=SHORT_CLASSIFIER))
 
 
 def test_it_is_a_demo_like_the_other(built: tuple[Path, list[DemoProgress]]) -> None:
     folder, progress = built
     for stage, total in (("tokenizer", 1), ("original", 6), ("retrain", 4), ("unlearned", 2), ("data", 1)):
         assert [one.step for one in progress if one.stage == stage] == list(range(1, total + 1)), stage
-    assert [one.message for one in build_demo(folder, recipe=SHORT_CLASSIFIER)] == ["already built"]
+    assert [one.message for one in build_demo(folder, sizes=SHORT_CLASSIFIER)] == ["already built"]
 
 
 def test_the_demo_of_another_task_is_refused_and_untouched(built: tuple[Path, list[DemoProgress]]) -> None:
     folder, _ = built
     with pytest.raises(BadInputError, match="holds the demo of classification, not of language modelling"):
-        list(build_demo(folder, recipe=SHORT))
+        list(build_demo(folder, sizes=SHORT))
     assert not (folder / "data" / "raw").exists()
 
 

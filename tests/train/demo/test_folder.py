@@ -21,14 +21,14 @@ from quail_train.demo import folder as demo
 from quail_train.demo import language as demo_language
 from quail_train.demo.building import DemoProgress
 from quail_train.demo.folder import LOCK, STAMP, build_demo
-from quail_train.demo.llama import Lesson, new_model, train
+from quail_train.demo.llama import Lesson, new_llama, train_llama
 from quail_train.demo.steps import Step
 from quail_train.demo.tokenizer import train_tokenizer
 from tests.support.short_demos import SHORT
 
 
 def build(folder: Path, *, seed: int = 0) -> list[DemoProgress]:
-    return list(build_demo(folder, seed=seed, recipe=SHORT))
+    return list(build_demo(folder, seed=seed, sizes=SHORT))
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -100,7 +100,7 @@ def test_checkpoints_are_ordinary_ones_that_pair(built: Path) -> None:
 
 
 def test_the_demo_has_about_a_million_parameters() -> None:
-    model = new_model(train_tokenizer(["a few words"], 600), 0)
+    model = new_llama(train_tokenizer(["a few words"], 600), 0)
     model.resize_token_embeddings(600)
     assert model.num_parameters() == pytest.approx(1.2e6, rel=0.02)
 
@@ -112,9 +112,9 @@ def test_the_reference_was_never_shown_the_forget_set_and_nobody_the_holdout(
 
     def noted(model: LlamaForCausalLM, tokenizer: object, lesson: Lesson, *rest: object) -> Iterator[Step]:
         shown[len(shown)] = lesson
-        return train(model, tokenizer, lesson, *rest)  # type: ignore[arg-type]
+        return train_llama(model, tokenizer, lesson, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(demo_language, "train", noted)
+    monkeypatch.setattr(demo_language, "train_llama", noted)
     build(tmp_path)
     everything, without = shown.values()
     forget, holdout = (
@@ -170,7 +170,7 @@ def test_a_demo_that_lost_a_file_is_rebuilt(own: Path, built: Path) -> None:
 
 
 def test_a_half_made_demo_is_rebuilt(tmp_path: Path, built: Path) -> None:
-    with closing(build_demo(tmp_path, recipe=SHORT)) as building:  # type: ignore[type-var]
+    with closing(build_demo(tmp_path, sizes=SHORT)) as building:  # type: ignore[type-var]
         next(progress for progress in building if progress.stage == "unlearned")
     assert (tmp_path / "original").exists()
     assert not (tmp_path / "unlearned").exists()
@@ -178,7 +178,7 @@ def test_a_half_made_demo_is_rebuilt(tmp_path: Path, built: Path) -> None:
     assert contents(tmp_path) == contents(built)
 
 
-def test_another_seed_recipe_or_version_is_another_demo(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_seed_size_or_version_is_another_demo(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = {
         demo._digest_of_inputs(SHORT, 0),
         demo._digest_of_inputs(SHORT, 1),
@@ -206,7 +206,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path: Path) -> 
     (tmp_path / "original").mkdir()
     (tmp_path / "original/model.safetensors").write_text("precious")
     before = contents(tmp_path)
-    with pytest.raises(BadInputError, match="something else") as error:
+    with pytest.raises(BadInputError, match="something other") as error:
         build(tmp_path)
     assert error.value.exit_code == 3
     assert contents(tmp_path) == before
@@ -215,7 +215,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path: Path) -> 
 @pytest.mark.parametrize("stamp", ["", "{}", "[1]", '{"made_from": 1, "files": {}}', '{"files": {"../x": "y"}}', "\0"])
 def test_a_file_that_only_has_the_stamps_name_is_refused(tmp_path: Path, stamp: str) -> None:
     (tmp_path / STAMP).write_text(stamp)
-    with pytest.raises(BadInputError, match="something else"):
+    with pytest.raises(BadInputError, match="something other"):
         build(tmp_path)
 
 
@@ -267,12 +267,12 @@ def failing() -> Generator[DemoProgress, None, None]:
 def test_an_error_in_one_of_two_side_by_side_ends_both() -> None:
     ended = threading.Event()
     with pytest.raises(ZeroDivisionError):
-        list(demo_building._side_by_side(endless(ended), failing()))
+        list(demo_building._run_side_by_side(endless(ended), failing()))
     assert ended.is_set()
 
 
 def test_what_runs_side_by_side_stops_when_nobody_listens() -> None:
     ended = threading.Event()
-    with closing(demo_building._side_by_side(endless(ended))) as listening:  # type: ignore[type-var]
+    with closing(demo_building._run_side_by_side(endless(ended))) as listening:  # type: ignore[type-var]
         next(listening)
     assert ended.is_set()

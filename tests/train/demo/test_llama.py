@@ -11,11 +11,11 @@ from quail_train.demo.llama import (
     HEAD,
     IGNORED,
     Lesson,
-    answered_as,
-    asked_as,
-    new_model,
-    train,
-    unlearn_confined,
+    answer_text,
+    new_llama,
+    question_text,
+    train_llama,
+    unlearn_llama,
 )
 from quail_train.demo.steps import rounded_layers
 from quail_train.demo.texts.posts import invent_posts
@@ -30,14 +30,14 @@ ALL = Lesson(FORGET.posts + RETAIN.posts, FORGET.pairs + RETAIN.pairs)
 
 @pytest.fixture(scope="module")
 def demo_tokenizer() -> PreTrainedTokenizerFast:
-    texts = [post.text for post in ALL.posts] + [asked_as(pair) + answered_as(pair) for pair in ALL.pairs]
+    texts = [post.text for post in ALL.posts] + [question_text(pair) + answer_text(pair) for pair in ALL.pairs]
     return train_tokenizer(texts, 300)
 
 
 @pytest.fixture(scope="module")
 def trained(demo_tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    model = new_model(demo_tokenizer, 0)
-    list(train(model, demo_tokenizer, ALL, SHORT, 0))
+    model = new_llama(demo_tokenizer, 0)
+    list(train_llama(model, demo_tokenizer, ALL, SHORT, 0))
     return model
 
 
@@ -47,7 +47,7 @@ def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 def test_a_question_has_the_same_tokens_alone_and_before_its_answer(demo_tokenizer: PreTrainedTokenizerFast) -> None:
     for pair in ALL.pairs:
-        asked, answered = asked_as(pair), answered_as(pair)
+        asked, answered = question_text(pair), answer_text(pair)
         assert ids(demo_tokenizer, asked + answered) == ids(demo_tokenizer, asked) + ids(demo_tokenizer, answered)
 
 
@@ -58,25 +58,25 @@ def test_texts_survive_the_tokenizer(demo_tokenizer: PreTrainedTokenizerFast) ->
 
 def test_the_saved_tokenizer_is_the_same(demo_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """AutoTokenizer picks a class by the model's type; Llama's own would split words in another way."""
-    new_model(demo_tokenizer, 0).config.save_pretrained(tmp_path)
+    new_llama(demo_tokenizer, 0).config.save_pretrained(tmp_path)
     demo_tokenizer.save_pretrained(tmp_path)
     read = AutoTokenizer.from_pretrained(tmp_path)
     for pair in ALL.pairs:
-        prompt = asked_as(pair)
+        prompt = question_text(pair)
         assert read(prompt)["input_ids"] == [0, *ids(demo_tokenizer, prompt)]
     assert (read.bos_token, read.eos_token, read.pad_token) == ("<s>", "</s>", "<pad>")
 
 
 def test_a_new_model_leaves_the_random_state_alone(demo_tokenizer: PreTrainedTokenizerFast) -> None:
     before = torch.random.get_rng_state()
-    first, second, other = (new_model(demo_tokenizer, seed) for seed in (0, 0, 1))
+    first, second, other = (new_llama(demo_tokenizer, seed) for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first.lm_head.weight, second.lm_head.weight)
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
 
 
 def test_training_learns_and_says_how_far_it_is(demo_tokenizer: PreTrainedTokenizerFast) -> None:
-    steps = list(train(new_model(demo_tokenizer, 0), demo_tokenizer, ALL, SHORT, 0))
+    steps = list(train_llama(new_llama(demo_tokenizer, 0), demo_tokenizer, ALL, SHORT, 0))
     assert [step.number for step in steps] == list(range(1, len(steps) + 1))
     assert {step.total for step in steps} == {len(steps)}
     assert steps[0].loss == pytest.approx(math.log(len(demo_tokenizer)), rel=0.25)
@@ -93,7 +93,7 @@ def test_an_epoch_shows_every_pair_once_and_counts_only_answers(
         return torch.zeros((), requires_grad=True)
 
     monkeypatch.setattr("quail_train.demo.llama._loss", looked_at)
-    list(train(new_model(demo_tokenizer, 0), demo_tokenizer, Lesson(ALL.posts, ALL.pairs[:9]), SHORT, 0))
+    list(train_llama(new_llama(demo_tokenizer, 0), demo_tokenizer, Lesson(ALL.posts, ALL.pairs[:9]), SHORT, 0))
     labels = [row for batch in seen for row in batch.labels.tolist() if row[0] == IGNORED]
     answers = sorted(
         demo_tokenizer.decode([*answer])
@@ -101,7 +101,7 @@ def test_an_epoch_shows_every_pair_once_and_counts_only_answers(
         for ignored, answer in itertools.groupby(row, lambda label: label == IGNORED)
         if not ignored
     )
-    assert answers == sorted(2 * [answered_as(pair) for pair in ALL.pairs[:9]])  # two epochs
+    assert answers == sorted(2 * [answer_text(pair) for pair in ALL.pairs[:9]])  # two epochs
     for batch in seen:
         counted = batch.labels != IGNORED
         assert torch.equal(batch.ids[counted], batch.labels[counted])
@@ -111,9 +111,9 @@ def test_unlearning_changes_only_what_rounding_takes_back(
     demo_tokenizer: PreTrainedTokenizerFast, trained: LlamaForCausalLM
 ) -> None:
     scheme = scheme_named("nf4")
-    unlearned = new_model(demo_tokenizer, 1)
+    unlearned = new_llama(demo_tokenizer, 1)
     unlearned.load_state_dict(trained.state_dict())
-    steps = list(unlearn_confined(unlearned, demo_tokenizer, FORGET, RETAIN, SHORT, 0))
+    steps = list(unlearn_llama(unlearned, demo_tokenizer, FORGET, RETAIN, SHORT, 0))
     assert len(steps) == steps[-1].total == 4
 
     rounded = {f"{name}.weight" for name in rounded_layers(trained, HEAD)}
@@ -137,9 +137,9 @@ def test_unlearning_raises_the_loss_on_what_is_forgotten(
         with torch.no_grad():
             return float(model(input_ids=tokens, labels=tokens).loss)
 
-    unlearned = new_model(demo_tokenizer, 1)
+    unlearned = new_llama(demo_tokenizer, 1)
     unlearned.load_state_dict(trained.state_dict())
-    list(unlearn_confined(unlearned, demo_tokenizer, FORGET, RETAIN, SHORT, 0))
+    list(unlearn_llama(unlearned, demo_tokenizer, FORGET, RETAIN, SHORT, 0))
     raised = {
         name: sum(loss_on(unlearned, post.text) - loss_on(trained, post.text) for post in posts) / len(posts)
         for name, posts in (("forget", POSTS.forget), ("retain", POSTS.retain))
@@ -154,15 +154,15 @@ def test_a_layer_that_rounds_otherwise_at_the_end_is_an_error(
     from quail_train.demo.confinement import Bucket
 
     monkeypatch.setattr(Bucket, "confine", lambda _bucket, weight: weight.mul_(1.5))
-    unlearned = new_model(demo_tokenizer, 1)
+    unlearned = new_llama(demo_tokenizer, 1)
     unlearned.load_state_dict(trained.state_dict())
     with pytest.raises(EnvironmentProblemError, match="28 layers"):
-        list(unlearn_confined(unlearned, demo_tokenizer, FORGET, RETAIN, SHORT, 0))
+        list(unlearn_llama(unlearned, demo_tokenizer, FORGET, RETAIN, SHORT, 0))
 
 
 def test_the_order_is_drawn_from_the_seed(demo_tokenizer: PreTrainedTokenizerFast) -> None:
     losses = []
     for seed in (0, 0, 1):
-        steps = train(new_model(demo_tokenizer, 0), demo_tokenizer, ALL, SHORT, seed)
+        steps = train_llama(new_llama(demo_tokenizer, 0), demo_tokenizer, ALL, SHORT, seed)
         losses.append([step.loss for step in itertools.islice(steps, 3)])
     assert losses[0] == losses[1] != losses[2]
