@@ -1,7 +1,6 @@
-"""A run that goes on: the events it recorded before it stopped, held against those it says again.
+"""Resume a run: replay recorded events and require the new ones to match them.
 
-What goes on must be what was begun. So every event that is said again has to be the recorded one, but for times, and
-the recorded one stands. Not here: the run's folder (runs.py), and what is not measured again (journal.py).
+An event that is said again has to be the recorded one, except for times, and the recorded one stands.
 """
 
 from collections.abc import Iterator

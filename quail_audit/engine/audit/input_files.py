@@ -1,7 +1,4 @@
-"""Which files an audit reads: of its checkpoints, its data, its policy, and the run that it is held against.
-
-Not here: hashing them (hashing.py), and the rules by their names alone (file_names.py).
-"""
+"""List the files that an audit reads: checkpoints, data, calibration, policy and baseline."""
 
 from __future__ import annotations
 

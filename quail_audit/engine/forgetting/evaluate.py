@@ -1,7 +1,4 @@
-"""Scores one arm: every metric of the data, cheap ones first, as a stream of events.
-
-Not here: loading the arm (arms.py), and comparing arms (recovery.py).
-"""
+"""Score one arm by every metric of the data, cheap ones first, as a stream of events."""
 
 from __future__ import annotations
 
