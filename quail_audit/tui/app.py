@@ -6,21 +6,16 @@ time (live_run.py), and the screen on top is asked to show what changed.
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from quail_audit.core.errors import QuailError
-from quail_audit.runs.attributions import CURES_FOLDER
-from quail_audit.runs.folder import hold_stopped_run, read_request
-from quail_audit.runs.names import RUNS_FOLDER, new_run_id
-from quail_audit.schema.command_line import audit_arguments, resume_arguments, train_arguments
+from quail_audit.runs.folder import read_request
 from quail_audit.schema.requests import (
     AttributeRequest,
     AuditRequest,
@@ -29,13 +24,13 @@ from quail_audit.schema.requests import (
     RecipeRequest,
     TrainRequest,
 )
-from quail_audit.tui.live.child import Child
+from quail_audit.tui.app_base import AppBase
 from quail_audit.tui.live.cure import LiveCure
 from quail_audit.tui.live.leash import GRACE_S
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.live.training import LiveTraining
 from quail_audit.tui.screens.base import QuailScreen
-from quail_audit.tui.settings import Settings, load_settings, save_settings, user_themes_folder
+from quail_audit.tui.settings import user_themes_folder
 from quail_audit.tui.theme.files import DEFAULT_THEME, QuailTheme, find_themes
 
 if TYPE_CHECKING:
@@ -44,9 +39,11 @@ if TYPE_CHECKING:
 TAKES_PER_SECOND = 60
 TAKE_BUDGET_S = 0.008  # of each of those, spent on events; the rest is for keys and drawing
 DRAWS_PER_SECOND = 8
+# In this order: of two rules that weigh the same, the later counts.
+STYLES = ("base", "audit", "start", "samples", "layer", "cures", "retrain", "training", "compare", "dialogs")
 
 
-class QuailApp(App[None]):
+class QuailApp(AppBase):
     """Quail in a terminal.
 
     Args:
@@ -54,7 +51,7 @@ class QuailApp(App[None]):
     """
 
     TITLE = "Quail"
-    CSS_PATH = "app.tcss"
+    CSS_PATH: ClassVar[list[str | PurePath]] = [f"styles/{name}.tcss" for name in STYLES]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]  # noqa: RUF012 - Textual declares it so
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -69,12 +66,6 @@ class QuailApp(App[None]):
     def __init__(self, run: Path | None = None) -> None:
         super().__init__()
         self._first_run = run
-        self.live_runs: dict[Path, LiveRun] = {}
-        self.trainings: dict[Path, LiveTraining] = {}
-        self.cures: dict[Path, LiveCure] = {}
-        self.log_lines: list[str] = []  # what happened in this app, for the log view
-        self.settings, problem = load_settings()
-        self._problems = [problem] if problem else []
         self._drawn_s = 0.0
         self._register_themes()
 
@@ -103,80 +94,13 @@ class QuailApp(App[None]):
         for problem in self._problems:
             self.say(problem, severity="warning")
 
-    def say(self, message: str, *, severity: str = "information") -> None:
-        """Tell the reader something in passing, and keep it for the log. The text may be anybody's."""
-        self.log_lines.append(f"{time.strftime('%H:%M:%S')}  {message}")
-        self.notify(message, severity=severity, markup=False)  # type: ignore[arg-type]
-
     def _theme_changed(self) -> None:
         self.change_settings(theme=self.theme)
         for screen in self.screen_stack:
             if isinstance(screen, QuailScreen):
                 screen.show_theme()
 
-    def change_settings(self, **changes: object) -> None:
-        """Keep something for the next time the app is opened."""
-        self._keep(self.settings.changed(**changes))
-
-    def _keep(self, settings: Settings) -> None:
-        if settings != self.settings:
-            self.settings = settings
-            # In a thread: a disk may take its time, and a key must not wait for it.
-            self.run_worker(self._save, thread=True, exclusive=True, group="settings")
-
-    def _save(self) -> None:
-        problem = save_settings(self.settings)
-        if problem and problem not in self.log_lines:
-            self.log_lines.append(problem)
-
     # Runs
-
-    def start_audit(self, request: AuditRequest) -> None:
-        """Measure in a process of its own, and show it."""
-        self.open_run(self.measure(request).folder)
-
-    def measure(self, request: AuditRequest) -> LiveRun:
-        """Measure in a process of its own."""
-        folder = (RUNS_FOLDER / new_run_id()).absolute()
-        run = LiveRun(folder, self._start(audit_arguments(request, run_dir=folder)))
-        self.live_runs[folder] = run
-        return self.live_run(folder)
-
-    def go_on(self, folder: Path) -> None:
-        """Go on with an audit that was stopped, in a process of its own, and show it from its beginning."""
-        path = folder.absolute()
-        try:
-            with hold_stopped_run(path):  # takes away how it ended, so that whoever follows waits for what comes
-                pass
-        except QuailError as error:
-            self.say(str(error), severity="error")
-            return
-        self.live_runs.pop(path).close()
-        self.live_runs[path] = LiveRun(path, self._start(resume_arguments(path)))
-        self.pop_screen()
-        self.open_run(path)
-
-    def train(self, request: TrainRequest, *, given: Collection[str] = ()) -> LiveTraining:
-        """Train in a process of its own; given: see train_arguments."""
-        folder = (RUNS_FOLDER / new_run_id()).absolute()
-        arguments = train_arguments(request, run_dir=folder, given=given)
-        training = LiveTraining(folder, request, self._start(arguments))
-        self.trainings[folder] = training
-        return training
-
-    def treat(self, command: Sequence[str], audited: Path) -> LiveCure:
-        """Run a cure of an audit in a process of its own; what is measured of the audit itself goes into its folder."""
-        _, name, *_ = command
-        within = audited / CURES_FOLDER if name in ("attribute", "recipe") else RUNS_FOLDER
-        folder = (within / f"{new_run_id()}-{name}").absolute()
-        cure = LiveCure(folder, name, tuple(command), self._start([*command[1:], "--run-dir", str(folder)]))
-        self.cures[folder] = cure
-        return cure
-
-    def _start(self, arguments: list[str]) -> Child:
-        child = Child([*arguments, "--quiet"])
-        self.log_lines.append(f"{time.strftime('%H:%M:%S')}  quail {shlex.join(child.arguments)}")
-        return child
 
     def open_run(self, folder: Path) -> None:
         """Show an audit, a training or a cure: one that goes on, here or elsewhere, or one that is over."""
@@ -208,24 +132,6 @@ class QuailApp(App[None]):
         before = Path(request.report) if request.report is not None else None
         is_there = before is not None and isinstance(read_request(before), AuditRequest)
         self.push_screen(TrainingScreen(self.trainings[folder], self.live_run(before) if before and is_there else None))
-
-    def live_run(self, folder: Path) -> LiveRun:
-        """The run of a folder, followed from now on."""
-        path = folder.absolute()
-        if path not in self.live_runs:
-            self.live_runs[path] = LiveRun(path)
-        self._keep(self.settings.with_run(path))
-        return self.live_runs[path]
-
-    @property
-    def followed(self) -> list[Followed]:
-        """Everything whose events are taken in: audits, trainings and cures."""
-        return [*self.live_runs.values(), *self.trainings.values(), *self.cures.values()]
-
-    @property
-    def running(self) -> list[Followed]:
-        """Audits, trainings and cures whose process this app started and that are not over."""
-        return [run for run in self.followed if run.is_running_here]
 
     def _take(self) -> None:
         if not self.is_running:  # shutting down, with screens half taken apart

@@ -82,7 +82,8 @@ async def draw_start(pilot: Pilot[Any]) -> None:
         entry.cursor_blink = False
     for topic, value in {"original": "llama-news-7b", "unlearned": "wrong", "data": "muse-news"}.items():
         screen.query_one(f"#{topic}", Input).value = value
-    await until(pilot, lambda: {"original", "unlearned", "data"} <= {t for t, found in screen._found.items() if found})
+    found = screen._checks.found
+    await until(pilot, lambda: all(found.get(topic) for topic in ("original", "unlearned", "data")))
     await until(pilot, lambda: screen.query_one(RunsTable).row_count == 3)
 
 

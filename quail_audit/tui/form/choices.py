@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
+from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.policy import NO_FILE
 from quail_audit.schema.preflight import (
     Answer,
@@ -60,6 +62,19 @@ class Choices:
             schemes=self.schemes,
             device=self.device,
         )
+
+    def command_line(self) -> str:
+        """The command that does the same outside the app; capitals stand for what is not chosen yet.
+
+        Empty if there is no request.
+        """
+        request = self.request()
+        if request is None:
+            return ""
+        named = request.model_copy(
+            update={"original": request.original or "ORIGINAL", "unlearned": request.unlearned or "UNLEARNED"}
+        )
+        return shlex.join(["quail", *audit_arguments(AuditRequest.model_validate(named.model_dump()))])
 
     def to_remember(self) -> dict[str, object]:
         """For Settings.changed. Paths become absolute, so that they hold wherever the app is opened next.

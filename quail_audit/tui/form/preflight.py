@@ -40,7 +40,7 @@ class Preflight:
 
     def __init__(
         self,
-        hand_over: Callable[[str, Answer], None],
+        hand_over: Callable[[str, Answer], object],
         note: Callable[[str], None] = lambda _: None,
         *,
         command: Sequence[str] = COMMAND,

@@ -92,6 +92,11 @@ class Making(Followed):
 
     state: TrainingState | CureState
 
+    @property
+    @abstractmethod
+    def stage(self) -> str:
+        """How it stands."""
+
     def _apply(self, placed: PlacedEvent) -> None:
         self.state.apply(placed.event)
 

@@ -9,21 +9,22 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.reactive import reactive
-from textual.widgets import Input, Tab, Tabs
+from textual.widgets import Tab, Tabs
 
 from quail_audit.schema.events.common import RunFinished
 from quail_audit.tui.live.run import LiveRun
-from quail_audit.tui.screens.base import QuailScreen
+from quail_audit.tui.screens.filtered import FilteredScreen
 from quail_audit.tui.widgets.forgetting import ForgettingPanel
 from quail_audit.tui.widgets.format_table import FormatTable
 from quail_audit.tui.widgets.heat_map import HeatMap
 from quail_audit.tui.widgets.key_bar import KeyBar
+from quail_audit.tui.widgets.layer_messages import LayerHighlighted, LayerOpened
 from quail_audit.tui.widgets.layer_table import LayerTable
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.verdict_line import VerdictLine
 
 
-class AuditScreen(QuailScreen[None]):
+class AuditScreen(FilteredScreen):
     """One run, as it is measured or as it was."""
 
     HELP = (
@@ -68,16 +69,20 @@ class AuditScreen(QuailScreen[None]):
             yield HeatMap(id="map")
             yield ForgettingPanel(id="forgetting")
             yield FormatTable(id="formats")
-        yield Input(placeholder="part of a layer's name, or a state; Enter keeps it, Escape clears it", id="filter")
+        yield self.filter_field()
         yield LayerTable(id="layers")
         yield VerdictLine(id="verdict")
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one("#filter").display = False
         self.query_one(HeatMap).mode = self.quail.settings.heat_map
-        self.query_one(LayerTable).focus()
+        self.table.focus()
         self.show_changes()
+
+    @property
+    def table(self) -> LayerTable:
+        """See FilteredScreen."""
+        return self.query_one(LayerTable)
 
     def show_changes(self) -> None:
         """See QuailScreen."""
@@ -97,7 +102,7 @@ class AuditScreen(QuailScreen[None]):
             self._brought_back = self.run.brought_back(self.scheme)
         heat_map.show_brought_back(self._brought_back)
         heat_map.styles.width = min(heat_map.natural_width, self.size.width) if not self._is_narrow else None
-        self.query_one(LayerTable).show(layers)
+        self.table.show(layers)
         self.query_one(ForgettingPanel).show(self.run, self.scheme)
         self.query_one("#tab-formats").display = self._has_formats
         self.query_one(FormatTable).show(self.run, self.scheme)
@@ -115,7 +120,7 @@ class AuditScreen(QuailScreen[None]):
     def show_theme(self) -> None:
         """See QuailScreen."""
         self._seen = -1
-        self.query_one(LayerTable).refresh_colours()
+        self.table.refresh_colours()
         self.query_one(HeatMap).refresh()
         self.show_changes()
 
@@ -133,19 +138,14 @@ class AuditScreen(QuailScreen[None]):
 
     def watch_scheme(self) -> None:
         self.query_one(HeatMap).clear()
-        self.query_one(LayerTable).clear_layers()
+        self.table.clear_layers()
         self._seen = -1
         self._brought_back = None
 
-    @on(HeatMap.Highlighted)
-    def _map_moved(self, event: HeatMap.Highlighted) -> None:
-        if not isinstance(event, HeatMap.Opened):
-            self.query_one(LayerTable).point_at(event.layer)
-
-    @on(LayerTable.Highlighted)
-    def _table_moved(self, event: LayerTable.Highlighted) -> None:
-        if not isinstance(event, LayerTable.Opened):
-            self.query_one(HeatMap).point_at(event.layer)
+    @on(LayerHighlighted)
+    def _move_other_cursor(self, event: LayerHighlighted) -> None:
+        other = self.query_one(HeatMap) if event.panel is self.table else self.table
+        other.point_at(event.layer)
 
     @on(FormatTable.Highlighted)
     def _format_chosen(self, event: FormatTable.Highlighted) -> None:
@@ -154,29 +154,24 @@ class AuditScreen(QuailScreen[None]):
         if isinstance(event, FormatTable.Opened):
             self.action_panel("map")
 
-    @on(HeatMap.Opened)
-    @on(LayerTable.Opened)
-    def _open_layer(self, event: HeatMap.Opened | LayerTable.Opened) -> None:
+    @on(LayerOpened)
+    def _open_layer(self, event: LayerOpened) -> None:
         from quail_audit.tui.screens.layer import LayerScreen
 
-        order = self.query_one(LayerTable).in_order
+        order = self.table.in_order
         self.app.push_screen(LayerScreen(self.run, self.scheme, event.layer, order), self._looked_at)
 
     def _looked_at(self, layer: str | None) -> None:
         """The cursors go to the layer that was looked at last."""
-        table = self.query_one(LayerTable)
+        table = self.table
         if layer is not None and layer != table.current:
             table.point_at(layer)
             self.query_one(HeatMap).point_at(layer)
 
     @on(RunHeader.SchemeClicked)
     def action_next_scheme(self) -> None:
-        schemes = self.run.schemes
-        if len(schemes) > 1:
-            self.scheme = schemes[(schemes.index(self.scheme) + 1) % len(schemes)]
-            self.show_changes()
-        else:
-            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
+        self.scheme = self.next_scheme(self.run, self.scheme)
+        self.show_changes()
 
     def action_next_mode(self) -> None:
         heat_map = self.query_one(HeatMap)
@@ -203,31 +198,6 @@ class AuditScreen(QuailScreen[None]):
         upper.set_class(panel == "forgetting", "-forgetting")
         self.set_class(panel == "formats", "-formats")
         self._seen = -1
-
-    def action_filter(self) -> None:
-        entry = self.query_one("#filter", Input)
-        entry.display = True
-        entry.focus()
-
-    @on(Input.Changed, "#filter")
-    def _filter_changed(self, event: Input.Changed) -> None:
-        self.query_one(LayerTable).keep(event.value)
-
-    @on(Input.Submitted, "#filter")
-    def _filter_kept(self) -> None:
-        self.query_one("#filter").display = False
-        self.query_one(LayerTable).focus()
-
-    def action_back(self) -> None:
-        entry = self.query_one("#filter", Input)
-        if entry.display:
-            entry.value = ""
-            entry.display = False
-            self.query_one(LayerTable).focus()
-        elif entry.value:
-            entry.value = ""
-        else:
-            self.app.pop_screen()
 
     def action_samples(self) -> None:
         if not self.run.samples:

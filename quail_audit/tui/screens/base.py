@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from textual.screen import Screen
 
-if TYPE_CHECKING:
-    from quail_audit.tui.app import QuailApp
+from quail_audit.tui.app_base import AppBase
+from quail_audit.tui.live.run import LiveRun
 
 Result = TypeVar("Result")
 
@@ -22,11 +22,9 @@ class QuailScreen(Screen[Result]):
     HELP: ClassVar[str] = ""
 
     @property
-    def quail(self) -> QuailApp:
+    def quail(self) -> AppBase:
         """The app, as what it is."""
-        from quail_audit.tui.app import QuailApp
-
-        assert isinstance(self.app, QuailApp)  # noqa: S101 - no other app shows these screens
+        assert isinstance(self.app, AppBase)  # noqa: S101 - no other app shows these screens
         return self.app
 
     def show_changes(self) -> None:
@@ -35,6 +33,14 @@ class QuailScreen(Screen[Result]):
     def show_theme(self) -> None:
         """Draw again what has the former theme's colours in it."""
         self.show_changes()
+
+    def next_scheme(self, run: LiveRun, scheme: str) -> str:
+        """Return the scheme of a run after this one; if there is no other, say so and return the same."""
+        schemes = run.schemes
+        if len(schemes) < 2:
+            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
+            return scheme
+        return schemes[(schemes.index(scheme) + 1) % len(schemes)]
 
     def action_back(self) -> Any:
         """To the screen below."""

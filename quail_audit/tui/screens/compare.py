@@ -7,17 +7,16 @@ from pathlib import Path, PurePath
 from typing import ClassVar
 
 from rich.text import Text
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.runs.names import EVENTS
 from quail_audit.tui.live.run import LiveRun
-from quail_audit.tui.screens.base import QuailScreen
+from quail_audit.tui.screens.filtered import FilteredScreen
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.change_table import ChangeTable
 from quail_audit.tui.widgets.key_bar import KeyBar
@@ -28,7 +27,7 @@ from quail_audit.verdict.comparison import SchemeComparison, caveats, compare_sc
 LIVE_INTERVAL_S = 0.5  # between two comparisons while a run is still measured
 
 
-class CompareScreen(QuailScreen[None]):
+class CompareScreen(FilteredScreen):
     """A run before and a run after.
 
     Args:
@@ -70,14 +69,13 @@ class CompareScreen(QuailScreen[None]):
         with Container(id="differences"):
             yield ScoreChanges(id="scores")
             yield ChangeTable(id="changes")
-        yield Input(placeholder="part of a layer's name, or a state; Enter keeps it, Escape clears it", id="filter")
+        yield self.filter_field()
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one("#filter").display = False
         self.query_one("#before").border_title = "Before"
         self.query_one("#after").border_title = "After"
-        self.query_one(ChangeTable).focus()
+        self.table.focus()
         if self.after is None:
             self.action_pick()
         else:
@@ -85,6 +83,11 @@ class CompareScreen(QuailScreen[None]):
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.show_changes)
+
+    @property
+    def table(self) -> ChangeTable:
+        """See FilteredScreen."""
+        return self.query_one(ChangeTable)
 
     def show_changes(self) -> None:
         """See QuailScreen."""
@@ -126,7 +129,7 @@ class CompareScreen(QuailScreen[None]):
         seen = (self.before.folder, self.scheme, len(found.layers))
         if seen != self._layers_seen:
             self._layers_seen = seen
-            self.query_one(ChangeTable).show(found.layers, states_changed(found))
+            self.table.show(found.layers, states_changed(found))
 
     def _show_header(self, after: LiveRun) -> None:
         text = Text(no_wrap=True, overflow="ellipsis")
@@ -214,31 +217,8 @@ class CompareScreen(QuailScreen[None]):
         self.scheme = both[(both.index(self.scheme) + 1) % len(both)]
         self.show_changes()
 
-    def action_filter(self) -> None:
-        entry = self.query_one("#filter", Input)
-        entry.display = True
-        entry.focus()
-
-    @on(Input.Changed, "#filter")
-    def _filter_changed(self, event: Input.Changed) -> None:
-        self.query_one(ChangeTable).keep(event.value)
-
-    @on(Input.Submitted, "#filter")
-    def _filter_kept(self) -> None:
-        self.query_one("#filter").display = False
-        self.query_one(ChangeTable).focus()
-
     def action_focus_on(self, what: str) -> None:
         self.query_one(f"#{what}").focus()
-
-    def action_back(self) -> None:
-        entry = self.query_one("#filter", Input)
-        if entry.display or entry.value:
-            entry.value = ""
-            entry.display = False
-            self.query_one(ChangeTable).focus()
-        else:
-            self.app.pop_screen()
 
 
 def states_changed(found: SchemeComparison) -> str:

@@ -13,7 +13,6 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
-from quail_audit.reports import wording
 from quail_audit.reports.text.cure import carried_line, fall_line, point_line, recipe_in_words, unit_line
 from quail_audit.schema.events.common import CheckpointSaved
 from quail_audit.schema.requests import AuditRequest, CarryRequest
@@ -23,7 +22,7 @@ from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.making import MakingScreen
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.key_bar import KeyBar
-from quail_audit.tui.words.endings import CURE, why_it_stopped
+from quail_audit.tui.words.endings import CURE
 
 MOST_LINES = 400  # of what was found, the latest; the run's folder has all
 
@@ -36,6 +35,7 @@ class CureScreen(MakingScreen):
         before: the audit it is a cure of; None where that is not at hand.
     """
 
+    KIND = CURE
     HELP = (
         "A cure as it goes, layer by layer. When a carry is done, a audits its result and shows before and after side "
         "by side; when an attribution is done, the heat map of the audit shows it, and the recipe can be started."
@@ -70,7 +70,9 @@ class CureScreen(MakingScreen):
             self._seen = self.cure.changes
             self.query_one("#found-so-far").border_title = printable(shlex.join(self.cure.command))
             self.query_one("#lines", Static).update(Text("\n".join(map(printable, self._lines()[-MOST_LINES:]))))
-        self.query_one("#header", Static).update(self._header())
+        carried = self.cure.state.carried
+        progress = [f"{carried[-1].index} / {carried[-1].total}"] if carried else []
+        self._show_header(self.cure.name.capitalize(), progress)
         self.query_one("#standing", Static).update(self._standing())
         self._show_bindings()
 
@@ -84,29 +86,10 @@ class CureScreen(MakingScreen):
         lines += [carried_line(layer) for layer in state.carried]
         return [*lines, *state.notes]
 
-    def _header(self) -> Text:
-        state, stage = self.cure.state, self.cure.stage
-        is_over = stage in ("finished", "stopped")
-        facts = [f"{state.carried[-1].index} / {state.carried[-1].total}"] if state.carried else []
-        facts.append(wording.duration(state.at_s + (0.0 if is_over else self.cure.idle_s)))
-        memory = self.cure.child.memory_bytes if self.cure.child is not None and not is_over else None
-        facts += [wording.byte_size(memory)] if memory else []
-        badge = self._badge(stage)
-        text = Text(no_wrap=True, overflow="ellipsis")
-        text.append(" Quail ", style=palette.style(self.app, "accent", bold=True))
-        text.append(f" {self.cure.name.capitalize()}  ", style="bold")
-        text.append("  ".join(facts), style=palette.muted(self.app))
-        text.append(" " * max(2, self.size.width - text.cell_len - badge.cell_len - 1))
-        return text.append_text(badge)
-
     def _standing(self) -> Text:
         stage = self.cure.stage
         if stage == "stopped":
-            message, mend = why_it_stopped(self.cure, CURE)
-            text = Text.assemble(
-                (" ■ STOPPED", palette.style(self.app, "error", bold=True)), f"  {printable(message)}\n"
-            )
-            return text.append(f"   {printable(mend)}", style=palette.muted(self.app))
+            return self._why_stopped()
         if stage != "finished":
             said = " opening the checkpoints" if not self._lines() else " at work"
             return Text(said, style=palette.muted(self.app))

@@ -202,11 +202,7 @@ class LayerScreen(QuailScreen[str]):
 
     @on(RunHeader.SchemeClicked)
     def action_next_scheme(self) -> None:
-        schemes = self.run.schemes
-        if len(schemes) < 2:
-            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
-            return
-        self.scheme = schemes[(schemes.index(self.scheme) + 1) % len(schemes)]
+        self.scheme = self.next_scheme(self.run, self.scheme)
         self._seen = -1
         self.show_changes()
 

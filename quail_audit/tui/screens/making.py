@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
+from textual.widgets import Static
 
+from quail_audit.core.untrusted import printable
+from quail_audit.reports import wording
 from quail_audit.schema.events.common import CheckpointSaved
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.live.followed import Making
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.theme import palette
+from quail_audit.tui.words.endings import RunKind, why_it_stopped
 
 
 class MakingScreen(QuailScreen[None]):
@@ -33,6 +38,8 @@ class MakingScreen(QuailScreen[None]):
         self._after: LiveRun | None = None
         self._seen = -1
         self._could_do: tuple[bool, bool] | None = None
+
+    KIND: ClassVar[RunKind]
 
     def _alone(self, result: CheckpointSaved) -> AuditRequest:
         """What to ask of the result where the audit before is not at hand."""
@@ -59,8 +66,42 @@ class MakingScreen(QuailScreen[None]):
             self._could_do = can_do
             self.refresh_bindings()
 
-    def _badge(self, stage: str) -> Text:
-        """How it stands, for the header."""
+    def _show_header(
+        self, title: str, progress: Sequence[str], *, subject: str = "", remaining_s: float | None = None
+    ) -> None:
+        """Draw the header: what runs, how far it is, its time and memory, and how it stands.
+
+        Args:
+            title: the kind of run.
+            progress: how far it is.
+            subject: what it works on; left out if there is no room.
+            remaining_s: at the last event.
+        """
+        making, idle_s = self._making, self._making.idle_s
+        facts = [*progress, wording.duration(making.state.at_s + (idle_s if making.ending is None else 0.0))]
+        if making.ending is None and remaining_s is not None:
+            facts.append(f"~{wording.duration(max(0.0, remaining_s - idle_s))} left")
+        memory = making.child.memory_bytes if making.child is not None and making.ending is None else None
+        facts += [wording.byte_size(memory)] if memory else []
+        shown, badge = "  ".join(facts), self._badge()
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(" Quail ", style=palette.style(self.app, "accent", bold=True)).append(f" {title}  ", style="bold")
+        room = self.size.width - text.cell_len - len(shown) - badge.cell_len - 6
+        if subject and room >= 10:
+            text.append(f"{printable(subject, limit=room)}  ")
+        text.append(shown, style=palette.muted(self.app))
+        text.append(" " * max(2, self.size.width - text.cell_len - badge.cell_len - 1))
+        self.query_one("#header", Static).update(text.append_text(badge))
+
+    def _why_stopped(self, colour: str = "error", kept: str = "") -> Text:
+        """Say why there is no result, and what can be done; kept: what is left of it."""
+        message, mend = why_it_stopped(self._making, self.KIND)
+        style = palette.style(self.app, colour, bold=True)
+        text = Text.assemble((" ■ STOPPED", style), f"  {printable(message)}\n")
+        return text.append(f"   {printable(mend)}{kept}", style=palette.muted(self.app))
+
+    def _badge(self) -> Text:
+        stage = self._making.stage
         return {
             "finished": Text("✓ FINISHED", style=palette.style(self.app, "verdict-pass", bold=True)),
             "stopped": Text("■ STOPPED", style=palette.style(self.app, "error", bold=True)),

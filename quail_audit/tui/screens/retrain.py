@@ -24,8 +24,8 @@ from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.live.training import LiveTraining
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.theme import palette
-from quail_audit.tui.widgets.heat_map import HeatMap
 from quail_audit.tui.widgets.key_bar import KeyBar
+from quail_audit.tui.widgets.layer_messages import LayerHighlighted
 from quail_audit.tui.widgets.layer_picker import LayerPicker
 from quail_audit.tui.widgets.run_header import pair_in
 from quail_audit.tui.widgets.training_form import TrainingForm
@@ -198,7 +198,7 @@ class RetrainScreen(QuailScreen[None]):
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         self._explain()
 
-    @on(HeatMap.Highlighted)
+    @on(LayerHighlighted)
     def _explain(self) -> None:
         """One line on the focused field, or on the layer under the cursor."""
         text = Text(no_wrap=False, overflow="ellipsis")

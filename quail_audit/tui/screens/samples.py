@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,40 +10,21 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
-from textual.message import Message
 from textual.widgets import Input, Tab, Tabs
-from textual.worker import get_current_worker
 
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.tui.live.run import AnswersOf, LiveRun
 from quail_audit.tui.live.sample_scores import SampleScores, came_back_in_words
-from quail_audit.tui.live.sample_search import Searched, search
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.reading_pane import ReadingPane, ShownSample, as_text
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.sample_list import SampleList
+from quail_audit.tui.widgets.search_field import Search, SearchField
 
 LEAST_PANE_COLUMNS = 66  # beside a list with every arm's score
-
-
-@dataclass
-class Search:
-    """A search, as far as it has come.
-
-    Attributes:
-        text: what is looked for.
-        total: samples there were when it began.
-        done: of them, how many have been looked at.
-        is_over: whether it came to its end, was stopped or failed.
-    """
-
-    text: str
-    total: int
-    done: int = 0
-    is_over: bool = False
 
 
 class SamplesScreen(QuailScreen[None]):
@@ -84,22 +62,6 @@ class SamplesScreen(QuailScreen[None]):
         Binding("escape", "back", "Back", show=False),
     ]
 
-    class Found(Message):
-        """From the thread that searches."""
-
-        def __init__(self, which: Search, searched: Searched) -> None:
-            self.which = which
-            self.searched = searched
-            super().__init__()
-
-    class SearchEnded(Message):
-        """From the thread that searches, its last."""
-
-        def __init__(self, which: Search, problem: QuailError | None = None) -> None:
-            self.which = which
-            self.problem = problem
-            super().__init__()
-
     def __init__(self, run: LiveRun, scheme: str) -> None:
         super().__init__()
         self.run = run
@@ -107,7 +69,6 @@ class SamplesScreen(QuailScreen[None]):
         self.metric = ""
         self._metrics: list[str] = []  # in the order of their tabs
         self._scores: SampleScores | None = None
-        self._search: Search | None = None
         self._seen = -1
         self._shown: AnswersOf | None = None  # in the reading pane
         self._sample: ShownSample | None = None
@@ -118,11 +79,12 @@ class SamplesScreen(QuailScreen[None]):
         with Horizontal(id="reading"):
             yield SampleList(id="list")
             yield ReadingPane(id="pane")
-        yield Input(placeholder="text in a prompt, the truth or an answer; Enter searches, Escape clears", id="wanted")
+        yield SearchField(
+            placeholder="text in a prompt, the truth or an answer; Enter searches, Escape clears", id="wanted"
+        )
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one("#wanted").display = False
         self._list.focus()
         self.show_changes()
 
@@ -133,6 +95,14 @@ class SamplesScreen(QuailScreen[None]):
     @property
     def _pane(self) -> ReadingPane:
         return self.query_one(ReadingPane)
+
+    @property
+    def _field(self) -> SearchField:
+        return self.query_one(SearchField)
+
+    @property
+    def _search(self) -> Search | None:
+        return self._field.search
 
     def show_changes(self) -> None:
         """See QuailScreen."""
@@ -238,20 +208,12 @@ class SamplesScreen(QuailScreen[None]):
         if self._is_enlarged:
             keys = "n next  p previous  ↵ list"
         if self._search is not None:
-            keys = self._searched()
+            keys = self._search.in_words(len(self._list.found))
         self._pane.border_subtitle = Text(keys)
 
     def _what(self, row: int) -> str:
         assert self._scores is not None  # noqa: S101 - the caller has them
         return came_back_in_words(self._scores.came_back(row), self.metric, printable(self.scheme))
-
-    def _searched(self) -> str:
-        found = len(self._list.found)
-        assert self._search is not None  # noqa: S101 - the caller asked
-        text = printable(self._search.text, limit=24)
-        if self._search.is_over:
-            return f"“{text}”: {found} found{'  n next  p previous' if found else ''}  esc clears"
-        return f"“{text}”: {found} found in {self._search.done} of {self._search.total}  esc stops"
 
     def _refresh_title(self) -> None:
         row = self._list.row
@@ -312,11 +274,9 @@ class SamplesScreen(QuailScreen[None]):
     @on(RunHeader.SchemeClicked)
     def action_next_scheme(self) -> None:
         """The same sample at the next scheme."""
-        schemes = self.run.schemes
-        if len(schemes) < 2:
-            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
+        scheme, self.scheme = self.scheme, self.next_scheme(self.run, self.scheme)
+        if scheme == self.scheme:
             return
-        self.scheme = schemes[(schemes.index(self.scheme) + 1) % len(schemes)]
         row = self._list.row
         number = self._scores.numbers[row] if self._scores is not None and row is not None else None
         if self.metric:
@@ -326,9 +286,8 @@ class SamplesScreen(QuailScreen[None]):
 
     def action_back(self) -> None:
         """Out of what was entered last: the search, the large texts, the screen."""
-        entry = self.query_one("#wanted", Input)
-        if entry.display:
-            self._hide_entry()
+        if self._field.display:
+            self._hide_field()
         elif self._search is not None:
             self._stop_search()
             self._shown = None  # its marks go
@@ -342,53 +301,31 @@ class SamplesScreen(QuailScreen[None]):
     # Searching
 
     def action_search(self) -> None:
-        entry = self.query_one("#wanted", Input)
-        entry.display = True
-        entry.focus()
+        self._field.open()
 
-    def _hide_entry(self) -> None:
-        self.query_one("#wanted").display = False
+    def _hide_field(self) -> None:
+        self._field.display = False
         (self._pane if self._is_enlarged else self._list).focus()
 
     @on(Input.Submitted, "#wanted")
-    def _wanted(self, event: Input.Submitted) -> None:
-        self._hide_entry()
+    def _start_search(self, event: Input.Submitted) -> None:
+        self._hide_field()
         text = event.value.strip()
         self._stop_search()
         if not text or self._scores is None:
             return
         place, rows = self._list.place, self._list.rows
         rows = rows[place:] + rows[:place]  # the sample in hand first, so that the first one found is the next
-        self._search = Search(text, len(rows))
-        samples = map(self._scores.answers, rows)
-        self.run_worker(
-            partial(self._search_in_thread, self._search, samples),
-            group="search",
-            exclusive=True,
-            thread=True,
-            exit_on_error=False,
-        )
+        self._field.start(text, self.run, map(self._scores.answers, rows), len(rows))
         self._shown = None  # so that it is marked in the texts on screen
         self._read()
 
-    def _search_in_thread(self, which: Search, samples: Iterator[AnswersOf]) -> None:
-        worker = get_current_worker()
-        try:
-            for searched in search(self.run, samples, which.text):
-                if worker.is_cancelled:
-                    return
-                self.post_message(self.Found(which, searched))
-        except QuailError as error:
-            self.post_message(self.SearchEnded(which, error))
-            return
-        self.post_message(self.SearchEnded(which))
-
-    @on(Found)
-    def _some_found(self, event: Found) -> None:
-        if event.which is not self._search or self._scores is None:
+    @on(SearchField.Found)
+    def _show_found(self, event: SearchField.Found) -> None:
+        if event.search is not self._search or self._scores is None:
             return
         is_first = not self._list.found
-        event.which.done = event.searched.samples
+        event.search.done = event.searched.samples
         self._list.found |= set(event.searched.found)
         row = self._list.row
         if is_first and self._list.found and row is not None and self._scores.numbers[row] not in self._list.found:
@@ -396,20 +333,16 @@ class SamplesScreen(QuailScreen[None]):
         self._list.refresh()
         self._refresh_title()
 
-    @on(SearchEnded)
-    def _search_ended(self, event: SearchEnded) -> None:
-        if event.which is not self._search:
+    @on(SearchField.Ended)
+    def _end_search(self, event: SearchField.Ended) -> None:
+        if event.search is not self._search:
             return
-        event.which.is_over = True
+        event.search.is_over = True
         if event.problem is not None:
             self.quail.say(f"The search stopped: {event.problem}", severity="warning")
         self._refresh_title()
 
     def _stop_search(self) -> None:
-        self.workers.cancel_group(self, "search")
-        self._search = None
+        self._field.clear_search()
         self._list.found = set()
         self._list.refresh()
-
-    def on_unmount(self) -> None:
-        self.workers.cancel_group(self, "search")

@@ -24,7 +24,7 @@ from quail_audit.tui.screens.making import MakingScreen
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.training_plots import TrainingPlots, figure
-from quail_audit.tui.words.endings import TRAINING, why_it_stopped
+from quail_audit.tui.words.endings import TRAINING
 
 BAR_COLUMNS = 24
 FACT_COLUMNS = 17
@@ -39,6 +39,7 @@ class TrainingScreen(MakingScreen):
         before: the audit it began with: what its result is measured and held against; None where that is not at hand.
     """
 
+    KIND = TRAINING
     HELP = (
         "A training as it goes: the loss and its terms step by step, what the rounded model scores on the way, and the "
         "checkpoints it saves. When it is done, a audits the result and shows before and after side by side."
@@ -82,34 +83,14 @@ class TrainingScreen(MakingScreen):
             self._seen = self.training.changes
             self.query_one(TrainingPlots).show(self.training.state.steps)
             self.query_one("#facts-text", Static).update(self._facts())
-        self.query_one("#header", Static).update(self._header(self.training.idle_s))
+        step, total = self._progress()
+        progress = [bar(step / total), f"{step} / {total}"] if total else []
+        objective, remaining_s = self.training.request.objective, self.training.state.remaining_s
+        self._show_header("Training", progress, subject=objective, remaining_s=remaining_s)
         self.query_one("#standing", Static).update(self._standing())
         self._show_bindings()
 
     # What is drawn
-
-    def _header(self, idle_s: float) -> Text:
-        state, stage = self.training.state, self.training.stage
-        is_over = stage in ("finished", "stopped")
-        muted, accent = palette.muted(self.app), palette.style(self.app, "accent", bold=True)
-        step, total = self._progress()
-        facts = [bar(step / total if total else 0.0), f"{step} / {total}"] if total else []
-        facts.append(wording.duration(state.at_s + (0.0 if is_over else idle_s)))
-        if state.remaining_s is not None and not is_over:
-            facts.append(f"~{wording.duration(max(0.0, state.remaining_s - idle_s))} left")
-        memory = self.training.child.memory_bytes if self.training.child is not None and not is_over else None
-        if memory:
-            facts.append(wording.byte_size(memory))
-        badge = self._badge(stage)
-        text = Text(no_wrap=True, overflow="ellipsis")
-        text.append(" Quail ", style=accent).append(" Training  ", style="bold")
-        shown = "  ".join(facts)
-        room = self.size.width - text.cell_len - len(shown) - badge.cell_len - 6
-        if room >= 10:
-            text.append(f"{printable(self.training.request.objective, limit=room)}  ")
-        text.append(shown, style=muted)
-        text.append(" " * max(2, self.size.width - text.cell_len - badge.cell_len - 1))
-        return text.append_text(badge)
 
     def _progress(self) -> tuple[int, int]:
         """Steps made, and planned."""
@@ -189,14 +170,11 @@ class TrainingScreen(MakingScreen):
         return text.append_text(self._offered())
 
     def _stopped(self) -> Text:
-        message, mend = why_it_stopped(self.training, TRAINING)
         end = self.training.state.end
         was_asked = isinstance(end, RunFailed) and end.exit_code == EXIT_INTERRUPTED
-        style = palette.style(self.app, "warning" if was_asked else "error", bold=True)
-        text = Text.assemble((" ■ STOPPED", style), f"  {printable(message)}\n")
         saved = self.training.state.saved
         kept = f"saved: {printable(saved[-1].folder)} (step {saved[-1].step})" if saved else "no checkpoint was saved"
-        return text.append(f"   {printable(mend)} · {kept}", style=palette.muted(self.app))
+        return self._why_stopped("warning" if was_asked else "error", f" · {kept}")
 
     # Actions
 

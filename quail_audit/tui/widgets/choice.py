@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -12,6 +13,7 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Button, Input, Static
 
+from quail_audit.tui.form.choices import usable
 from quail_audit.tui.form.folder_suggester import FolderSuggester
 from quail_audit.tui.theme import palette
 from quail_audit.tui.words.findings import Finding, Tone
@@ -105,3 +107,36 @@ class Choice(Vertical):
     def _browse(self, event: Button.Pressed) -> None:
         event.stop()
         self.post_message(Choice.Browse(self))
+
+    def pick(self) -> None:
+        """Open a picker; what is picked goes into the field."""
+        from textual_fspicker import FileOpen, Filters, SelectDirectory
+
+        def take(picked: Path | None) -> None:
+            if picked is not None:
+                self.field.value = _short(picked)
+                self.field.cursor_position = len(self.field.value)
+                self.field.focus()
+
+        begin = where_to_pick(self.value)
+        if self.ending is None:
+            self.app.push_screen(SelectDirectory(begin, f"{self.title}: pick a folder"), take)
+        else:
+            filters = Filters(("TOML", lambda path: path.suffix == ".toml"), ("All", lambda _: True))
+            self.app.push_screen(FileOpen(begin, f"{self.title}: pick a file", filters=filters), take)
+
+
+def where_to_pick(value: str) -> Path:
+    """Where a picker opens: in the folder that holds what is typed, or the nearest one above it that there is."""
+    try:
+        path = Path(usable(value)).absolute()
+        above = path.parents if usable(value) else (path,)
+        return next(folder for folder in above if folder.is_dir())
+    except (OSError, ValueError, StopIteration):
+        return Path.cwd()
+
+
+def _short(path: Path) -> str:
+    """A picked path, relative where it is below the folder the app was opened in."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)

@@ -10,7 +10,6 @@ from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
-from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -19,6 +18,7 @@ from quail_audit.reports import wording
 from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import STATES_BY_RISK, badness
 from quail_audit.tui.theme import palette
+from quail_audit.tui.widgets.layer_messages import LayerHighlighted, LayerOpened
 from quail_audit.tui.words import layer_views
 from quail_audit.tui.words.layer_views import BROUGHT_BACK, MODES, VIEWS, Mode
 
@@ -52,16 +52,6 @@ class HeatMap(ScrollView, can_focus=True):
     ]
 
     mode: reactive[Mode] = reactive("risk")
-
-    class Highlighted(Message):
-        """The cursor is on another layer."""
-
-        def __init__(self, layer: str) -> None:
-            self.layer = layer
-            super().__init__()
-
-    class Opened(Highlighted):
-        """A layer was chosen."""
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
@@ -224,15 +214,15 @@ class HeatMap(ScrollView, can_focus=True):
         row = min(max(0, self._cursor[0] + rows), max(0, len(self._blocks) - 1))
         column = min(max(0, self._cursor[1] + columns), max(0, len(self._columns) - 1))
         self._put_cursor(row, column)
-        self._say(HeatMap.Highlighted)
+        self._post_highlighted()
 
     def action_open(self) -> None:
-        self._say(HeatMap.Opened)
+        if self.current is not None:
+            self.post_message(LayerOpened(self.current.name))
 
-    def _say(self, message: type[HeatMap.Highlighted]) -> None:
-        layer = self.current
-        if layer is not None:
-            self.post_message(message(layer.name))
+    def _post_highlighted(self) -> None:
+        if self.current is not None:
+            self.post_message(LayerHighlighted(self, self.current.name))
 
     def _put_cursor(self, row: int, column: int) -> None:
         self._cursor = (row, column)
@@ -255,7 +245,10 @@ class HeatMap(ScrollView, can_focus=True):
             return
         again = cell == self._cursor and event.chain > 1
         self._put_cursor(*cell)
-        self._say(HeatMap.Opened if again else HeatMap.Highlighted)
+        if again:
+            self.action_open()
+        else:
+            self._post_highlighted()
 
     def action_next_mode(self) -> None:
         self.mode = MODES[(MODES.index(self.mode) + 1) % len(MODES)]

@@ -92,7 +92,7 @@ class LayerPicker(HeatMap):
         cell = self._cell_at(event)
         if cell is not None:
             self._put_cursor(*cell)
-            self._say(HeatMap.Highlighted)
+            self._post_highlighted()
             self.action_toggle_layer()
 
     def watch_mode(self) -> None:

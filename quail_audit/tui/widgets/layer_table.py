@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.message import Message
 from textual.widgets import DataTable
 from textual.widgets.data_table import RowKey
 
@@ -16,6 +15,7 @@ from quail_audit.reports import wording
 from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.report import badness
 from quail_audit.tui.theme import palette
+from quail_audit.tui.widgets.layer_messages import LayerHighlighted, LayerOpened
 from quail_audit.tui.words import layer_views
 
 ALL_COLUMNS = ("layer", "weights", "identical", "overlap", "survival", "noise", "update/bucket", "state")
@@ -64,16 +64,6 @@ class LayerTable(DataTable[Text]):
         Binding("o", "next_order(1)", "Sort", show=False),
         Binding("O", "next_order(-1)", "Sort back", show=False),
     ]
-
-    class Highlighted(Message):
-        """The cursor is on another layer."""
-
-        def __init__(self, layer: str) -> None:
-            self.layer = layer
-            super().__init__()
-
-    class Opened(Highlighted):
-        """A layer was chosen."""
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, cell_padding=PADDING)
@@ -148,12 +138,12 @@ class LayerTable(DataTable[Text]):
         is_stale = event.cursor_row != self.cursor_row  # rows were made anew in between
         if layer is not None and layer != self._agreed and self.has_focus and not is_stale:
             self._agreed = layer
-            self.post_message(LayerTable.Highlighted(layer))
+            self.post_message(LayerHighlighted(self, layer))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
         if event.row_key.value is not None:
-            self.post_message(LayerTable.Opened(event.row_key.value))
+            self.post_message(LayerOpened(event.row_key.value))
 
     def on_resize(self) -> None:
         columns = ALL_COLUMNS if self.size.width >= 100 else FEW_COLUMNS

@@ -37,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     install_commands(tmp_path / "plug-in", monkeypatch, **COMMANDS, **CURES)
     monkeypatch.setattr(
-        "quail_audit.tui.app.audit_arguments", lambda request, run_dir: ["made-audit", "--run-dir", str(run_dir)]
+        "quail_audit.tui.app_base.audit_arguments", lambda request, run_dir: ["made-audit", "--run-dir", str(run_dir)]
     )
     monkeypatch.setattr("quail_audit.tui.app.Child", started_child)
     return write_run(tmp_path / "run", events(blocks=8, samples=4))

@@ -30,7 +30,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QuailApp:
     commands = {"train": "tests.support.slow_commands:train", "made_audit": "tests.support.slow_commands:made_audit"}
     install_commands(tmp_path / "plug-in", monkeypatch, **commands)
     monkeypatch.setattr(
-        "quail_audit.tui.app.audit_arguments", lambda request, run_dir: ["made-audit", "--run-dir", str(run_dir)]
+        "quail_audit.tui.app_base.audit_arguments", lambda request, run_dir: ["made-audit", "--run-dir", str(run_dir)]
     )
     (tmp_path / "muse-news").mkdir()
     return QuailApp(write_run(tmp_path / "run", audit_events(blocks=8, schemes=("nf4", "fp4"))))

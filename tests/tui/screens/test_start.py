@@ -36,7 +36,9 @@ from quail_audit.tui.screens import start
 from quail_audit.tui.screens.found import FoundScreen
 from quail_audit.tui.screens.start import StartScreen
 from quail_audit.tui.settings import Settings, load_settings, save_settings
+from quail_audit.tui.widgets import runs_panel
 from quail_audit.tui.widgets.choice import Choice
+from quail_audit.tui.widgets.runs_panel import RunsPanel
 from quail_audit.tui.widgets.runs_table import RunsTable, mark, pair, schemes, when
 from quail_audit.tui.words.findings import details, finding
 from tests.support.app_driver import settled, until
@@ -98,7 +100,7 @@ async def fill(pilot: Test, **values: str) -> None:
 def found(pilot: Test) -> dict[str, Any]:
     screen = pilot.app.screen
     assert isinstance(screen, StartScreen)
-    return screen._found
+    return screen._checks.found
 
 
 def shown(pilot: Test, selector: str) -> str:
@@ -446,7 +448,7 @@ async def test_runs_are_listed_with_verdicts_and_opened(here: Path, opened: list
 async def test_the_cursor_stays_on_its_run_when_others_come(
     here: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "LOOK_AGAIN_QUIET_S", 0.05)
+    monkeypatch.setattr(runs_panel, "LOOK_AGAIN_QUIET_S", 0.05)
     now_s = time.time()
     for name, age_s in (("first", 600), ("second", 300)):
         folder = write_run(here / RUNS_FOLDER / name, events(blocks=1, samples=1))
@@ -463,7 +465,7 @@ async def test_the_cursor_stays_on_its_run_when_others_come(
 
 @pytest.mark.asyncio
 async def test_a_run_that_goes_on_is_marked_and_its_end_is_seen(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(runs_panel, "LOOK_AGAIN_S", 0.05)
     made = list(events(blocks=1, samples=2))
     request = made[0].request  # type: ignore[union-attr]
     async with opened_app() as pilot:
@@ -471,7 +473,7 @@ async def test_a_run_that_goes_on_is_marked_and_its_end_is_seen(here: Path, monk
         with new_run(here / RUNS_FOLDER / "live", request) as folder:
             written = record(iter(made), folder)
             next(written), next(written)
-            pilot.app.screen._look_again_s = 0.0  # type: ignore[attr-defined]
+            pilot.app.screen.query_one(RunsPanel).look_at_once()
             await until(pilot, lambda: table.row_count == 1)
             assert str(table.get_row_at(0)[3]) == "● running"
             list(written)
@@ -534,7 +536,7 @@ def test_the_process_that_measures_is_told_the_policy(here: Path, monkeypatch: p
     (here / "quail.toml").write_text("[limits]\n")
     asked: list[list[str]] = []
     monkeypatch.setattr(QuailApp, "_start", lambda self, arguments: asked.append(arguments))
-    monkeypatch.setattr(QuailApp, "_keep", lambda self, settings: None)
+    monkeypatch.setattr(QuailApp, "_keep_settings", lambda self, settings: None)
     for policy in ("quail.toml", "none", ""):
         request = Choices(original="a", unlearned="b", policy=policy).request()
         assert request is not None
