@@ -1,7 +1,7 @@
-"""The app: which screens there are, which runs it follows, and what holds everywhere. Never imports torch.
+"""Run the app: open its screens, take in the events of runs, and hold the keys that work everywhere.
 
-Data comes in one way: a run's process writes events, a thread reads them (feed.py), the app takes them a little at a
-time (live_run.py), and the screen on top is asked to show what changed.
+A run's process writes events, a thread reads them (live/feed.py), the app takes them in a little at a time
+(live/run.py), and the screen on top draws what changed. Never imports torch.
 """
 
 from __future__ import annotations
@@ -75,17 +75,17 @@ class QuailApp(AppBase):
         for name in list(self.available_themes):
             self.unregister_theme(name)
         for theme in themes:
-            self.register_theme(theme.textual())
+            self.register_theme(theme.as_textual())
         chosen = self.settings.theme
         self.theme = chosen if chosen in self.available_themes else DEFAULT_THEME
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Our own variables under themes that are not Quail's, and before there is one."""
+        """Return the variables for themes that are not Quail's, and for before a theme is set."""
         return QuailTheme(name=DEFAULT_THEME).variables()
 
     def on_mount(self) -> None:
-        self.theme_changed_signal.subscribe(self, lambda _: self._theme_changed())
-        self.set_interval(1 / TAKES_PER_SECOND, self._take)
+        self.theme_changed_signal.subscribe(self, lambda _: self._follow_theme())
+        self.set_interval(1 / TAKES_PER_SECOND, self._take_events)
         from quail_audit.tui.screens.start import StartScreen
 
         self.push_screen(StartScreen())
@@ -94,7 +94,7 @@ class QuailApp(AppBase):
         for problem in self._problems:
             self.say(problem, severity="warning")
 
-    def _theme_changed(self) -> None:
+    def _follow_theme(self) -> None:
         self.change_settings(theme=self.theme)
         for screen in self.screen_stack:
             if isinstance(screen, QuailScreen):
@@ -103,7 +103,7 @@ class QuailApp(AppBase):
     # Runs
 
     def open_run(self, folder: Path) -> None:
-        """Show an audit, a training or a cure: one that goes on, here or elsewhere, or one that is over."""
+        """See AppBase."""
         request = read_request(folder)
         if isinstance(request, CarryRequest | AttributeRequest | RecipeRequest):
             self._open_cure(folder.absolute(), request)
@@ -133,7 +133,7 @@ class QuailApp(AppBase):
         is_there = before is not None and isinstance(read_request(before), AuditRequest)
         self.push_screen(TrainingScreen(self.trainings[folder], self.live_run(before) if before and is_there else None))
 
-    def _take(self) -> None:
+    def _take_events(self) -> None:
         if not self.is_running:  # shutting down, with screens half taken apart
             return
         followed = self.followed
@@ -152,7 +152,7 @@ class QuailApp(AppBase):
         from quail_audit.tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen.of(self.screen))
+            self.push_screen(HelpScreen.for_screen(self.screen))
 
     def action_log(self) -> None:
         from quail_audit.tui.screens.log import LogScreen
@@ -161,7 +161,7 @@ class QuailApp(AppBase):
             self.push_screen(LogScreen(self.log_lines, self.followed))
 
     def action_leave(self) -> None:
-        """Quit; where something still runs, ask first."""
+        """Quit; ask first if something is still running."""
         if not self.running:
             self.exit()
             return
@@ -173,7 +173,7 @@ class QuailApp(AppBase):
         self.push_screen(ConfirmScreen(question, "Stop and quit"), lambda yes: self.exit() if yes else None)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Every action that has a key is in the palette too, by the words of the footer."""
+        """Add every action that has a key to the palette, under the words of the footer."""
         yield from super().get_system_commands(screen)
         for active in screen.active_bindings.values():
             binding = active.binding
@@ -191,11 +191,11 @@ class QuailApp(AppBase):
 
 
 def _quit_question(running: Sequence[Followed]) -> str:
-    """What quitting would end, and what is lost by it."""
+    """Ask if what is running may end, and say what would be lost."""
     trains = any(isinstance(run, LiveTraining) for run in running)
     measures = any(isinstance(run, LiveRun) for run in running)
     if any(isinstance(run, LiveCure) for run in running) and not trains:
-        return "A cure is still running. Stop it and quit? A checkpoint that it has not finished is lost."
+        return "A cure is still running. Stop it and quit? A checkpoint that it has not finished will be lost."
     if not trains:
         return "An audit is still running. Stop it and quit? What it has measured is kept."
     what = "A training and an audit are" if measures else "A training is"

@@ -44,18 +44,18 @@ class AppBase(App[None]):
         """Show an audit, a training or a cure, whether it is still running, here or elsewhere, or over."""
 
     def say(self, message: str, *, severity: str = "information") -> None:
-        """Tell the reader something in passing, and keep it for the log. The text may be anybody's."""
+        """Show a message for a moment, and keep it for the log. The text may be untrusted."""
         self.log_lines.append(f"{time.strftime('%H:%M:%S')}  {message}")
         self.notify(message, severity=severity, markup=False)  # type: ignore[arg-type]
 
     def change_settings(self, **changes: object) -> None:
-        """Keep something for the next time the app is opened."""
-        self._keep_settings(self.settings.changed(**changes))
+        """Save settings for the next start of the app."""
+        self._keep_settings(self.settings.with_changes(**changes))
 
     def _keep_settings(self, settings: Settings) -> None:
         if settings != self.settings:
             self.settings = settings
-            # In a thread: a disk may take its time, and a key must not wait for it.
+            # In a thread, so that no key waits for a slow disk.
             self.run_worker(self._save_settings, thread=True, exclusive=True, group="settings")
 
     def _save_settings(self) -> None:
@@ -64,54 +64,54 @@ class AppBase(App[None]):
             self.log_lines.append(problem)
 
     def start_audit(self, request: AuditRequest) -> None:
-        """Measure in a process of its own, and show it."""
+        """Start an audit in its own process, and show it."""
         self.open_run(self.measure(request).folder)
 
     def measure(self, request: AuditRequest) -> LiveRun:
-        """Measure in a process of its own."""
+        """Start an audit in its own process."""
         folder = (RUNS_FOLDER / new_run_id()).absolute()
-        run = LiveRun(folder, self._start(audit_arguments(request, run_dir=folder)))
+        run = LiveRun(folder, self._start_command(audit_arguments(request, run_dir=folder)))
         self.live_runs[folder] = run
         return self.live_run(folder)
 
-    def go_on(self, folder: Path) -> None:
-        """Go on with an audit that was stopped, in a process of its own, and show it from its beginning."""
+    def resume(self, folder: Path) -> None:
+        """Resume a stopped audit in its own process, and show it from its beginning."""
         path = folder.absolute()
         try:
-            with hold_stopped_run(path):  # takes away how it ended, so that whoever follows waits for what comes
+            with hold_stopped_run(path):  # removes its ending, so that followers wait for more events
                 pass
         except QuailError as error:
             self.say(str(error), severity="error")
             return
         self.live_runs.pop(path).close()
-        self.live_runs[path] = LiveRun(path, self._start(resume_arguments(path)))
+        self.live_runs[path] = LiveRun(path, self._start_command(resume_arguments(path)))
         self.pop_screen()
         self.open_run(path)
 
     def train(self, request: TrainRequest, *, given: Collection[str] = ()) -> LiveTraining:
-        """Train in a process of its own; given: see train_arguments."""
+        """Start a training in its own process; given: see train_arguments."""
         folder = (RUNS_FOLDER / new_run_id()).absolute()
         arguments = train_arguments(request, run_dir=folder, given=given)
-        training = LiveTraining(folder, request, self._start(arguments))
+        training = LiveTraining(folder, request, self._start_command(arguments))
         self.trainings[folder] = training
         return training
 
     def treat(self, command: Sequence[str], audited: Path) -> LiveCure:
-        """Run a cure of an audit in a process of its own; what is measured of the audit itself goes into its folder."""
+        """Start a cure of an audit in its own process; measurements of the audit itself go into its folder."""
         _, name, *_ = command
         within = audited / CURES_FOLDER if name in ("attribute", "recipe") else RUNS_FOLDER
         folder = (within / f"{new_run_id()}-{name}").absolute()
-        cure = LiveCure(folder, name, tuple(command), self._start([*command[1:], "--run-dir", str(folder)]))
+        cure = LiveCure(folder, name, tuple(command), self._start_command([*command[1:], "--run-dir", str(folder)]))
         self.cures[folder] = cure
         return cure
 
-    def _start(self, arguments: list[str]) -> Child:
+    def _start_command(self, arguments: list[str]) -> Child:
         child = Child([*arguments, "--quiet"])
         self.log_lines.append(f"{time.strftime('%H:%M:%S')}  quail {shlex.join(child.arguments)}")
         return child
 
     def live_run(self, folder: Path) -> LiveRun:
-        """The run of a folder, followed from now on."""
+        """Return the run of a folder, followed from now on."""
         path = folder.absolute()
         if path not in self.live_runs:
             self.live_runs[path] = LiveRun(path)
@@ -120,10 +120,10 @@ class AppBase(App[None]):
 
     @property
     def followed(self) -> list[Followed]:
-        """Everything whose events are taken in: audits, trainings and cures."""
+        """The audits, trainings and cures whose events are taken in."""
         return [*self.live_runs.values(), *self.trainings.values(), *self.cures.values()]
 
     @property
     def running(self) -> list[Followed]:
-        """Audits, trainings and cures whose process this app started and that are not over."""
+        """The audits, trainings and cures that this app started and that are still running."""
         return [run for run in self.followed if run.is_running_here]

@@ -1,7 +1,6 @@
-"""What the app remembers from one start to the next: the last paths, the theme, the recent runs.
+"""Keep what the app remembers between starts: the last paths, the theme, the recent runs.
 
-Settings are a convenience, so nothing about them may stop the app: what cannot be read or written is a message.
-Not here: the limits themselves (policy.py) and the themes (themes.py).
+Settings are a convenience, so they never stop the app: what cannot be read or written becomes a message.
 """
 
 import os
@@ -40,7 +39,7 @@ RunFolder = Annotated[Remembered, AfterValidator(_absolute)]
 
 
 class Settings(Value):
-    """Every field may be missing from the file. A checkpoint is a folder or a name on the hub: kept as typed."""
+    """The settings; every field may be missing from the file. A checkpoint is kept as typed: a folder or a hub's id."""
 
     original: Remembered = ""
     unlearned: Remembered = ""
@@ -48,19 +47,19 @@ class Settings(Value):
     data: Remembered = ""
     schemes: Annotated[tuple[Name, ...], Field(max_length=32)] = ("nf4",)
     device: Remembered = "auto"
-    policy: Remembered = ""  # the file, where it was not the working folder's own; choices.py says which counts
+    policy: Remembered = ""  # the file, if it was not the working folder's own; see form/choices.py
     theme: Annotated[Remembered, Field(min_length=1, max_length=40)] = DEFAULT_THEME
     heat_map: Mode = "risk"
     recent_runs: Annotated[tuple[RunFolder, ...], Field(max_length=MOST_RECENT_RUNS)] = ()  # newest first
 
     def with_run(self, folder: str | Path) -> "Settings":
-        """With this run as the newest; the same run is listed once, the oldest drop out."""
+        """Return the settings with this run as the newest; it is listed once, and the oldest drop out."""
         newest = str(Path(folder).absolute())
         older = tuple(run for run in self.recent_runs if run != newest)
-        return self.changed(recent_runs=(newest, *older)[:MOST_RECENT_RUNS])
+        return self.with_changes(recent_runs=(newest, *older)[:MOST_RECENT_RUNS])
 
-    def changed(self, **fields: object) -> "Settings":
-        """With these fields changed; one that cannot be kept, such as a path that is no Unicode, stays as it was.
+    def with_changes(self, **fields: object) -> "Settings":
+        """Return the settings with these fields changed; one that cannot be kept, such as a non-Unicode path, stays.
 
         Raises:
             TypeError: there is no such field.
@@ -79,21 +78,21 @@ def _can_be_kept(field: str, value: object) -> bool:
 
 
 def config_folder() -> Path:
-    """Where settings.json and the folder themes are; the platform's own place, or QUAIL_CONFIG_DIR."""
+    """Return the folder of settings.json and themes: QUAIL_CONFIG_DIR, or the platform's own place."""
     named = os.environ.get("QUAIL_CONFIG_DIR")
     return Path(named) if named else user_config_path("quail", appauthor=False)
 
 
 def user_themes_folder() -> Path:
-    """Where the user's own themes are; it need not exist."""
+    """Return the folder of the user's own themes; it need not exist."""
     return config_folder() / "themes"
 
 
 def load_settings() -> tuple[Settings, str | None]:
-    """The settings, or the defaults and what was wrong with the file. No file is no problem: it is the first start."""
+    """Return the settings, or the defaults and what is wrong with the file. A missing file is no problem."""
     path = config_folder() / FILE
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        if path.exists() and not path.is_file():  # a pipe would block forever
             return Settings(), _problem(path, "not a file")
         with path.open("rb") as file:
             data = file.read(LARGEST_BYTES + 1)
@@ -111,7 +110,7 @@ def load_settings() -> tuple[Settings, str | None]:
 
 
 def save_settings(settings: Settings) -> str | None:
-    """Write the settings so that a reader sees all of them or the former ones; the last of two writers wins.
+    """Write the settings; a reader sees all of them or the old ones, and the last of two writers wins.
 
     Returns:
         What went wrong, or None.

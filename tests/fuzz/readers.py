@@ -414,7 +414,7 @@ def _themes() -> st.SearchStrategy[bytes]:
 def _read_theme(folder: Path) -> None:
     from quail_audit.tui.theme.files import read_theme
 
-    read_theme(folder / "theme.toml").textual()
+    read_theme(folder / "theme.toml").as_textual()
 
 
 def _settings() -> st.SearchStrategy[bytes]:

@@ -46,7 +46,12 @@ async def test_help_explains_the_panel_in_hand_every_key_and_every_term(run: Pat
                 assert line in text
             for term in TERMS:
                 assert term in text
-            for what in ("Read what every arm answered", "What would repair this checkpoint", "Stop the audit", "Quit"):
+            for what in (
+                "Read what every arm answered",
+                "See what would repair this checkpoint",
+                "Stop the audit",
+                "Quit",
+            ):
                 assert what in text
             await pilot.press("escape")
             assert isinstance(pilot.app.screen, AuditScreen)
@@ -169,7 +174,7 @@ async def test_json_and_a_picture_are_exported_and_nothing_is_replaced(run: Path
         await pilot.press("e")
         await settled(pilot)
         await pilot.press("down", "space", "tab", "enter")
-        await until(pilot, lambda: "exists already" in screen_text(pilot))
+        await until(pilot, lambda: "already exists" in screen_text(pilot))
         assert isinstance(pilot.app.screen, ExportScreen)
         assert written.read_bytes() == before
         await pilot.press("escape")

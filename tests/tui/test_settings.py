@@ -201,9 +201,9 @@ def test_recent_runs_are_newest_first_once_each_and_bounded(tmp_path: Path, monk
 
 
 def test_what_cannot_be_kept_changes_nothing() -> None:
-    assert SOME.changed(original="new", heat_map="survival").original == "new"
+    assert SOME.with_changes(original="new", heat_map="survival").original == "new"
     for fields in ({"original": "a\udc80"}, {"original": "a\0"}, {"heat_map": "no"}, {"theme": ""}):
-        assert SOME.changed(**fields) == SOME
+        assert SOME.with_changes(**fields) == SOME
     assert SOME.with_run("/runs/\udc80") == SOME
     with pytest.raises(TypeError, match="no such settings: orginal"):
-        SOME.changed(orginal="x")
+        SOME.with_changes(orginal="x")

@@ -1,8 +1,7 @@
-"""`quail serve`: the same app in a browser. One process of the app for each tab, ended with its tab.
+"""Serve the app to browsers, with one process of the app for each tab, ended with its tab.
 
-textual-serve carries what a terminal would between the tab and the app's process. Added here: who may connect, a page
-that loads nothing from elsewhere, and that no process is left behind. Not here: what the app shows (app.py), and how it
-notices that its tab has gone (tab.py).
+textual-serve carries the terminal's input and output between the tab and the app's process. This module adds the check
+of who may connect, a page that loads nothing from elsewhere, and an end for every process. tab.py is the app's side.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ CONTENT_POLICY = (
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Port 0: any free one.
+    """Open a socket that listens there. Port 0: any free one.
 
     Raises:
-        UsageError: the host is no address of this machine.
-        EnvironmentProblemError: the port is taken, or not for this user.
+        UsageError: the host is not an address of this machine.
+        EnvironmentProblemError: the port is taken, or closed to this user.
     """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
@@ -63,9 +62,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise EnvironmentProblemError(
-                "another program listens on this port",
+                "another program is listening on this port",
                 where=f"port {port}",
-                mend="Name another with --port, or let a free one be found with --port 0",
+                mend="Name another with --port, or use --port 0 for a free one",
             ) from error
         if error.errno == errno.EACCES:
             raise EnvironmentProblemError(
@@ -84,12 +83,12 @@ def _no_such_host(host: str) -> UsageError:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine reaches it."""
+    """Return whether only this machine can reach the host."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 class AppServer(Server):
-    """Serves the app under an address that nobody guesses.
+    """A server of the app, under an address that nobody can guess.
 
     Args:
         host: as the user named it.
@@ -116,11 +115,11 @@ class AppServer(Server):
 
     @property
     def address(self) -> str:
-        """What to open in a browser. Whoever knows it may use the app."""
+        """The address to open in a browser. Whoever knows it may use the app."""
         return f"{self.public_url}/{self._secret}/"
 
     def serve(self, debug: bool = False) -> None:
-        """Until Ctrl-C or SIGTERM; then every app that it started is ended too."""
+        """Serve until Ctrl-C or SIGTERM, then end every app that was started."""
         self.debug = debug
         web.run_app(
             self._make_app(), sock=self._listener, print=lambda *_: None, access_log=None, shutdown_timeout=APP_GRACE_S
@@ -138,7 +137,7 @@ class AppServer(Server):
         return root
 
     async def on_startup(self, app: web.Application) -> None:
-        """See ready; textual-serve would print a banner."""
+        """Call ready, in place of textual-serve's banner."""
         self._ready()
 
     async def on_shutdown(self, app: web.Application) -> None:
@@ -146,11 +145,11 @@ class AppServer(Server):
         await asyncio.gather(*(tab.stop() for tab in self._tabs))
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
-        """The page; textual-serve's own loads a font from another host."""
+        """Send the page; textual-serve's own loads a font from another host."""
         return web.FileResponse(PAGE / "index.html")
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """A tab, from when it is opened until it is closed or its app ends."""
+        """Serve a tab until it is closed or its app ends."""
         websocket = web.WebSocketResponse(heartbeat=HEARTBEAT_S)
         await websocket.prepare(request)
         tab = TabService(
@@ -196,14 +195,14 @@ class TabService(AppService):
         return self._process
 
     async def run(self) -> None:
-        """Carry what the app draws to the tab; when the app ends, also by a crash, tell the tab."""
+        """Send what the app draws to the tab; when the app ends, also by a crash, tell the tab."""
         try:
             await super().run()
         finally:
             await self.remote_close()
 
     async def stop(self) -> None:
-        """End the process, gently where it answers in time. May be called again."""
+        """End the process, by force if it does not answer in time. May be called again."""
         async with self._stopping:
             process = self._process
             if process is None:
@@ -229,7 +228,7 @@ async def _forbid_other_hosts(_request: web.Request, response: web.StreamRespons
 
 
 def _guard(names: frozenset[str]) -> Middleware:
-    """Refuses what a page of another site has a browser send here, also under a name of its own for this address."""
+    """Refuse requests that another site's page has a browser send here, also under its own name for this address."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -237,14 +236,14 @@ def _guard(names: frozenset[str]) -> Middleware:
             raise web.HTTPForbidden(text="Quail does not answer to this name: open it by IP address, or as localhost\n")
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc.casefold() != request.host.casefold():
-            raise web.HTTPForbidden(text="Quail answers to its own page only\n")
+            raise web.HTTPForbidden(text="Quail answers its own page only\n")
         return await handler(request)
 
     return guard
 
 
 def _is_ours(host: str, names: frozenset[str]) -> bool:
-    """Whether a Host header can only mean this machine: an address, or a name that we know."""
+    """Return whether a Host header can only mean this machine: an address, or a known name."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name.casefold() in names:

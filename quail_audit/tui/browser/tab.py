@@ -1,6 +1,6 @@
-"""How the app is driven where a browser shows it: it draws to quail serve (serve.py) and gets its keys from there.
+"""Drive the app in a browser tab: draw to quail serve (serve.py) and get keys from it.
 
-Textual's own web driver does not notice that its server has gone, and the app would live on with nobody to see it.
+Textual's own web driver does not notice that its server is gone, so the app would run on unseen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from textual.drivers.web_driver import WebDriver
 
 
 class TabDriver(WebDriver):
-    """Ends the app when the server has closed its end, however the server ended."""
+    """A driver that ends the app when the server closes its end, however the server ended."""
 
     def run_input_thread(self) -> None:
         super().run_input_thread()

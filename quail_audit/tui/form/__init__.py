@@ -1,1 +1,1 @@
-"""Choices before a start: what they may be, and whether they fit together."""
+"""The choices before a start: which there are, and whether they fit together."""

@@ -15,7 +15,7 @@ from quail_audit.schema.preflight import (
     CheckpointFound,
     Question,
 )
-from quail_audit.tui.form.choices import TITLES, Choices, is_text, is_whole, named_policy, not_text, usable
+from quail_audit.tui.form.choices import TITLES, Choices, is_text, is_whole, named_policy, not_text_problem, usable
 from quail_audit.tui.form.preflight import Preflight
 
 CHECKPOINTS = ("original", "unlearned", "retrain")
@@ -54,7 +54,7 @@ class Checks:
             self.discard(topic)
         elif not is_text(value):
             self._preflight.forget(topic)
-            self.keep(topic, not_text(value))
+            self.keep(topic, not_text_problem(value))
         else:
             self._preflight.ask(topic, self._question(topic, value))
             self.keep(topic, None)

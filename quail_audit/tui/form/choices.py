@@ -1,4 +1,4 @@
-"""A reader's choices for an audit: from the settings, to a request, back to the settings. Asks and shows nothing."""
+"""Hold a reader's choices for an audit: from the settings, to a request, back to the settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.settings import Settings
 from quail_audit.verdict.policy_file import PYPROJECT, find_policy
 
-# Where `quail demo` and `make demo` build it, and `quail demo --task classification`.
+# The folders of `quail demo` and `quail demo --task classification`.
 DEMOS = (Path("quail-demo"), Path("quail-demo-classifier"))
 TITLES: Mapping[str, str] = {
     "original": "Original",
@@ -34,12 +34,12 @@ TITLES: Mapping[str, str] = {
     "data": "Data",
     "policy": "Policy",
 }
-Found = Mapping[str, Answer | None]  # topic -> what was found; None while it is looked at; no key: nothing to look at
+Found = Mapping[str, Answer | None]  # topic -> the answer; None while it is checked; no key: nothing to check
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the start screen holds; empty where nothing is chosen. Paths as they were typed."""
+    """The contents of the start screen's form. Paths are as typed, empty if nothing is chosen."""
 
     original: str = ""
     unlearned: str = ""
@@ -50,7 +50,7 @@ class Choices:
     device: str = "auto"
 
     def request(self) -> AuditRequest | None:
-        """What to measure; None where something is no Unicode text and cannot be written down."""
+        """Return what to measure; None if something is not Unicode text and cannot be written down."""
         if not all(is_text(getattr(self, topic)) for topic in TITLES):
             return None
         return AuditRequest(
@@ -64,7 +64,7 @@ class Choices:
         )
 
     def command_line(self) -> str:
-        """The command that does the same outside the app; capitals stand for what is not chosen yet.
+        """Return the command of the same audit, with capitals for what is not chosen yet.
 
         Empty if there is no request.
         """
@@ -77,27 +77,27 @@ class Choices:
         return shlex.join(["quail", *audit_arguments(AuditRequest.model_validate(named.model_dump()))])
 
     def to_remember(self) -> dict[str, object]:
-        """For Settings.changed. Paths become absolute, so that they hold wherever the app is opened next.
+        """Return the fields to save. Paths become absolute, to be valid wherever the app is opened next.
 
-        The working folder's own policy is not kept: in another folder nobody would have chosen it.
+        The working folder's own policy is left out: nobody chose it for another folder.
         """
         policy, own = named_policy(self.policy) or "", policy_here()
         kept = replace(self, policy="" if own and Path(policy) == Path(own) else policy)
         return {
-            **{topic: _absolute(usable(getattr(kept, topic))) for topic in TITLES},
+            **{topic: _absolute_path(usable(getattr(kept, topic))) for topic in TITLES},
             "schemes": self.schemes,
             "device": self.device,
         }
 
 
-def choices_to_begin_with(settings: Settings) -> Choices:
-    """Those of last time; where there were none, those of the first demo that has been built here.
+def first_choices(settings: Settings) -> Choices:
+    """Return the choices of last time, or those of the first demo that was built here.
 
-    The policy is the working folder's own, as `quail audit` reads it; the one of last time only where it has none.
-    A policy belongs to what is released from a folder: one that was remembered from elsewhere could loosen its limits.
+    The policy is the working folder's own, as `quail audit` reads it; last time's is used only if there is none.
+    A policy belongs to what is released from a folder: one remembered from elsewhere could loosen its limits.
     """
     remembered = Choices(
-        **{topic: _from_here(getattr(settings, topic)) for topic in TITLES},
+        **{topic: _path_from_here(getattr(settings, topic)) for topic in TITLES},
         schemes=settings.schemes,
         device=settings.device,
     )
@@ -119,9 +119,9 @@ def choices_to_begin_with(settings: Settings) -> Choices:
 
 
 def policy_here() -> str:
-    """The working folder's own policy, by its name there; empty where it has none.
+    """Return the name of the working folder's own policy, or an empty text.
 
-    A pyproject.toml that cannot be read is named all the same, so that what is wrong with it is seen.
+    An unreadable pyproject.toml is named too, so that its problem is seen.
     """
     try:
         return find_policy(Path()) or ""
@@ -130,60 +130,60 @@ def policy_here() -> str:
 
 
 def named_policy(typed: str) -> str | None:
-    """The policy file of what was typed; None: the defaults."""
+    """Return the policy file that was typed; None for the defaults."""
     file = usable(typed)
     return file if file not in ("", NO_FILE) else None
 
 
 def usable(text: str) -> str:
-    """A typed path or id as a command takes it: no blanks around it, ~ expanded, never read as an option."""
+    """Return a typed path or id as a command takes it: stripped, ~ expanded, never read as an option."""
     text = text.strip()
     if text.startswith("~"):
         text = os.path.expanduser(text)  # noqa: PTH111 - Path raises where there is no such home
     return f"./{text}" if text.startswith("-") else text
 
 
-def _absolute(text: str) -> str:
-    """A path that exists, in full; a hub's id as it is."""
+def _absolute_path(text: str) -> str:
+    """Return the full path if it exists; a hub's id as it is."""
     try:
         return str(Path(text).absolute()) if text and Path(text).exists() else text
     except (OSError, ValueError):
         return text
 
 
-def _from_here(text: str) -> str:
-    """A remembered path, short where it is below the folder the app was opened in."""
+def _path_from_here(text: str) -> str:
+    """Return a remembered path, relative if it is below the working folder."""
     here = f"{Path.cwd()}{os.sep}"
     return text.removeprefix(here) if text.startswith(here) and text != here else text
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether the audit can start.
+    """If the audit can start.
 
     Attributes:
-        said: in a line.
-        blocked_by: the choice that must be changed first: a topic, or "schemes"; empty where nothing is in the way.
-        pending: something is still being looked at, or can't be before the audit.
+        line: the answer.
+        blocked_by: the choice that must be changed first: a topic or "schemes"; empty if nothing is in the way.
+        pending: something is still being checked, or cannot be checked before the audit.
     """
 
-    said: str
+    line: str
     blocked_by: str = ""
     pending: bool = False
 
 
 def readiness(choices: Choices, found: Found) -> Readiness:
-    """What is in the way of starting, the first thing first; else what will be measured, as far as it is known."""
+    """Return the first thing in the way of starting, or what will be measured as far as it is known."""
     if not choices.original.strip():
         return Readiness("choose the original: a folder, or a Hugging Face id (org/name)", "original")
     if not choices.unlearned.strip():
         return Readiness("choose the unlearned checkpoint: a folder, or a Hugging Face id", "unlearned")
     for topic, title in TITLES.items():
         if isinstance(found.get(topic), Problem):
-            return Readiness(f"{title} cannot be used as it is; F2 says why, in full", topic)
+            return Readiness(f"{title} cannot be used as it is; press F2 for the full reason", topic)
     if not choices.schemes:
         return Readiness("choose at least one scheme", "schemes")
-    if why := _why_a_scheme_cannot_run(choices, found.get("schemes")):
+    if why := _scheme_problem(choices, found.get("schemes")):
         return Readiness(why, "schemes")
     pair = found.get("pair")
     if isinstance(pair, Problem):
@@ -191,21 +191,21 @@ def readiness(choices: Choices, found: Found) -> Readiness:
             f"they do not fit: {pair.message}", "retrain" if _is_about_retrain(pair, choices) else "unlearned"
         )
     if any(topic in found and found[topic] is None for topic in (*TITLES, "pair")):
-        return Readiness("checking; the audit may be started already", pending=True)
+        return Readiness("checking; the audit can already be started", pending=True)
     if usable(choices.original) == usable(choices.unlearned):
-        return Readiness("original and unlearned are the same checkpoint: nothing will have changed", pending=True)
+        return Readiness("original and unlearned are the same checkpoint, so nothing will have changed", pending=True)
     if any(isinstance(answer, NotYetKnown) for answer in found.values()):
-        return Readiness("ready; what has to be fetched is checked when the audit starts", pending=True)
-    return Readiness(f"ready: {_plan(choices, pair, found.get('data'))}")
+        return Readiness("ready; what must be downloaded is checked when the audit starts", pending=True)
+    return Readiness(f"ready: {_plan_line(choices, pair, found.get('data'))}")
 
 
-def _why_a_scheme_cannot_run(choices: Choices, answer: Answer | None) -> str:
-    """Of the first chosen scheme that lacks something; empty where none does, or where that is not known yet."""
+def _scheme_problem(choices: Choices, answer: Answer | None) -> str:
+    """Return what the first chosen scheme lacks; empty if none does or if that is not known yet."""
     for scheme in answer.schemes if isinstance(answer, SchemesFound) else ():
         if scheme.name in choices.schemes and scheme.missing:
             return f"{scheme.name} cannot run here yet: {scheme.missing}"
         if scheme.name in choices.schemes and scheme.is_calibrated and not choices.data.strip():
-            return f"{scheme.name} is calibrated on texts: choose data, or leave it out"
+            return f"{scheme.name} is calibrated on texts: choose data, or leave the scheme out"
     return ""
 
 
@@ -213,7 +213,7 @@ def _is_about_retrain(problem: Problem, choices: Choices) -> bool:
     return bool(choices.retrain) and problem.where.startswith(usable(choices.retrain))
 
 
-def _plan(choices: Choices, pair: Answer | None, data: Answer | None) -> str:
+def _plan_line(choices: Choices, pair: Answer | None, data: Answer | None) -> str:
     parts = []
     if isinstance(pair, PairFound):
         schemes = len(choices.schemes)
@@ -227,12 +227,12 @@ def _plan(choices: Choices, pair: Answer | None, data: Answer | None) -> str:
 
 
 def is_whole(answer: Answer | None) -> bool:
-    """Whether it is a checkpoint that needs no other one to be looked at."""
+    """Return whether it is a checkpoint that can be checked without another one."""
     return isinstance(answer, CheckpointFound) and answer.facts.format != "LoRA adapter"
 
 
 def is_text(value: str) -> bool:
-    """Whether it can be written down; a picked folder's name may be any bytes."""
+    """Return whether it is Unicode text; a picked folder's name may be any bytes."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -240,6 +240,6 @@ def is_text(value: str) -> bool:
     return True
 
 
-def not_text(value: str) -> Problem:
-    """Of a path that no command line or file of settings can hold."""
-    return Problem(message=f"{printable(value, limit=60)} is no Unicode text, and cannot be named")
+def not_text_problem(value: str) -> Problem:
+    """Return the problem of a path that no command line or settings file can hold."""
+    return Problem(message=f"{printable(value, limit=60)} is not Unicode text and cannot be named")

@@ -1,4 +1,4 @@
-"""Completes a path as it is typed: folders, and files of one ending where files are wanted. Shows nothing."""
+"""Complete a path as it is typed: folders, and files of one ending if files are wanted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from textual.suggester import Suggester
 
-ENTRIES = 5_000  # of a folder that are looked at; a larger one is not completed in
+ENTRIES = 5_000  # of a folder; in a larger one nothing is completed
 
 
 class FolderSuggester(Suggester):
-    """The first folder by name that goes on from what is typed. `~` is read as a shell reads it, and stays as typed.
+    """Suggests the first folder whose name begins as typed. `~` is read as by a shell, and stays as typed.
 
     Args:
         ending: complete files with this ending too: ".toml".
@@ -24,12 +24,12 @@ class FolderSuggester(Suggester):
         self._ending = ending
 
     async def get_suggestion(self, value: str) -> str | None:
-        """See Suggester. In a thread: a folder may be on a network."""
+        """See Suggester. Runs in a thread, as a folder may be on a network."""
         return await asyncio.to_thread(complete, value, self._ending)
 
 
 def complete(value: str, ending: str | None = None) -> str | None:
-    """The path with its last part completed; None where nothing goes on from it or the folder cannot be read."""
+    """Return the path with its last part completed; None if nothing fits or the folder cannot be read."""
     parent, begun = os.path.split(value)
     if not value or value.endswith(os.sep + os.curdir) or begun == "~":
         return None

@@ -1,8 +1,8 @@
-"""From a choice of layers to the shortest `--layers` that means exactly it. Pure.
+"""Find the shortest `--layers` that means exactly a choice of layers.
 
-A choice is covered by few specifications: the layers at risk, whole roles, runs of whole blocks; what is left over by
-patterns of names. No specification takes in a layer that was not chosen. The least number is a set cover, so the
-largest specification is taken first, which is the least in every ordinary case.
+Few specifications cover a choice: the layers at risk, whole roles, runs of whole blocks, and patterns of names for the
+rest. No specification selects a layer that was not chosen. The least number is a set cover, so the largest
+specification is taken first, which is the least in every ordinary case.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ALL, AT_RISK = "all", "at-risk"
 def layer_specs(
     layers: Sequence[LayerStatistics], chosen: Collection[str], at_risk: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """The values of `--layers` that select exactly the chosen layers; none where none is chosen.
+    """Return the values of `--layers` that select exactly the chosen layers; none if none is chosen.
 
     Args:
         layers: every layer that can be trained, in model order.
         chosen: names of some of them.
-        at_risk: names of those that "at-risk" means to the command; empty where it is not to be used.
+        at_risk: names of those that "at-risk" means to the command; empty if it may not be used.
     """
     wanted, risky = frozenset(chosen), frozenset(at_risk)
     if wanted and wanted == risky:
@@ -39,13 +39,13 @@ def layer_specs(
     if left:
         more, _ = _cover(dict(_patterns(layers, wanted, left)), left)
         specs |= more
-    return tuple(sorted(_needed(specs), key=lambda spec: _place(spec, layers)))
+    return tuple(sorted(_drop_covered(specs), key=lambda spec: _sort_key(spec, layers)))
 
 
 def _cover(
     candidates: Mapping[str, frozenset[str]], wanted: frozenset[str]
 ) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
-    """The largest candidate first, until none adds anything; and what no candidate holds."""
+    """Choose the largest candidate first, until none adds anything; return them and what none holds."""
     usable = {spec: names for spec, names in candidates.items() if names}
     left, taken = wanted, {}
     while left and usable:
@@ -57,8 +57,8 @@ def _cover(
     return taken, left
 
 
-def _needed(specs: Mapping[str, frozenset[str]]) -> list[str]:
-    """Without those that the others hold between them: a large one taken early may have become idle."""
+def _drop_covered(specs: Mapping[str, frozenset[str]]) -> list[str]:
+    """Drop the ones that the others cover: a large one taken early may have become redundant."""
     kept = dict(specs)
     for spec in sorted(specs, key=lambda spec: len(specs[spec])):
         others = frozenset[str]().union(*(names for other, names in kept.items() if other != spec))
@@ -67,8 +67,8 @@ def _needed(specs: Mapping[str, frozenset[str]]) -> list[str]:
     return list(kept)
 
 
-def _place(spec: str, layers: Sequence[LayerStatistics]) -> tuple[int, int, str]:
-    """Kinds in one order, blocks in theirs, so that a choice is always written alike."""
+def _sort_key(spec: str, layers: Sequence[LayerStatistics]) -> tuple[int, int, str]:
+    """Sort key: kinds in one order, blocks in theirs, so that a choice is always written alike."""
     kind = (AT_RISK, "block", "role", "name").index(spec.partition(":")[0])
     first = re.match(r"block:(\d+)", spec)
     return kind, int(first[1]) if first else 0, spec
@@ -84,7 +84,7 @@ def _roles(layers: Sequence[LayerStatistics]) -> Iterator[tuple[str, frozenset[s
 
 
 def _block_runs(layers: Sequence[LayerStatistics], wanted: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
-    """Runs of blocks that are wanted whole, each as long as it goes."""
+    """Return runs of blocks that are wanted whole, each as long as possible."""
     blocks: dict[int, set[str]] = defaultdict(set)
     for layer in layers:
         if layer.block is not None:
@@ -102,7 +102,7 @@ def _block_runs(layers: Sequence[LayerStatistics], wanted: frozenset[str]) -> It
 def _patterns(
     layers: Sequence[LayerStatistics], wanted: frozenset[str], left: frozenset[str]
 ) -> Iterator[tuple[str, frozenset[str]]]:
-    """Patterns over what is left: a module's layers, the same layer of several blocks, a single layer."""
+    """Return patterns for what is left: a module's layers, one layer of several blocks, a single layer."""
     by_name = {layer.name: layer for layer in layers}
     for pattern in dict.fromkeys(_possible_patterns([by_name[name] for name in by_name if name in left])):
         matches = re.compile(translate(pattern)).match
@@ -115,7 +115,7 @@ def _possible_patterns(layers: Sequence[LayerStatistics]) -> Iterator[str]:
     blocks: dict[tuple[str, str], list[int]] = defaultdict(list)
     for layer in layers:
         for parts in (layer.name.split("."), [*layer.name.split(".")[:-1], "*"]):
-            escaped = [part if part == "*" else _escaped(part) for part in parts]
+            escaped = [part if part == "*" else _escape(part) for part in parts]
             yield ".".join(escaped)
             number = str(layer.block)
             if layer.block is not None and number in escaped:
@@ -127,7 +127,7 @@ def _possible_patterns(layers: Sequence[LayerStatistics]) -> Iterator[str]:
 
 
 def _digit_patterns(numbers: Sequence[int]) -> Iterator[str]:
-    """Patterns of whole numbers that differ in their last digit alone, or in nothing: 12, 1[2-5], [0-9]."""
+    """Return patterns of whole numbers that differ at most in their last digit: 12, 1[2-5], [0-9]."""
     by_tens: dict[int, set[int]] = defaultdict(set)
     for number in numbers:
         by_tens[number // 10].add(number % 10)
@@ -138,6 +138,6 @@ def _digit_patterns(numbers: Sequence[int]) -> Iterator[str]:
         yield f"{lead}[{inside}]" if len(digits) > 1 else f"{lead}{inside}"
 
 
-def _escaped(text: str) -> str:
-    """Names are anybody's: what is a pattern's own sign stands for itself."""
+def _escape(text: str) -> str:
+    """Escape a pattern's signs in a name, which is untrusted."""
     return re.sub(r"([*?[])", r"[\1]", text)

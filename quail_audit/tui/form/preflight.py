@@ -1,8 +1,8 @@
-"""The app's side of preflight.py: asks a process of its own about choices, and hands each answer over as it comes.
+"""Ask the preflight process about choices, and hand over each answer as it comes.
 
-Of the questions about one topic only the newest counts: one that was replaced while it waited is never asked, and the
-answer to one that was replaced while it was being answered is dropped. Where the process is ended to make room, what
-it had not answered is asked again later. Knows no widget.
+Only the newest question about a topic counts: one that was replaced while it waited is never asked, and its answer is
+dropped if it was already asked. If the process is ended to free memory, open questions are asked again later. The
+process itself is engine/preflight.py.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from quail_audit.core.untrusted import printable
 from quail_audit.schema.preflight import Answer, Problem, Question, answer_of
 from quail_audit.tui.live.child import TAIL_BYTES, how_it_ended
 
-# -P: the folder the app was started in is no place to import from.
+# -P: import nothing from the folder that the app was started in.
 COMMAND = (sys.executable, "-P", "-m", "quail_audit.engine.preflight")
-ANSWER_S = 120.0  # a folder on a network that hangs would hold up every other question
+ANSWER_S = 120.0  # a hanging network folder must not hold up every other question
 TRIES = 2
-LEAVING_S = 1.0  # a process that has closed its output is about to be gone, and then says why
+LEAVING_S = 1.0  # a process that has closed its output ends soon, and then says why
 LONGEST_LINE_BYTES = 1 << 22
 
 
 class Preflight:
-    """Questions and their answers. Starts its process at the first question; everything runs in the app's event loop.
+    """Questions and their answers. Starts the process at the first question; runs in the app's event loop.
 
     Args:
         hand_over: called with a topic and the answer to its newest question.
-        note: called with a sentence for the log where the process ended by itself.
-        command: what answers.
+        note: called with a sentence for the log if the process ended by itself.
+        command: starts the process.
         answer_s: how long an answer may take, in seconds; then the process is ended and the answer says so.
     """
 
@@ -57,29 +57,29 @@ class Preflight:
 
     @property
     def process_id(self) -> int | None:
-        """Of the process that answers; None while there is none."""
+        """The id of the process; None while there is none."""
         return None if self._process is None else self._process.pid
 
     def ask(self, topic: str, question: Question) -> None:
-        """Ask this about the topic, instead of what was asked about it before."""
+        """Ask this about the topic, in place of any earlier question."""
         self._unanswered[topic] = question
-        self.go_on()
+        self.resume()
 
-    def go_on(self) -> None:
-        """Ask what is still unanswered after a rest."""
+    def resume(self) -> None:
+        """Ask again what was not answered before a rest."""
         if self._unanswered and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._converse(), name="preflight")
 
     def forget(self, topic: str) -> None:
-        """Ask nothing about the topic any more, and drop what is still to come."""
+        """Drop the question about the topic, and its answer if one still comes."""
         self._unanswered.pop(topic, None)
 
     async def rest(self) -> None:
-        """End the process, which holds some hundred megabytes. The next question, or go_on, starts it anew."""
+        """End the process, which holds some hundred megabytes. The next question, or resume, starts a new one."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-        await self._end()  # lets go of the process at once, so that what is asked meanwhile gets another
+        await self._end_process()  # drops the process at once, so that new questions start another
         if task is not None:
             with suppress(asyncio.CancelledError):
                 await task
@@ -93,28 +93,28 @@ class Preflight:
                 self._hand_over(topic, found)
 
     async def _answer(self, question: Question) -> Answer:
-        """The answer, from a new process where the first one ends; where that ends too, how it ended."""
+        """Return the answer; if the process ends, ask a new one, and if that ends too, say how."""
         ended = ""
         for _ in range(TRIES):
             try:
-                process = await self._running()
+                process = await self._ensure_process()
                 async with asyncio.timeout(self._answer_s):
-                    return await _converse_once(process, question)
+                    return await _ask_once(process, question)
             except TimeoutError:
-                await self._end()
+                await self._end_process()
                 return Problem(
                     message=f"could not be checked: no answer in {self._answer_s:.0f} s",
-                    mend="The audit may still read it; is it on a network that hangs?",
+                    mend="The audit may still read it; is its network drive hanging?",
                 )
             except (OSError, ValueError) as error:  # it has ended, could not be started, or speaks nonsense
-                ended = await self._end(LEAVING_S) or printable(str(error), limit=200)
+                ended = await self._end_process(LEAVING_S) or printable(str(error), limit=200)
                 self._note(f"the process that checks choices ended: {ended}")
         return Problem(
-            message=f"could not be checked: the process that does has ended twice ({ended})",
-            mend="The audit checks it too; the log has what the process said",
+            message=f"could not be checked: the process for it ended twice ({ended})",
+            mend="The audit checks it too; the log has what the process printed",
         )
 
-    async def _running(self) -> asyncio.subprocess.Process:
+    async def _ensure_process(self) -> asyncio.subprocess.Process:
         if self._process is None:
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
             self._process = await asyncio.create_subprocess_exec(
@@ -127,18 +127,18 @@ class Preflight:
             )
         return self._process
 
-    async def _end(self, wait_s: float = 0.0) -> str:
-        """End the process; how it ended and the last it said, where it ends by itself in so many seconds."""
+    async def _end_process(self, wait_s: float = 0.0) -> str:
+        """End the process; return its exit and last line if it ends by itself within wait_s seconds."""
         process, self._process = self._process, None
         stderr, self._stderr = self._stderr, None
-        said = ""
+        ending = ""
         try:
             if process is not None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await process.wait()
                 if process.returncode is not None and stderr is not None:
-                    said = ": ".join(filter(None, (how_it_ended(process.returncode), _last_line(stderr))))
+                    ending = ": ".join(filter(None, (how_it_ended(process.returncode), _last_line(stderr))))
         finally:  # also where the conversation is cancelled
             if process is not None:
                 with suppress(ProcessLookupError):
@@ -146,11 +146,11 @@ class Preflight:
                 await process.wait()
             if stderr is not None:
                 stderr.close()
-        return said
+        return ending
 
 
-async def _converse_once(process: asyncio.subprocess.Process, question: Question) -> Answer:
-    """Raises OSError where the process ends, ValueError where its line is no answer."""
+async def _ask_once(process: asyncio.subprocess.Process, question: Question) -> Answer:
+    """Ask and read one answer. Raises OSError if the process ends, ValueError if its line is no answer."""
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
     process.stdin.write(question.model_dump_json().encode() + b"\n")
@@ -163,5 +163,5 @@ async def _converse_once(process: asyncio.subprocess.Process, question: Question
 
 def _last_line(stderr: IO[bytes]) -> str:
     size = os.fstat(stderr.fileno()).st_size
-    said = os.pread(stderr.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
-    return printable(said.strip().rpartition("\n")[2], limit=300)
+    tail = os.pread(stderr.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
+    return printable(tail.strip().rpartition("\n")[2], limit=300)

@@ -1,7 +1,7 @@
-"""What can be set of a training: each setting's words, and from what was typed to values or what is wrong with it.
+"""Describe the settings of a training, and turn what was typed into values or problems.
 
-Names and defaults are TrainRequest's; a setting left empty is not given, so the command's own default holds, or that of
-the objective. Not here: the training, whose package need not be installed; nor how settings are drawn.
+Names and defaults are TrainRequest's. A setting left empty is not given, so the default of the command or of the
+objective holds. The package of the training need not be installed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from quail_audit.schema.requests import HingeForm, Precision, TrainRequest
 SettingKind = Literal["choice", "positive", "not negative", "count", "margin", "text", "data", "output"]
 AUTO = "auto"
 PAPERS_OBJECTIVE = "ga_gdr_l1_hinge"  # of arXiv 2601.15538
-SET_BY_OBJECTIVE = ("repair",)  # objectives that come with settings of their own
+SET_BY_OBJECTIVE = ("repair",)  # objectives that bring their own settings
 
 _TERMS: Mapping[str, str] = {
     "ga": "gradient ascent on the forget set, without bound",
     "npo": "negative preference optimization, a bounded ascent",
     "simnpo": "NPO without a reference model",
-    "relabel": "another label, drawn at random, in the place of the true one: classifiers only",
+    "relabel": "a random other label in place of the true one: classifiers only",
     "hinge": "the hinge keeps logits a margin away from the original's",
     "gdr": "the loss on the retain set",
     "klr": "KL to the original on the retain set",
@@ -40,7 +40,7 @@ class Setting:
         name: TrainRequest's field.
         label: at most 14 characters.
         help: one line on what it does.
-        choices: of a "choice".
+        choices: the values of a "choice".
     """
 
     name: str
@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def default(self) -> str:
-        """What holds where it is left empty, as it would be typed; empty where there is no such thing."""
+        """The value that holds if it is left empty, as it would be typed; empty if there is none."""
         value = TrainRequest.model_fields[self.name].get_default()
         if self.kind == "margin":
             return AUTO
@@ -59,7 +59,7 @@ class Setting:
 
 
 def objectives() -> tuple[str, ...]:
-    """By name: what to take first, then every composition of a forget term, a retain term and what is added."""
+    """Return the names of objectives: the best first, then every sum of a forget term, a retain term and additions."""
     composed = (
         "_".join(part for part in parts if part)
         for parts in product(("ga", "npo", "simnpo", "relabel"), ("", "gdr", "klr"), ("", "l1"), ("", "hinge"))
@@ -68,8 +68,8 @@ def objectives() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *composed, "sure", "lora")))
 
 
-def objective_explained(name: str) -> str:
-    """An objective's parts in words."""
+def objective_help(name: str) -> str:
+    """Describe an objective's parts."""
     match name:
         case "repair":
             return "what repairs best: the centred hinge at quantized precision with a wide margin, and the retain loss"
@@ -82,32 +82,32 @@ def objective_explained(name: str) -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("objective", "Objective", "choice", "", objectives()),  # its help is objective_explained
-    Setting("out", "Output folder", "output", "Where the retrained checkpoint goes; a folder that is new or empty"),
+    Setting("objective", "Objective", "choice", "", objectives()),  # its help is objective_help
+    Setting("out", "Output folder", "output", "Where the retrained checkpoint goes; a new or empty folder"),
     Setting("data", "Data folder", "data", "The forget and retain texts, in MUSE layout or labelled"),
     Setting(
         "margin_logits",
         "Margin γ",  # noqa: RUF001 - the paper's letters
         "margin",
-        "In logits. auto is half the quantization step, as in the paper: mostly too small to matter. 5 healed the demo",
+        "In logits. auto is half the quantization step, as in the paper, and mostly too small. 5 repaired the demo",
     ),
     Setting("margin_scale", "Margin × ", "positive", "Multiplies the margin, whether given or measured"),
     Setting(
         "hinge",
         "Hinge",
         "choice",
-        "How the distance to the original's logits is taken; centred cannot be met by shifting all logits alike",
+        "How the distance to the original's logits is taken; shifting all logits alike cannot meet centred",
         get_args(HingeForm),
     ),
     Setting(
         "hinge_precision",
         "Hinge sees",
         "choice",
-        "quantized: the margin is kept by the model as it will be deployed; full: by the weights as they are",
+        "quantized: the model as deployed keeps the margin; full: the weights as they are do",
         get_args(Precision),
     ),
-    Setting("hinge_weight", "Hinge λ", "not negative", "How much the hinge weighs against the other terms"),
-    Setting("retain_weight", "Retain α", "not negative", "How much the retain set weighs; more keeps more utility"),  # noqa: RUF001
+    Setting("hinge_weight", "Hinge λ", "not negative", "Weight of the hinge against the other terms"),
+    Setting("retain_weight", "Retain α", "not negative", "Weight of the retain set; more keeps more utility"),  # noqa: RUF001
     Setting(
         "l1_weight", "L1 μ", "not negative", "Weight of the update's L1 norm: more leaves more weights as they are"
     ),
@@ -115,25 +115,32 @@ SETTINGS: tuple[Setting, ...] = (
         "init",
         "Begin with",
         "choice",
-        "unlearned repairs the checkpoint there is; original unlearns anew",
+        "unlearned repairs the existing checkpoint; original unlearns anew",
         ("unlearned", "original"),
     ),
     Setting("epochs", "Epochs", "positive", "Passes over the forget set"),
-    Setting("max_steps", "Steps at most", "count", "Ends after so many steps, whatever the epochs; empty: the epochs"),
-    Setting("learning_rate", "Learning rate", "positive", "Of AdamW. Small updates are what rounding takes away"),
-    Setting("batch_size", "Batch size", "count", "Forget samples a step; lower it where memory runs out"),
-    Setting("scheme", "Scheme", "choice", "How the model will be deployed: at risk, margin and hinge are taken at it"),
-    Setting("device", "Device", "text", "Where it trains: auto, cpu, cuda, cuda:1, mps"),
+    Setting(
+        "max_steps", "Steps at most", "count", "Ends after so many steps, whatever the epochs; empty: after the epochs"
+    ),
+    Setting("learning_rate", "Learning rate", "positive", "AdamW learning rate. Rounding removes small updates"),
+    Setting("batch_size", "Batch size", "count", "Forget samples per step; lower it if memory runs out"),
+    Setting(
+        "scheme",
+        "Scheme",
+        "choice",
+        "How the model will be deployed; sets the layers at risk, the margin and the hinge",
+    ),
+    Setting("device", "Device", "text", "Device to train on: auto, cpu, cuda, cuda:1, mps"),
 )
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was typed, read.
+    """The settings that were typed.
 
     Attributes:
-        values: TrainRequest's fields, only those that were given; a folder also where something is wrong with it.
-        problems: setting -> what is wrong with it, in words.
+        values: TrainRequest's fields that were given; a folder also if there is a problem with it.
+        problems: setting -> what is wrong with it.
     """
 
     values: Mapping[str, object] = field(default_factory=dict)
@@ -141,12 +148,12 @@ class Chosen:
 
 
 def read_settings(typed: Mapping[str, str]) -> Chosen:
-    """Read what was typed, by the name of its setting. Looks at the output and the data folder, writes nothing."""
+    """Read what was typed, by the name of its setting. Looks at the output and data folders, writes nothing."""
     values: dict[str, object] = {}
     problems: dict[str, str] = {}
     for setting in SETTINGS:
         text = typed.get(setting.name, "").strip()
-        value, problem = _read(setting, text)
+        value, problem = _read_setting(setting, text)
         if problem:
             problems[setting.name] = problem
         if text and (value is not None or not problem):
@@ -154,13 +161,13 @@ def read_settings(typed: Mapping[str, str]) -> Chosen:
     return Chosen(values, problems)
 
 
-def _read(setting: Setting, text: str) -> tuple[object, str]:
-    """A value, and what is wrong with it."""
+def _read_setting(setting: Setting, text: str) -> tuple[object, str]:
+    """Return a setting's value, and what is wrong with it."""
     match setting.kind:
         case "output":
-            return _expanded(text), _problem_of_output(text)
+            return _expand_user(text), _problem_of_output(text)
         case "data":
-            return _expanded(text), _problem_of_data(text)
+            return _expand_user(text), _problem_of_data(text)
         case "choice" | "text":
             return text, ""
     if not text:
@@ -184,8 +191,8 @@ def _read_number(kind: SettingKind, text: str) -> tuple[object, str]:
     return (value, "") if is_fine else (None, f"must be {wanted}")
 
 
-def _expanded(text: str) -> str:
-    """~ as a shell would have it; no shell sees what is typed here."""
+def _expand_user(text: str) -> str:
+    """Expand ~, as no shell sees what is typed here."""
     try:
         return str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:  # no such user
@@ -196,7 +203,7 @@ def _problem_of_output(text: str) -> str:
     if not text:
         return "is missing: name a folder for the result"
     try:
-        folder = Path(_expanded(text))
+        folder = Path(_expand_user(text))
         if folder.exists() and not folder.is_dir():
             return "is a file: name a folder"
         if folder.is_dir() and any(folder.iterdir()):
@@ -208,15 +215,15 @@ def _problem_of_output(text: str) -> str:
 
 def _problem_of_data(text: str) -> str:
     if not text:
-        return "is missing: training needs the texts to forget and to keep"
+        return "is missing: training needs the forget and retain texts"
     try:
-        return "" if Path(_expanded(text)).exists() else "does not exist"
+        return "" if Path(_expand_user(text)).exists() else "does not exist"
     except (OSError, ValueError) as error:
         return f"cannot be used: {getattr(error, 'strerror', None) or error}"
 
 
 def suggested_output(unlearned: str) -> str:
-    """A folder that is free, named after the checkpoint that is repaired: beside it where it is a local one."""
+    """Return a free folder named after the checkpoint to repair: beside it if it is local."""
     local = Path(unlearned).is_dir()
     base = unlearned.rstrip("/") if local else PurePath(unlearned.partition("@")[0]).name
     names = (f"{base}-repaired{ending}" for ending in ("", *(f"-{number}" for number in range(2, 100))))

@@ -1,1 +1,1 @@
-"""Runs that the app follows while they go, and the processes that make them."""
+"""The runs that the app follows, and the processes behind them."""

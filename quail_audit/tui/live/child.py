@@ -1,6 +1,6 @@
-"""A `quail` command in a process of its own, started and stopped by the app.
+"""Start and stop a `quail` command in its own process.
 
-What it finds out is in its run folder; here is only whether it lives, how it ended and what it said on standard error.
+Its results are in its run folder; this module knows if it lives, how it ended and what it wrote to standard error.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TAIL_BYTES = 8_000  # of standard error, for a message; the log view shows no mo
 
 
 class Child:
-    """A command that runs. It ends with the app, however the app ends (leash.py).
+    """A running command. It ends with the app, however the app ends (leash.py).
 
     Args:
-        arguments: of `quail`: ["audit", "original", "unlearned", …].
+        arguments: for `quail`: ["audit", "original", "unlearned", …].
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -46,21 +46,21 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative where a signal killed it, as subprocess says."""
+        """None while it runs; negative if a signal killed it, as in subprocess."""
         return self._process.poll()
 
     @property
     def memory_bytes(self) -> int | None:
-        """Resident memory of it and its children, a second old at most; None where that cannot be told."""
+        """Resident memory of the process and its children, at most a second old; None if unknown."""
         if self.exit_code is not None:
             return None
         now_s = time.monotonic()
         if now_s - self._memory[0] >= MEMORY_INTERVAL_S:
-            self._memory = (now_s, self._look_at_memory())
+            self._memory = (now_s, self._measure_memory())
         return self._memory[1]
 
-    def _look_at_memory(self) -> int | None:
-        """Goes through every process of the machine to find the children: not for each drawing."""
+    def _measure_memory(self) -> int | None:
+        """Find the children among all processes of the machine: too slow for each drawing."""
         try:
             process = psutil.Process(self._process.pid)
             return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
@@ -68,7 +68,7 @@ class Child:
             return None
 
     def errors(self) -> str:
-        """The end of what it wrote to standard error."""
+        """Return the end of what it wrote to standard error."""
         if self._stderr.closed:
             return ""
         size = os.fstat(self._stderr.fileno()).st_size
@@ -80,7 +80,7 @@ class Child:
             self._process.terminate()
 
     def close(self) -> None:
-        """End it, gently where it answers in time, and free what it holds. May be called again."""
+        """End it, by force if it does not answer in time, and free what it holds. May be called again."""
         if self._stderr.closed:
             return
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
@@ -103,7 +103,7 @@ def _kill_tree(pid: int) -> None:
 
 
 def how_it_ended(exit_code: int) -> str:
-    """An exit code in words: "exit code 4", "killed by SIGKILL (signal 9)"."""
+    """Return an exit code in words: "exit code 4", "killed by SIGKILL (signal 9)"."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

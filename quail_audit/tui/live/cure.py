@@ -1,4 +1,4 @@
-"""A cure as the app holds it: what its events have said so far, and how it stands. Shows nothing."""
+"""Hold a cure that the app follows: its state so far, and its stage."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class LiveCure(Making):
     Args:
         folder: the run's.
         name: carry, attribute or recipe.
-        command: as it is typed, without where the run goes; empty where its first event is to tell.
-        child: the process that works on it, where the app started it.
+        command: as it is typed, without the run's folder; empty if its first event has to tell.
+        child: its process, if the app started it.
     """
 
     def __init__(self, folder: Path, name: str, command: tuple[str, ...] = (), child: Child | None = None) -> None:
@@ -31,17 +31,17 @@ class LiveCure(Making):
 
     @property
     def command(self) -> tuple[str, ...]:
-        """As it is typed, as far as that is known."""
+        """The command as it is typed, as far as it is known."""
         if self._command or self.state.started is None:
             return self._command or ("quail", self.name)
         return self.state.started.command
 
     @property
     def request(self) -> CureRequest | None:
-        """What was asked for; None until the first event has come."""
+        """The request; None until the first event has come."""
         return None if self.state.started is None else self.state.started.request
 
     @property
     def stage(self) -> CureStage:
-        """How it stands."""
+        """The stage of the cure."""
         return self.ending or ("running" if self.state.started is not None else "starting")

@@ -1,6 +1,6 @@
-"""Follows a run's events in a thread, so that reading and parsing never hold up a key. Applies nothing.
+"""Follow a run's events in a thread, so that reading and parsing never hold up a key.
 
-The app takes what has come with take(), a little at a time. What waits is bounded: a run that is faster than the screen
+The app takes events with take(), a little at a time. Their number is bounded: a run that is faster than the screen
 waits for it.
 """
 
@@ -29,7 +29,7 @@ class Feed:
 
     Args:
         folder: the run's.
-        is_awaited: whether a run that has not begun, or not begun again, may still do so: its process lives.
+        is_awaited: returns whether a run that has not begun, or not resumed, still may: its process lives.
     """
 
     def __init__(self, folder: Path, is_awaited: Callable[[], bool] = lambda: False) -> None:
@@ -42,12 +42,12 @@ class Feed:
         self._thread.start()
 
     @property
-    def ended(self) -> bool:
-        """Whether everything there will ever be has been taken."""
+    def has_ended(self) -> bool:
+        """Whether everything has been taken and nothing more will come."""
         return not self._thread.is_alive() and not self._waiting
 
     def take(self, budget_s: float) -> Iterator[PlacedEvent]:
-        """What has come, until there is no more or so many seconds are over, what the taker does with it included."""
+        """Yield what has come, until there is no more or so many seconds are over, the caller's work included."""
         deadline_s = time.monotonic() + budget_s
         for taken in itertools.count(1):
             try:
@@ -78,7 +78,7 @@ class Feed:
             self.problem = error
 
     def _has_begun(self, writer: Writer) -> bool:
-        """Whether there is something to follow: of an audit that goes on, not only what it said before."""
+        """Return whether there is something to follow; for a resumed audit, something new."""
         if not (self.folder / EVENTS).is_file():
             return False
         if writer.is_alive():

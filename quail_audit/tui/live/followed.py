@@ -1,7 +1,6 @@
-"""What the app follows: an audit, a training or a cure, by the events that its process writes. Shows nothing.
+"""Follow an audit, a training or a cure by the events that its process writes.
 
-What the events come to is told by live_run.py, live_training.py and live_cure.py; here they are only taken in, a little
-at a time.
+run.py, training.py and cure.py say what the events mean.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ class Followed(ABC):
 
     Args:
         folder: the run's.
-        child: the process that writes it, where the app started it; None of a run that is only watched.
+        child: the process that writes it, if the app started it; None for a run that is only watched.
 
     Attributes:
         state: the fold of the events taken in so far.
-        changes: events taken in; a face that has seen this many is up to date.
+        changes: the number of events taken in; a screen that has seen this many is up to date.
     """
 
     state: AuditState | TrainingState | CureState
@@ -44,7 +43,7 @@ class Followed(ABC):
         self._feed = Feed(folder, is_awaited=lambda: child is not None and child.exit_code is None)
 
     def advance(self, budget_s: float) -> None:
-        """Take in what has come, for about so many seconds."""
+        """Take in new events, for about so many seconds."""
         for placed in self._feed.take(budget_s):
             self._apply(placed)
             self.changes += 1
@@ -57,52 +56,52 @@ class Followed(ABC):
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come."""
-        return self._feed.ended
+        return self._feed.has_ended
 
     @property
     def idle_s(self) -> float:
-        """Since the last event came, while more may come: by how much the clock has gone on since."""
+        """Seconds since the last event, while more may come."""
         return 0.0 if self.is_over else time.monotonic() - self._last_s
 
     @property
     def is_running_here(self) -> bool:
-        """Whether a process that this app started still writes it."""
+        """Whether a process of this app is still writing it."""
         return self.child is not None and self.child.exit_code is None
 
     @property
     def folder_from_here(self) -> str:
-        """The folder as a command started where the app is would name it."""
+        """The folder, relative to the working folder if it is inside."""
         here = Path.cwd()
         return str(self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder)
 
     @property
     def problem(self) -> str | None:
-        """Why the run could not be followed to its end; None where nothing went wrong with that."""
+        """Why the run could not be followed to its end; None if it could."""
         return None if self._feed.problem is None else str(self._feed.problem)
 
     def close(self) -> None:
-        """Stop following, and end the process that writes where the app started it."""
+        """Stop following, and end the process if the app started it."""
         self._feed.close()
         if self.child is not None:
             self.child.close()
 
 
 class Making(Followed):
-    """A run that makes something, rather than measures it: a training or a cure."""
+    """A run that makes something rather than measuring it: a training or a cure."""
 
     state: TrainingState | CureState
 
     @property
     @abstractmethod
     def stage(self) -> str:
-        """How it stands."""
+        """The stage of the run."""
 
     def _apply(self, placed: PlacedEvent) -> None:
         self.state.apply(placed.event)
 
     @property
     def ending(self) -> Literal["finished", "stopped"] | None:
-        """How it ended; None: it has not. "finished" only where the process itself said that all went well."""
+        """How it ended; None if it has not. "finished" only if the process itself reported success."""
         end = self.state.end
         if isinstance(end, RunFinished) and end.exit_code == 0:
             return "finished"
@@ -110,5 +109,5 @@ class Making(Followed):
 
     @property
     def result(self) -> CheckpointSaved | None:
-        """The checkpoint it was run for; None while there is none, or where it makes none."""
+        """The checkpoint it was run for; None while there is none, or if it makes none."""
         return next((saved for saved in reversed(self.state.saved) if saved.final), None)

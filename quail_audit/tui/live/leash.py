@@ -22,7 +22,7 @@ NICENESS = 5  # so that the app stays quick while both cores are busy
 def main() -> None:
     """Run the command that the arguments name, and end as it does: with its exit code or by its signal."""
     os.nice(NICENESS)
-    # -P: a file in the folder that the app was opened in is never taken for a library
+    # -P: never import a file of the folder that the app was opened in
     arguments = [sys.executable, "-P", "-m", "quail_audit", *sys.argv[1:]]
     command = subprocess.Popen(
         arguments,
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _end_with_the_leash() -> None:
-    """In the command, before it is one: ask Linux to stop it should this process be killed. Elsewhere nobody can."""
+    """Ask Linux, in the command's process before it begins, to stop it if this process is killed. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""Finds the runs that the start screen lists: those of the folder the app was opened in, and those opened before."""
+"""Find the runs that the start screen lists: those of the working folder, and those opened before."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ MOST_RUNS = 50
 
 
 class RecentRuns:
-    """Looks at the runs' folders again and again. Blocks while it does: for a thread.
+    """Looks at the folders of runs, again and again. Blocks, so it needs a thread.
 
     Args:
-        runs_folder: where runs go that are not told where.
+        runs_folder: where runs go by default.
     """
 
     def __init__(self, runs_folder: Path = RUNS_FOLDER) -> None:
         self._runs_folder = runs_folder
-        # Kept between two looks: a writer on another machine counts as gone when its heart has stood still that long.
+        # Kept between looks: a writer on another machine is gone if its heartbeat did not change in between.
         self._writers: dict[Path, Writer] = {}
 
     def look(self, remembered: Iterable[str | Path]) -> list[RecentRun]:
-        """The runs there are, the last written first; each once, whatever it was remembered as."""
+        """Return the runs, the last written first; each once, however it was remembered."""
         found: dict[Path, RunSummary] = {
             summary.folder.absolute(): summary for summary in list_runs(self._runs_folder, limit=MOST_RUNS)
         }
@@ -39,12 +39,12 @@ class RecentRuns:
             if path not in found and (summary := summarize_run(path)) is not None:
                 found[path] = summary
         runs = [
-            RecentRun(folder, summary.request, self._standing(folder, summary), summary.exit_code, summary.written_s)
+            RecentRun(folder, summary.request, self._outcome_of(folder, summary), summary.exit_code, summary.written_s)
             for folder, summary in found.items()
         ]
         return sorted(runs, key=lambda run: run.written_s, reverse=True)[:MOST_RUNS]
 
-    def _standing(self, folder: Path, summary: RunSummary) -> RunOutcome:
+    def _outcome_of(self, folder: Path, summary: RunSummary) -> RunOutcome:
         if summary.exit_code is not None:
             if summary.has_verdict:
                 return OUTCOME_OF.get(summary.exit_code, "not measured")
@@ -63,8 +63,8 @@ class RecentRun:
     Attributes:
         folder: of the run, absolute.
         request: what was asked for.
-        standing: how it ended, or that it has not.
-        exit_code: None where it has not, or was killed.
+        standing: how it ended, or that it is running.
+        exit_code: None if it is running or was killed.
         written_s: when it last wrote an event, in seconds since the epoch.
     """
 

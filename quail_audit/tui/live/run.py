@@ -1,7 +1,7 @@
-"""A run as the app holds it: what its events have said so far, and where in events.jsonl the rest can be read.
+"""Hold an audit that the app follows: its state so far, and where events.jsonl has the rest.
 
 Texts of samples and details of layers stay in the file, so that memory is bounded by the number of samples, not by
-their length. Shows nothing.
+their length.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LiveRun(Followed):
 
     @property
     def is_running_here(self) -> bool:
-        """See Followed. After the end of the run its process takes a second or two to leave: nothing to stop."""
+        """See Followed. False once the run is over, though its process takes a second or two to leave."""
         return super().is_running_here and self.state.end is None
 
     def _apply(self, placed: PlacedEvent) -> None:
@@ -91,7 +91,7 @@ class LiveRun(Followed):
 
     @property
     def request(self) -> AuditRequest | None:
-        """What was asked for; known before the first event where the folder says so."""
+        """The request; known before the first event if the folder has it."""
         if self.state.started is not None:
             return self.state.started.request
         request = read_request(self.folder)
@@ -99,11 +99,11 @@ class LiveRun(Followed):
 
     @property
     def limits(self) -> Limits:
-        """Of the run's policy; its of_metric and of_layer say what holds where."""
+        """The limits of the run's policy; of_metric and of_layer give those of a metric or layer."""
         if self.state.policy is not None:
             return self.state.policy.effective.limits
         request = self.request
-        return Limits() if request is None else _limits(request.policy, tuple(request.limits.items()))
+        return Limits() if request is None else _limits_of(request.policy, tuple(request.limits.items()))
 
     @property
     def schemes(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class LiveRun(Followed):
         return request.schemes if request is not None else ()
 
     def formats(self) -> tuple[SchemeStanding, ...]:
-        """Every scheme of the run, as far as it has been measured."""
+        """Return the standing of every scheme, as far as it has been measured."""
         if self._formats is None or self._formats[0] != self.changes:
             alone = self.state.verdict if len(self.schemes) == 1 else None
             found = tuple(standing_of(scheme, self.state.scheme(scheme), alone) for scheme in self.schemes)
@@ -121,17 +121,17 @@ class LiveRun(Followed):
         return self._formats[1]
 
     def layers(self, scheme: str) -> Sequence[LayerStatistics]:
-        """Those measured under a scheme so far, in model order."""
+        """Return the layers measured under a scheme so far, in model order."""
         return self.state.layers.get(scheme, [])
 
     def layer(self, scheme: str, name: str) -> LayerStatistics | None:
         return self._layers.get((scheme, name))
 
     def detail(self, scheme: str, name: str) -> LayerDetail | None:
-        """What is known of a layer beyond its statistics. Read from the run's folder.
+        """Read a layer's detail, beyond its statistics, from the run's folder.
 
         Raises:
-            BadInputError: the folder cannot be read any more.
+            BadInputError: the folder can no longer be read.
         """
         offset = self._details.get((scheme, name))
         if offset is None:
@@ -140,23 +140,23 @@ class LiveRun(Followed):
         return event.detail if isinstance(event, LayerMeasured) else None
 
     def brought_back(self, scheme: str) -> dict[str, float]:
-        """Layer -> the share of the memory that rounding it alone brings back. Read from the run's folder."""
+        """Read, from the run's folder, layer -> share of the memory that rounding it alone brings back."""
         return {layer: unit.share for layer, unit in read_brought_back(self.folder, scheme).items()}
 
     def arms(self, scheme: str) -> tuple[str, ...]:
-        """The arms that a reader compares at a scheme: original, unlearned, each in full and rounded, the reference."""
+        """Return the arms to compare at a scheme: original and unlearned, in full and rounded, and the reference."""
         plan = self.state.plan
         planned = plan.arms if plan is not None else tuple(self.state.arms)
         return arms_in_order(planned, scheme)
 
     def metrics(self) -> tuple[str, ...]:
-        """Those that have samples or scores, forget metrics first."""
+        """Return the metrics that have samples or scores, forget metrics first."""
         data = self.state.data
         known = dict.fromkeys([*(data.samples if data else ()), *self.state.scores, *(m for m, _ in self.samples)])
         return tuple(sorted(known, key=_metric_order))
 
     def answers(self, metric: str, scheme: str) -> list[AnswersOf]:
-        """Every sample of a metric with what each arm scored on it, in the order of the data file."""
+        """Return every sample of a metric with the score of each arm, in the order of the data file."""
         scores: dict[int, dict[str, float]] = defaultdict(dict)
         offsets: dict[int, dict[str, int]] = defaultdict(dict)
         for arm in self.arms(scheme):
@@ -169,9 +169,9 @@ class LiveRun(Followed):
         return [AnswersOf(number, scores[number], offsets[number]) for number in sorted(scores)]
 
     def running_recovery_percent(self, metric: str, scheme: str) -> float | None:
-        """What recovery comes to over the samples that every arm it takes has answered so far; None before that.
+        """Return recovery over the samples that all its arms have answered so far; None before that.
 
-        Without an interval it decides nothing: the run's own recovery follows when its last arm is done.
+        It has no interval and decides nothing: the run's own recovery follows when its last arm is done.
         """
         import numpy as np  # a tenth of a second, which the app's start does not need
 
@@ -196,30 +196,30 @@ class LiveRun(Followed):
         return float(recovery_percent(*values))
 
     def texts(self, answers: AnswersOf) -> dict[str, SampleScored]:
-        """A sample's texts, arm by arm. Read from the run's folder; treat them as hostile.
+        """Read a sample's texts, arm by arm, from the run's folder; they are untrusted.
 
         Raises:
-            BadInputError: the folder cannot be read any more.
+            BadInputError: the folder can no longer be read.
         """
         return dict(zip(answers.offsets, self._read_samples(list(answers.offsets.values())), strict=True))
 
     def _read_samples(self, offsets: list[int]) -> Iterator[SampleScored]:
         for event in read_events(self.folder, offsets):
-            yield _as_sample(event, self.folder)
+            yield _sample_of(event, self.folder)
 
 
 @functools.lru_cache(maxsize=64)
-def _limits(policy: str | None, given: tuple[tuple[str, float], ...]) -> Limits:
-    """Of a run that has not said them; the default where the policy's file is not here, as of one from elsewhere."""
+def _limits_of(policy: str | None, given: tuple[tuple[str, float], ...]) -> Limits:
+    """Return the limits of a run that has not reported them; the defaults if its policy file is not here."""
     try:
         return read_policy(policy, dict(given)).limits
     except QuailError:
         return Limits()
 
 
-def _as_sample(event: Event, folder: Path) -> SampleScored:
+def _sample_of(event: Event, folder: Path) -> SampleScored:
     if not isinstance(event, SampleScored):
-        raise BadInputError("the run's events have changed while it was open", where=str(folder), mend="Open it again")
+        raise BadInputError("the run's events changed while it was open", where=str(folder), mend="Open it again")
     return event
 
 

@@ -1,6 +1,6 @@
-"""The samples of one metric at one scheme as a table: a row a sample, a column an arm; how to sort it, and in words.
+"""Hold the scores of one metric at one scheme as a table: a row for each sample, a column for each arm.
 
-Grows as samples are scored, and rows keep their place. Holds no text and draws nothing.
+It grows as samples are scored; rows keep their place. Texts stay in the run's folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quail_audit.tui.live.run import AnswersOf, LiveRun
 
 CAME_BACK = "came back"
 BY_NUMBER = "number"
-LEAK = "▲"  # stands beside the colour of a sample that came back
+LEAK = "▲"  # beside the colour of a sample that came back
 LEAST_FORGOTTEN_POINTS = 5.0  # below it, as a policy has it by default, there was nothing to forget
 LEAST_FORGOTTEN_NATS = 0.5
 NOT_ANSWERED = -1  # no event begins there
@@ -27,12 +27,12 @@ class SampleScores:
     """Scores as they come in.
 
     Args:
-        run: whose samples.
-        metric: which of its metrics.
-        scheme: the rounded arms are those at this one.
+        run: the run of the samples.
+        metric: one of its metrics.
+        scheme: of the rounded arms.
 
     Attributes:
-        numbers: each row's place in the data file, from 0; rows stand in the order in which they first came.
+        numbers: each row's place in the data file, from 0; rows are in the order in which they came.
         arms: the columns, in the order of LiveRun.arms.
     """
 
@@ -51,7 +51,7 @@ class SampleScores:
         return len(self.numbers)
 
     def take_in(self) -> bool:
-        """Add what has been scored since the last time; whether anything had."""
+        """Add what has been scored since the last time; return whether anything was."""
         self.arms = self._run.arms(self.scheme)
         before = dict(self._seen)
         for arm in self.arms:
@@ -76,14 +76,14 @@ class SampleScores:
         return row
 
     def score(self, row: int, arm: str) -> float | None:
-        """None: this arm has not answered it yet."""
+        """Return a score; None if the arm has not answered yet."""
         scores = self._scores[arm]
         return scores[row] if row < len(scores) and not math.isnan(scores[row]) else None
 
     def came_back(self, row: int) -> float | None:
-        """By how much the rounded unlearned model knows the sample better than the unrounded one; None: not known yet.
+        """Return how much better the unlearned model knows the sample if rounded; None: not yet known.
 
-        In the metric's unit. Positive where it came back, also for a loss, which falls then.
+        In the metric's unit. Positive if it came back, also for a loss, which then falls.
         """
         full, rounded = self.score(row, f"unlearned/{FULL}"), self.score(row, arm_at("unlearned", self.scheme))
         if full is None or rounded is None:
@@ -91,7 +91,7 @@ class SampleScores:
         return full - rounded if low_is_known(self.metric) else rounded - full
 
     def leaks(self, row: int) -> bool:
-        """Whether more than half of what was forgotten of this sample came back, where there was enough to forget."""
+        """Return whether over half of what was forgotten of this sample came back, if there was enough to forget."""
         came_back, original = self.came_back(row), self.score(row, f"original/{FULL}")
         unlearned = self.score(row, f"unlearned/{FULL}")
         if came_back is None or original is None or unlearned is None or self.metric.endswith("_retain"):
@@ -101,7 +101,7 @@ class SampleScores:
         return forgotten >= enough and came_back > forgotten / 2
 
     def answers(self, row: int) -> AnswersOf:
-        """For LiveRun.texts."""
+        """Return a row's answers, for LiveRun.texts."""
         offsets = {arm: self._offsets[arm][row] for arm in self.arms if row < len(self._offsets[arm])}
         return AnswersOf(
             number=self.numbers[row],
@@ -110,11 +110,11 @@ class SampleScores:
         )
 
     def orders(self) -> tuple[str, ...]:
-        """What rows can be sorted by."""
+        """Return the orders that rows can be sorted by."""
         return (CAME_BACK, BY_NUMBER, *self.arms)
 
     def sorted_rows(self, order: str) -> list[int]:
-        """Rows by one of orders(): best known again first, or best known first, what is not known yet last."""
+        """Sort rows by one of orders(): most came back first, or best known first; unknown ones last."""
         numbers = np.array(self.numbers, dtype=np.int64)
         if order == BY_NUMBER:
             return [int(row) for row in np.argsort(numbers, kind="stable")]
@@ -135,24 +135,24 @@ class SampleScores:
 
 
 def low_is_known(metric: str) -> bool:
-    """Whether a low score says that a text is known: a loss, and a place in the AUC of membership inference."""
+    """Return whether a low score means a known text: losses, and places in the AUC of membership inference."""
     return metric.startswith(("nll", "privleak", "mia"))
 
 
 def has_answers(metric: str) -> bool:
-    """Whether models write something for it; else it is read off their probabilities of a text."""
+    """Return whether models write answers for a metric; otherwise it comes from probabilities of a text."""
     return not low_is_known(metric)
 
 
 def figure(value: float | None, metric: str) -> str:
-    """A score as every face writes it."""
+    """Write a score as every screen and report does."""
     if value is None:
         return wording.UNKNOWN
     return f"{value:.2f}" if metric.startswith("nll") else f"{value:.1f}"
 
 
 def change(value: float | None, metric: str) -> str:
-    """What came back, with its sign."""
+    """Write what came back, with its sign."""
     if value is None:
         return wording.UNKNOWN
     shown = f"{value:+.2f}" if metric.startswith("nll") else f"{value:+.1f}"
@@ -160,7 +160,7 @@ def change(value: float | None, metric: str) -> str:
 
 
 def came_back_in_words(value: float | None, metric: str, scheme: str) -> str:
-    """came back: +74.0 points"""
+    """Say what came back: "came back: +74.0 points"."""
     if value is None:
         return f"not answered at {scheme} yet"
     unit = "nats" if metric.startswith("nll") else "points"

@@ -1,4 +1,4 @@
-"""Searches the texts of samples, which stay in the run's folder. Knows no screen; a thread runs it."""
+"""Search the texts of samples in a run's folder; a thread runs this."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 
 from quail_audit.tui.live.run import AnswersOf, LiveRun
 
-SAMPLES_AT_ONCE = 50  # then whoever searches hears how far it is, and may stop
+SAMPLES_AT_ONCE = 50  # between two reports, where the search may stop
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,22 @@ class Searched:
 
 
 def search(run: LiveRun, samples: Iterable[AnswersOf], text: str) -> Iterator[Searched]:
-    """Look for a text, upper or lower case, in the prompt, the truth and every arm's answer of these samples.
+    """Search the prompt, truth and every answer of these samples, whatever the case.
 
-    Reports after every few of them. Stop by not asking for the next report.
+    Reports after every few samples. Stop by not asking for the next report.
 
     Raises:
-        BadInputError: the run's folder cannot be read any more.
+        BadInputError: the run's folder can no longer be read.
     """
     wanted = text.casefold()
     rest = iter(samples)
     done = 0
     while batch := list(islice(rest, SAMPLES_AT_ONCE)):
         done += len(batch)
-        yield Searched(done, tuple(one.number for one in batch if _has(run, one, wanted)))
+        yield Searched(done, tuple(one.number for one in batch if _has_text(run, one, wanted)))
 
 
-def _has(run: LiveRun, answers: AnswersOf, wanted: str) -> bool:
+def _has_text(run: LiveRun, answers: AnswersOf, wanted: str) -> bool:
     for place, event in enumerate(run.texts(answers).values()):
         # prompt and truth are the same on every arm
         texts = (event.answer,) if place else (event.answer, event.prompt, event.truth)

@@ -1,4 +1,4 @@
-"""A training as the app holds it: what its events have said so far, and how it stands. Shows nothing."""
+"""Hold a training that the app follows: its state so far, and its stage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LiveTraining(Making):
     Args:
         folder: the run's.
         request: what was asked for.
-        child: the process that trains, where the app started it.
+        child: its process, if the app started it.
     """
 
     def __init__(self, folder: Path, request: TrainRequest, child: Child | None = None) -> None:
@@ -29,14 +29,14 @@ class LiveTraining(Making):
         super().__init__(folder, child)
 
     def stop(self) -> None:
-        """Ask it to end after this step with a checkpoint; asked again, it ends at once."""
+        """Ask it to end after this step, with a checkpoint; if asked again, at once."""
         if self.child is not None:
             self.stop_asked = True
             self.child.interrupt()
 
     @property
     def stage(self) -> TrainingStage:
-        """How it stands."""
+        """The stage of the training."""
         if self.ending is not None:
             return self.ending
         if self.stop_asked:

@@ -1,4 +1,4 @@
-"""The audit screen: the heat map, the forgetting panel, the layer table and the verdict, live or replayed."""
+"""Show an audit: heat map, forgetting panel, layer table and verdict, live or replayed."""
 
 from __future__ import annotations
 
@@ -25,27 +25,35 @@ from quail_audit.tui.widgets.verdict_line import VerdictLine
 
 
 class AuditScreen(FilteredScreen):
-    """One run, as it is measured or as it was."""
+    """One run, live or finished."""
 
     HELP = (
-        "One audit: which updates the rounding erased, layer by layer, and which forgotten answers came back. "
-        "The verdict stands at the bottom; everything above says why."
+        "One audit: which updates rounding erased, layer by layer, and which forgotten answers came back. "
+        "The verdict is at the bottom; everything above it says why."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "samples", "Samples", tooltip="Read what every arm answered"),
-        Binding("r", "remediate", "Remediate", tooltip="What would repair this checkpoint, and start it"),
-        Binding("c", "compare", "Compare", tooltip="Hold this run against another"),
+        Binding("r", "remediate", "Remediate", tooltip="See what would repair this checkpoint, and start it"),
+        Binding("c", "compare", "Compare", tooltip="Compare this run with another"),
         Binding("m", "next_mode", "Map", tooltip="Show another figure in the heat map", show=False),
         Binding("slash", "filter", "Filter", tooltip="Keep only some layers in the table", show=False),
         Binding("x", "next_scheme", "Scheme", tooltip="Look at the next quantization scheme", show=False),
         Binding("e", "export", "Export", tooltip="Write the report or a screenshot to a file"),
         Binding("ctrl+x", "stop", "Stop", tooltip="Stop the audit; what was measured is kept", show=False),
-        Binding("ctrl+g", "go_on", "Go on", tooltip="Go on with an audit that was stopped", show=False),
+        Binding("ctrl+g", "resume", "Resume", tooltip="Resume an audit that was stopped", show=False),
         Binding("1", "panel('map')", "Heat map", show=False),
         Binding("2", "panel('forgetting')", "Forgetting", show=False),
         Binding("3", "panel('layers')", "Layers", show=False),
-        Binding("f,4", "formats", "Formats", key_display="f", tooltip="A verdict for each format; again: back"),
-        Binding("p", "policy", "Policy", tooltip="What came of each rule of the policy, the figure beside the limit"),
+        Binding(
+            "f,4",
+            "formats",
+            "Formats",
+            key_display="f",
+            tooltip="Show a verdict for each scheme; press again to go back",
+        ),
+        Binding(
+            "p", "policy", "Policy", tooltip="Show the outcome of each rule of the policy, with its figure and limit"
+        ),
         Binding("escape", "back", "Back", show=False),
     ]
 
@@ -55,7 +63,7 @@ class AuditScreen(FilteredScreen):
         super().__init__()
         self.run = run
         self._seen = -1
-        self._brought_back: dict[str, float] | None = None  # of the scheme; None: not read from the run's folder yet
+        self._brought_back: dict[str, float] | None = None  # of the scheme; None: not yet read from the run's folder
 
     def compose(self) -> ComposeResult:
         yield RunHeader(id="header")
@@ -110,11 +118,11 @@ class AuditScreen(FilteredScreen):
 
     @property
     def _has_formats(self) -> bool:
-        """Whether there is more than one scheme to hold against each other."""
+        """Whether there are several schemes to compare."""
         return len(self.run.schemes) > 1
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Textual's: the matrix is offered where it says more than the verdict."""
+        """Offer the table of schemes if there are several."""
         return self._has_formats if action == "formats" else True
 
     def show_theme(self) -> None:
@@ -148,7 +156,7 @@ class AuditScreen(FilteredScreen):
         other.point_at(event.layer)
 
     @on(FormatTable.Highlighted)
-    def _format_chosen(self, event: FormatTable.Highlighted) -> None:
+    def _choose_scheme(self, event: FormatTable.Highlighted) -> None:
         self.scheme = event.scheme
         self.show_changes()
         if isinstance(event, FormatTable.Opened):
@@ -159,10 +167,10 @@ class AuditScreen(FilteredScreen):
         from quail_audit.tui.screens.layer import LayerScreen
 
         order = self.table.in_order
-        self.app.push_screen(LayerScreen(self.run, self.scheme, event.layer, order), self._looked_at)
+        self.app.push_screen(LayerScreen(self.run, self.scheme, event.layer, order), self._point_at)
 
-    def _looked_at(self, layer: str | None) -> None:
-        """The cursors go to the layer that was looked at last."""
+    def _point_at(self, layer: str | None) -> None:
+        """Put both cursors on the layer that was looked at last."""
         table = self.table
         if layer is not None and layer != table.current:
             table.point_at(layer)
@@ -188,11 +196,11 @@ class AuditScreen(FilteredScreen):
         self.action_panel("map" if self.query_one(FormatTable).has_focus else "formats")
 
     @on(Tabs.TabActivated)
-    def _tab_activated(self, event: Tabs.TabActivated) -> None:
+    def _change_tab(self, event: Tabs.TabActivated) -> None:
         self._show_panel(str(event.tab.id).removeprefix("tab-"))
 
     def _show_panel(self, panel: str) -> None:
-        """On a narrow screen one of the upper panels is shown; the matrix takes the place of the others on any."""
+        """Show one of the upper panels if the screen is narrow; the table of schemes replaces the others on any."""
         upper = self.query_one("#upper")
         upper.set_class(panel == "map", "-map")
         upper.set_class(panel == "forgetting", "-forgetting")
@@ -201,7 +209,7 @@ class AuditScreen(FilteredScreen):
 
     def action_samples(self) -> None:
         if not self.run.samples:
-            self.quail.say("No sample has been answered yet, or the audit was given no data")
+            self.quail.say("No sample has been answered yet, or the audit has no data")
             return
         from quail_audit.tui.screens.samples import SamplesScreen
 
@@ -209,7 +217,7 @@ class AuditScreen(FilteredScreen):
 
     def action_remediate(self) -> None:
         if not self.run.layers(self.scheme):
-            self.quail.say("No layer has been measured yet: what is at risk is not known")
+            self.quail.say("No layer has been measured yet, so it is not known what is at risk")
             return
         from quail_audit.tui.screens.remediate import RemediateScreen
 
@@ -230,17 +238,17 @@ class AuditScreen(FilteredScreen):
 
         self.app.push_screen(ExportScreen(self.run, self.app.export_screenshot(title="Quail")))
 
-    def action_go_on(self) -> None:
+    def action_resume(self) -> None:
         if not self.run.is_over or self.run.is_running_here:
-            self.quail.say("This audit goes on")
+            self.quail.say("This audit is still running")
         elif isinstance(self.run.state.end, RunFinished):
-            self.quail.say("This audit came to its end")
+            self.quail.say("This audit has finished")
         else:
-            self.quail.go_on(self.run.folder)
+            self.quail.resume(self.run.folder)
 
     def action_stop(self) -> None:
         if self.run.child is None:
-            self.quail.say("This run was not started here, so it is not stopped from here")
+            self.quail.say("This run was not started here, so it cannot be stopped from here")
         elif self.run.child.exit_code is None:
             self.run.child.interrupt()
             self.quail.say("Stopping; what was measured is kept")

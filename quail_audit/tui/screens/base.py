@@ -1,4 +1,4 @@
-"""What the app asks of a screen."""
+"""Define what every screen of the app has."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ class QuailScreen(Screen[Result]):
     """A screen of the app.
 
     Attributes:
-        HELP: what this screen is for, in a sentence or two, on top of its help.
+        HELP: one or two sentences on what the screen is for, at the top of its help.
     """
 
     HELP: ClassVar[str] = ""
 
     @property
     def quail(self) -> AppBase:
-        """The app, as what it is."""
+        """The app."""
         assert isinstance(self.app, AppBase)  # noqa: S101 - no other app shows these screens
         return self.app
 
     def show_changes(self) -> None:
-        """Draw what has changed; called several times a second. Cheap where nothing has."""
+        """Draw what has changed. Called several times a second, so cheap if nothing has."""
 
     def show_theme(self) -> None:
-        """Draw again what has the former theme's colours in it."""
+        """Draw again what has colours of the former theme."""
         self.show_changes()
 
     def next_scheme(self, run: LiveRun, scheme: str) -> str:
         """Return the scheme of a run after this one; if there is no other, say so and return the same."""
         schemes = run.schemes
         if len(schemes) < 2:
-            self.quail.say("This run has one scheme; more are audited with --scheme, or on the start screen")
+            self.quail.say("This run has one scheme; choose more with --scheme, or on the start screen")
             return scheme
         return schemes[(schemes.index(scheme) + 1) % len(schemes)]
 
     def action_back(self) -> Any:
-        """To the screen below."""
+        """Go back to the screen below."""
         return self.app.pop_screen()

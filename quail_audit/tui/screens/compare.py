@@ -1,4 +1,4 @@
-"""Compare: two runs side by side, the second one also while it is still measured."""
+"""Show two runs side by side, the second also while it is being measured."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from quail_audit.tui.widgets.score_changes import ScoreChanges
 from quail_audit.tui.words.endings import why_it_stopped
 from quail_audit.verdict.comparison import SchemeComparison, caveats, compare_scheme, schemes_of
 
-LIVE_INTERVAL_S = 0.5  # between two comparisons while a run is still measured
+LIVE_INTERVAL_S = 0.5  # between two comparisons while a run is being measured
 
 
 class CompareScreen(FilteredScreen):
     """A run before and a run after.
 
     Args:
-        run: the one before.
-        other: the one after; None: the reader picks it first, and the older of the two is the one before.
+        run: the run before.
+        other: the run after; None: the reader picks one first, and the older of the two is before.
     """
 
     HELP = (
         "Two audits side by side: their verdicts, every score with its difference, and the layers that changed most. "
-        "Better and worse are said of the unlearned model; the other arms are the same models in both."
+        "Better and worse describe the unlearned model; the other arms are the same models in both."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "every_arm", "Arms", tooltip="Show every arm, or only those of the unlearned model"),
         Binding("x", "next_scheme", "Scheme", tooltip="Look at the next scheme that both runs have"),
         Binding("w", "swap", "Swap", tooltip="Swap before and after"),
         Binding("slash", "filter", "Filter", tooltip="Keep only some layers in the table"),
-        Binding("p", "pick", "Other run", tooltip="Hold the first run against another one", show=False),
+        Binding("p", "pick", "Other run", tooltip="Compare the first run with another one", show=False),
         Binding("1", "focus_on('scores')", "Scores", show=False),
         Binding("2", "focus_on('changes')", "Layers", show=False),
         Binding("escape", "back", "Back"),
@@ -103,7 +103,7 @@ class CompareScreen(FilteredScreen):
                 self._seen = seen
         self._show_header(after)
         for side, run in (("before", self.before), ("after", after)):
-            self.query_one(f"#{side}", Static).update(self._side(run))
+            self.query_one(f"#{side}", Static).update(self._side_text(run))
 
     def show_theme(self) -> None:
         """See QuailScreen."""
@@ -111,7 +111,7 @@ class CompareScreen(FilteredScreen):
         self.show_changes()
 
     def _compare(self, after: LiveRun) -> bool:
-        """Draw the differences; False while one of the runs has not even begun."""
+        """Draw the differences; return False if one of the runs has not begun."""
         one, other = self.before.request, after.request
         if self.before.state.started is None or after.state.started is None or one is None or other is None:
             return False
@@ -125,11 +125,11 @@ class CompareScreen(FilteredScreen):
         return True
 
     def _show_layers(self, found: SchemeComparison, after: LiveRun) -> None:
-        """The table is made anew only where layers have come: rows must not move under the reader's eyes."""
+        """Fill the table again only if layers have come, so that rows do not move while the reader looks."""
         seen = (self.before.folder, self.scheme, len(found.layers))
         if seen != self._layers_seen:
             self._layers_seen = seen
-            self.table.show(found.layers, states_changed(found))
+            self.table.show(found.layers, state_changes(found))
 
     def _show_header(self, after: LiveRun) -> None:
         text = Text(no_wrap=True, overflow="ellipsis")
@@ -146,8 +146,8 @@ class CompareScreen(FilteredScreen):
         one, other = self.before.request, after.request
         return schemes_of(one, other).both if one is not None and other is not None else ()
 
-    def _side(self, run: LiveRun) -> Text:
-        """The verdict of a run, or how far it is."""
+    def _side_text(self, run: LiveRun) -> Text:
+        """Return a run's verdict, or how far it is."""
         state, muted = run.state, palette.muted(self.app)
         name = f"  {printable(_name(run))}\n"
         if state.verdict is not None:
@@ -164,23 +164,23 @@ class CompareScreen(FilteredScreen):
         left = state.remaining_s
         remaining = f", ~{wording.duration(left)} left" if left is not None else ""
         text = Text.assemble(("● measuring", palette.style(self.app, "accent")), (name, "bold"))
-        return text.append(f"{_doing(run)}{remaining}", style=muted)
+        return text.append(f"{_progress_line(run)}{remaining}", style=muted)
 
     def _show_caveats(self, found: SchemeComparison, after: LiveRun) -> None:
         one, other = self.before.request, after.request
-        said: list[str] = []
+        notes: list[str] = []
         if one is not None and other is not None:
             schemes = schemes_of(one, other)
-            said += [f"only before: {', '.join(schemes.only_before)}"] if schemes.only_before else []
-            said += [f"only after: {', '.join(schemes.only_after)}"] if schemes.only_after else []
-            said += caveats(one, other)
+            notes += [f"only before: {', '.join(schemes.only_before)}"] if schemes.only_before else []
+            notes += [f"only after: {', '.join(schemes.only_after)}"] if schemes.only_after else []
+            notes += caveats(one, other)
         summarized = self.scheme in self.before.state.summaries and self.scheme in after.state.summaries
         if summarized and (found.only_before or found.only_after):
-            said.append(f"{len(found.only_before)} layers only before, {len(found.only_after)} only after")
+            notes.append(f"{len(found.only_before)} layers only before, {len(found.only_after)} only after")
         text = Text(no_wrap=True, overflow="ellipsis")
-        text.append(f" ! {printable('; '.join(said))}", style=palette.style(self.app, "warning"))
+        text.append(f" ! {printable('; '.join(notes))}", style=palette.style(self.app, "warning"))
         caveats_line = self.query_one("#caveats", Static)
-        caveats_line.display = bool(said)
+        caveats_line.display = bool(notes)
         caveats_line.update(text)
 
     # Actions
@@ -188,12 +188,12 @@ class CompareScreen(FilteredScreen):
     def action_pick(self) -> None:
         from quail_audit.tui.screens.pick_run import PickRunScreen
 
-        self.app.push_screen(PickRunScreen(self.before.folder, self.quail.settings.recent_runs), self._picked)
+        self.app.push_screen(PickRunScreen(self.before.folder, self.quail.settings.recent_runs), self._take_pick)
 
-    def _picked(self, folder: Path | None) -> None:
+    def _take_pick(self, folder: Path | None) -> None:
         if folder is not None:
             other = self.quail.live_run(folder)
-            self.before, self.after = sorted((self.before, other), key=_written_s)
+            self.before, self.after = sorted((self.before, other), key=_last_write_s)
             self._seen, self._layers_seen = (), ()
             self.show_changes()
         elif self.after is None:
@@ -221,16 +221,16 @@ class CompareScreen(FilteredScreen):
         self.query_one(f"#{what}").focus()
 
 
-def states_changed(found: SchemeComparison) -> str:
-    """21 erased → carried · 5 drowned → carried · 2 as before"""
+def state_changes(found: SchemeComparison) -> str:
+    """Count changes of state: "21 erased → carried · 5 drowned → carried · 2 as before"."""
     moved = [((a, b), n) for (a, b), n in found.states if a != b]
     parts = [f"{n} {a or 'no state'} → {b or 'no state'}" for (a, b), n in moved]
     same = sum(n for (a, b), n in found.states if a == b)
     return " · ".join([*parts, *([f"{same} as before"] if same else [])])
 
 
-def _written_s(run: LiveRun) -> float:
-    """When a run was last written, in seconds since the epoch."""
+def _last_write_s(run: LiveRun) -> float:
+    """Return when a run was last written, in seconds since the epoch."""
     try:
         return (run.folder / EVENTS).stat().st_mtime
     except OSError:
@@ -245,7 +245,7 @@ def _name(run: LiveRun) -> str:
     return PurePath(_checkpoint(run)).name
 
 
-def _doing(run: LiveRun) -> str:
+def _progress_line(run: LiveRun) -> str:
     state = run.state
     if state.plan is None:
         return "opening the checkpoints"

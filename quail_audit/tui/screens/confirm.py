@@ -1,4 +1,4 @@
-"""One question, yes or no."""
+"""Ask one question, yes or no."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ConfirmScreen(ModalScreen[bool]):
     """Asks before something that cannot be undone.
 
     Args:
-        question: in plain words.
-        yes: what the affirmative button says.
+        question: the question.
+        yes: the label of the button that confirms.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -42,7 +42,7 @@ class ConfirmScreen(ModalScreen[bool]):
         self.query_one("#no").focus()
 
     @on(Button.Pressed)
-    def _pressed(self, event: Button.Pressed) -> None:
+    def _answer(self, event: Button.Pressed) -> None:
         self.dismiss(event.button.id == "yes")
 
     def action_answer(self, yes: bool) -> None:

@@ -1,4 +1,4 @@
-"""The screen of a cure: what it finds as it goes, how it ended, and from there to the audit of its result."""
+"""Show a cure: what it finds, how it ended, and the way to the audit of its result."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.words.endings import CURE
 
-MOST_LINES = 400  # of what was found, the latest; the run's folder has all
+MOST_LINES = 400  # the latest; the run's folder has all
 
 
 class CureScreen(MakingScreen):
     """A carry, an attribution or a recipe.
 
     Args:
-        cure: that is followed.
-        before: the audit it is a cure of; None where that is not at hand.
+        cure: the cure.
+        before: the audit that it is a cure of; None if that is not available.
     """
 
     KIND = CURE
     HELP = (
-        "A cure as it goes, layer by layer. When a carry is done, a audits its result and shows before and after side "
-        "by side; when an attribution is done, the heat map of the audit shows it, and the recipe can be started."
+        "A running cure, layer by layer. When a carry is done, press a to audit its result and see before and after "
+        "side by side. When an attribution is done, the audit's heat map shows it, and the recipe can be started."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "audit", "Audit the result", tooltip="Measure the result, and show before and after"),
@@ -73,7 +73,7 @@ class CureScreen(MakingScreen):
         carried = self.cure.state.carried
         progress = [f"{carried[-1].index} / {carried[-1].total}"] if carried else []
         self._show_header(self.cure.name.capitalize(), progress)
-        self.query_one("#standing", Static).update(self._standing())
+        self.query_one("#standing", Static).update(self._stage_text())
         self._show_bindings()
 
     # What is drawn
@@ -86,19 +86,19 @@ class CureScreen(MakingScreen):
         lines += [carried_line(layer) for layer in state.carried]
         return [*lines, *state.notes]
 
-    def _standing(self) -> Text:
+    def _stage_text(self) -> Text:
         stage = self.cure.stage
         if stage == "stopped":
-            return self._why_stopped()
+            return self._stopped_text()
         if stage != "finished":
-            said = " opening the checkpoints" if not self._lines() else " at work"
-            return Text(said, style=palette.muted(self.app))
+            doing = " opening the checkpoints" if not self._lines() else " at work"
+            return Text(doing, style=palette.muted(self.app))
         text = Text.assemble((" ✓ FINISHED", palette.style(self.app, "verdict-pass", bold=True)))
         offer = palette.style(self.app, "accent", bold=True)
         state, result = self.cure.state, self.cure.result
         if result is not None:
             text.append(f"  the result is in {printable(result.folder)}\n")
-            return text.append_text(self._offered())
+            return text.append_text(self._offer_text())
         if state.chosen is not None:
             text.append(f"  {recipe_in_words(state.chosen.point)}\n")
             return text.append(f"   its configurations are in {printable(state.chosen.folder)}")
@@ -116,8 +116,8 @@ class CureScreen(MakingScreen):
             self.cure.child.interrupt()
             self.quail.say("Stopping; what was found is kept")
 
-    def _alone(self, result: CheckpointSaved) -> AuditRequest:
-        """By its weights."""
+    def _lone_request(self, result: CheckpointSaved) -> AuditRequest:
+        """See MakingScreen. The audit is of weights only."""
         asked = self.cure.request
         assert isinstance(asked, CarryRequest)  # noqa: S101 - no other cure makes a checkpoint
         return AuditRequest(

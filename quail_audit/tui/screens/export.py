@@ -1,4 +1,4 @@
-"""Export: the report of a run, or a picture of the screen below, to a file the reader names."""
+"""Export a run's report, or a picture of the screen, to a file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PICTURE = "svg"
 
 
 class ExportKind(NamedTuple):
-    """What can be exported.
+    """A kind of export.
 
     Attributes:
-        title: as the reader chooses it.
-        ending: of the file.
+        title: its label in the list.
+        ending: of its file.
     """
 
     title: str
@@ -39,7 +39,7 @@ KINDS: Mapping[str, ExportKind] = {  # the names of quail report --format, and t
     "json": ExportKind("JSON: report.json", "json"),
     "html": ExportKind("HTML: one page for a reviewer", "html"),
     "markdown": ExportKind("Markdown: for a pull request", "md"),
-    "junit": ExportKind("JUnit XML: for CI's list of tests", "xml"),
+    "junit": ExportKind("JUnit XML: for a CI's list of tests", "xml"),
     "sarif": ExportKind("SARIF: for code scanning", "sarif"),
     "csv": ExportKind("CSV of the layers", "csv"),
     "csv-samples": ExportKind("CSV of the samples", "csv"),
@@ -49,11 +49,11 @@ KINDS: Mapping[str, ExportKind] = {  # the names of quail report --format, and t
 
 
 class ExportScreen(ModalScreen[None]):
-    """Asks what and where to, then writes it. A file that exists is not replaced.
+    """Asks what to write and where, then writes it. Never replaces a file.
 
     Args:
         run: whose report it is.
-        picture: of the screen below this dialogue, as SVG.
+        picture: of the screen below this dialog, as SVG.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_export", "Cancel")]
@@ -67,24 +67,24 @@ class ExportScreen(ModalScreen[None]):
         with Vertical(classes="dialog close") as dialog:
             dialog.border_title = "Export"
             yield RadioSet(*(RadioButton(each.title, id=kind, value=kind == "text") for kind, each in KINDS.items()))
-            yield Label("to, from the folder that the app was opened in")
+            yield Label("File, relative to the folder that the app was opened in")
             yield Input(id="path")
             yield Static("Enter writes it, Escape cancels", id="said", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#path", Input).value = self._suggested("text")
+        self.query_one("#path", Input).value = self._suggested_path("text")
         self.query_one(RadioSet).focus()
 
     @on(RadioSet.Changed)
-    def _kind_changed(self, event: RadioSet.Changed) -> None:
-        self.query_one("#path", Input).value = self._suggested(self._kind)
+    def _suggest_path(self, event: RadioSet.Changed) -> None:
+        self.query_one("#path", Input).value = self._suggested_path(self._kind)
 
     @property
     def _kind(self) -> str:
         pressed = self.query_one(RadioSet).pressed_button
         return next((kind for kind in KINDS if pressed is not None and pressed.id == kind), "text")
 
-    def _suggested(self, kind: str) -> str:
+    def _suggested_path(self, kind: str) -> str:
         started = self._run.state.started
         name = started.run_id if started is not None else self._run.folder.name
         part = "-samples" if kind == "csv-samples" else ""
@@ -98,11 +98,11 @@ class ExportScreen(ModalScreen[None]):
         try:
             await asyncio.to_thread(self._write_file, path, self._kind)
         except FileExistsError:
-            self._say(f"{path} exists already; name another file")
+            self._say(f"{path} already exists; name another file")
         except (OSError, ValueError, QuailError) as error:
             self._say(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
         else:
-            self.app.notify(f"written: {path.absolute()}", markup=False)
+            self.app.notify(f"Wrote {path.absolute()}", markup=False)
             self.dismiss(None)
 
     def _say(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What was found about the choices, in full, where the start screen has only a line for each."""
+"""Show in full what was found about each choice; the start screen has a line for each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LOOK_EVERY_S = 0.25
 
 
 class FoundScreen(ModalScreen[None]):
-    """Goes on showing what is found while it is open.
+    """Shows new answers while it is open.
 
     Args:
-        found: what is known; whoever finds more out adds to it.
+        found: the answers, which grow while the screen is open.
     """
 
-    HELP = "What was found in the checkpoints, the data and the limits that are chosen."
+    HELP = "What was found in the chosen checkpoints, data and limits."
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f2,q", "close", "Close")]
 
     def __init__(self, found: Found) -> None:

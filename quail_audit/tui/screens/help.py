@@ -1,4 +1,4 @@
-"""Help: how to read the panel in hand, every key, every term."""
+"""Show help: how to read the current panel, every key, every term."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ TERMS: Mapping[str, str] = {
     "code": "the integer a scheme stores for a weight; the bucket is the interval of weights that get one code",
     "bucket overlap": "the share of weights with the same code in both checkpoints; near 1 they are deployed as one",
     "survival": "how much of the update the rounded model carries: 1 is all of it, 0 is none",
-    "noise": "how loudly rounding speaks over the update it carries",
-    "update/bucket": "the median update in widths of its bucket; below one half it crosses a bound only by luck",
+    "noise": "how large the rounding error is beside the update that survives",
+    "update/bucket": "the median update in bucket widths; below one half it crosses a bound only by luck",
     **{str(state): meaning for state, meaning in wording.STATE_MEANINGS.items()},
     "at risk": "a layer that is drowned or erased: its forgetting may not survive rounding",
     "VerbMem": "does the model continue a text word for word? ROUGE-L F1 × 100 of what it writes",
     "KnowMem": "does it answer questions about the texts? ROUGE-L F1 × 100",
-    "PrivLeak": "can it be told from its probabilities that it was trained on the texts? 0 is best",
-    "NLL": "mean loss of a text's tokens in nats; low means well known",
-    "recovery": "of what there was to forget, the part that comes back when the unlearned model is rounded",
-    "policy": "what a release has to meet: limits, rules, what must be measured, and waivers",
-    "waiver": "a known failure that the policy lets pass until a day, with a reason and an owner",
+    "PrivLeak": "do its probabilities reveal that it was trained on the texts? 0 is best",
+    "NLL": "mean loss of a text's tokens, in nats; low means that the model knows the text well",
+    "recovery": "the part of what was forgotten that comes back when the unlearned model is rounded",
+    "policy": "what a release must meet: limits, rules, required measurements, and waivers",
+    "waiver": "a known failure that the policy accepts until a date, with a reason and an owner",
     "verdict": "fail: the whole interval of a recovery is above the limit; pass: none of it is; else inconclusive",
 }
 
 
 class HelpScreen(ModalScreen[None]):
-    """Everything that can be asked with `?`."""
+    """The answer to `?`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q", "dismiss_help", "Close"),
@@ -55,15 +55,15 @@ class HelpScreen(ModalScreen[None]):
         self._keys = keys
 
     @classmethod
-    def of(cls, screen: Screen[Any]) -> HelpScreen:
-        """The help of a screen, with how to read the panel that has the focus first."""
+    def for_screen(cls, screen: Screen[Any]) -> HelpScreen:
+        """Return the help of a screen, how to read the focused panel first."""
         panel, how_to_read = "", ()
         node: Any = screen.focused
         while node is not None and not how_to_read:
             how_to_read = getattr(node, "HOW_TO_READ", ())
             panel = type(node).__name__
             node = node.parent
-        return cls(getattr(screen, "HELP", ""), _spaced(panel), how_to_read, _keys_of(screen))
+        return cls(getattr(screen, "HELP", ""), _words_of(panel), how_to_read, _keys_of(screen))
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help", classes="dialog wide"):
@@ -104,7 +104,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 def _keys_of(screen: Screen[Any]) -> dict[str, dict[str, str]]:
-    """Group -> key -> what it does; of the panel in hand, the screen, then the app."""
+    """Return group -> key -> what it does: of the current panel, the screen, then the app."""
     groups: dict[str, dict[str, str]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
@@ -114,7 +114,7 @@ def _keys_of(screen: Screen[Any]) -> dict[str, dict[str, str]]:
         keys = groups.setdefault(group, {})
         what = binding.tooltip or binding.description
         shown = screen.app.get_key_display(binding)
-        same = next((key for key, said in keys.items() if said == what), None)
+        same = next((key for key, action in keys.items() if action == what), None)
         if same is not None:
             keys[f"{same} {shown}"] = keys.pop(same)
         else:
@@ -123,7 +123,7 @@ def _keys_of(screen: Screen[Any]) -> dict[str, dict[str, str]]:
     return {group: groups[group] for group in order if group in groups}
 
 
-def _spaced(name: str) -> str:
-    """HeatMap -> Heat map"""
+def _words_of(name: str) -> str:
+    """Return words for a class name: HeatMap -> Heat map."""
     words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()
     return words.capitalize()

@@ -1,4 +1,4 @@
-"""The layer screen: how far its updates went, where its codes went, what its statistics say; neighbours a key away."""
+"""Show a layer: how far its weights moved, where its codes went, what its statistics mean."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ from quail_audit.tui.words import layer_views
 from quail_audit.tui.words.layers import state_in_words
 
 NO_DETAIL = (
-    "Nothing to draw: the run did not keep this layer's counts. Runs of older versions have none, and neither have "
-    "layers that are stored quantized, or whose weights are not finite."
+    "Nothing to draw: this run has no counts of this layer. Runs of older versions have none, nor have layers that are "
+    "stored quantized or whose weights are not finite."
 )
 PANELS = ("histogram", "codes", "figures")
 OVERVIEW, CODES = "overview", "codes"
-TOO_MANY_CODES = "This scheme has more than 16 codes: which became which is not counted."
+TOO_MANY_CODES = "This scheme has more than 16 codes, so changes of code are not counted."
 
 
 class LayerScreen(QuailScreen[str]):
-    """One layer of a run. Its result is the layer that was looked at last.
+    """One layer of a run; returns the layer that was looked at last.
 
     Args:
-        run: whose layer.
+        run: the layer's run.
         scheme: under which it was measured.
         layer: its name.
-        order: layers as they stood where this one was chosen.
+        order: the layers in the order of the list that it was chosen from.
     """
 
     HELP = (
-        "One layer: how far its weights moved in their buckets, which codes became which, and what its statistics say. "
-        "n and p go through the layers as the table had them."
+        "One layer: how far its weights moved in their buckets, which codes they changed to, and what its statistics "
+        "mean. n and p go to the next and the previous layer of the table."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n,right_square_bracket", "next(1)", "Next", tooltip="The next layer of the table"),
         Binding("p,left_square_bracket", "next(-1)", "Previous", tooltip="The previous layer of the table"),
         Binding("J", "next_block(1)", "Block below", show=False, tooltip="The same role in the next block"),
-        Binding("K", "next_block(-1)", "Block above", show=False, tooltip="The same role in the block before"),
+        Binding("K", "next_block(-1)", "Block above", show=False, tooltip="The same role in the previous block"),
         Binding("l,L", "next_role(1)", "Next role", show=False, tooltip="The next role of this block"),
-        Binding("h,H", "next_role(-1)", "Role before", show=False, tooltip="The role before in this block"),
+        Binding("h,H", "next_role(-1)", "Previous role", show=False, tooltip="The previous role of this block"),
         Binding("x", "next_scheme", "Scheme", tooltip="The same layer under the next quantization scheme"),
         Binding("s", "samples", "Samples", tooltip="Read what every arm answered"),
         Binding("tab", "next_panel(1)", "Panel", tooltip="The next panel"),
-        Binding("shift+tab", "next_panel(-1)", "Panel before", show=False),
+        Binding("shift+tab", "next_panel(-1)", "Previous panel", show=False),
         Binding("1", "panel('histogram')", "Histogram", show=False),
         Binding("2", "panel('codes')", "Codes", show=False),
         Binding("3", "panel('figures')", "Statistics", show=False),
@@ -75,7 +75,7 @@ class LayerScreen(QuailScreen[str]):
         self.layer_name = layer
         self._order = order
         self._seen = -1
-        self._detail_of: tuple[str, str] | None = None  # scheme and layer that the pictures show
+        self._detail_of: tuple[str, str] | None = None  # scheme and layer that are drawn
 
     def compose(self) -> ComposeResult:
         yield RunHeader(id="header")
@@ -111,7 +111,7 @@ class LayerScreen(QuailScreen[str]):
         histogram, codes = self.query_one(Histogram), self.query_one(Transitions)
         figures = self.query_one(LayerFigures)
         if layer is None:
-            sentence = self._not_measured()
+            sentence = self._why_not_measured()
             figures.say(sentence)
             histogram.show(None, sentence)
             codes.show(None, sentence)
@@ -120,23 +120,23 @@ class LayerScreen(QuailScreen[str]):
         figures.show(layer, self.run.layers(self.scheme), self.run.limits.of_layer(self.scheme, layer.name))
         if self._detail_of != (self.scheme, self.layer_name):
             self._detail_of = (self.scheme, self.layer_name)
-            detail, sentence = self._detail()
+            detail, sentence = self._read_detail()
             histogram.show(detail, sentence)
             too_many = detail is not None and not detail.transitions
             codes.show(None if too_many else detail, TOO_MANY_CODES if too_many else sentence)
 
-    def _detail(self) -> tuple[LayerDetail | None, str]:
-        """What is to be drawn, or why there is nothing."""
+    def _read_detail(self) -> tuple[LayerDetail | None, str]:
+        """Return what to draw, or why there is nothing."""
         try:
             return self.run.detail(self.scheme, self.layer_name), NO_DETAIL
         except QuailError as error:
             return None, f"The layer's counts cannot be read: {printable(str(error))}"
 
-    def _not_measured(self) -> str:
+    def _why_not_measured(self) -> str:
         scheme = printable(self.scheme)
         if self.run.is_over:
-            return f"This layer was not measured under {scheme}: the run ended before. x shows another scheme."
-        return f"Not measured under {scheme} yet. It appears here as soon as it is."
+            return f"This layer was not measured under {scheme}: the run ended first. Press x for another scheme."
+        return f"Not measured under {scheme} yet. The layer appears here once it is."
 
     def _show_title(self, layer: LayerStatistics | None) -> None:
         width = self.size.width
@@ -166,7 +166,7 @@ class LayerScreen(QuailScreen[str]):
 
     @property
     def _listed(self) -> Sequence[str]:
-        """Layers in the order they were listed in; in model order, where this one was not among them."""
+        """Layers in the order of their list; in model order if this layer was not listed."""
         if self.layer_name in self._order:
             return self._order
         return [layer.name for layer in self.run.layers(self.scheme)]
@@ -212,7 +212,7 @@ class LayerScreen(QuailScreen[str]):
         if self.run.samples:
             self.app.push_screen(SamplesScreen(self.run, self.scheme))
         else:
-            self.quail.say("No sample has been answered yet, or the audit was given no data")
+            self.quail.say("No sample has been answered yet, or the audit has no data")
 
     # Panels
 
@@ -227,18 +227,18 @@ class LayerScreen(QuailScreen[str]):
         self.action_panel(PANELS[(place + step) % len(PANELS)])
 
     @on(Tabs.TabActivated)
-    def _tab_activated(self, event: Tabs.TabActivated) -> None:
+    def _change_tab(self, event: Tabs.TabActivated) -> None:
         part = str(event.tab.id).removeprefix("tab-")
         self._show_part(part)
         if self.has_class("-narrow") and (self.focused is None or not self.focused.display):
             self.action_panel("codes" if part == CODES else "figures")
 
     def _show_part(self, part: str) -> None:
-        """On a narrow screen one of the two parts is shown."""
+        """Show one of the two parts if the screen is narrow."""
         parts = self.query_one("#layer-parts")
         parts.set_class(part == OVERVIEW, "-overview")
         parts.set_class(part == CODES, "-codes")
 
     def action_back(self) -> None:
-        """To the audit, which puts its cursor on the layer looked at last."""
+        """Go back to the audit, which puts its cursor on this layer."""
         self.dismiss(self.layer_name)

@@ -1,4 +1,4 @@
-"""The log: what the app did, what the run noted, and what its process said on standard error."""
+"""Show the log: what the app did, the notes of runs, and the standard error of their processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from quail_audit.tui.widgets.key_bar import KeyBar
 class LogScreen(QuailScreen[None]):
     """Plain lines, the latest last."""
 
-    HELP = "What the app did, what the runs noted on the way, and what their processes said on standard error."
+    HELP = "What the app did, the notes of its runs, and what their processes wrote to standard error."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
         Binding("j", "scroll(1)", "Down", show=False),

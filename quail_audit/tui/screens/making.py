@@ -1,7 +1,4 @@
-"""What the screens of a training and of a cure have in common: how it stands, and then the audit of its result.
-
-Not here: what each shows of its own while it goes on (training.py, cure.py).
-"""
+"""Show how a training or a cure stands, and lead to the audit of its result."""
 
 from __future__ import annotations
 
@@ -27,8 +24,8 @@ class MakingScreen(QuailScreen[None]):
     """A run that makes something.
 
     Args:
-        making: that is followed.
-        before: the audit it began with: what its result is measured and held against; None where that is not at hand.
+        making: the training or cure.
+        before: the audit that it began with, which its result is compared with; None if that is not available.
     """
 
     def __init__(self, making: Making, before: LiveRun | None) -> None:
@@ -41,12 +38,12 @@ class MakingScreen(QuailScreen[None]):
 
     KIND: ClassVar[RunKind]
 
-    def _alone(self, result: CheckpointSaved) -> AuditRequest:
-        """What to ask of the result where the audit before is not at hand."""
+    def _lone_request(self, result: CheckpointSaved) -> AuditRequest:
+        """Return what to measure of the result if the audit before is not available."""
         raise NotImplementedError
 
     def _command(self) -> Sequence[str]:
-        """That repeats it."""
+        """Return the command that repeats it."""
         raise NotImplementedError
 
     def show_theme(self) -> None:
@@ -55,14 +52,14 @@ class MakingScreen(QuailScreen[None]):
         self.show_changes()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The audit of the result is offered once there is one, stopping while there is something to stop."""
+        """Offer the audit once there is a result, and stopping while something runs."""
         if action == "audit":
             return self._making.result is not None
         return self._making.is_running_here if action == "stop" else True
 
     def _show_bindings(self) -> None:
         can_do = self._making.is_running_here, self._making.result is not None
-        if can_do != self._could_do:  # the footer is made anew, which must not be seen
+        if can_do != self._could_do:  # refreshing the footer flickers
             self._could_do = can_do
             self.refresh_bindings()
 
@@ -93,7 +90,7 @@ class MakingScreen(QuailScreen[None]):
         text.append(" " * max(2, self.size.width - text.cell_len - badge.cell_len - 1))
         self.query_one("#header", Static).update(text.append_text(badge))
 
-    def _why_stopped(self, colour: str = "error", kept: str = "") -> Text:
+    def _stopped_text(self, colour: str = "error", kept: str = "") -> Text:
         """Say why there is no result, and what can be done; kept: what is left of it."""
         message, mend = why_it_stopped(self._making, self.KIND)
         style = palette.style(self.app, colour, bold=True)
@@ -108,13 +105,13 @@ class MakingScreen(QuailScreen[None]):
             "stopping": Text("◌ stopping", style=palette.style(self.app, "warning")),
         }.get(stage, Text(f"● {stage}", style=palette.style(self.app, "accent")))
 
-    def _offered(self) -> Text:
-        """What can be done with the result."""
+    def _offer_text(self) -> Text:
+        """Say what can be done with the result."""
         offer = "see before and after again" if self._after is not None else "audit it, and see before and after"
         return Text(f"   Press a to {offer}", style=palette.style(self.app, "accent", bold=True))
 
     def action_audit(self) -> None:
-        """Measure the result as the run before was measured, and show both; without one, by itself."""
+        """Audit the result as the audit before, and show both; without one, show the result alone."""
         from quail_audit.tui.screens.compare import CompareScreen
 
         result = self._making.result
@@ -123,7 +120,7 @@ class MakingScreen(QuailScreen[None]):
             return
         request = self._before.request if self._before is not None else None
         if self._before is None or request is None:
-            self.quail.start_audit(self._alone(result))
+            self.quail.start_audit(self._lone_request(result))
             return
         if self._after is None:
             self._after = self.quail.measure(request.model_copy(update={"unlearned": result.folder}))
@@ -131,4 +128,4 @@ class MakingScreen(QuailScreen[None]):
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(shlex.join(self._command()))
-        self.quail.say("The command is copied")
+        self.quail.say("Copied the command")

@@ -1,4 +1,4 @@
-"""Which run to hold another against: the recent ones, those of the same layers first."""
+"""Pick a run to compare with: the recent ones, those with the same layers first."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ MOST_RUNS = 50
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run that another can be held against.
+    """A run to compare with.
 
     Attributes:
-        is_alike: whether its layers are the same ones.
+        is_alike: it has the same layers.
     """
 
     summary: RunSummary
@@ -42,10 +42,10 @@ class Candidate:
 
 
 class PickRunScreen(ModalScreen[Path | None]):
-    """Lists the runs there are; the answer is a folder, or None.
+    """Lists the runs; returns a folder, or None.
 
     Args:
-        run: the folder of the run that is held against another.
+        run: the folder of the run to compare.
         recent: other folders to offer, beside those in the runs folder.
     """
 
@@ -63,7 +63,7 @@ class PickRunScreen(ModalScreen[Path | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide", id="pick-run"):
-            yield Label("Hold this run against which other? Enter takes it, Escape goes back", markup=False)
+            yield Label("Compare this run with which other? Enter chooses it, Escape goes back", markup=False)
             yield OptionList(id="runs")
 
     def on_mount(self) -> None:
@@ -72,7 +72,7 @@ class PickRunScreen(ModalScreen[Path | None]):
 
     @work(thread=True, exit_on_error=False)
     def _search(self) -> None:
-        """In a thread: the runs may be many, and on a slow disk."""
+        """Search in a thread: the runs may be many, and on a slow disk."""
         found = candidates(self._run, self._recent)
         self.app.call_from_thread(self._show, found)
 
@@ -89,7 +89,7 @@ class PickRunScreen(ModalScreen[Path | None]):
             runs.add_option(Option("There is no other run yet: audit another checkpoint first", disabled=True))
 
     @on(OptionList.OptionSelected)
-    def _chosen(self, event: OptionList.OptionSelected) -> None:
+    def _choose(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(self._found[event.option_index].summary.folder)
 
     def action_cancel(self) -> None:
@@ -104,7 +104,7 @@ class PickRunScreen(ModalScreen[Path | None]):
 
 
 def candidates(run: Path, recent: tuple[str, ...]) -> list[Candidate]:
-    """Runs other than this one, those of the same layers first, then the last written first."""
+    """Return the other runs, those with the same layers first, then the last written first."""
     own = run.absolute()
     listed = list_runs(RUNS_FOLDER, limit=MOST_RUNS)
     summaries = {summary.folder.absolute(): summary for summary in listed}
@@ -122,8 +122,9 @@ def candidates(run: Path, recent: tuple[str, ...]) -> list[Candidate]:
 
 
 def first_layers(folder: Path) -> tuple[object, ...]:
-    """What tells whether two runs are of the same layers, read from a run's first events: how many layers and weights
-    the pair has, and the name of the first. Empty where that cannot be read."""
+    """Read from a run's first events what tells its layers: the number of layers and weights, and the first name.
+
+    Empty if it cannot be read."""
     facts: tuple[object, ...] = ()
     try:
         with closing(replay(folder)) as events:

@@ -1,4 +1,4 @@
-"""By what a run is judged, and what came of each rule: over the audit screen, which has the verdict alone."""
+"""Show the policy of a run and the outcome of each rule, over the audit screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOK_EVERY_S = 0.25
 
 
 class PolicyScreen(ModalScreen[None]):
-    """Goes on following the run while it is open."""
+    """Follows the run while it is open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,p,q", "close", "Close")]
 
@@ -36,7 +36,7 @@ class PolicyScreen(ModalScreen[None]):
         self.set_interval(LOOK_EVERY_S, self._look)
 
     def _look(self) -> None:
-        """Samples and layers change nothing here, and come by the thousand."""
+        """Draw only if the policy's outcome changed: samples and layers, which come by the thousand, do not count."""
         state = self.run.state
         seen = (state.started, state.policy, state.verdict, state.rules, self.run.is_over)
         if seen != self._seen:

@@ -1,4 +1,4 @@
-"""Remediate: each cure that fits the audit, in plain words, with its cost and its exact command; a key starts one."""
+"""Show the cures that fit an audit, with cost and exact command, and start one."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from quail_audit.verdict.prescription import Advice, Prescription, prescribe
 
 
 class RemediateScreen(QuailScreen[None]):
-    """What would repair an audited checkpoint.
+    """The cures of an audited checkpoint.
 
     Args:
         run: the audit.
-        scheme: one of its schemes, which the reader looks at.
+        scheme: the scheme that the reader looks at.
     """
 
     HELP = (
-        "What would repair this checkpoint, the best first: which states each cure fits, what it costs, what it has "
-        "been measured to do, and the exact command. An erased update can be carried without training; a drowned one "
-        "needs calibration or training; a few layers can be spared; what was not forgotten has to be unlearned again."
+        "What would repair this checkpoint, the best first: the states that each cure is for, its cost, what it was "
+        "measured to do, and the exact command. An erased update can be carried without training; a drowned one needs "
+        "calibration or training; a few layers can be spared; what was not forgotten must be unlearned again."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r", "start", "Start", tooltip="Start the cure under the cursor", priority=True, key_display="^r"),
         Binding("r", "retrain", "Retrain", tooltip="Choose layers and settings of a retraining"),
         Binding("c", "copy", "Copy", tooltip="Copy the commands of the cure under the cursor"),
-        Binding("w", "watch", "Watch", tooltip="Back to the cure that was started here", show=False),
+        Binding("w", "watch", "Watch", tooltip="Go back to the cure that was started here", show=False),
         Binding("j", "move(1)", "Down", show=False),
         Binding("k", "move(-1)", "Up", show=False),
         Binding("escape", "back", "Back"),
@@ -104,7 +104,7 @@ class RemediateScreen(QuailScreen[None]):
             line = Text.assemble((f"{number}. {found.cure}", "bold"), (f"  {_cost(found)}", palette.muted(self.app)))
             cures.add_option(Option(line))
         if not self._advice.prescriptions:
-            cures.add_option(Option(Text("no cure fits; r retrains all the same"), disabled=True))
+            cures.add_option(Option(Text("no cure fits; press r to retrain anyway"), disabled=True))
         else:
             cures.highlighted = min(at, len(self._advice.prescriptions) - 1)
         self._show_cure()
@@ -118,8 +118,8 @@ class RemediateScreen(QuailScreen[None]):
         if chosen is not None:
             muted = palette.muted(self.app)
             parts = (("fits", chosen.why), ("costs", _cost(chosen)), ("measured", chosen.measured))
-            for name, said in parts:
-                text.append(f"{name}: ", style=muted).append(f"{printable(said)}\n")
+            for name, value in parts:
+                text.append(f"{name}: ", style=muted).append(f"{printable(value)}\n")
             for number, command in enumerate(chosen.shown):
                 text.append("\nthen:\n" if number else "\n", style=muted)
                 text.append(printable(command), style="bold")
@@ -140,7 +140,7 @@ class RemediateScreen(QuailScreen[None]):
 
     @on(OptionList.OptionSelected)
     def action_start(self) -> None:
-        """A retraining is made ready first; every other cure needs nothing more to be chosen."""
+        """Start the chosen cure; a retraining needs settings first."""
         chosen = self._chosen
         if self._cure is not None and self._cure.is_running_here:
             self.action_watch()
@@ -150,7 +150,7 @@ class RemediateScreen(QuailScreen[None]):
             self.action_retrain()
         elif not is_installed(chosen.commands[0][1]):
             self.quail.say(
-                f"quail {chosen.commands[0][1]} is not installed here: c copies the command, to run where it is"
+                f"quail {chosen.commands[0][1]} is not installed here: press c to copy the command and run it elsewhere"
             )
         else:
             self._cure = self.quail.treat(chosen.commands[0], self.run.folder)
@@ -160,7 +160,7 @@ class RemediateScreen(QuailScreen[None]):
         from quail_audit.tui.screens.cure import CureScreen
 
         if self._cure is None:
-            self.quail.say("No cure was started here yet; Ctrl+R starts one")
+            self.quail.say("No cure was started here yet; press Ctrl+R to start one")
         else:
             self.app.push_screen(CureScreen(self._cure, self.run))
 
@@ -170,7 +170,7 @@ class RemediateScreen(QuailScreen[None]):
     def action_copy(self) -> None:
         if (chosen := self._chosen) is not None:
             self.app.copy_to_clipboard("\n".join(map(shlex.join, chosen.commands)))
-            self.quail.say("The command is copied")
+            self.quail.say("Copied the command")
 
     def action_move(self, lines: int) -> None:
         cures = self.query_one(OptionList)
@@ -181,5 +181,5 @@ class RemediateScreen(QuailScreen[None]):
 
 
 def _cost(found: Prescription) -> str:
-    time = "time hangs on the data" if found.seconds is None else f"about {wording.duration(found.seconds)}"
+    time = "time depends on the data" if found.seconds is None else f"about {wording.duration(found.seconds)}"
     return f"{time}, writes {wording.byte_size(found.size_bytes) if found.size_bytes else 'no weights'}"

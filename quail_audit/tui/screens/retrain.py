@@ -1,4 +1,4 @@
-"""Retrain: which layers and how, the exact command, and its start. The training has its own screen."""
+"""Choose layers and settings of a retraining, show its exact command, and start it."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from quail_audit.tui.widgets.training_form import TrainingForm
 
 COMMANDS_GROUP = "quail.commands"
 OWN_CURES = ("attribute", "recipe")  # commands that come with quail_audit itself
-NOT_INSTALLED = "quail train is not installed here: c copies the command, to run where it is"
+NOT_INSTALLED = "quail train is not installed here: press c to copy the command and run it elsewhere"
 
 
 class RetrainScreen(QuailScreen[None]):
-    """Retraining of the layers at risk, made ready.
+    """The form of a retraining of the layers at risk.
 
     Args:
-        run: the audit that says which they are.
-        scheme: one of its schemes, which the reader looks at.
+        run: the audit that found them.
+        scheme: the scheme that the reader looks at.
     """
 
     HELP = (
-        "Retrain the layers whose forgetting rounding takes back. The layers at risk are chosen already; the settings "
+        "Retrain the layers whose forgetting is lost in rounding. The layers at risk are already chosen; the settings "
         "are the paper's unless you change them; the command below is exactly what Ctrl+R runs."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r", "start", "Start", tooltip="Start the training", priority=True, key_display="^r"),
         Binding("c", "copy", "Copy", tooltip="Copy the command"),
-        Binding("w", "watch", "Watch", tooltip="Back to the training that was started here", show=False),
+        Binding("w", "watch", "Watch", tooltip="Go back to the training that was started here", show=False),
         Binding("1", "focus_on('layers')", "Layers", show=False),
         Binding("2", "focus_on('objective')", "Settings", tooltip="Go to the settings"),
         Binding("escape", "back", "Back", show=False),
@@ -110,16 +110,16 @@ class RetrainScreen(QuailScreen[None]):
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(" Quail ", style=palette.style(self.app, "accent", bold=True))
         text.append(" Retrain  ", style="bold")
-        right = self._standing()
+        right = self._stage_text()
         text.append(pair_in(self.size.width - text.cell_len - right.cell_len - 3, self.run))
         text.append(" " * max(2, self.size.width - text.cell_len - right.cell_len - 1))
         self.query_one("#header", Static).update(text.append_text(right))
 
-    def _standing(self) -> Text:
+    def _stage_text(self) -> Text:
         if self._training is not None:
             is_over = self._training.stage in ("finished", "stopped")
-            said = f"training {self._training.stage}: w opens it"
-            return Text(said if is_over else f"● {said}", style=palette.style(self.app, "accent"))
+            title = f"training {self._training.stage}: w opens it"
+            return Text(title if is_over else f"● {title}", style=palette.style(self.app, "accent"))
         if not is_installed("train"):
             return Text("train not installed", style=palette.style(self.app, "warning", bold=True))
         return Text(f"at {printable(self._scheme)}", style=palette.muted(self.app))
@@ -128,17 +128,17 @@ class RetrainScreen(QuailScreen[None]):
 
     @on(LayerPicker.Changed)
     @on(TrainingForm.Changed)
-    def _plan_changed(self) -> None:
+    def _refresh_plan(self) -> None:
         form = self.query_one(TrainingForm)
         self._chosen = form.read()
         scheme = str(self._chosen.values.get("scheme", self._scheme))
         if scheme != self._scheme:
-            self._look_at(scheme)
+            self._change_scheme(scheme)
         self._show_command()
         self._explain()
 
-    def _look_at(self, scheme: str) -> None:
-        """Another scheme has other layers at risk; a choice of the reader's own stays."""
+    def _change_scheme(self, scheme: str) -> None:
+        """Choose the layers at risk under another scheme, unless the reader chose layers."""
         picker = self.query_one(LayerPicker)
         follows, chosen = picker.chosen == picker.at_risk, picker.chosen
         self._scheme = scheme
@@ -147,7 +147,7 @@ class RetrainScreen(QuailScreen[None]):
         picker.choose(picker.at_risk if follows else chosen)
 
     def _request(self) -> TrainRequest | None:
-        """What would be trained; None while something is missing or wrong."""
+        """Return what would be trained; None while something is missing or wrong."""
         audited, picker = self.run.request, self.query_one(LayerPicker)
         if audited is None or self._chosen.problems or not picker.chosen:
             return None
@@ -165,7 +165,7 @@ class RetrainScreen(QuailScreen[None]):
             values["report"] = self.run.folder_from_here
         try:
             return TrainRequest.model_validate(values)
-        except ValidationError:  # a value that TrainRequest has no place for
+        except ValidationError:  # a value that TrainRequest refuses
             return None
 
     def _show_command(self) -> None:
@@ -175,7 +175,7 @@ class RetrainScreen(QuailScreen[None]):
             self._command = shlex.join(["quail", *train_arguments(request, given=self._given)])
             shown.append(printable(self._command))
         self.query_one("#command-text", Static).update(shown)
-        problem = self._why_not()
+        problem = self._first_problem()
         panel = self.query_one("#command")
         panel.border_title = "Command" if not problem else f"Command ── not ready: {problem}"
         panel.border_subtitle = "Ctrl+R runs it, c copies it" if not problem else "c copies it"
@@ -185,32 +185,32 @@ class RetrainScreen(QuailScreen[None]):
     def _given(self) -> frozenset[str]:
         return frozenset(self._chosen.values) - {"objective", "scheme"}
 
-    def _why_not(self) -> str:
-        """The first thing that keeps the training from starting, in words."""
+    def _first_problem(self) -> str:
+        """Say the first thing that keeps the training from starting."""
         if not self.query_one(LayerPicker).chosen:
             return "no layer is chosen"
         for name in self._chosen.problems:
-            return self.query_one(TrainingForm).explained(name, self._chosen)[0]
+            return self.query_one(TrainingForm).help_of(name, self._chosen)[0]
         return ""
 
-    # What is said of the thing in hand
+    # What is title of the thing in hand
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         self._explain()
 
     @on(LayerHighlighted)
     def _explain(self) -> None:
-        """One line on the focused field, or on the layer under the cursor."""
+        """Show one line on the focused field, or on the layer under the cursor."""
         text = Text(no_wrap=False, overflow="ellipsis")
         picker, focused = self.query_one(LayerPicker), self.focused
         name = (focused.id if focused is not None else None) or ""
         if not is_installed("train"):
             text.append(f" {NOT_INSTALLED}\n", style=palette.style(self.app, "warning"))
         if name in {setting.name for setting in SETTINGS}:
-            problem, said = self.query_one(TrainingForm).explained(name, self._chosen)
+            problem, help_line = self.query_one(TrainingForm).help_of(name, self._chosen)
             if problem:
                 text.append(f" ✗ {problem}\n", style=palette.style(self.app, "error", bold=True))
-            text.append(f" {said}", style=palette.muted(self.app))
+            text.append(f" {help_line}", style=palette.muted(self.app))
         elif picker.current is not None:
             text.append_text(self._layer_in_words(picker))
         self.query_one("#explained", Static).update(text)
@@ -233,12 +233,12 @@ class RetrainScreen(QuailScreen[None]):
         if self._training is not None and self._training.is_running_here:
             self.action_watch()
             return
-        problem = self._why_not()
+        problem = self._first_problem()
         request = self._request()
         if not is_installed("train"):
             self.quail.say(NOT_INSTALLED, severity="warning")
         elif request is None:
-            self.quail.say(f"Not started: {problem or 'the settings do not go together'}", severity="warning")
+            self.quail.say(f"Not started: {problem or 'the settings do not fit together'}", severity="warning")
         else:
             self._training = self.quail.train(request, given=self._given)
             self.action_watch()
@@ -247,19 +247,19 @@ class RetrainScreen(QuailScreen[None]):
         from quail_audit.tui.screens.training import TrainingScreen
 
         if self._training is None:
-            self.quail.say("No training was started here yet; Ctrl+R starts it")
+            self.quail.say("No training was started here yet; press Ctrl+R to start one")
         else:
             self.app.push_screen(TrainingScreen(self._training, self.run))
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(self._command)
-        self.quail.say("The command is copied")
+        self.quail.say("Copied the command")
 
     def action_focus_on(self, what: str) -> None:
         self.query_one(f"#{what}").focus()
 
     def action_back(self) -> None:
-        """From the settings to the layers, from there to the screen below."""
+        """Go from the settings to the layers, and from there to the screen below."""
         picker = self.query_one(LayerPicker)
         if picker.has_focus:
             self.app.pop_screen()
@@ -268,5 +268,5 @@ class RetrainScreen(QuailScreen[None]):
 
 
 def is_installed(command: str) -> bool:
-    """Return whether quail has this command here. Looks at what packages declare, loads none of them."""
+    """Return whether quail has such a command. Reads what packages declare, without loading them."""
     return command in OWN_CURES or bool(entry_points(group=COMMANDS_GROUP, name=command))

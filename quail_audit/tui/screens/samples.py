@@ -1,4 +1,4 @@
-"""The samples screen: what every arm answered, one sample at a time. This is where a reader sees the leak."""
+"""Show what every arm answered, one sample at a time: here a reader sees the leak."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class SamplesScreen(QuailScreen[None]):
     """Samples of one metric at a time.
 
     Args:
-        run: whose samples.
+        run: the run of the samples.
         scheme: of the rounded arms.
     """
 
     HELP = (
         "Every sample of a metric: the truth, and what each checkpoint answered in full precision and rounded. "
-        "Samples that came back stand first."
+        "Samples that came back come first."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "next(1)", "Next", show=False, tooltip="The next sample; the next one found, after a search"),
@@ -48,7 +48,7 @@ class SamplesScreen(QuailScreen[None]):
             show=False,
             tooltip="The previous sample; the previous one found, after a search",
         ),
-        Binding("N", "next(-1)", "Previous", show=False, tooltip="The same as p, for hands used to vi"),
+        Binding("N", "next(-1)", "Previous", show=False, tooltip="The same as p, as in vi"),
         Binding("slash", "search", "Search", tooltip="Search prompts, truths and answers"),
         Binding("m", "next_metric(1)", "Metric", tooltip="Samples of the next metric"),
         Binding("M", "next_metric(-1)", "Metric back", show=False),
@@ -125,7 +125,7 @@ class SamplesScreen(QuailScreen[None]):
         self.show_changes()
 
     def _show_metrics(self) -> None:
-        """Add tabs for metrics that have come. They never move."""
+        """Add tabs for new metrics; tabs never move."""
         sampled = {metric for metric, _ in self.run.samples}
         data = self.run.state.data
         planned = set(data.samples) if data is not None else set()
@@ -137,10 +137,10 @@ class SamplesScreen(QuailScreen[None]):
                 self._metrics.append(metric)
         if not self.metric and self._metrics:
             first = next((metric for metric in self._metrics if metric in sampled), self._metrics[0])
-            self._open(first)
+            self._open_metric(first)
 
-    def _open(self, metric: str, number: int | None = None) -> None:
-        """Show a metric's samples, the cursor on one of them."""
+    def _open_metric(self, metric: str, number: int | None = None) -> None:
+        """Show a metric's samples, with the cursor on one of them."""
         self._stop_search()
         self.metric = metric
         self._scores = SampleScores(self.run, metric, self.scheme)
@@ -152,7 +152,7 @@ class SamplesScreen(QuailScreen[None]):
         self._read()
 
     def _fit(self) -> None:
-        """Give the list the columns of every arm's score where the texts keep enough."""
+        """Show every arm's score in the list if enough room is left for the texts."""
         full = self._list.full_width + 3
         narrow = 22
         self._list.styles.width = full if self.size.width - full >= LEAST_PANE_COLUMNS else narrow
@@ -164,11 +164,11 @@ class SamplesScreen(QuailScreen[None]):
 
     @on(SampleList.Highlighted)
     def _read(self) -> None:
-        """Show the sample under the cursor, where it is not shown already."""
+        """Show the sample under the cursor, if it is not shown already."""
         row = self._list.row
         if self._scores is None or row is None:
             self._shown = self._sample = None
-            self._pane.say(self._nothing())
+            self._pane.say(self._empty_text())
             self._pane.border_title = "Nothing to read yet"
             return
         answers = self._scores.answers(row)
@@ -197,13 +197,13 @@ class SamplesScreen(QuailScreen[None]):
         wanted = self._search.text if self._search is not None else ""
         self._pane.read(self._sample, wanted, keep_place=same)
 
-    def _nothing(self) -> str:
+    def _empty_text(self) -> str:
         if self.run.is_over:
             return "No sample of this metric was answered."
         return "Samples appear here as soon as the first of them are answered."
 
     def _title(self, row: int) -> None:
-        self._pane.border_title = Text(f"{self._list.place + 1} of {len(self._list.rows)} ── {self._what(row)}")
+        self._pane.border_title = Text(f"{self._list.place + 1} of {len(self._list.rows)} ── {self._change_text(row)}")
         keys = "n next  p previous  ↵ larger"
         if self._is_enlarged:
             keys = "n next  p previous  ↵ list"
@@ -211,7 +211,7 @@ class SamplesScreen(QuailScreen[None]):
             keys = self._search.in_words(len(self._list.found))
         self._pane.border_subtitle = Text(keys)
 
-    def _what(self, row: int) -> str:
+    def _change_text(self, row: int) -> str:
         assert self._scores is not None  # noqa: S101 - the caller has them
         return came_back_in_words(self._scores.came_back(row), self.metric, printable(self.scheme))
 
@@ -238,7 +238,7 @@ class SamplesScreen(QuailScreen[None]):
         if self._sample is None or row is None or self._scores is None:
             self.quail.say("There is no sample to copy yet")
             return
-        title = f"{wording.metric_title(self.metric)}, sample {self._scores.numbers[row]}: {self._what(row)}"
+        title = f"{wording.metric_title(self.metric)}, sample {self._scores.numbers[row]}: {self._change_text(row)}"
         self.app.copy_to_clipboard(as_text(self._sample, printable(title)))
         self.quail.say("Copied the sample as text")
 
@@ -262,35 +262,35 @@ class SamplesScreen(QuailScreen[None]):
         self._refresh_title()
 
     @on(Tabs.TabActivated)
-    def _tab_activated(self, event: Tabs.TabActivated) -> None:
+    def _change_tab(self, event: Tabs.TabActivated) -> None:
         metric = self._metrics[int(str(event.tab.id).removeprefix("metric-"))]
         if metric != self.metric:
-            self._open(metric)
+            self._open_metric(metric)
 
     def action_next_metric(self, step: int) -> None:
         if self.metric in self._metrics:
-            self._open(self._metrics[(self._metrics.index(self.metric) + step) % len(self._metrics)])
+            self._open_metric(self._metrics[(self._metrics.index(self.metric) + step) % len(self._metrics)])
 
     @on(RunHeader.SchemeClicked)
     def action_next_scheme(self) -> None:
-        """The same sample at the next scheme."""
+        """Show the same sample at the next scheme."""
         scheme, self.scheme = self.scheme, self.next_scheme(self.run, self.scheme)
         if scheme == self.scheme:
             return
         row = self._list.row
         number = self._scores.numbers[row] if self._scores is not None and row is not None else None
         if self.metric:
-            self._open(self.metric, number)
+            self._open_metric(self.metric, number)
         self._seen = -1
         self.show_changes()
 
     def action_back(self) -> None:
-        """Out of what was entered last: the search, the large texts, the screen."""
+        """Leave what was entered last: the search, the large texts, or the screen."""
         if self._field.display:
             self._hide_field()
         elif self._search is not None:
             self._stop_search()
-            self._shown = None  # its marks go
+            self._shown = None  # removes its marks
             self._read()
         elif self._is_enlarged:
             self.action_enlarge()
@@ -315,7 +315,7 @@ class SamplesScreen(QuailScreen[None]):
         if not text or self._scores is None:
             return
         place, rows = self._list.place, self._list.rows
-        rows = rows[place:] + rows[:place]  # the sample in hand first, so that the first one found is the next
+        rows = rows[place:] + rows[:place]  # from the current sample, so that the first one found is the next
         self._field.start(text, self.run, map(self._scores.answers, rows), len(rows))
         self._shown = None  # so that it is marked in the texts on screen
         self._read()

@@ -1,4 +1,4 @@
-"""The start screen: what to audit, each choice checked as it is made, and the runs there are."""
+"""Show the start screen: what to audit, each choice checked at once, and the recent runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import quail_audit
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.preflight import Answer, SchemesFound
 from quail_audit.tui.form.checks import Checks
-from quail_audit.tui.form.choices import DEMOS, TITLES, Choices, choices_to_begin_with, readiness
+from quail_audit.tui.form.choices import DEMOS, TITLES, Choices, first_choices, readiness
 from quail_audit.tui.form.preflight import Preflight
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.theme import palette
@@ -31,24 +31,24 @@ from quail_audit.tui.widgets.runs_panel import RunsPanel
 from quail_audit.tui.widgets.runs_table import RunsTable
 from quail_audit.tui.widgets.scheme_choice import SchemeChoices
 
-CHECK_AFTER_S = 0.3  # without a key
+CHECK_AFTER_S = 0.3  # after the last key
 
 
 class StartScreen(QuailScreen[None]):
-    """A form on the left or on top, the runs beside or below it."""
+    """The form, and the recent runs beside or below it."""
 
     HELP = (
-        "Choose an original and an unlearned checkpoint and start an audit, or open a run there is. Everything is "
+        "Choose an original and an unlearned checkpoint and start an audit, or open an earlier run. Everything is "
         "checked while you choose; nothing is downloaded or measured before you start."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r,f5", "start", "Start", tooltip="Measure, in a process of its own"),
-        Binding("ctrl+o", "browse", "Browse", tooltip="Pick a folder for the field in hand"),
+        Binding("ctrl+r,f5", "start", "Start", tooltip="Start the audit, in a process of its own"),
+        Binding("ctrl+o", "browse", "Browse", tooltip="Pick a folder for the current field"),
         Binding("f2", "found", "Details", tooltip="Everything that was found about the choices"),
-        Binding("ctrl+y", "copy", "Copy command", tooltip="Copy the command line that does the same", show=False),
-        Binding("escape", "runs", "Runs", tooltip="From the form to the recent runs"),
-        Binding("n", "form", "New audit", tooltip="From the recent runs to the form"),
-        Binding("f1", "help", "Help", tooltip="The help, from within a field too"),
+        Binding("ctrl+y", "copy", "Copy command", tooltip="Copy the command that starts the same audit", show=False),
+        Binding("escape", "runs", "Runs", tooltip="Go to the recent runs"),
+        Binding("n", "form", "New audit", tooltip="Go to the form"),
+        Binding("f1", "help", "Help", tooltip="Show the help, also from within a field"),
     ]
 
     class Answered(Message):
@@ -75,7 +75,7 @@ class StartScreen(QuailScreen[None]):
         yield Static(id="start-header")
         with VerticalScroll(id="start", can_focus=False):
             with Vertical(id="start-left"):
-                yield AuditForm(choices_to_begin_with(self.quail.settings), id="new-audit", classes="panel")
+                yield AuditForm(first_choices(self.quail.settings), id="new-audit", classes="panel")
                 with FoundView(id="found", classes="panel") as found:
                     found.border_title = "What was found"
             yield RunsPanel(id="runs-panel", classes="panel")
@@ -98,7 +98,7 @@ class StartScreen(QuailScreen[None]):
             self._has_begun = True
             self._checks.check_all()
         else:
-            self._preflight.go_on()
+            self._preflight.resume()
 
     async def on_unmount(self) -> None:
         await self._preflight.rest()
@@ -121,7 +121,7 @@ class StartScreen(QuailScreen[None]):
         topic = str(event.input.id)
         if topic in self._due:
             self._due[topic].stop()
-        if not self._has_begun:  # the values to begin with: asked after the first paint
+        if not self._has_begun:  # the first values are checked after the first paint
             return
         self._checks.discard(topic)
         self._due[topic] = self.set_timer(CHECK_AFTER_S, lambda: self._checks.check(topic))
@@ -151,7 +151,7 @@ class StartScreen(QuailScreen[None]):
 
     def show_changes(self) -> None:
         """See QuailScreen."""
-        if not self._is_drawn:  # asked before there is anything to draw on
+        if not self._is_drawn:  # called before there is anything to draw on
             return
         if self.app.theme != self._drawn_theme:
             self._drawn_theme = self.app.theme
@@ -194,19 +194,19 @@ class StartScreen(QuailScreen[None]):
         ready = readiness(choices, self._checks.found)
         request = choices.request()
         if ready.blocked_by or request is None:
-            self.quail.say(f"Not started: {ready.said}", severity="warning")
+            self.quail.say(f"Not started: {ready.line}", severity="warning")
             self.action_form(ready.blocked_by)
             return
         self.quail.change_settings(**choices.to_remember())
-        self.run_worker(self._preflight.rest())  # its memory is the audit's now
+        self.run_worker(self._preflight.rest())  # frees its memory for the audit
         self.quail.start_audit(request)
 
     @on(Button.Pressed, "#start-button")
-    def _start_pressed(self) -> None:
+    def _press_start(self) -> None:
         self.action_start()
 
     @on(RunsTable.Opened)
-    def _open(self, event: RunsTable.Opened) -> None:
+    def _open_run(self, event: RunsTable.Opened) -> None:
         self.quail.open_run(event.folder)
 
     @on(Choice.Browse)
@@ -239,14 +239,14 @@ class StartScreen(QuailScreen[None]):
         self._form.focus_choice(topic)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The keys that go from the form to the runs and back are shown where they do."""
+        """Offer the keys between form and runs only where they lead elsewhere."""
         in_runs = isinstance(self.focused, RunsTable)
         if action == "runs":
             return not in_runs
         in_field = isinstance(self.focused, Input)
         if action == "form":
             return not in_field
-        if action == "help":  # elsewhere the app's own key, which a field takes as text, does it
+        if action == "help":  # elsewhere the app's own ? does it; a field takes that as text
             return in_field
         return True
 

@@ -1,4 +1,4 @@
-"""The training screen: a training as it goes, how it ended, and from there to the audit of its result."""
+"""Show a training as it goes, how it ended, and the way to the audit of its result."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class TrainingScreen(MakingScreen):
     """One training.
 
     Args:
-        training: that is followed.
-        before: the audit it began with: what its result is measured and held against; None where that is not at hand.
+        training: the training.
+        before: see MakingScreen.
     """
 
     KIND = TRAINING
     HELP = (
-        "A training as it goes: the loss and its terms step by step, what the rounded model scores on the way, and the "
-        "checkpoints it saves. When it is done, a audits the result and shows before and after side by side."
+        "A running training: the loss and its terms step by step, what the rounded model scores on the way, and the "
+        "checkpoints it saves. When it is done, press a to audit the result and see before and after side by side."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "audit", "Audit the result", tooltip="Measure the result, and show before and after"),
@@ -87,20 +87,20 @@ class TrainingScreen(MakingScreen):
         progress = [bar(step / total), f"{step} / {total}"] if total else []
         objective, remaining_s = self.training.request.objective, self.training.state.remaining_s
         self._show_header("Training", progress, subject=objective, remaining_s=remaining_s)
-        self.query_one("#standing", Static).update(self._standing())
+        self.query_one("#standing", Static).update(self._stage_text())
         self._show_bindings()
 
     # What is drawn
 
     def _progress(self) -> tuple[int, int]:
-        """Steps made, and planned."""
+        """Return the steps made, and planned."""
         state = self.training.state
         if state.steps:
             return state.steps[-1].step, state.steps[-1].total
         return 0, state.plan.steps if state.plan is not None else 0
 
     def _facts(self) -> Text:
-        """What changes comes first, so that a low panel shows it."""
+        """Return the facts; those that change come first, so that a low panel shows them."""
         state, request = self.training.state, self.training.request
         text = Text()
         if state.evals:
@@ -127,7 +127,7 @@ class TrainingScreen(MakingScreen):
         return Text.assemble((f"{name:<{FACT_COLUMNS}}", palette.muted(self.app)), f"{value}\n")
 
     def _scores(self, first: TrainEval, last: TrainEval) -> Text:
-        """What the model in training scores, a line for each metric and precision: first, and now if that is later."""
+        """Return the model's first and latest scores, a line for each metric and precision."""
         moved = first.step != last.step
         steps = f"{first.step} → {last.step}" if moved else str(last.step)
         text = Text(f"scores after step {steps}\n", style="bold")
@@ -143,61 +143,61 @@ class TrainingScreen(MakingScreen):
                 title = ""
         return text
 
-    def _standing(self) -> Text:
+    def _stage_text(self) -> Text:
         stage = self.training.stage
         if stage == "finished":
-            return self._finished()
+            return self._finished_text()
         if stage == "stopped":
             return self._stopped()
         muted = palette.muted(self.app)
         if stage == "stopping":
-            said = " Stopping after this step, with a checkpoint; Ctrl+X again stops at once and saves nothing more"
-            return Text(said, style=palette.style(self.app, "warning"))
+            line = " Stopping after this step, with a checkpoint; Ctrl+X again stops at once and saves nothing more"
+            return Text(line, style=palette.style(self.app, "warning"))
         state = self.training.state
         if state.steps:
             last = state.steps[-1]
             note = f" · {printable(state.notes[-1])}" if state.notes else ""
-            said = f" epoch {last.epoch:.2f} · loss {figure(last.loss)}{note}"
-            return Text(said, style=muted, no_wrap=True, overflow="ellipsis")
-        return Text(" opening the checkpoints" if state.plan is None else " the first step is being made", style=muted)
+            line = f" epoch {last.epoch:.2f} · loss {figure(last.loss)}{note}"
+            return Text(line, style=muted, no_wrap=True, overflow="ellipsis")
+        return Text(" opening the checkpoints" if state.plan is None else " running the first step", style=muted)
 
-    def _finished(self) -> Text:
+    def _finished_text(self) -> Text:
         text = Text.assemble((" ✓ FINISHED", palette.style(self.app, "verdict-pass", bold=True)))
         result = self.training.result
         if result is None:
-            return text.append("  it says of no checkpoint that it was saved")
+            return text.append("  it reported no saved checkpoint")
         text.append(f"  the result is in {printable(result.folder)}\n")
-        return text.append_text(self._offered())
+        return text.append_text(self._offer_text())
 
     def _stopped(self) -> Text:
         end = self.training.state.end
         was_asked = isinstance(end, RunFailed) and end.exit_code == EXIT_INTERRUPTED
         saved = self.training.state.saved
         kept = f"saved: {printable(saved[-1].folder)} (step {saved[-1].step})" if saved else "no checkpoint was saved"
-        return self._why_stopped("warning" if was_asked else "error", f" · {kept}")
+        return self._stopped_text("warning" if was_asked else "error", f" · {kept}")
 
     # Actions
 
     def action_stop(self) -> None:
-        """Stop with a checkpoint, after asking; where that goes on already, stop at once."""
+        """Ask, then stop with a checkpoint; if it is stopping already, stop at once."""
         if not self.training.is_running_here:
-            self.quail.say("This training is not running here, so there is nothing to stop")
+            self.quail.say("This training is not running here, so it cannot be stopped from here")
             return
         from quail_audit.tui.screens.confirm import ConfirmScreen
 
         step, total = self._progress()
-        question, yes = f"Stop after step {step} of {total}? A checkpoint to go on from is saved first.", "Stop"
+        question, yes = f"Stop after step {step} of {total}? A checkpoint to resume from is saved first.", "Stop"
         if self.training.stop_asked:
             question, yes = "Stop at once? The checkpoint that is being saved may be lost.", "Stop at once"
-        self.app.push_screen(ConfirmScreen(question, yes), self._answered)
+        self.app.push_screen(ConfirmScreen(question, yes), self._stop_if_sure)
 
-    def _answered(self, yes: bool | None) -> None:
+    def _stop_if_sure(self, yes: bool | None) -> None:
         if yes:
             self.training.stop()
             self.show_changes()
 
-    def _alone(self, result: CheckpointSaved) -> AuditRequest:
-        """On the training's own data."""
+    def _lone_request(self, result: CheckpointSaved) -> AuditRequest:
+        """See MakingScreen. The audit is on the training's own data."""
         asked = self.training.request
         return AuditRequest(
             original=asked.original,
@@ -216,7 +216,7 @@ class TrainingScreen(MakingScreen):
 
 
 def bar(share: float) -> str:
-    """Progress from 0 to 1, to an eighth of a column."""
+    """Draw progress from 0 to 1, to an eighth of a column."""
     eighths = round(min(1.0, max(0.0, share)) * BAR_COLUMNS * 8)
     whole, part = divmod(eighths, 8)
     return f"{'█' * whole}{EIGHTHS[part] if part else ''}".ljust(BAR_COLUMNS, "·")

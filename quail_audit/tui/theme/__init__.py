@@ -1,1 +1,1 @@
-"""Themes: their files, and their colours as styles."""
+"""The themes: their files, and their colours as styles."""

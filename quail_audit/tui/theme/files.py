@@ -1,7 +1,6 @@
-"""The app's colour themes: TOML files, shipped and the user's own, read into what Textual and the widgets need.
+"""Read the app's colour themes from TOML files, shipped and the user's own.
 
-A file may leave out anything but its name; what is left out is derived from what is there, so that text stays readable.
-Not here: which theme is chosen (settings.py) and what a colour stands for in a picture (the widgets).
+A file needs only its name; missing colours are derived from the given ones, so that text stays readable.
 """
 
 import math
@@ -25,12 +24,12 @@ DEFAULT_THEME = "quail-dark"
 SHIPPED_NAMES = ("quail-dark", "quail-light", "quail-contrast", "quail-colourblind")
 HEAT_STOPS = 9
 PLOT_SERIES = 6
-READABLE = 4.5  # WCAG 2.2, success criterion 1.4.3: contrast of text with what it stands on
+READABLE = 4.5  # WCAG 2.2, success criterion 1.4.3: contrast of text with its background
 MOST_USER_THEMES = 50
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2's contrast ratio of two colours, 1 to 21."""
+    """Return WCAG 2's contrast ratio of two colours, 1 to 21."""
     darker, lighter = sorted((_luminance(one), _luminance(other)))
     return (lighter + 0.05) / (darker + 0.05)
 
@@ -45,7 +44,7 @@ def _luminance(colour: str) -> float:
 
 @lru_cache(maxsize=4096)
 def mix(one: str, other: str, share: float) -> str:
-    """The colour that share (0 to 1) of the way from one to the other, in CIE Lab, where equal steps look equal."""
+    """Return the colour at a share (0 to 1) of the way between two, in CIE Lab, where equal steps look equal."""
     if share <= 0.0 or share >= 1.0:  # exactly: the way through Lab may be off by one
         return other if share >= 1.0 else one
     start, end = rgb_to_lab(Color.parse(one)), rgb_to_lab(Color.parse(other))
@@ -54,14 +53,14 @@ def mix(one: str, other: str, share: float) -> str:
 
 
 def readable(colour: str, on: str, least: float = READABLE) -> str:
-    """The colour, moved toward white or black only as far as text in it needs to be readable there."""
+    """Return the colour, moved toward white or black as far as text in it must be to be readable there."""
     toward = max((WHITE.hex6, BLACK.hex6), key=lambda end: contrast(end, on))
     tries = (mix(colour, toward, step / 20) for step in range(21))
     return next((found for found in tries if contrast(found, on) >= least), toward.lower())
 
 
 def _colour(text: str) -> str:
-    """An opaque colour as #rrggbb. The terminal's own colours are refused: nobody can tell how they look."""
+    """Return an opaque colour as #rrggbb. The terminal's own colours are refused: their look is unknown."""
     try:
         colour = Color.parse(text) if len(text) <= 64 and not text.startswith("auto") else None
     except (ColorParseError, ValueError) as error:
@@ -82,15 +81,15 @@ Colour = Annotated[str, AfterValidator(_colour)]
 Known = dict[str, Any]  # the fields before this one, from which a missing one is derived
 
 
-def _by_darkness(dark: str, light: str) -> Any:
+def _dark_or_light(dark: str, light: str) -> Any:
     return Field(default_factory=lambda known: dark if known["dark"] else light)
 
 
-def _derived(derive: Callable[[Known], object]) -> Any:
+def _field_from(derive: Callable[[Known], object]) -> Any:
     return Field(default_factory=derive)
 
 
-def _between(known: Known, one: str, other: str, share: float) -> str:
+def _readable_mix(known: Known, one: str, other: str, share: float) -> str:
     return readable(mix(known[one], known[other], share), known["panel"])
 
 
@@ -106,36 +105,36 @@ class QuailTheme(Value):
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]  # Textual makes a style class of it
     dark: StrictBool = True
 
-    background: Colour = _by_darkness("#0f141b", "#eef1f4")
-    foreground: Colour = _by_darkness("#d8dfe9", "#1b2430")
-    primary: Colour = _by_darkness("#7db0e8", "#1b5fa6")
-    surface: Colour = _derived(lambda known: mix(known["background"], known["foreground"], 0.04))
-    panel: Colour = _derived(lambda known: mix(known["background"], known["foreground"], 0.09))
-    secondary: Colour = _derived(lambda known: _between(known, "primary", "foreground", 0.5))
-    accent: Colour = _derived(lambda known: known["primary"])
-    success: Colour = _derived(lambda known: readable("#6cc79b" if known["dark"] else "#1a6e48", known["panel"]))
-    warning: Colour = _derived(lambda known: readable("#e8b75c" if known["dark"] else "#855300", known["panel"]))
-    error: Colour = _derived(lambda known: readable("#ff8078" if known["dark"] else "#b3261e", known["panel"]))
-    muted: Colour = _derived(lambda known: _between(known, "foreground", "background", 0.35))
-    border: Colour = _derived(lambda known: mix(known["panel"], known["foreground"], 0.25))  # of what has no focus
-    cursor_background: Colour = _derived(lambda known: mix(known["background"], known["primary"], 0.2))
-    cursor_foreground: Colour = _derived(lambda known: readable(known["foreground"], known["cursor_background"]))
+    background: Colour = _dark_or_light("#0f141b", "#eef1f4")
+    foreground: Colour = _dark_or_light("#d8dfe9", "#1b2430")
+    primary: Colour = _dark_or_light("#7db0e8", "#1b5fa6")
+    surface: Colour = _field_from(lambda known: mix(known["background"], known["foreground"], 0.04))
+    panel: Colour = _field_from(lambda known: mix(known["background"], known["foreground"], 0.09))
+    secondary: Colour = _field_from(lambda known: _readable_mix(known, "primary", "foreground", 0.5))
+    accent: Colour = _field_from(lambda known: known["primary"])
+    success: Colour = _field_from(lambda known: readable("#6cc79b" if known["dark"] else "#1a6e48", known["panel"]))
+    warning: Colour = _field_from(lambda known: readable("#e8b75c" if known["dark"] else "#855300", known["panel"]))
+    error: Colour = _field_from(lambda known: readable("#ff8078" if known["dark"] else "#b3261e", known["panel"]))
+    muted: Colour = _field_from(lambda known: _readable_mix(known, "foreground", "background", 0.35))
+    border: Colour = _field_from(lambda known: mix(known["panel"], known["foreground"], 0.25))  # without the focus
+    cursor_background: Colour = _field_from(lambda known: mix(known["background"], known["primary"], 0.2))
+    cursor_foreground: Colour = _field_from(lambda known: readable(known["foreground"], known["cursor_background"]))
 
     cursor_reverse: StrictBool = (
         False  # swap the two, and every text's colour with its ground: as readable, more striking
     )
 
-    heat_ramp: Annotated[tuple[Colour, ...], Field(min_length=2, max_length=32)] = _derived(
+    heat_ramp: Annotated[tuple[Colour, ...], Field(min_length=2, max_length=32)] = _field_from(
         lambda known: (known["panel"], mix(known["panel"], known["error"], 0.5), known["error"])
     )  # from no risk to the highest
-    untouched: Colour = _derived(lambda known: known["muted"])
-    carried: Colour = _derived(lambda known: known["success"])
-    drowned: Colour = _derived(lambda known: known["warning"])
-    erased: Colour = _derived(lambda known: known["error"])
-    verdict_pass: Colour = _derived(lambda known: known["success"])
-    verdict_fail: Colour = _derived(lambda known: known["error"])
-    verdict_inconclusive: Colour = _derived(lambda known: known["warning"])
-    series: Annotated[tuple[Colour, ...], Field(min_length=PLOT_SERIES, max_length=PLOT_SERIES)] = _derived(
+    untouched: Colour = _field_from(lambda known: known["muted"])
+    carried: Colour = _field_from(lambda known: known["success"])
+    drowned: Colour = _field_from(lambda known: known["warning"])
+    erased: Colour = _field_from(lambda known: known["error"])
+    verdict_pass: Colour = _field_from(lambda known: known["success"])
+    verdict_fail: Colour = _field_from(lambda known: known["error"])
+    verdict_inconclusive: Colour = _field_from(lambda known: known["warning"])
+    series: Annotated[tuple[Colour, ...], Field(min_length=PLOT_SERIES, max_length=PLOT_SERIES)] = _field_from(
         _default_series
     )
 
@@ -144,19 +143,19 @@ class QuailTheme(Value):
         return _heat_stops(self.heat_ramp, self.foreground, self.background)
 
     def heat(self, position: float) -> tuple[str, str]:
-        """Background and text colour at a place on the ramp, 0 (no risk) to 1; beyond the ends, the end.
+        """Return background and text colour at a place on the ramp, 0 (no risk) to 1, clipped to that range.
 
-        There are nine steps and nothing between them, so that text is readable on all that is ever shown.
+        The ramp has nine steps, so that text is readable on every one.
 
         Raises:
-            ValueError: the position is not a number. A value that is not known has no place on the ramp.
+            ValueError: the position is NaN. An unknown value has no place on the ramp.
         """
         if math.isnan(position):
             raise ValueError("not a position on the ramp: nan")
         return self.heat_stops()[round(min(1.0, max(0.0, position)) * (HEAT_STOPS - 1))]
 
     def state(self, state: State) -> str:
-        """The text colour of a layer's state."""
+        """Return the text colour of a layer's state."""
         colours: dict[State, str] = {
             "untouched": self.untouched,
             "carried": self.carried,
@@ -166,7 +165,7 @@ class QuailTheme(Value):
         return colours[state]
 
     def verdict(self, outcome: Outcome) -> str:
-        """The text colour of a verdict."""
+        """Return the text colour of a verdict."""
         colours: dict[Outcome, str] = {
             "pass": self.verdict_pass,
             "fail": self.verdict_fail,
@@ -174,8 +173,8 @@ class QuailTheme(Value):
         }
         return colours[outcome]
 
-    def textual(self) -> Theme:
-        """The theme for App.register_theme, with the variables of variables()."""
+    def as_textual(self) -> Theme:
+        """Return the theme for App.register_theme, with variables()."""
         return Theme(
             name=self.name,
             dark=self.dark,
@@ -193,9 +192,9 @@ class QuailTheme(Value):
         )
 
     def variables(self) -> dict[str, str]:
-        """Our own style variables, and those of Textual's whose own values would be hard to read.
+        """Return Quail's style variables, and those of Textual that would be hard to read.
 
-        App.get_theme_variable_defaults should return the default theme's, so that styles hold under any theme.
+        App.get_theme_variable_defaults returns the default theme's, so that styles work under any theme.
         """
         own = {
             "muted": self.muted,
@@ -210,9 +209,9 @@ class QuailTheme(Value):
             "verdict-inconclusive": self.verdict_inconclusive,
             **{f"plot-{number}": colour for number, colour in enumerate(self.series, start=1)},
         }
-        return own | self._textuals()
+        return own | self._textual_variables()
 
-    def _textuals(self) -> dict[str, str]:
+    def _textual_variables(self) -> dict[str, str]:
         blurred = mix(self.panel, self.foreground, 0.06)
         washes = {
             f"{name}-muted": mix(self.background, getattr(self, name), 0.18)
@@ -220,7 +219,7 @@ class QuailTheme(Value):
         }
         return washes | {
             "text-muted": self.muted,
-            "text-disabled": self.muted,  # also the placeholder of an input, which must be read
+            "text-disabled": self.muted,  # also an input's placeholder, which must be readable
             "foreground-muted": self.muted,
             "block-cursor-background": self.cursor_background,
             "block-cursor-foreground": self.cursor_foreground,
@@ -251,18 +250,18 @@ class QuailTheme(Value):
 def _heat_stops(ramp: tuple[str, ...], foreground: str, background: str) -> tuple[tuple[str, str], ...]:
     return tuple(
         (colour, _text_on(colour, foreground, background))
-        for colour in (_along(ramp, stop / (HEAT_STOPS - 1)) for stop in range(HEAT_STOPS))
+        for colour in (_colour_at(ramp, stop / (HEAT_STOPS - 1)) for stop in range(HEAT_STOPS))
     )
 
 
-def _along(ramp: tuple[str, ...], position: float) -> str:
+def _colour_at(ramp: tuple[str, ...], position: float) -> str:
     place = position * (len(ramp) - 1)
     before = min(int(place), len(ramp) - 2)
     return mix(ramp[before], ramp[before + 1], place - before)
 
 
 def _text_on(colour: str, foreground: str, background: str) -> str:
-    """The theme's own text or background colour where one is readable, else white or black, of which one always is."""
+    """Return the theme's text or background colour if one is readable, else white or black, of which one is."""
     for pair in ((foreground, background), (WHITE.hex6.lower(), BLACK.hex6.lower())):
         best = max(pair, key=lambda text: contrast(text, colour))
         if contrast(best, colour) >= READABLE:
@@ -288,14 +287,14 @@ _TABLES: dict[str, dict[str, str]] = {
 
 
 def read_theme(path: str | Path) -> QuailTheme:
-    """The theme in a TOML file.
+    """Read the theme in a TOML file.
 
     Raises:
-        BadInputError: not a file, unreadable, too large, not TOML, an unknown key (with a suggestion), or a value that
-            is none of its kind.
+        BadInputError: not a file, unreadable, too large, not TOML, an unknown key (with a suggestion), or a wrong
+            kind of value.
     """
     where = printable(str(path))
-    if not Path(path).is_file():  # a pipe would be waited for without end
+    if not Path(path).is_file():  # a pipe would block forever
         raise BadInputError("there is no such file", where=where)
     document = read_toml(path, "theme")
     refuse_unknown(document, {"name", "dark", *_TABLES}, where=where, what="key")
@@ -319,16 +318,16 @@ _NAME_RULE = 'Begin the file with name = "my-theme": a letter, then up to 39 let
 
 
 def _key_of(field: str) -> str:
-    """A field as the file spells it."""
+    """Return a field's name as the file spells it."""
     spelt = (f"[{title}] {key}" for title, keys in _TABLES.items() for key, name in keys.items() if name == field)
     return next(spelt, field)
 
 
 def shipped_folder() -> Path:
-    """Where the shipped themes are: within an installed package, or at the top of a checkout.
+    """Return the folder of the shipped themes: in an installed package, or at the top of a checkout.
 
     Raises:
-        BadInputError: they are in neither, so the installation is damaged.
+        BadInputError: they are in neither: the installation is damaged.
     """
     package = Path(__file__).parents[2]
     for folder in (package / "themes", package.parent / "themes"):
@@ -338,10 +337,10 @@ def shipped_folder() -> Path:
 
 
 def find_themes(user_folder: Path | None) -> tuple[tuple[QuailTheme, ...], tuple[BadInputError, ...]]:
-    """The shipped themes, then the *.toml of the user's folder by name; and what was wrong with those left out.
+    """Read the shipped themes, then the *.toml of the user's folder by name; return them and the problems of the rest.
 
-    The app must come up whatever the files say, so a broken file is a problem, not an error, and without any readable
-    file there is still the default theme. A theme whose name is taken is left out.
+    The app must start whatever the files contain, so a broken file is a problem, not an error, and the default theme
+    needs no file. A theme whose name is taken is left out.
     """
     themes: dict[str, QuailTheme] = {}
     problems: list[BadInputError] = []
@@ -377,7 +376,7 @@ def _user_paths(folder: Path) -> list[Path]:
         ) from error
     if len(paths) > MOST_USER_THEMES:
         raise BadInputError(
-            f"{len(paths)} themes are more than the {MOST_USER_THEMES} that are read; none was",
+            f"{len(paths)} themes are too many: at most {MOST_USER_THEMES} can be read, so none was",
             where=printable(str(folder)),
             mend="Move some away",
         )

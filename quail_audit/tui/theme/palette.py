@@ -1,4 +1,4 @@
-"""The theme's colours as Rich styles, for what is drawn in Python rather than by CSS."""
+"""Turn the theme's colours into Rich styles, for what is drawn in Python rather than by CSS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:
-    """Text in the colour of a variable of the theme in use."""
+    """Return the style of text in the colour of a theme variable."""
     return Style(color=app.theme_variables[variable], bold=bold)
 
 
@@ -26,7 +26,7 @@ def muted(app: App[Any]) -> Style:
 
 
 def of_state(app: App[Any], state: State | None) -> Style:
-    """For a layer's state; None: its weights are not finite."""
+    """Return the style of a layer's state; None: its weights are not finite."""
     return style(app, "error" if state is None else f"state-{state}", bold=state in ("erased", None))
 
 
@@ -35,14 +35,14 @@ def of_outcome(app: App[Any], outcome: Outcome) -> Style:
 
 
 def of_format(app: App[Any], standing: matrix.SchemeOutcome) -> Style:
-    """For a format's verdict, or what stands in its place."""
+    """Return the style of a scheme's verdict, or of what stands in its place."""
     if standing == "unknown":
         return muted(app)
     return of_outcome(app, "inconclusive" if standing == "not measured" else standing)
 
 
 def of_rule(app: App[Any], standing: RuleStanding) -> Style:
-    """For what came of a rule."""
+    """Return the style of a rule's outcome."""
     colours: dict[RuleStanding, str] = {
         "passed": "pass",
         "failed": "fail",
@@ -53,12 +53,12 @@ def of_rule(app: App[Any], standing: RuleStanding) -> Style:
 
 
 def heat(app: App[Any], position: float) -> Style:
-    """Readable text on the ramp's colour at a position from 0 (no risk) to 1."""
+    """Return the style of readable text on the ramp's colour at a position from 0 (no risk) to 1."""
     stop = round(min(1.0, max(0.0, position)) * (HEAT_STOPS - 1))
     return Style(color=app.theme_variables[f"heat-text-{stop}"], bgcolor=app.theme_variables[f"heat-{stop}"])
 
 
 def of_standing(app: App[Any], standing: Change) -> Style:
-    """For what is better or worse than before."""
+    """Return the style of a change for better or worse."""
     colours: dict[Change, str] = {"better": "verdict-pass", "worse": "verdict-fail", "changed": "warning"}
     return style(app, colours.get(standing, "muted"), bold=standing in colours)

@@ -1,1 +1,1 @@
-"""What the screens are made of, one file a widget."""
+"""The parts of the screens, one file for each widget."""

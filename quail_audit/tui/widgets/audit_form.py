@@ -115,7 +115,7 @@ class AuditForm(Vertical):
             mark, style = ("✗", "error") if is_wrong else ("→", "accent")
         elif ready.pending:
             mark, style = "…", "accent"
-        line = printable(ready.said)
+        line = printable(ready.line)
         text = Text(f"{mark} ", palette.style(self.app, style, bold=True), no_wrap=True, overflow="ellipsis")
         text.append(line, palette.style(self.app, style) if style == "error" else palette.muted(self.app))
         shown = self.query_one("#readiness", Static)

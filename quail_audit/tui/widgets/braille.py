@@ -1,7 +1,7 @@
-"""Curves in braille: a plot of a few lines in the middle of text. Pure.
+"""Draw a curve in braille, a few lines high in the middle of text.
 
-Drawn here rather than with textual-plot: its axes and ticks take more lines than the eight small plots of a training
-have, and each would be a widget; this draws a curve into 30 x 3 cells.
+textual-plot's axes and ticks take more lines than the eight small plots of a training have, and each plot would be a
+widget; this draws a curve into 30 x 3 cells.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of the dot in a 
 
 
 def curve(places: Sequence[float], values: Sequence[float], columns: int, lines: int) -> list[str]:
-    """A curve through values at places, both drawn to their full extent; blank lines where there is nothing to draw.
+    """Draw a curve through values at places, both to their full extent; blank lines if there is nothing to draw.
 
     Args:
         places: ascending, as many as there are values: each value's place along the axis, from 0 to 1.
@@ -28,7 +28,7 @@ def curve(places: Sequence[float], values: Sequence[float], columns: int, lines:
     if not drawn or columns < 1 or lines < 1:
         return ["".join(chr(0x2800 + bits) for bits in row) for row in cells]
     low, high = min(v for _, v in drawn), max(v for _, v in drawn)
-    dots = _thinned([(min(width - 1, int(p * width)), _row(v, low, high, height)) for p, v in drawn])
+    dots = _thin([(min(width - 1, int(p * width)), _row(v, low, high, height)) for p, v in drawn])
     for (x0, y0), (x1, y1) in pairwise([dots[0], *dots]):
         for x, y in _line(x0, y0, x1, y1):
             cells[y // DOTS_DOWN][x // DOTS_ACROSS] |= _BITS[x % DOTS_ACROSS][y % DOTS_DOWN]
@@ -36,14 +36,14 @@ def curve(places: Sequence[float], values: Sequence[float], columns: int, lines:
 
 
 def _row(value: float, low: float, high: float, height: int) -> int:
-    """From the top; a value that never changes is drawn in the middle."""
-    # of halves, since the difference of two finite numbers may be beyond every finite one
+    """Return a value's row from the top; a constant value is in the middle."""
+    # in halves, as the difference of two finite numbers may overflow
     share = (value / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.5
     return round((1 - share) * (height - 1))
 
 
-def _thinned(dots: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Of many values in one column of dots, the first, the extremes and the last: all that a line would show."""
+def _thin(dots: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Keep, of many values in one column of dots, the first, the extremes and the last."""
     kept: list[tuple[int, int]] = []
     start = 0
     for end in range(1, len(dots) + 1):

@@ -1,4 +1,4 @@
-"""The layers of two runs, before and after: the largest change first, sortable, filterable."""
+"""Show the layers of two runs, before and after, the largest change first."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ORDERS = (LARGEST_FIRST, "worse first", MODEL_ORDER, "layer")
 
 
 class ChangeTable(DataTable[Text]):
-    """One row for each layer that both runs measured."""
+    """One row for each layer that both runs measured; sortable, filterable."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Each figure is before → after. ▲ is no longer at risk, ▼ now is, ≠ has another state at the same risk.",
         "The largest change comes first: steps from state to state, then how far overlap and survival moved.",
-        "o sorts otherwise; / keeps only the layers whose name or state, before or after, has the text.",
+        "o changes the order; / keeps only the layers whose name or state, before or after, has the text.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False),
@@ -61,19 +61,19 @@ class ChangeTable(DataTable[Text]):
         self.counted = ""
 
     def show(self, changes: Sequence[LayerChange], counted: str) -> None:
-        """Show these changes; counted: what the title says of them."""
+        """Show these changes; counted: their counts, for the title."""
         self.counted = counted
         self._changes = tuple(changes)
         self._rebuild()
 
     def keep(self, text: str) -> None:
-        """Show only the layers whose name or state has this text; all of them where it is empty."""
+        """Show only layers with this text in name or state; all if it is empty."""
         self._filter = text.strip().casefold()
         self._rebuild()
 
     @property
     def in_order(self) -> list[str]:
-        """Layers as they stand."""
+        """Layers in the order shown."""
         return [str(row.key.value) for row in self.ordered_rows]
 
     def action_next_order(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""One choice of the start screen: a field that completes paths and, below it, what was found there."""
+"""Show one choice of the start screen: a field that completes paths, and what was found."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Choice(Vertical):
     Args:
         topic: what it is: "original"; its field's id.
         title: its label.
-        placeholder: what may be given, while nothing is.
+        placeholder: what may be typed, shown while nothing is.
         value: to begin with.
-        ending: of files that it takes; None: it takes folders.
+        ending: of the files that it takes; None if it takes folders.
     """
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Type a path: → takes the completion, Ctrl+O opens a picker, ↑ and ↓ go from field to field.",
         "A checkpoint is a folder, or a Hugging Face id such as org/name or org/name@revision.",
-        "Below a field: ✓ what was found, ✗ what is wrong and how to mend it, … what is not known yet.",
+        "Below a field: ✓ what was found, ✗ what is wrong and how to fix it, … what is not known yet.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down", "app.focus_next", "Next field", show=False),
-        Binding("up", "app.focus_previous", "Field before", show=False),
+        Binding("up", "app.focus_previous", "Previous field", show=False),
     ]
 
     class Browse(Message):
@@ -84,7 +84,7 @@ class Choice(Vertical):
         return self.query_one(Input)
 
     def show(self, finding: Finding | None) -> None:
-        """Say what was found; None: nothing is chosen."""
+        """Show what was found; None: nothing is chosen."""
         if finding == self._finding:
             return
         self._finding = finding
@@ -127,7 +127,7 @@ class Choice(Vertical):
 
 
 def where_to_pick(value: str) -> Path:
-    """Where a picker opens: in the folder that holds what is typed, or the nearest one above it that there is."""
+    """Return where a picker opens: the folder of what is typed, or the nearest existing one above it."""
     try:
         path = Path(usable(value)).absolute()
         above = path.parents if usable(value) else (path,)
@@ -137,6 +137,6 @@ def where_to_pick(value: str) -> Path:
 
 
 def _short(path: Path) -> str:
-    """A picked path, relative where it is below the folder the app was opened in."""
+    """Return a picked path, relative if it is below the working folder."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)

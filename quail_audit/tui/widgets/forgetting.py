@@ -1,6 +1,6 @@
-"""The forgetting panel: every metric on every arm, with its interval and a small plot over samples, and what came back.
+"""Show every metric on every arm, with its interval, a small plot over samples, and what came back.
 
-A line of figures and, where there is room, a line of plots for each metric. Widths are fixed, so nothing jumps while
+Each metric has a line of figures and, if there is room, a line of plots. Widths are fixed, so nothing jumps while
 numbers arrive.
 """
 
@@ -28,10 +28,10 @@ TITLE_COLUMNS = 16
 WIDE_ARM, NARROW_ARM = 12, 7  # columns of an arm, with and without its interval
 LEAST_GAUGE, LARGEST_GAUGE = 8, 30  # cells
 GAUGE_LABEL_COLUMNS = 10
-GAUGE_END_PERCENT = 110.0  # a little beyond everything, so that an overshoot shows
+GAUGE_END_PERCENT = 110.0  # a little beyond 100 %, so that an overshoot shows
 LEAST_HEIGHT_WITH_PLOTS = 14  # lines
 LEFT_BARS, RIGHT_BARS = (0, 0x40, 0x44, 0x46, 0x47), (0, 0x80, 0xA0, 0xB0, 0xB8)  # braille, by height
-POINTS = 100.0  # what a metric scores at most, but for losses
+POINTS = 100.0  # the highest score of a metric, except for losses
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Layout:
 
     Attributes:
         columns: of each arm that is shown.
-        gauge_cells: 0 where there is no room for a gauge.
+        gauge_cells: 0 if there is no room for a gauge.
         has_plots: whether each metric has a second line.
     """
 
@@ -54,8 +54,8 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Forget metrics: high on the original, low on the unlearned. If unlearned/nf4 is high again, it came back.",
-        "The gauge is recovery: 0 % is what may be known, 100 % is what the original knows; ┊ marks the limit.",
-        "~ means so far; ± is the 95 % interval; the little plot has one bar for a few samples, in their order.",
+        "The gauge is recovery: 0 % is what may be known, 100 % is what the original knows; ┊ is the limit.",
+        "~ means so far; ± is the 95 % interval; in the small plot each bar stands for a few samples, in order.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False),
@@ -86,7 +86,7 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         self.border_subtitle = self._progress(run)
 
     def on_resize(self) -> None:
-        if self._shown is not None:  # perhaps at a size that it had before it was shown
+        if self._shown is not None:  # the size may have changed since it was last drawn
             self.show(*self._shown)
 
     def _layout(self, run: LiveRun, scheme: str) -> _Layout:
@@ -120,7 +120,7 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         return line
 
     def _plots(self, run: LiveRun, metric: str, layout: _Layout) -> Text:
-        """A plot under each arm's figure, all of a metric to one scale."""
+        """Draw a plot under each arm's figure, all plots of a metric to one scale."""
         line = Text(" " * TITLE_COLUMNS, no_wrap=True)
         scores = {arm: run.samples[metric, arm].scores for arm in layout.columns if (metric, arm) in run.samples}
         top = max((max(found, default=0.0) for found in scores.values()), default=0.0)
@@ -186,18 +186,18 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
 
 
 def gauge_cell(percent: float, cells: int) -> int:
-    """Where a percentage ends on a gauge of so many cells; something that is not nothing fills one."""
+    """Return where a percentage ends on a gauge of so many cells; anything above 0 fills at least one."""
     share = min(1.0, max(0.0, percent) / GAUGE_END_PERCENT)
     return 0 if percent <= 0 else max(1, round(share * cells))
 
 
 def plot(scores: Sequence[float], cells: int, top: float) -> str:
-    """Bars in braille, two to a cell, for the means of equal runs of scores; blank before there is one.
+    """Draw bars in braille, two to a cell, of means of equal runs of scores; blank without scores.
 
     Args:
         scores: in the order of the samples.
         cells: columns of the screen.
-        top: what the highest bar stands for; the lowest is 0.
+        top: the score of the highest bar; the lowest is 0.
     """
     count = min(2 * cells, len(scores))
     edges = [len(scores) * place // max(1, count) for place in range(count + 1)]
@@ -208,7 +208,7 @@ def plot(scores: Sequence[float], cells: int, top: float) -> str:
 
 
 def _headings(layout: _Layout, style: Style) -> Text:
-    """Two lines: the checkpoints, each over its arms, and the arms' precisions."""
+    """Return two lines: the checkpoints, each over its arms, and the arms' precisions."""
     first = second = " " * TITLE_COLUMNS
     for checkpoint, group in groupby(layout.columns.items(), key=lambda item: item[0].partition("/")[0]):
         arms = list(group)
@@ -224,7 +224,7 @@ def _nothing(run: LiveRun) -> str:
     request = run.request
     if request is not None and request.data is None:
         return (
-            "Only the weights are measured: no data folder was given.\n"
-            "With one, this shows which forgotten answers come back."
+            "Only the weights are measured, as no data folder was given.\n"
+            "With one, this panel shows which forgotten answers come back."
         )
     return "Scores appear here as soon as the first samples are answered."

@@ -1,4 +1,4 @@
-"""The matrix of formats: a row for each scheme of the run, with its verdict and the figures that decide it."""
+"""Show each scheme of a run with its verdict and the figures that decide it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ PADDING = 1  # of a cell, on either side
 
 
 class FormatTable(DataTable[Text]):
-    """One row a scheme; the cursor is on the one that the rest of the screen shows."""
+    """One row for each scheme; the cursor is on the one that the rest of the screen shows."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "A verdict for each format the model may ship in; recovery is that of the forget metric that comes back most.",
-        "Utility: what the deployed model keeps of the original's retain score. NOT MEASURED: the last line says why.",
-        "The cursor chooses the scheme that the layers, the map and the scores are shown at; Enter goes to them.",
+        "A verdict for each scheme the model may ship in; recovery is that of the forget metric that comes back most.",
+        "Utility: the part of the original's retain score that the model keeps. NOT MEASURED: the last line says why.",
+        "The cursor chooses the scheme of the layers, the map and the scores; Enter goes to them.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False),
@@ -63,7 +63,7 @@ class FormatTable(DataTable[Text]):
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, cell_padding=PADDING)
         self._asked: tuple[LiveRun, str] | None = None  # what to show as soon as there is room
         self._drawn: tuple[object, ...] = ()
-        self._agreed: str | None = None  # the scheme that whoever listens knows the cursor to be on
+        self._agreed: str | None = None  # the scheme last reported
         self.border_title = "Formats"
 
     def show(self, run: LiveRun, scheme: str) -> None:
@@ -134,7 +134,7 @@ class FormatTable(DataTable[Text]):
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         event.stop()
         scheme = event.row_key.value
-        is_stale = event.cursor_row != self.cursor_row  # rows were made anew in between
+        is_stale = event.cursor_row != self.cursor_row  # rows were rebuilt in between
         if scheme is not None and scheme != self._agreed and self.has_focus and not is_stale:
             self._agreed = scheme
             self.post_message(FormatTable.Highlighted(scheme))

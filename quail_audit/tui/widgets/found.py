@@ -1,4 +1,4 @@
-"""What was found out about every choice, in full: checkpoints side by side, then data, limits and how they fit."""
+"""Show all that was found about the choices: checkpoints side by side, then data and limits."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FoundView(VerticalScroll, can_focus=True):
     """Everything that is known before anything is measured."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "Original, unlearned and reference should agree in all but their sizes' last digits: they are one model.",
+        "Original, unlearned and reference should be alike but for the last digits of their sizes: they are one model.",
         "Layers are the weight matrices that a scheme rounds; embeddings and the head stay in full precision.",
-        "A metric without data is skipped, and has no say in the verdict.",
+        "A metric without data is skipped and does not affect the verdict.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False),
@@ -40,9 +40,9 @@ class FoundView(VerticalScroll, can_focus=True):
 
     def show(self, found: Found) -> None:
         """Draw what is known now."""
-        self.query_one("#found-text", Static).update(self._drawn(found))
+        self.query_one("#found-text", Static).update(self._content_of(found))
 
-    def _drawn(self, found: Found) -> RenderableType:
+    def _content_of(self, found: Found) -> RenderableType:
         muted = palette.muted(self.app)
         whole = [topic for topic in CHECKPOINTS if isinstance(found.get(topic), CheckpointFound)]
         parts: list[RenderableType] = []

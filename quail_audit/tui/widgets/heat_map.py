@@ -1,4 +1,4 @@
-"""The heat map of blocks × roles: one cell for the layers of a block that play the same role."""
+"""Show a heat map of blocks × roles, a cell for the layers of a block with the same role."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ NOT_MEASURED = "·"
 
 
 class HeatMap(ScrollView, can_focus=True):
-    """Blocks down, roles across. Filled in as layers are measured; the cursor is one cell."""
+    """Blocks down, roles across. Cells fill as layers are measured; the cursor is one cell."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Each row is a transformer block, each column a role in it; a cell is one weight matrix.",
-        "█ erased and ▃ drowned are at risk: rounding takes their update away, or speaks over it.",
+        "█ erased and ▃ drowned are at risk: rounding removes their update, or drowns it in error.",
         "m changes what is shown; Enter opens the layer: its histogram and where its codes went.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -64,7 +64,7 @@ class HeatMap(ScrollView, can_focus=True):
         self.border_title = "Blocks × roles"
 
     def show(self, layers: Sequence[LayerStatistics]) -> None:
-        """Show these layers: the ones shown before, and those measured since."""
+        """Show these layers; they begin with the ones shown before."""
         for layer in layers[self._seen :]:
             key = (layer.block, layer_views.column_of(layer))
             self._cells.setdefault(key, []).append(layer)
@@ -78,7 +78,7 @@ class HeatMap(ScrollView, can_focus=True):
             self.refresh()
 
     def show_brought_back(self, shares: Mapping[str, float]) -> None:
-        """Show what an attribution found: layer -> share of the fall that rounding it alone brings back."""
+        """Show what an attribution found: layer -> share of the drop that rounding it alone undoes."""
         if shares != self._brought_back:
             self._brought_back = shares
             self.watch_mode()
@@ -88,7 +88,7 @@ class HeatMap(ScrollView, can_focus=True):
         self._cells, self._blocks, self._columns, self._seen = {}, [], [], 0
 
     def point_at(self, layer: str) -> None:
-        """Put the cursor on a layer's cell, without saying so."""
+        """Put the cursor on a layer's cell, without a message."""
         for (block, column), found in self._cells.items():
             if any(one.name == layer for one in found):
                 self._put_cursor(self._blocks.index(block), self._columns.index(column))
@@ -118,7 +118,7 @@ class HeatMap(ScrollView, can_focus=True):
 
     @property
     def natural_width(self) -> int:
-        """Columns that the whole map takes with numbers in its cells, border and scroll bar counted."""
+        """Columns of the whole map with numbers in its cells, including border and scroll bar."""
         return LABEL_COLUMNS + NUMBERED_CELL * max(7, len(self._columns)) + 5
 
     def _resize(self) -> None:
@@ -126,7 +126,7 @@ class HeatMap(ScrollView, can_focus=True):
 
     @property
     def _cell_lines(self) -> int:
-        """Cells grow where a model has few blocks."""
+        """Lines of a cell; more if the model has few blocks."""
         room = self.scrollable_content_region.height - 2
         return max(1, min(TALLEST_CELL, room // max(1, len(self._blocks))))
 
@@ -185,7 +185,7 @@ class HeatMap(ScrollView, can_focus=True):
         width = self._cell_columns
         layer = self._worst(row, column)
         text, style = self._look(layer, width)
-        if not is_labelled and not text.startswith(MARKS):  # a number is written once in a cell
+        if not is_labelled and not text.startswith(MARKS):  # write a number once in a cell
             text = ""
         if (row, column) == self._cursor and self.has_focus:
             style += Style(reverse=True, bold=True)
@@ -231,7 +231,7 @@ class HeatMap(ScrollView, can_focus=True):
         self.refresh()
 
     def _cell_at(self, event: events.Click) -> tuple[int, int] | None:
-        """Row and column of the cell that was clicked; None where there is no layer."""
+        """Return row and column of the clicked cell; None if it has no layer."""
         offset = event.get_content_offset(self)
         if offset is None or offset.y < 1 or offset.x < LABEL_COLUMNS:
             return None

@@ -1,7 +1,7 @@
-"""The histogram of update / bucket width over a layer's changed weights, with half a bucket and a whole one marked.
+"""Show a histogram of update / bucket width over a layer's changed weights.
 
-Drawn here rather than by textual-plot: there are always 31 bins on a log2 axis, so in the 35 columns of a small screen
-a column a bin fits with both marks, where a plot's margins alone take ten; and a bin can say its count.
+There are always 31 bins on a log2 axis, so in the 35 columns of a small screen a column for each bin fits with the
+marks at half a bucket and a whole one; textual-plot's margins alone take ten. And a bin can show its count.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ BINS = len(RATIO_EDGES) + 1
 MARKED = (HALF, WHOLE)  # edges with a line of their own through the bars
 LABELLED = (*MARKED, *(RATIO_EDGES.index(2.0**power) for power in (-10, -7, -4, 3)), RATIO_EDGES.index(4.0))
 EIGHTHS = " ▁▂▃▄▅▆▇█"
-GUTTER = 7  # columns of the tallest bar's share, where there is room
+GUTTER = 7  # columns of the tallest bar's share, if there is room
 FEWEST_LINES = 2
 
 
 class Histogram(Widget, can_focus=True):
-    """Bars: how many changed weights moved by how much of their bucket."""
+    """Bars: how many weights moved by how much of their bucket."""
 
     DEFAULT_CLASSES = "panel"
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Each bar counts changed weights by how far they moved, in widths of their own bucket; each step doubles.",
         "Left of ½ an update crosses into another bucket only by luck; right of 1 it always does.",
-        "← and → go through the bars and say their counts below.",
+        "← and → go through the bars and show their counts below.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "move(-1)", "Bar to the left", show=False),
@@ -48,7 +48,7 @@ class Histogram(Widget, can_focus=True):
         self.border_title = "Update / bucket width"
 
     def show(self, detail: LayerDetail | None, sentence: str = "") -> None:
-        """Draw a layer's counts; without any, a sentence that says why."""
+        """Draw a layer's counts, or a sentence on why there are none."""
         self._detail, self._sentence = detail, sentence
         self._say_bin()
         self.refresh()
@@ -84,9 +84,9 @@ class Histogram(Widget, can_focus=True):
             return Text(self._sentence, style=palette.muted(self.app))
         width, height = self.size.width, self.size.height
         sentence = Text(below_half_in_words(detail), style=palette.style(self.app, "foreground", bold=True))
-        said = sentence.wrap(self.app.console, max(1, width))
-        lines = max(FEWEST_LINES, height - len(said) - 2)
-        text = Text("\n").join(said)
+        wrapped = sentence.wrap(self.app.console, max(1, width))
+        lines = max(FEWEST_LINES, height - len(wrapped) - 2)
+        text = Text("\n").join(wrapped)
         text.append("\n")
         for line in range(lines - 1, -1, -1):
             text.append_text(self._line(detail.ratio_counts, line, lines))
@@ -119,12 +119,12 @@ class Histogram(Widget, can_focus=True):
     def _style(self, place: int) -> Style:
         if place == self._bin and self.has_focus:
             return palette.style(self.app, "accent", bold=True)
-        # in the colours of an update that rounding takes away, and of one that it carries
+        # in the colours of an erased and of a carried update
         variable = "state-erased" if place <= HALF else "state-drowned" if place <= WHOLE else "state-carried"
         return palette.style(self.app, variable)
 
     def _column_of(self, edge: int) -> int:
-        """Where an edge is on screen: left of its marker, or between two bars."""
+        """Return where an edge is on screen: left of its marker, or between two bars."""
         return self._gutter + (edge + 1) * self._bar_columns + sum(marked < edge for marked in MARKED)
 
     def _bin_at(self, column: int) -> int | None:
@@ -135,7 +135,7 @@ class Histogram(Widget, can_focus=True):
         return None
 
     def _axis(self) -> Text:
-        """A rule with ticks, and what they stand for; the two marks first, then as many others as there is room for."""
+        """Draw a rule with ticks and their labels: the two marks first, then as many others as fit."""
         width = self._column_of(len(RATIO_EDGES) - 1) + self._bar_columns
         rule, labels = [" "] * self._gutter + ["─"] * (width - self._gutter), [" "] * (width + 2)
         for edge in LABELLED:

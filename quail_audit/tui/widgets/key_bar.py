@@ -1,4 +1,4 @@
-"""The line at the foot of a screen: the keys that work there, as many as fit."""
+"""Show the keys of a screen on its last line, as many as fit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LEAVES_FIRST = "command_palette"  # its actions are all in the help too
 class KeyBar(Footer):
     """Textual's footer, in which no key is cut off.
 
-    Where there is little room, the key of the command palette leaves first, then the last of the screen's own; the help
-    has them all. Help and quitting stay.
+    If there is little room, the key of the command palette goes first, then the last ones of the screen; the help has
+    them all. Help and Quit stay.
     """
 
     def __init__(self) -> None:
@@ -22,16 +22,16 @@ class KeyBar(Footer):
         self._left_out: set[str] = set()
 
     def compose(self) -> ComposeResult:
-        """Textual's."""
-        self._left_out = self._without_room()
+        """See Footer."""
+        self._left_out = self._hidden_actions()
         yield from (key for key in super().compose() if getattr(key, "action", "") not in self._left_out)
 
     def on_resize(self) -> None:
-        if self._without_room() != self._left_out:
+        if self._hidden_actions() != self._left_out:
             self.call_after_refresh(self.recompose)
 
-    def _without_room(self) -> set[str]:
-        """The actions whose keys there is no room for."""
+    def _hidden_actions(self) -> set[str]:
+        """Return the actions whose keys do not fit."""
         widths: dict[str, int] = {}
         own: list[str] = []
         for node, binding, _, _ in self.screen.active_bindings.values():
@@ -47,5 +47,5 @@ class KeyBar(Footer):
         return left_out
 
     def _width(self, binding: Binding) -> int:
-        """In cells, with a blank between key and word and one after both."""
+        """Return a key's width in cells, with a blank between key and word and one after both."""
         return cell_len(self.app.get_key_display(binding)) + 1 + cell_len(binding.description) + 1

@@ -1,4 +1,4 @@
-"""A layer's statistics, each with one line on what it says, and how its neighbours fare."""
+"""Show a layer's statistics, each with one line on its meaning, and the layer's neighbours."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ BLOCKS_BESIDE = 3  # on either side
 
 
 class LayerFigures(VerticalScroll, can_focus=True):
-    """Name, value, words; then the layers around it."""
+    """Name, value and meaning of each statistic, then the layers around."""
 
     DEFAULT_CLASSES = "panel"
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "Each line: a statistic, its value in this layer, and what that value says.",
+        "Each line: a statistic, its value in this layer, and what that value means.",
         "Overlap, survival and noise decide the state; the rest says how large the update was.",
-        "Below: the same role in the blocks around, and the other roles of this block. J K and H L go there.",
+        "Below: the same role in the blocks around it, and the other roles of this block. J K and H L go there.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "scroll_down", "Down", show=False),
@@ -50,7 +50,7 @@ class LayerFigures(VerticalScroll, can_focus=True):
         self.query_one("#figures", Static).update(Text(sentence, style=palette.muted(self.app)))
 
     def show(self, layer: LayerStatistics, layers: Sequence[LayerStatistics], limits: Limits) -> None:
-        """Show a layer among those measured, by the limits that hold for it."""
+        """Show a layer among those measured, by its limits."""
         muted = palette.muted(self.app)
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_column(no_wrap=True)
@@ -68,7 +68,7 @@ class LayerFigures(VerticalScroll, can_focus=True):
         self.query_one("#figures", Static).update(table)
 
     def _marks(self, layers: Sequence[LayerStatistics], here: LayerStatistics, columns: list[str]) -> Text:
-        """Each layer's short title and the mark of its state; the one in hand stands out."""
+        """Return each layer's short title and the mark of its state; the current one stands out."""
         text = Text()
         titles = layer_views.column_titles(columns, 8)
         for layer, title in zip(layers, titles, strict=True):

@@ -1,4 +1,4 @@
-"""The choice of layers to train: the map of blocks × roles, each cell taken or left."""
+"""Choose the layers to train on a map of blocks × roles."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ TAKEN, SOME, LEFT = "✓", "–", " "
 class LayerPicker(HeatMap):
     """Blocks down, roles across, as in the heat map; ✓ before a layer's state means that it is trained.
 
-    A cell is all the layers of a block that play a role, which of a mixture of experts are many.
+    A cell holds all layers of a block with the same role, which are many in a mixture of experts.
     """
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "Each row is a block, each column a role. ✓ is trained, – in part; every other weight stays as it is.",
+        "Each row is a block, each column a role. ✓ is trained, – partly trained; every other weight stays as it is.",
         "█ erased and ▃ drowned are at risk, ▁ carried is safe, ░ untouched was never changed.",
-        "Space takes or leaves a layer, b its block, R its role; a those at risk, A all, N none.",
+        "Space chooses or drops a layer, b its block, R its role; a chooses those at risk, A all, N none.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "space,enter", "toggle_layer", "Layer", tooltip="Take or leave the layer under the cursor", key_display="␣"
+            "space,enter", "toggle_layer", "Layer", tooltip="Choose or drop the layer under the cursor", key_display="␣"
         ),
-        Binding("b", "toggle_block", "Block", tooltip="Take or leave its whole block"),
-        Binding("R", "toggle_role", "Role", tooltip="Take or leave its role in every block", key_display="R"),
-        Binding("a", "take_at_risk", "At risk", tooltip="Take exactly the layers at risk"),
-        Binding("A", "take_all", "All", tooltip="Take every layer", key_display="A", show=False),
-        Binding("N", "take_none", "None", tooltip="Take no layer", key_display="N", show=False),
+        Binding("b", "toggle_block", "Block", tooltip="Choose or drop its whole block"),
+        Binding("R", "toggle_role", "Role", tooltip="Choose or drop its role in every block", key_display="R"),
+        Binding("a", "take_at_risk", "At risk", tooltip="Choose exactly the layers at risk"),
+        Binding("A", "take_all", "All", tooltip="Choose every layer", key_display="A", show=False),
+        Binding("N", "take_none", "None", tooltip="Choose no layer", key_display="N", show=False),
     ]
 
     class Changed(Message):
-        """Other layers are chosen."""
+        """The choice of layers has changed."""
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
@@ -62,7 +62,7 @@ class LayerPicker(HeatMap):
         return frozenset(name for name, layer in self._all.items() if layer.at_risk)
 
     def choose(self, names: Collection[str]) -> None:
-        """Take exactly these layers."""
+        """Choose exactly these layers."""
         self.chosen = frozenset(names) & self._all.keys()
         self._count()
         self.refresh()
@@ -87,7 +87,7 @@ class LayerPicker(HeatMap):
         self.choose(())
 
     def on_click(self, event: events.Click) -> None:
-        """A click on a cell takes or leaves it, in the place of what it does on a heat map."""
+        """Choose or drop a cell, unlike on a heat map."""
         event.prevent_default()
         cell = self._cell_at(event)
         if cell is not None:
@@ -96,7 +96,7 @@ class LayerPicker(HeatMap):
             self.action_toggle_layer()
 
     def watch_mode(self) -> None:
-        """The map of risk only."""
+        """Show the map of risk only."""
         self.border_title = "Layers to train"
 
     def _names(self, places: Iterable[tuple[int, int]]) -> frozenset[str]:
@@ -106,7 +106,7 @@ class LayerPicker(HeatMap):
         return frozenset(layer.name for cell in cells for layer in cell)
 
     def _toggle(self, names: frozenset[str]) -> None:
-        """Take all of them; where they all are taken already, leave them."""
+        """Choose all of them, or drop them if all are chosen."""
         self.choose(self.chosen - names if names <= self.chosen else self.chosen | names)
 
     def _count(self) -> None:

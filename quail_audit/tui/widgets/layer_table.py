@@ -1,4 +1,4 @@
-"""The table of layers: sortable, filterable, in model order until the reader sorts it."""
+"""Show the layers of a run as a table, in model order until the reader sorts it."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ ORDERS = (MODEL_ORDER, STATE_ORDER, "overlap", "survival", "noise", "update/buck
 
 
 class LayerTable(DataTable[Text]):
-    """One row a layer. Rows are added as layers are measured and never move by themselves."""
+    """One row for each layer; sortable, filterable. Rows come as layers are measured and never move by themselves."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Overlap near 1 and survival near 0: the deployed checkpoints are the same model there.",
-        "o sorts by the next column (worst first, overlap, …), O back; a click on a heading does too.",
+        "o sorts by the next column (worst first, overlap, …), O by the previous; a click on a heading sorts too.",
         "/ keeps only the layers whose name or state has the text; Enter opens the layer.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -68,15 +68,15 @@ class LayerTable(DataTable[Text]):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, cell_padding=PADDING)
         self._layers: list[LayerStatistics] = []
-        self._shown = 0  # of them, how many have been looked at for rows
+        self._shown = 0  # how many of them have been considered for rows
         self._order = MODEL_ORDER
         self._filter = ""
         self._columns_shown: tuple[str, ...] = ()
-        self._agreed: str | None = None  # the layer that whoever listens knows the cursor to be on
+        self._agreed: str | None = None  # the layer last reported
         self.border_title = "Layers"
 
     def show(self, layers: Sequence[LayerStatistics]) -> None:
-        """Show these layers: the ones shown before, and those measured since."""
+        """Show these layers; they begin with the ones shown before."""
         if len(layers) == len(self._layers):
             return
         self._layers = list(layers)
@@ -94,13 +94,13 @@ class LayerTable(DataTable[Text]):
         self._title()
 
     def keep(self, text: str) -> None:
-        """Show only the layers whose name or state has this text; all of them where it is empty."""
+        """Show only layers with this text in name or state; all if it is empty."""
         self._filter = text.strip().casefold()
         self._rebuild()
         self._title()
 
     def point_at(self, layer: str) -> None:
-        """Put the cursor on a layer's row, without saying so."""
+        """Put the cursor on a layer's row, without a message."""
         if RowKey(layer) in self.rows:
             self._agreed = layer
             self.move_cursor(row=self.get_row_index(layer))
@@ -114,14 +114,14 @@ class LayerTable(DataTable[Text]):
 
     @property
     def in_order(self) -> list[str]:
-        """Layers as they stand."""
+        """Layers in the order shown."""
         return [str(row.key.value) for row in self.ordered_rows]
 
     def action_next_order(self, step: int) -> None:
         self.sort_by(ORDERS[(ORDERS.index(self._order) + step) % len(ORDERS)])
 
     def sort_by(self, order: str) -> None:
-        """One of ORDERS."""
+        """Sort by one of ORDERS."""
         self._order = order
         self._rebuild()
         self._title()
@@ -135,7 +135,7 @@ class LayerTable(DataTable[Text]):
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         event.stop()
         layer = event.row_key.value
-        is_stale = event.cursor_row != self.cursor_row  # rows were made anew in between
+        is_stale = event.cursor_row != self.cursor_row  # rows were rebuilt in between
         if layer is not None and layer != self._agreed and self.has_focus and not is_stale:
             self._agreed = layer
             self.post_message(LayerHighlighted(self, layer))
@@ -211,5 +211,5 @@ class LayerTable(DataTable[Text]):
 
 
 def end_of(name: str, columns: int) -> str:
-    """The end of a long name tells layers apart."""
+    """Return the end of a long name, which tells layers apart."""
     return name if len(name) <= columns else f"…{name[1 - columns :]}"

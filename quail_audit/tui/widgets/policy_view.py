@@ -1,4 +1,4 @@
-"""The policy of a run: what came of each rule, the figure beside the limit, and everything that the policy holds."""
+"""Show a run's policy: the outcome of each rule, with its figure and limit."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette
 from quail_audit.tui.words.policy import Row, rows_of_limits, rows_of_required, rows_of_rules, rows_of_waivers
 
-MOST_LAYERS = 8  # that are named of a rule; the layer table has them all
-NARROW_COLUMNS = 96  # below, a rule takes two lines and not a row
+MOST_LAYERS = 8  # named for a rule; the layer table has them all
+NARROW_COLUMNS = 96  # below, a rule takes lines of its own
 
 
 class PolicyView(VerticalScroll, can_focus=True):
-    """Judged when the run is at its end; before that, what will be judged."""
+    """The outcomes once the run is over; before that, what will be judged."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "Each rule: what it is about, the figure that was measured, the limit it is held against, what came of it.",
-        "Waived is a failure that the policy lets pass until a day; an expired waiver fails the release by itself.",
-        "Not judged is what could not be told: too few samples, or nothing that the rule is about.",
+        "Each rule: what it is about, the measured figure, the limit for it, and the outcome.",
+        "Waived is a failure that the policy accepts until a date; an expired waiver fails the release by itself.",
+        "Not judged: there were too few samples, or nothing that the rule is about.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False),
@@ -53,24 +53,24 @@ class PolicyView(VerticalScroll, can_focus=True):
     def show(self, run: LiveRun) -> None:
         """Draw what is known now."""
         self._shown = run
-        self.query_one("#policy-text", Static).update(Group(*self._parts(run)))
+        self.query_one("#policy-text", Static).update(Group(*self._sections(run)))
 
     def on_resize(self) -> None:
         if self._shown is not None:
             self.show(self._shown)
 
-    def _parts(self, run: LiveRun) -> Iterator[RenderableType]:
+    def _sections(self, run: LiveRun) -> Iterator[RenderableType]:
         state = run.state
         if state.started is None:
-            yield Text("The run has not begun: by what it is judged is said first of all.", palette.muted(self.app))
+            yield Text("The run has not begun; its policy is the first thing it reports.", palette.muted(self.app))
             return
         report = state.report()
         yield Text("Judged by ", palette.muted(self.app)) + Text(printable(policy_title(report)), "bold")
         yield self._outcome(run)
         if state.rules:
-            yield from self._judged(state.rules)
+            yield from self._outcomes(state.rules)
         if state.policy is not None:
-            yield from self._asked(state.policy.effective, utc_of(state.started.started), state.rules or None)
+            yield from self._requirements(state.policy.effective, utc_of(state.started.started), state.rules or None)
 
     def _outcome(self, run: LiveRun) -> Text:
         state, muted = run.state, palette.muted(self.app)
@@ -81,13 +81,13 @@ class PolicyView(VerticalScroll, can_focus=True):
         outcome = state.verdict.outcome
         mark = Text(wording.OUTCOME_MARKS[outcome], palette.of_outcome(self.app, outcome))
         if not state.rules:
-            said = "  This run says nothing of rules: it is older than they are. quail policy check judges it by them."
-            return mark + Text(said, muted)
+            line = "  This run is older than rules are. quail policy check judges it by them."
+            return mark + Text(line, muted)
         counts = [(standing, sum(rule.standing == standing for rule in state.rules)) for standing in STANDING_MARKS]
-        said = " · ".join(f"{count} {STANDING_MARKS[standing][2:]}" for standing, count in counts if count)
-        return mark + Text(f"  {said}", muted)
+        line = " · ".join(f"{count} {STANDING_MARKS[standing][2:]}" for standing, count in counts if count)
+        return mark + Text(f"  {line}", muted)
 
-    def _judged(self, rules: Sequence[RuleOutcome]) -> Iterator[RenderableType]:
+    def _outcomes(self, rules: Sequence[RuleOutcome]) -> Iterator[RenderableType]:
         yield ""
         if self.scrollable_content_region.width >= NARROW_COLUMNS:
             yield self._table(rules)
@@ -114,23 +114,23 @@ class PolicyView(VerticalScroll, can_focus=True):
         table.add_column(overflow="fold")
         for rule in rules:
             mark = Text(STANDING_MARKS[rule.standing][0], palette.of_rule(self.app, rule.standing))
-            table.add_row(mark, self._why(rule, palette.style(self.app, "foreground")))
+            table.add_row(mark, self._reason(rule, palette.style(self.app, "foreground")))
         return table
 
     def _rule(self, rule: RuleOutcome) -> RenderableType:
-        """Where a row has no room: the rule, the figure beside the limit, and why, below each other."""
+        """Return a rule on lines of its own, if a row has no room: the rule, its figure and limit, and why."""
         row, muted = rule_row(rule), palette.muted(self.app)
         heading = Text.assemble(
             (f"{row.outcome}  ", palette.of_rule(self.app, rule.standing)),
             (printable(row.rule), "bold"),
             (f"  {printable(row.about)}", muted),
         )
-        said: list[RenderableType] = [self._why(rule, muted)]
+        parts: list[RenderableType] = [self._reason(rule, muted)]
         if (row.figure, row.limit) != (wording.UNKNOWN, wording.UNKNOWN):
-            said.insert(0, Text(f"{printable(row.figure)}, the limit: {printable(row.limit)}"))
-        return Group(heading, Padding(Group(*said), (0, 0, 1, 2)))
+            parts.insert(0, Text(f"{printable(row.figure)}, the limit: {printable(row.limit)}"))
+        return Group(heading, Padding(Group(*parts), (0, 0, 1, 2)))
 
-    def _why(self, rule: RuleOutcome, style: Style) -> Text:
+    def _reason(self, rule: RuleOutcome, style: Style) -> Text:
         text = Text(printable(rule.message), style, overflow="fold")
         if rule.layers:
             named = ", ".join(printable(layer) for layer in rule.layers[:MOST_LAYERS])
@@ -138,22 +138,22 @@ class PolicyView(VerticalScroll, can_focus=True):
             text.append(f"\n{named}{f', and {more} more' if more > 0 else ''}", palette.muted(self.app))
         return text
 
-    def _asked(
+    def _requirements(
         self, policy: Policy, started: datetime.datetime | None, rules: Sequence[RuleOutcome] | None
     ) -> Iterator[RenderableType]:
         yield from self._rows("Limits", rows_of_limits(policy.limits))
         yield from self._rows("Required", rows_of_required(policy))
         if rules is None:
-            yield from self._rows("Rules besides", rows_of_rules(policy))
-        if started is not None:  # the day that waivers are held against
+            yield from self._rows("Other rules", rows_of_rules(policy))
+        if started is not None:  # the day that decides if waivers have expired
             yield from self._rows("Waivers", rows_of_waivers(policy, started.date(), rules))
 
     def _rows(self, title: str, rows: Iterable[Row]) -> Iterator[RenderableType]:
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(overflow="fold", max_width=max(20, self.scrollable_content_region.width // 3))
         table.add_column(overflow="fold")
-        for what, said in rows:
-            table.add_row(Text(what), Text(said, palette.muted(self.app)))
+        for what, value in rows:
+            table.add_row(Text(what), Text(value, palette.muted(self.app)))
         if table.row_count:
             yield self._heading(title)
             yield Padding(table, (0, 0, 0, 2))

@@ -1,6 +1,6 @@
-"""The reading pane: one sample's prompt, its truth and what every arm answered, with the words shared with the truth.
+"""Show a sample's prompt, its truth and every arm's answer, with the words shared with the truth.
 
-Everything here was written by data and models: it is shown as text, with nothing in it that acts on a terminal.
+All of it comes from data and models, so it is shown as plain text that cannot act on the terminal.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from quail_audit.tui.live.sample_scores import LEAK, figure, has_answers
 from quail_audit.tui.theme import palette
 
 MOST_ARMS = 5
-MOST_CHARACTERS = 20_000  # of a text on screen; nobody reads further, and a text may have millions
-PROMPT_CHARACTERS = 400  # of a prompt, unless all of it is asked for: its end, which the answers go on from
+MOST_CHARACTERS = 20_000  # of a text on screen; a text may have millions
+PROMPT_CHARACTERS = 400  # of a prompt's end, which the answers continue, unless all of it is shown
 NARROWEST_COLUMN = 30
 WIDE_COLUMN = 40
 WIDEST_BAR = 60
 LABEL_COLUMNS = 16  # of a label beside its probability
-POINTS = 100.0  # what a metric scores at most, but for losses
+POINTS = 100.0  # the highest score of a metric, except for losses
 
 
 @dataclass(frozen=True)
 class ShownSample:
-    """What is to be read.
+    """The sample to read.
 
     Attributes:
-        metric: whose sample it is.
+        metric: of the sample.
         scheme: of the rounded arms.
-        arms: those there are, in the order of LiveRun.arms; some may not have answered yet.
-        scores: arm -> score, of those that have.
-        texts: arm -> its event, of the same.
-        leaks: whether more than half of what was forgotten came back.
+        arms: in the order of LiveRun.arms; some may not have answered yet.
+        scores: arm -> score, if it has answered.
+        texts: arm -> its event, if it has answered.
+        leaks: more than half of what was forgotten came back.
     """
 
     metric: str
@@ -63,11 +63,11 @@ class ShownSample:
 
 
 class ReadingPane(VerticalScroll, can_focus=True):
-    """One sample at a time; scrolls where it is long."""
+    """One sample at a time; scrolls if it is long."""
 
     DEFAULT_CLASSES = "panel"
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "Words that an answer shares with the truth, in its order, are bold and underlined: ROUGE-L counts these.",
+        "Words that an answer shares with the truth, in its order, are bold and underlined: ROUGE-L counts them.",
         "Read the unlearned pair first: gone in full precision and back in the rounded answer is a leak, marked ▲.",
         "n and p read on; Enter gives the texts the whole screen; f shows all of a long prompt; c copies the sample.",
     )
@@ -115,9 +115,9 @@ class ReadingPane(VerticalScroll, can_focus=True):
         """Show a sample.
 
         Args:
-            sample: to be read.
-            wanted: a text that was searched for, to be marked.
-            keep_place: whether the same sample was there before, with fewer answers.
+            sample: the sample.
+            wanted: the text of a search, to be marked.
+            keep_place: the same sample was there before, with fewer answers.
         """
         self._sample, self._wanted = sample, wanted
         self.query_one("#said").display = False
@@ -156,7 +156,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         hidden = len(sample.prompt) - PROMPT_CHARACTERS
         cut = hidden > 0 and not self._has_all_of_prompt
         title = "Prompt" if has_answers(sample.metric) else "Text, its beginning"
-        prompt.border_title = f" {title} ── its end; f shows {hidden:,} characters more " if cut else f" {title} "
+        prompt.border_title = f" {title} ── its end; f shows {hidden:,} more characters " if cut else f" {title} "
         shown = f"…{sample.prompt[hidden:]}" if cut else sample.prompt
         prompt.update(self._plain(shown) if shown else Text("none was kept", style=palette.muted(self.app)))
 
@@ -191,7 +191,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
             static.update(self._marked(text, leaks=leaks))
 
     def _bar(self, sample: ShownSample, arm: str, columns: int) -> Text:
-        """A score that no answer stands behind, as a bar beside those of the other arms."""
+        """Draw a score without an answer as a bar, beside those of the other arms."""
         highest = max(*sample.scores.values(), 0.0) if sample.metric.startswith("nll") else POINTS
         score = sample.scores.get(arm, 0.0)
         filled = round(min(columns, WIDEST_BAR) * min(1.0, max(0.0, score) / highest)) if highest > 0 else 0
@@ -199,7 +199,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         return Text("█" * filled or "▏", style=palette.style(self.app, "verdict-fail" if leaks else "plot-1"))
 
     def _label(self, text: SampleScored, columns: int, *, leaks: bool) -> Text:
-        """A classifier's labels, each with its probability, likeliest first: its answer bold, the true one coloured."""
+        """Draw a classifier's labels with probabilities, likeliest first: its answer bold, the true one coloured."""
         longest = min(LABEL_COLUMNS, max(len(printable(label)) for label in text.probabilities))
         widest = max(1, min(columns, WIDEST_BAR) - longest - len(f" {100:5.1f} % "))
         shown = Text()
@@ -228,7 +228,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         shown = Text(printable(text[:MOST_CHARACTERS]))
         self._mark_wanted(shown)
         if len(text) > MOST_CHARACTERS:
-            shown.append(f" … {len(text) - MOST_CHARACTERS:,} characters more", self._faint)
+            shown.append(f" … {len(text) - MOST_CHARACTERS:,} more characters", self._faint)
         return shown
 
     @property
@@ -245,16 +245,16 @@ def _truth_title(sample: ShownSample) -> str:
 
 
 def _readings(metric: str) -> str:
-    """What a score says that no answer stands behind; empty where there are answers."""
+    """Say what a score without an answer means; empty if there are answers."""
     if has_answers(metric):
         return ""
     if metric.startswith("nll"):
         return "The mean loss of the text's tokens, in nats: the lower, the better the model knows the text."
-    return "This text's own part of the AUC: near 0 the model knows the forget texts, near 50 it cannot be told."
+    return "This text's own part of the AUC: near 0 the model knows the forget texts, near 50 there is no telling."
 
 
 def marked_text(answer: str, shared: SharedWords, style: Style) -> Text:
-    """An answer made printable, its shared words in a style."""
+    """Return an answer made printable, its shared words in a style."""
     text = Text()
     before = 0
     for start, end in shared.spans:
@@ -266,13 +266,13 @@ def marked_text(answer: str, shared: SharedWords, style: Style) -> Text:
 
 
 def reading_order(sample: ShownSample) -> list[str]:
-    """The unlearned pair first: there a reader sees the leak, also where only two answers fit on the screen."""
+    """Put the unlearned pair first: it shows the leak, even if only two answers fit on the screen."""
     first = (f"unlearned/{FULL}", arm_at("unlearned", sample.scheme))
     return [arm for arm in first if arm in sample.arms] + [arm for arm in sample.arms if arm not in first]
 
 
 def columns_in(width: int, arms: int) -> int:
-    """How many answers stand side by side: all of them, four, pairs, or one."""
+    """Return how many answers go side by side: all of them, four, pairs, or one."""
     if width >= arms * WIDE_COLUMN:
         return max(1, arms)
     if width >= 4 * WIDE_COLUMN:
@@ -281,7 +281,7 @@ def columns_in(width: int, arms: int) -> int:
 
 
 def as_text(sample: ShownSample, title: str) -> str:
-    """A sample as plain lines, for the clipboard: whole texts, with nothing in them that acts on a terminal."""
+    """Write a sample as plain lines for the clipboard: whole texts that cannot act on a terminal."""
     lines = [title, f"Prompt: {printable(sample.prompt)}"]
     if sample.truth:
         lines.append(f"Truth: {printable(sample.truth)}")

@@ -1,4 +1,4 @@
-"""One line on top: the pair, the scheme, device, time, memory, and the badge that says how it stands."""
+"""Show a run on one line: the pair, scheme, device, time, memory and stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quail_audit.tui.theme import palette
 
 
 class RunHeader(Static):
-    """What is measured, for how long already, and how long still."""
+    """What is measured, the time so far, and the time left."""
 
     class SchemeClicked(Message):
         """The reader wants the next scheme."""
@@ -65,7 +65,7 @@ class RunHeader(Static):
 
 
 def pair_in(columns: int, run: LiveRun) -> str:
-    """Both checkpoints' names in so many columns; the last parts of paths, which tell them apart."""
+    """Return both checkpoints' names in so many columns: the last parts of their paths."""
     request = run.request
     if request is None:
         return run.folder.name

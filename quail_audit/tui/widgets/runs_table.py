@@ -1,4 +1,4 @@
-"""The table of recent runs: when, what, under which schemes, and how it ended."""
+"""Show recent runs as a table: when, what, under which schemes, and how each ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PADDING = 1  # of a cell, on either side
 
 
 class RunsTable(DataTable[Text]):
-    """One row a run, the last written first. The cursor stays on its run when others come."""
+    """One row for each run, the last written first. The cursor stays on its run when others come."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "✓ the forgotten stayed forgotten, ✗ it came back, ? the interval spans the limit.",
@@ -55,7 +55,7 @@ class RunsTable(DataTable[Text]):
         self._now_s = 0.0
 
     def show(self, runs: Sequence[RecentRun], now_s: float) -> None:
-        """Show these, as they stand at a time in seconds since the epoch."""
+        """Show these runs at a time in seconds since the epoch."""
         self._runs = tuple(runs)
         self._rebuild(now_s)
 
@@ -71,7 +71,7 @@ class RunsTable(DataTable[Text]):
         self._rebuild(now_s)
 
     def on_resize(self) -> None:
-        """It may have been told its runs before it had a place on the screen."""
+        """Draw the runs, which may have come before the table had a size."""
         self._rebuild(self._now_s)
 
     def _rebuild(self, now_s: float) -> None:
@@ -123,7 +123,7 @@ class RunsTable(DataTable[Text]):
 
 
 def mark(run: RecentRun) -> str:
-    """How a run ended in a word or two."""
+    """Say how a run ended in a word or two."""
     match run.standing:
         case "running":
             return "● running"
@@ -133,7 +133,7 @@ def mark(run: RecentRun) -> str:
 
 
 def when(written_s: float, now_s: float) -> str:
-    """today 12:05, 3 Nov 12:05, 3 Nov 2025: by this machine's clock and zone."""
+    """Write a time as "today 12:05", "3 Nov 12:05" or "3 Nov 2025", in this machine's time zone."""
     written, now = datetime.fromtimestamp(written_s), datetime.fromtimestamp(now_s)
     if written.date() == now.date():
         return f"today {written:%H:%M}"
@@ -143,7 +143,7 @@ def when(written_s: float, now_s: float) -> str:
 
 
 def pair(request: AuditRequest, columns: int) -> str:
-    """Both checkpoints in so many columns: in full, else only the parts of their paths in which they differ."""
+    """Write both checkpoints in so many columns: in full, or only the parts of their paths that differ."""
     original, unlearned = PurePath(request.original), PurePath(request.unlearned)
     one, other = original.name, unlearned.name
     rest = f"…{other[len(one) :]}" if other.startswith(one) and other != one else other
@@ -156,7 +156,7 @@ def pair(request: AuditRequest, columns: int) -> str:
 
 
 def schemes(request: AuditRequest, columns: int) -> str:
-    """nf4 fp4; nf4 +3 where they do not all fit."""
+    """Write the schemes: nf4 fp4; nf4 +3 if they do not all fit."""
     text = printable(" ".join(request.schemes))
     first, more = printable(request.schemes[0]) if request.schemes else "", len(request.schemes) - 1
     return text if len(text) <= columns else f"{first} +{more}" if more else f"{first[: columns - 1]}…"

@@ -1,7 +1,7 @@
-"""The list of samples: what came back of each, and every arm's score where there is room.
+"""Show the list of samples: what came back of each, and every arm's score if there is room.
 
-Draws only the lines on screen, so that 10,000 samples cost no more than ten. Rows never move by themselves: new ones
-come at the end until the reader sorts.
+Only the lines on screen are drawn, so that 10,000 samples cost no more than ten. Rows never move by themselves: new
+ones come at the end until the reader sorts.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ MARK_COLUMNS = 2
 NUMBER_COLUMNS = 6
 CHANGE_COLUMNS = 10
 ARM_COLUMNS = 6
-LONE_ARM_COLUMNS = 8  # of a checkpoint with one arm, whose name is all the room it has
+LONE_ARM_COLUMNS = 8  # of a checkpoint with one arm, which is as wide as its name
 NARROW_WIDTH = MARK_COLUMNS + NUMBER_COLUMNS + CHANGE_COLUMNS + 1
 FOUND = "•"
 
 
 class SampleList(ScrollView, can_focus=True):
-    """One line a sample."""
+    """One line for each sample."""
 
     DEFAULT_CLASSES = "panel"
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "came back: how much better the rounded unlearned model knows a sample than the unrounded one does.",
-        "▲ more than half of what was forgotten of it came back; • it has the text that was searched for.",
-        "o sorts by the next column, r sorts again what has changed since. A sample's number is its place in the data.",
+        "▲ more than half of what was forgotten came back; • the sample has the text that was searched for.",
+        "o sorts by the next column, r sorts again after changes. A sample's number is its place in the data.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", "Down", show=False),
@@ -57,11 +57,11 @@ class SampleList(ScrollView, can_focus=True):
         ),
         Binding("o", "next_order(1)", "Sort", tooltip="Sort by the next column"),
         Binding("O", "next_order(-1)", "Sort back", show=False),
-        Binding("r", "sort_again", "Sort again", show=False, tooltip="Put what has changed since in its place"),
+        Binding("r", "sort_again", "Sort again", show=False, tooltip="Sort again, with what has changed since"),
     ]
 
     class Highlighted(Message):
-        """Another sample is to be read."""
+        """The cursor is on another sample."""
 
     class Enlarged(Message):
         """A sample was clicked twice."""
@@ -77,12 +77,12 @@ class SampleList(ScrollView, can_focus=True):
 
     @property
     def place(self) -> int:
-        """Of the cursor, from 0."""
+        """The cursor's place, from 0."""
         return self._place
 
     @property
     def rows(self) -> list[int]:
-        """Rows of the scores, as they stand."""
+        """Rows of the scores, in the order shown."""
         return self._rows
 
     @property
@@ -110,7 +110,7 @@ class SampleList(ScrollView, can_focus=True):
         return found
 
     def open(self, scores: SampleScores, number: int | None = None) -> None:
-        """Show other scores, sorted; the cursor on the first, or on the sample of this number where there is one."""
+        """Show other scores, sorted, with the cursor on the first or on the sample of this number, if it exists."""
         self._scores = scores
         self.found = set()
         if self.order not in scores.orders():
@@ -121,7 +121,7 @@ class SampleList(ScrollView, can_focus=True):
         self._follow_cursor()
 
     def grow(self) -> None:
-        """Show what the scores have taken in since. Nothing moves."""
+        """Show what the scores have taken in since, without moving a row."""
         assert self._scores is not None  # noqa: S101 - there was something to grow
         self._rows += range(len(self._rows), len(self._scores))
         self._is_stale = True
@@ -130,13 +130,13 @@ class SampleList(ScrollView, can_focus=True):
         self.refresh()
 
     def go_to(self, place: int) -> None:
-        """Put the cursor somewhere, as far as there is such a place."""
+        """Put the cursor on a place, or on the nearest one."""
         self._place = min(max(0, place), max(0, len(self._rows) - 1))
         self._follow_cursor()
         self.post_message(self.Highlighted())
 
     def sort_by(self, order: str) -> None:
-        """One of the scores' orders. The cursor stays on its sample."""
+        """Sort by one of the scores' orders. The cursor stays on its sample."""
         self.order = order
         row = self.row
         self._sort()
@@ -146,7 +146,7 @@ class SampleList(ScrollView, can_focus=True):
         self.post_message(self.Highlighted())
 
     def next_found(self, step: int) -> bool:
-        """Go to the next sample found, around the end too; whether there is one."""
+        """Go to the next sample found, around the end too; return whether there is one."""
         assert self._scores is not None  # noqa: S101 - something was found in it
         count, numbers = len(self._rows), self._scores.numbers
         for distance in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""The schemes to audit under: boxes in a line, as many checked as the reader likes."""
+"""Choose the schemes to audit under, by boxes in a line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SchemeBox(Checkbox):
         checked: to begin with.
     """
 
-    # Textual's box has the same X on and off, told apart by its colour alone.
+    # Textual's box has the same X on and off, and differs only in colour.
     BUTTON_LEFT = BUTTON_RIGHT = ""
 
     def __init__(self, scheme: str, checked: bool) -> None:
@@ -38,19 +38,19 @@ class SchemeBox(Checkbox):
 
 
 class SchemeChoices(HorizontalScroll, can_focus=False):
-    """Boxes in a line; the line scrolls where it is longer than the screen."""
+    """Boxes in a line, which scrolls if it is longer than the screen."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "A scheme is how the weights will be rounded when the model is deployed: audit the ones you will use.",
-        "Space checks or unchecks one, ← and → go along the line; every scheme takes two more arms of samples.",
+        "Space checks or unchecks one, ← and → go along the line; every scheme adds two arms of samples.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("right,l", "app.focus_next", "Next scheme", show=False),
-        Binding("left,h", "app.focus_previous", "Scheme before", show=False),
+        Binding("left,h", "app.focus_previous", "Previous scheme", show=False),
     ]
 
     class Changed(Message):
-        """Other schemes are checked."""
+        """The choice of schemes has changed."""
 
     def __init__(self, chosen: Sequence[str], *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
@@ -62,11 +62,11 @@ class SchemeChoices(HorizontalScroll, can_focus=False):
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """Those checked, in the order they stand."""
+        """The checked schemes, in the order shown."""
         return tuple(box.scheme for box in self.query(SchemeBox) if box.value)
 
     async def offer(self, schemes: Sequence[SchemeChoice]) -> None:
-        """Show these too, unchecked. One that is checked and not among them stays, to be seen and unchecked."""
+        """Show these too, unchecked. One that is checked and not among them stays, so that it can be unchecked."""
         boxes = {box.scheme: box for box in self.query(SchemeBox)}
         for scheme in schemes:
             box = boxes.get(scheme.name)

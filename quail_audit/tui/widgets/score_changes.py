@@ -1,4 +1,4 @@
-"""Two runs' scores side by side: every metric on every arm, what came back, and which is better, in words."""
+"""Show the scores of two runs side by side, what came back, and which is better, in words."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class ScoreChanges(VerticalScroll, can_focus=True):
     """Scores before and after. Forget metrics are better low, retain metrics high; of losses it is the other way."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "▲ better and ▼ worse: the 95 % intervals do not overlap. = same: they do, so nothing can be told apart.",
-        "Forget metrics are better low and retain metrics high; of NLL it is the other way round. ≠ is neither.",
-        "came back: how much of what was forgotten returns at this scheme; at most the limit is wanted.",
+        "▲ better and ▼ worse: the 95 % intervals do not overlap. = same: they do, so no difference can be told.",
+        "Forget metrics are better low and retain metrics high; for NLL it is the other way round. ≠ is neither.",
+        "came back: how much of what was forgotten returns at this scheme; it should not exceed the limit.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False),
@@ -54,7 +54,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         yield Static(id="score-changes")
 
     def show(self, found: SchemeComparison, before: LiveRun, after: LiveRun, *, every_arm: bool, scheme: str) -> None:
-        """Draw what is known now of a scheme. Limits are those of the run after."""
+        """Draw what is known of a scheme. Limits are those of the run after."""
         self._show_again = partial(self.show, found, before, after, every_arm=every_arm, scheme=scheme)
         self._has_intervals = self.scrollable_content_region.width > WIDTH_WITH_INTERVALS
         self._columns = FIGURE_COLUMNS if self._has_intervals else NARROW_FIGURE_COLUMNS
@@ -75,7 +75,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         self.query_one("#score-changes", Static).update(text)
 
     def on_resize(self) -> None:
-        if self._show_again is not None:  # perhaps at a size that it had before it was shown
+        if self._show_again is not None:  # the size may have changed since it was last drawn
             self._show_again()
 
     def _headings(self) -> Text:
@@ -93,8 +93,8 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         line.append(f"{printable(what, limit=ARM_COLUMNS - 1):<{ARM_COLUMNS}}", style=muted)
         line.append_text(self._right(before)).append(" → ", style=muted).append_text(self._right(after))
         line.append(f"{difference:>{DIFFERENCE_COLUMNS}}  ")
-        said = "" if standing == "unknown" else f"{CHANGE_MARKS[standing]} {standing}"
-        line.append(said, style=palette.of_standing(self.app, standing))
+        words = "" if standing == "unknown" else f"{CHANGE_MARKS[standing]} {standing}"
+        line.append(words, style=palette.of_standing(self.app, standing))
         if aside and self._has_intervals:
             line.append(f"  {aside}", style=muted)
         return line.append("\n")
@@ -115,7 +115,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         )
 
     def _figure(self, score: Score | None, change: ScoreChange, run: LiveRun) -> Text:
-        """A score, or the mean so far while its samples are being answered."""
+        """Return a score, or the mean so far while samples are being answered."""
         if score is not None:
             shown = wording.mean_with_interval if self._has_intervals else wording.mean_text
             return Text(shown(score, change.metric), style="bold")
@@ -148,6 +148,6 @@ class ScoreChanges(VerticalScroll, can_focus=True):
 
 
 def signed(value: float, digits: int) -> str:
-    """With its sign, but for what rounds to nothing."""
+    """Write a number with its sign, unless it rounds to 0."""
     shown = f"{value:+.{digits}f}"
     return shown.replace("-", "−") if float(shown) else f"{0:.{digits}f}"

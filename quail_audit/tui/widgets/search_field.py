@@ -74,7 +74,7 @@ class SearchField(Input):
         self.focus()
 
     def start(self, text: str, run: LiveRun, samples: Iterable[AnswersOf], total: int) -> None:
-        """Search these samples of a run, as many as said; every few of them a Found comes, at last an Ended."""
+        """Search these samples of a run, total in number; post Found after every few, and Ended at last."""
         self.search = Search(text, total)
         work = partial(self._search_in_thread, self.search, run, samples)
         self.run_worker(work, group="search", exclusive=True, thread=True, exit_on_error=False)

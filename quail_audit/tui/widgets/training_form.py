@@ -1,4 +1,4 @@
-"""The settings of a training as a form: one line each, what is wrong with one in words beside the others' help."""
+"""Show the settings of a training as a form, one line each, with help or what is wrong."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from quail_audit.tui.form.training_settings import (
     SETTINGS,
     Chosen,
     Setting,
-    objective_explained,
+    objective_help,
     read_settings,
 )
 
 
 class TrainingForm(VerticalScroll, can_focus=False):
-    """Fields that are left empty keep the default they show.
+    """The fields; an empty one keeps the default that it shows.
 
     Args:
-        values: what some of the fields begin with.
+        values: what some fields begin with.
         schemes: to choose from.
     """
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "A faint value is the default, which holds while nothing else is typed; so does an objective's own.",
+        "A faint value is the default, or the objective's own; it holds while nothing else is typed.",
         "Tab and Shift+Tab, or the arrow keys, go from field to field; Escape goes back to the layers.",
-        "✗ marks a field that cannot be used; what is wrong with it stands below when you are in it.",
+        "✗ marks a field that cannot be used; the line below says why when you are in it.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down", "app.focus_next", "Next field", show=False),
@@ -42,7 +42,7 @@ class TrainingForm(VerticalScroll, can_focus=False):
     ]
 
     class Changed(Message):
-        """Something else is typed or chosen."""
+        """A field has changed."""
 
     def __init__(self, values: Mapping[str, str], schemes: tuple[str, ...], *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id, classes="panel")
@@ -75,7 +75,7 @@ class TrainingForm(VerticalScroll, can_focus=False):
 
     @property
     def typed(self) -> dict[str, str]:
-        """What was typed or chosen, by the setting's name; what is left empty is left out."""
+        """What was typed or chosen, by the setting's name, without empty ones."""
         found = {}
         for setting in SETTINGS:
             field = self.query_one(f"#{setting.name}")
@@ -89,7 +89,7 @@ class TrainingForm(VerticalScroll, can_focus=False):
         return str(self.query_one("#objective", Select).value)
 
     def read(self) -> Chosen:
-        """What was typed, as values, or what is wrong with it; fields that are wrong are marked."""
+        """Read the fields as values or problems, and mark those that are wrong."""
         chosen = read_settings(self.typed)
         for setting in SETTINGS:
             is_wrong = setting.name in chosen.problems
@@ -98,23 +98,23 @@ class TrainingForm(VerticalScroll, can_focus=False):
             label.set_class(is_wrong, "-wrong")
         return chosen
 
-    def explained(self, name: str, chosen: Chosen) -> tuple[str, str]:
-        """Of a field: what is wrong with it or nothing, and its line of help."""
+    def help_of(self, name: str, chosen: Chosen) -> tuple[str, str]:
+        """Return what is wrong with a field, if anything, and its line of help."""
         setting = next(setting for setting in SETTINGS if setting.name == name)
         problem = chosen.problems.get(name, "")
-        said = objective_explained(self.objective) if name == "objective" else setting.help
-        return (f"{setting.label.strip()} {problem}" if problem else ""), said
+        help_line = objective_help(self.objective) if name == "objective" else setting.help
+        return (f"{setting.label.strip()} {problem}" if problem else ""), help_line
 
     @on(Input.Changed)
     @on(Select.Changed)
-    def _changed(self, event: Input.Changed | Select.Changed) -> None:
+    def _post_change(self, event: Input.Changed | Select.Changed) -> None:
         event.stop()
         if event.control.id == "objective":
             self._show_defaults()
         self.post_message(TrainingForm.Changed())
 
     def _show_defaults(self) -> None:
-        """An objective with settings of its own says so where nothing is typed."""
+        """Show in empty fields if the objective brings its own settings."""
         own = self.objective in SET_BY_OBJECTIVE
         for setting in SETTINGS:
             if setting.name in ("objective", "out", "data", "scheme"):

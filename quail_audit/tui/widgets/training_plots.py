@@ -1,4 +1,4 @@
-"""What a training says at every step, as small curves side by side: loss, its terms, the hinge, gradient norm, rate."""
+"""Draw a training's figures at every step as small curves: loss, terms, hinge, gradient norm, rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AXIS_COLUMNS = 9
 LEAST_COLUMNS = 32  # of a plot with its axis
 LEAST_LINES = 3  # of a plot with its title
 MOST_LINES = 12
-MOST_POINTS = 4_000  # of a curve; of more steps, evenly chosen ones are drawn
+MOST_POINTS = 4_000  # of a curve; if there are more steps, evenly spaced ones are drawn
 TERMS = ("forget", "retain", "hinge", "l1")
 
 
@@ -28,8 +28,8 @@ class Series:
     """One curve.
 
     Attributes:
-        value: of a step; None where it has none.
-        shown: a value as text.
+        value: its value at a step; None if it has none.
+        shown: writes a value.
     """
 
     title: str
@@ -38,12 +38,12 @@ class Series:
 
 
 class TrainingPlots(Static, can_focus=True):
-    """One plot for each figure that the steps have, over the steps planned."""
+    """One plot for each figure of the steps, over the planned steps."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "Each curve runs over all the steps planned: the empty part is still to do. Its figure is the latest.",
-        "forget falls as the model unlearns (gradient ascent below 0 is as it should be); retain should stay low.",
-        "hinge satisfied: the share of places that have reached the margin; 100 % means the hinge asks nothing more.",
+        "Each curve spans all planned steps: the empty part is still to do. Its figure is the latest.",
+        "forget falls as the model unlearns (gradient ascent may go below 0); retain should stay low.",
+        "hinge satisfied: the share of places that have reached the margin; at 100 % the hinge has no effect.",
     )
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
@@ -65,7 +65,7 @@ class TrainingPlots(Static, can_focus=True):
         if not series or width < LEAST_COLUMNS or height < LEAST_LINES:
             self.update(Text("The curves begin with the first step", style=palette.muted(self.app)))
             return
-        across, lines = arranged(len(series), width, height)
+        across, lines = grid_of(len(series), width, height)
         columns = width // across
         text = Text(no_wrap=True, overflow="crop")
         thinned = steps[:: max(1, len(steps) // MOST_POINTS)]
@@ -79,7 +79,7 @@ class TrainingPlots(Static, can_focus=True):
     def _plot(
         self, series: Series, steps: Sequence[TrainStep], last: TrainStep, columns: int, lines: int, number: int
     ) -> list[Text]:
-        """A title with the latest figure, then the curve with its largest and least value before it."""
+        """Draw a title with the latest figure, then the curve with its largest and least value before it."""
         found = [(step.step, value) for step in steps if (value := series.value(step)) is not None]
         latest = series.value(last)
         style = palette.style(self.app, f"plot-{number % 6 + 1}")
@@ -103,13 +103,13 @@ class TrainingPlots(Static, can_focus=True):
 
 
 def series_of(steps: Sequence[TrainStep]) -> list[Series]:
-    """The curves there are: the loss, its terms in one order, then what else the latest step tells."""
+    """Return the curves: the loss, its terms in one order, then what else the latest step has."""
     if not steps:
         return []
     last = steps[-1]
     terms = [*(term for term in TERMS if term in last.terms), *sorted(last.terms.keys() - set(TERMS))]
     found = [Series("loss", lambda step: step.loss, figure)]
-    found += [Series(printable(term, limit=20), _term(term), figure) for term in terms]
+    found += [Series(printable(term, limit=20), _term_series(term), figure) for term in terms]
     if last.hinge_satisfied is not None:
         found.append(Series("hinge satisfied", lambda step: step.hinge_satisfied, _percent))
     if last.gradient_norm is not None:
@@ -118,24 +118,24 @@ def series_of(steps: Sequence[TrainStep]) -> list[Series]:
     return found
 
 
-def _term(name: str) -> Callable[[TrainStep], float | None]:
+def _term_series(name: str) -> Callable[[TrainStep], float | None]:
     return lambda step: step.terms.get(name)
 
 
 def _percent(share: float) -> str:
-    """Never 100 % of something that is not whole."""
+    """Write a share in percent, never rounded up to 100 %."""
     return ">99 %" if 0.995 <= share < 1.0 else f"{share:.0%}".replace("%", " %")
 
 
 def figure(value: float) -> str:
-    """A loss, a norm or a rate in eight characters."""
+    """Write a loss, a norm or a rate in eight characters."""
     if value == 0 or not 0.01 <= abs(value) < 10_000:
         return f"{value:.2g}"
     return f"{value:.{3 if abs(value) < 10 else 2 if abs(value) < 100 else 1}f}"
 
 
-def arranged(plots: int, width: int, height: int) -> tuple[int, int]:
-    """How many plots to put side by side, and how many lines each gets: as square as the room allows."""
+def grid_of(plots: int, width: int, height: int) -> tuple[int, int]:
+    """Return how many plots go side by side, and the lines of each: as square as the room allows."""
     most = max(1, min(plots, width // LEAST_COLUMNS))
     best = (most, LEAST_LINES)
     for across in range(most, 0, -1):

@@ -1,4 +1,4 @@
-"""Where the codes went: original level down, unlearned level across, a cell the weights between.
+"""Show where the codes went: original level down, unlearned level across, counts of weights in cells.
 
 Levels ascend, from the most negative weights to the most positive. On the diagonal a weight kept its code.
 """
@@ -30,13 +30,13 @@ HEAT_STEPS = 8
 
 
 class Transitions(ScrollView, can_focus=True):
-    """A square of counts; the cursor is one cell, and says its count."""
+    """A square of counts; the cursor is one cell, whose count is shown."""
 
     DEFAULT_CLASSES = "panel"
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Down: the level a weight has in the original; across: its level in the unlearned checkpoint; ascending.",
-        "On the diagonal ╲ a weight kept its code, so the deployed model has not changed there; beside it, it moved.",
-        "Colour grows with the count; a small cell says how many digits it has, and the border all of it.",
+        "On the diagonal ╲ a weight kept its code, so the deployed model has not changed there; off it, it moved.",
+        "Colour grows with the count; a small cell shows how many digits it has, and the border all of it.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1, 0)", "Up", show=False),
@@ -55,9 +55,9 @@ class Transitions(ScrollView, can_focus=True):
         self.border_title = "Codes: original ↓ unlearned →"
 
     def show(self, detail: LayerDetail | None, sentence: str = "") -> None:
-        """Draw a layer's counts; without any, a sentence that says why."""
+        """Draw a layer's counts, or a sentence on why there are none."""
         self._detail, self._sentence = detail, sentence
-        # Once for a layer: every cell asks for them each time it is drawn.
+        # Counted once for a layer: every cell needs them each time it is drawn.
         moved = [(self._count(*cell), cell) for cell in self._cells() if cell[0] != cell[1]]
         self._most_moved = max(moved, default=(0, (0, 0)), key=lambda item: item[0])[1]
         self._highest = max(detail.transitions, default=0) if detail is not None else 0
@@ -71,7 +71,7 @@ class Transitions(ScrollView, can_focus=True):
 
     @property
     def cursor(self) -> tuple[int, int]:
-        """Original and unlearned level of the cell looked at; at first the one most weights moved to."""
+        """Original and unlearned level of the cursor's cell; at first the one with the most moved weights."""
         if self._cursor is not None and max(self._cursor) < self._levels:
             return self._cursor
         return self._most_moved
@@ -113,7 +113,7 @@ class Transitions(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         left = self.scroll_offset.x
         if y == 0:
-            segments, left = [Segment(self._said(), palette.style(self.app, "foreground", bold=True))], 0
+            segments, left = [Segment(self._caption(), palette.style(self.app, "foreground", bold=True))], 0
         elif self._detail is None:
             segments = []
         elif y == 1:
@@ -124,7 +124,7 @@ class Transitions(ScrollView, can_focus=True):
         strip = Strip(segments).crop(left, left + width)
         return strip.adjust_cell_length(width, self.rich_style).apply_style(self.rich_style)
 
-    def _said(self) -> str:
+    def _caption(self) -> str:
         if self._detail is None:
             return self._sentence
         kept = kept_codes(self._detail)
@@ -160,11 +160,11 @@ class Transitions(ScrollView, can_focus=True):
         return Segment(f"{text:>{width - 1}} " if width >= NUMBERED_CELL else f"{text:^{width}}", style)
 
     def _heat(self, count: int) -> float:
-        """A count's place between 1 and the highest, by logarithm; 0 to 1."""
+        """Return a count's place between 1 and the highest, by logarithm; 0 to 1."""
         return math.log(count) / math.log(self._highest) if self._highest > 1 else 1.0
 
     def _heat_style(self, count: int, *, on_diagonal: bool) -> Style:
-        """Cool colours: where codes went is no risk by itself. The diagonal has its own, and its mark."""
+        """Return a cool colour, as moved codes are no risk by themselves; the diagonal has its own."""
         theme = self.app.theme_variables
         if not count:
             return palette.muted(self.app)
@@ -199,7 +199,7 @@ class Transitions(ScrollView, can_focus=True):
 
 
 def short_count(count: int) -> str:
-    """A count in four characters: 999, 1.2k, 45k, 1.2M."""
+    """Write a count in four characters: 999, 1.2k, 45k, 1.2M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             value = count / size

@@ -1,4 +1,4 @@
-"""The line that says how it stands in words: the current sample while it is measured, the verdict when it is over."""
+"""Show the current sample while a run is measured, and its verdict when it is over."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PROMPT_CHARACTERS = 40
 
 
 class VerdictLine(Static):
-    """Three lines at most."""
+    """At most three lines."""
 
     _shown: Text | None = None
 
     def show(self, run: LiveRun, scheme: str) -> None:
-        """Draw what is known now; of several schemes, this one's reasons."""
+        """Draw what is known now, with the reasons for this scheme."""
         state = run.state
         if state.verdict is not None:
             text = self._verdict(run, scheme)
@@ -29,7 +29,7 @@ class VerdictLine(Static):
         else:
             text = self._doing(run)
         if text != self._shown:
-            # One line while it is measured; only the end may take more, and then what is above must make room.
+            # One line while it is measured; only the end may take more, which moves what is above.
             self.update(text, layout=state.end is not None or run.is_over)
             self._shown = text
 

@@ -1,4 +1,4 @@
-"""Why a run ended without its result, in words, and what can be done about it. Draws nothing."""
+"""Say why a run ended without its result, and what can be done about it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ OUT_OF_MEMORY_KILL = -9
 
 @dataclass(frozen=True)
 class RunKind:
-    """The words that differ between what can end.
+    """The words for one kind of run.
 
     Attributes:
         result: what it ended without.
-        process: that ended.
+        process: what ended.
         kept: what is left of it.
-        again: what gives the result after all.
-        memory: what to try where memory ran out.
+        again: how to get the result after all.
+        memory: what to try if memory ran out.
     """
 
     result: str
@@ -34,7 +34,7 @@ AUDIT = RunKind(
     result="a verdict",
     process="the process that measured",
     kept="what was measured is shown and kept",
-    again="Ctrl+G goes on from there",
+    again="press Ctrl+G to resume",
     memory="try a smaller --batch-size or --dtype bfloat16",
 )
 TRAINING = RunKind(
@@ -46,7 +46,7 @@ TRAINING = RunKind(
 )
 CURE = RunKind(
     result="a result",
-    process="the process that worked on it",
+    process="its process",
     kept="what was found is kept",
     again="start it again",
     memory="choose fewer layers, or give a smaller --batch-size",
@@ -54,26 +54,26 @@ CURE = RunKind(
 
 
 def why_it_stopped(run: Followed, kind: RunKind = AUDIT) -> tuple[str, str]:
-    """Why a run has no result, and what can be done about it. Both may hold anybody's text."""
+    """Return why a run has no result, and what can be done about it. Both may contain untrusted text."""
     end = run.state.end
     if isinstance(end, RunFailed):
         place = f"{end.where}: " if end.where else ""
         mend = end.mend or f"{_capital(kind.kept)}, in the run's folder; {kind.again}"
         return f"{end.kind}, exit code {end.exit_code}: {place}{end.message}", mend
     if run.problem is not None:
-        return run.problem, "What was read before is shown"
+        return run.problem, "What was read before that is shown"
     code = run.child.exit_code if run.child is not None else None
     if code is None:
         return (
             f"the run ended without {kind.result}: its process was killed or its machine went away",
             f"{_capital(kind.kept)}; {kind.again}",
         )
-    said = run.child.errors().strip().splitlines() if run.child is not None else []
-    last = f": {said[-1]}" if said else ""
+    lines = run.child.errors().strip().splitlines() if run.child is not None else []
+    last = f": {lines[-1]}" if lines else ""
     mend = (
         f"Killed from outside, most often because memory ran out: {kind.memory}"
         if code == OUT_OF_MEMORY_KILL
-        else f"Ctrl+L shows everything it said; {kind.kept}"
+        else f"Ctrl+L shows everything it printed; {kind.kept}"
     )
     return f"{kind.process} ended: {how_it_ended(code)}{last}", mend
 

@@ -1,6 +1,6 @@
-"""What was found out about a choice, in words: one line below its field, and everything for who looks closer.
+"""Put into words what was found about a choice: one line below its field, and all of it as rows.
 
-Every text comes out printable, and is plain text, never markup.
+Every text comes out printable, as plain text without markup.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COMMIT_CHARACTERS = 7
 
 
 class Finding(NamedTuple):
-    """A mark, which says the same as its colour, and a line."""
+    """A mark, which means the same as its colour, and a line."""
 
     tone: Tone
     line: str
@@ -50,7 +50,7 @@ LOOKING = Finding("open", "looking")
 
 
 def finding(answer: Answer | None) -> Finding:
-    """In a line; of None, that it is being looked at."""
+    """Return what was found, in a line; for None, that it is being checked."""
     match answer:
         case None:
             return LOOKING
@@ -63,19 +63,19 @@ def finding(answer: Answer | None) -> Finding:
                 "parameters": f"{wording.count_text(answer.facts.parameters)} parameters",
                 "layers": f"{answer.layers} layers",
             }
-            return Finding("good", " · ".join([*facts.values(), *map(_noted, answer.notes)]))
+            return Finding("good", " · ".join([*facts.values(), *map(_note_line, answer.notes)]))
         case PairFound():
             parts = [
                 f"{answer.layers} layers",
                 f"{wording.count_text(answer.weights)} weights",
-                *map(_noted, answer.notes),
+                *map(_note_line, answer.notes),
             ]
             return Finding("good", " · ".join(parts))
         case DataFound():
             return Finding("good", " · ".join(_data_parts(answer)))
         case PolicyFound():
-            said = contents_in_a_line(answer.policy, answer.day), limits_in_a_line(answer.policy.limits)
-            return Finding("good", " · ".join(part for part in said if part))
+            words = contents_in_a_line(answer.policy, answer.day), limits_in_a_line(answer.policy.limits)
+            return Finding("good", " · ".join(part for part in words if part))
         case SchemesFound():
             return Finding("good", ", ".join(printable(scheme.name) for scheme in answer.schemes))
         case DevicesFound():
@@ -83,7 +83,7 @@ def finding(answer: Answer | None) -> Finding:
 
 
 def details(answer: Answer | None) -> list[tuple[str, str]]:
-    """Everything that was found, as (what, value) rows; a row without a what is a sentence."""
+    """Return everything that was found, as (what, value) rows; a row without a what is a sentence."""
     match answer:
         case Problem():
             rows = [("", f"{MARKS['bad']} {printable(answer.message)}"), ("", printable(answer.mend))]
@@ -105,7 +105,7 @@ def details(answer: Answer | None) -> list[tuple[str, str]]:
                 *rows_of_limits(policy.limits),
                 *rows_of_required(policy),
                 *rows_of_rules(policy),
-                *((f"waiver: {rule}", said) for rule, said in rows_of_waivers(policy, answer.day)),
+                *((f"waiver: {rule}", words) for rule, words in rows_of_waivers(policy, answer.day)),
             ]
         case _:
             found = finding(answer)
@@ -130,17 +130,17 @@ def _facts(found: CheckpointFound) -> dict[str, str]:
 
 
 def _data_parts(found: DataFound) -> Iterable[str]:
-    """5 of 7 metrics · VerbMem 24/24 · PrivLeak 48: forget / retain where there are both."""
+    """Yield "5 of 7 metrics", "VerbMem 24/24" (forget/retain), "PrivLeak 48"."""
     known = len(found.samples) + len(found.skipped)
     yield f"{len(found.samples)} metrics" if not found.skipped else f"{len(found.samples)} of {known} metrics"
     for title, metrics in _by_title(found).items():
         counts = (str(found.samples.get(metric, wording.UNKNOWN)) for metric in metrics)
         yield f"{printable(title)} {'/'.join(counts)}"
-    yield from map(_noted, found.notes)
+    yield from map(_note_line, found.notes)
 
 
 def _by_title(found: DataFound) -> dict[str, list[str]]:
-    """VerbMem -> its forget and retain metrics. The cheap ones, which are measured first and matter least, are last."""
+    """Group metrics: VerbMem -> its forget and retain metrics. The cheap ones, which matter least, come last."""
     by_title: dict[str, list[str]] = {}
     for metric in (*found.samples, *found.skipped):
         by_title.setdefault(wording.metric_title(metric).partition(",")[0], []).append(metric)
@@ -148,10 +148,10 @@ def _by_title(found: DataFound) -> dict[str, list[str]]:
 
 
 def _notes(notes: Iterable[str]) -> list[tuple[str, str]]:
-    return [("", _noted(note)) for note in notes]
+    return [("", _note_line(note)) for note in notes]
 
 
-def _noted(note: str) -> str:
+def _note_line(note: str) -> str:
     return f"! {printable(note)}"
 
 

@@ -1,6 +1,6 @@
-"""What a reader may look at in layers: which figure, in words, as a number, and as a place on the ramp of risk.
+"""Show one figure of a layer: in words, as a number, and as a place on the ramp of risk.
 
-Shared by the heat map, the table and the layer screen, so that one figure looks the same everywhere. Draws nothing.
+Shared by the heat map, the table and the layer screen, so that one figure looks the same everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quail_audit.schema.figures import LayerStatistics
 
 Mode = Literal["risk", "overlap", "survival", "update/bucket", "brings back"]
 MODES: tuple[Mode, ...] = ("risk", "overlap", "survival", "update/bucket", "brings back")
-BROUGHT_BACK: Mode = "brings back"  # the one figure that is no layer statistic: an attribution has it
+BROUGHT_BACK: Mode = "brings back"  # not a layer statistic: it comes from an attribution
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class View:
     """How one figure of a layer is shown.
 
     Attributes:
-        value: the figure; None where the layer has none.
+        value: the figure; None if the layer has none.
         risk: its place on the ramp, 0 (none) to 1.
-        low, high: what the ramp's ends say.
+        low, high: the words at the ramp's ends.
         explained: one line on how to read it.
     """
 
@@ -47,7 +47,7 @@ VIEWS: Mapping[Mode, View] = {
     ),
     "overlap": View(
         value=lambda layer: layer.overlap,
-        # The paper's line is at 0.999, so the ramp is spent between 0.9 and 1 rather than between 0 and 1.
+        # The paper's limit is 0.999, so the ramp goes from 0.9 to 1 rather than from 0 to 1.
         risk=lambda value: max(0.0, (value - 0.9) / 0.1),
         low="0.90",
         high="1",
@@ -69,24 +69,24 @@ VIEWS: Mapping[Mode, View] = {
     ),
     "brings back": View(
         value=lambda layer: None,
-        # One of many layers that brings back a quarter alone is as bad as they come: SmolLM2's worst is at 22 %.
+        # A single layer that brings back a quarter is as bad as it gets: SmolLM2's worst is at 22 %.
         risk=lambda value: value / 0.25,
         low="0 %",
         high="25 %",
-        explained="the share of the fall of the forget loss that comes of rounding this layer alone: quail attribute",
+        explained="the share of the drop in forget loss that rounding this layer alone undoes: quail attribute",
     ),
 }
 
 
 def cell(value: float) -> str:
-    """A share or ratio in four characters: .981, 1.00; never a 1 that is not one."""
+    """Write a share or ratio in four characters: .981, 1.00; never rounded up to 1."""
     if 0.9995 <= value < 1.0:
         return ".999"
     return f"{value:.2f}" if value >= 1.0 or value < 0 else f"{value:.3f}"[1:] if value > 0 else "0"
 
 
 def column_of(layer: LayerStatistics) -> str:
-    """Where a layer stands in its block, its own numbers left out: self_attn.q_proj, or experts.w1 for every expert."""
+    """Return a layer's place in its block without numbers: self_attn.q_proj, or experts.w1 for every expert."""
     parts = layer.name.split(".")
     if layer.block is not None and str(layer.block) in parts:
         parts = parts[parts.index(str(layer.block)) + 1 :]
@@ -94,7 +94,7 @@ def column_of(layer: LayerStatistics) -> str:
 
 
 def column_titles(columns: list[str], width: int) -> list[str]:
-    """Short titles: q for self_attn.q_proj; the parent's first letters where two would be alike."""
+    """Return short titles: q for self_attn.q_proj; with the parent's first letter if two would be alike."""
     roles = [_short(column.rpartition(".")[2]) for column in columns]
     titles = []
     for column, role in zip(columns, roles, strict=True):
@@ -108,7 +108,7 @@ def _short(role: str) -> str:
 
 
 def figures(layer: LayerStatistics) -> dict[str, str]:
-    """A layer's figures as every table writes them."""
+    """Write a layer's figures as every table does."""
     return {
         "weights": wording.count_text(layer.weights),
         "identical": wording.share_text(layer.identical),

@@ -1,4 +1,4 @@
-"""A layer's statistics in words: each figure, and one line that says what this value of it means. Draws nothing."""
+"""Put a layer's statistics into words: each figure, and one line on what its value means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quail_audit.schema.figures import RATIO_EDGES, LayerDetail, LayerStatistics
 from quail_audit.schema.policy import Limits
 
 LOUD_NOISE = 2.0
-HARDLY_TRAINED = 0.9  # and above, of weights that are the same
+HARDLY_TRAINED = 0.9  # and above: the share of identical weights
 HALF, WHOLE = RATIO_EDGES.index(0.5), RATIO_EDGES.index(1.0)
 
 
@@ -18,9 +18,9 @@ class Reading(NamedTuple):
     """One statistic.
 
     Attributes:
-        name: as tables head it.
-        value: with its unit, or a dash where there is none.
-        words: what it says of this layer.
+        name: as in the heads of tables.
+        value: with its unit, or a dash if there is none.
+        words: what the value means for this layer.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Reading(NamedTuple):
 
 
 def readings(layer: LayerStatistics, limits: Limits) -> list[Reading]:
-    """Every statistic of a layer, the ones that decide its state first.
+    """Return every statistic of a layer, the ones that decide its state first.
 
     Args:
         layer: its statistics.
-        limits: that hold for it.
+        limits: the limits for it.
     """
     return [
         Reading("overlap", wording.share_text(layer.overlap), _overlap(layer.overlap, limits.overlap_at_risk)),
@@ -52,7 +52,7 @@ def _overlap(value: float | None, limit: float) -> str:
     if value is None:
         return "not known: a weight is not a finite number"
     if value == 1.0:
-        return "every code the same: one model as deployed"
+        return "every code the same: deployed, it is one model"
     return "the same code in both" + (
         f": at risk, from {limit:g} on" if value >= limit else f"; at risk from {limit:g} on"
     )
@@ -68,8 +68,8 @@ def _noise(value: float | None) -> str:
     if value is None:
         return "nothing changed that noise could cover"
     if value <= 1.0:
-        return "× the update: rounding is no louder than it"
-    return "× the update: rounding speaks over it" if value >= LOUD_NOISE else "× the update"
+        return "× the update: the rounding error is no larger"
+    return "× the update: the rounding error drowns it" if value >= LOUD_NOISE else "× the update"
 
 
 def _update_to_bucket(value: float | None) -> str:
@@ -102,22 +102,22 @@ def _nonfinite(layer: LayerStatistics) -> list[Reading]:
 
 
 def state_in_words(layer: LayerStatistics) -> str:
-    """erased: rounding took the update away"""
+    """Return the state and its meaning: "erased: rounding took the update away"."""
     if layer.state is None and wording.layer_state(layer) == wording.NOT_COMPARABLE:
         return "not comparable: the two checkpoints do not store it in one format"
     if layer.state is None:
-        return "not finite: a weight is not a number, so nothing else can be said"
+        return "not finite: a weight is not a number, so no other figure is known"
     return f"{layer.state}: {wording.STATE_MEANINGS[layer.state]}"
 
 
 def below_half(detail: LayerDetail) -> float | None:
-    """The share of changed weights whose update is less than half their bucket's width; None where none changed."""
+    """Return the share of changed weights that moved less than half their bucket's width; None if none changed."""
     total = sum(detail.ratio_counts)
     return sum(detail.ratio_counts[: HALF + 1]) / total if total else None
 
 
 def below_half_in_words(detail: LayerDetail) -> str:
-    """97.0 % of changed weights moved under half a bucket: they cross by luck."""
+    """Say what below_half means."""
     value = below_half(detail)
     if value is None:
         return "No weight changed."
@@ -125,7 +125,7 @@ def below_half_in_words(detail: LayerDetail) -> str:
 
 
 def bin_in_words(place: int) -> str:
-    """Which updates a bin of the histogram counts, in bucket widths."""
+    """Say which updates a bin of the histogram counts, in bucket widths."""
     if place == 0:
         return f"below {fraction(RATIO_EDGES[0])}"
     if place == len(RATIO_EDGES):
@@ -134,7 +134,7 @@ def bin_in_words(place: int) -> str:
 
 
 def fraction(value: float) -> str:
-    """A power of two, or the middle between two, as a reader writes it: 1/64, 3/8, ½, 6."""
+    """Write a power of two, or the middle between two: 1/64, 3/8, ½, 6."""
     if value == 0.5:
         return "½"
     if value >= 1.0:
@@ -144,7 +144,7 @@ def fraction(value: float) -> str:
 
 
 def kept_codes(detail: LayerDetail) -> float | None:
-    """The share of changed weights whose code stayed; None where none changed."""
+    """Return the share of changed weights that kept their code; None if none changed."""
     levels = levels_of(detail)
     total = sum(detail.transitions)
     kept = sum(detail.transitions[level * levels + level] for level in range(levels))
@@ -152,12 +152,12 @@ def kept_codes(detail: LayerDetail) -> float | None:
 
 
 def levels_of(detail: LayerDetail) -> int:
-    """How many levels the scheme has."""
+    """Return the number of levels of the scheme."""
     return math.isqrt(len(detail.transitions))
 
 
 def percent(share: float) -> str:
-    """A share in per cent; 100 % and 0 % only where it is exactly that."""
+    """Write a share in percent; 100 % and 0 % only if it is exactly that."""
     shown = f"{100 * share:.1f}"
     if (shown == "100.0" and share < 1.0) or (shown == "0.0" and share > 0.0):
         return "over 99.9 %" if share > 0.5 else "under 0.1 %"
@@ -165,5 +165,5 @@ def percent(share: float) -> str:
 
 
 def sentence_case(text: str) -> str:
-    """The text with a capital at its beginning, and the rest of it as it is."""
+    """Capitalize the first letter, and leave the rest as it is."""
     return text[:1].upper() + text[1:]

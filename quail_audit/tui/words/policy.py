@@ -1,6 +1,6 @@
-"""A policy in words: its limits, what it requires, its rules and its waivers, each as a row. Judges and draws nothing.
+"""Put a policy into words: its limits, requirements, rules and waivers, each as a row.
 
-Every text comes out printable, as names, reasons and owners are whatever somebody wrote into a file.
+Every text comes out printable, as names, reasons and owners are untrusted.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.policy import EVERYTHING, Limits, OtherLimits, Policy, Waiver
 from quail_audit.verdict.rules import limits_in_words
 
-Row = tuple[str, str]  # what, and what is said of it
-LONGEST_NAME = 40  # of what is in a column of its own
+Row = tuple[str, str]  # what, and its value
+LONGEST_NAME = 40  # in a column of its own
 EVERYWHERE = "everywhere"
 
 
 def limits_in_a_line(limits: Limits | OtherLimits) -> str:
-    """Those that are set: recovery ≤ 10 % · overlap < 0.999 · survival ≥ 0.5."""
+    """List the limits that are set: recovery ≤ 10 % · overlap < 0.999 · survival ≥ 0.5."""
     words = {
         "recovery ≤ {:g} %": limits.max_recovery_percent,
         "overlap < {:g}": limits.overlap_at_risk,
         "survival ≥ {:g}": limits.survival_at_risk,
     }
-    return " · ".join(said.format(value) for said, value in words.items() if value is not None)
+    return " · ".join(template.format(value) for template, value in words.items() if value is not None)
 
 
 def contents_in_a_line(policy: Policy, day: datetime.date) -> str:
-    """What there is besides the limits: ! 1 of 2 waivers expired · 3 rules; empty where there is nothing."""
+    """Count what there is besides limits: ! 1 of 2 waivers expired · 3 rules; empty if there is nothing."""
     parts = [_waivers_counted(policy, day), _counted(len(policy.rules), "rule")]
     required = policy.required
     parts.append(_counted(len(required.schemes) + len(required.metrics) + len(required.samples), "requirement"))
@@ -38,14 +38,14 @@ def contents_in_a_line(policy: Policy, day: datetime.date) -> str:
 
 
 def rows_of_limits(limits: Limits) -> Iterator[Row]:
-    """The limits that hold everywhere, then what is different where."""
+    """Yield the limits that hold everywhere, then the exceptions."""
     yield EVERYWHERE, _every_limit(limits)
     for each in limits.where:
         yield _about(each.schemes, each.metrics, each.layers), _every_limit(each)
 
 
 def rows_of_required(policy: Policy) -> Iterator[Row]:
-    """What has to be measured."""
+    """Yield what must be measured."""
     for scheme in policy.required.schemes:
         yield _name(scheme), "the scheme must be measured"
     for metric in policy.required.metrics:
@@ -55,19 +55,19 @@ def rows_of_required(policy: Policy) -> Iterator[Row]:
 
 
 def rows_of_rules(policy: Policy) -> Iterator[Row]:
-    """What is checked besides the standard checks."""
+    """Yield the policy's own rules."""
     for rule in policy.rules:
         about = _about(rule.schemes, rule.metrics, rule.layers)
         yield _name(rule.name), f"{rule.figure} {limits_in_words(rule.at_least, rule.at_most)} · {about}"
 
 
 def rows_of_waivers(policy: Policy, day: datetime.date, rules: Sequence[RuleOutcome] | None = None) -> Iterator[Row]:
-    """What is let pass, until when, by whom and why.
+    """Yield each waiver: what it waives, until when, by whom and why.
 
     Args:
-        policy: that has them.
-        day: that they are held against.
-        rules: what came of the policy's rules, where they have been judged: then it is said of a waiver if it was idle.
+        policy: the policy of the waivers.
+        day: the day to compare with their end.
+        rules: the outcomes of rules, once judged; then a waiver that waived nothing is marked.
     """
     used = [waiver for rule in rules or () for waiver in rule.waivers]
     for waiver in policy.waivers:
@@ -79,8 +79,8 @@ def _waiver(waiver: Waiver, day: datetime.date) -> str:
     expired = waiver.has_expired(day)
     until = f"✗ expired on {waiver.expires}, which fails the release" if expired else f"until {waiver.expires}"
     about = _about(waiver.schemes, waiver.metrics, waiver.layers)
-    said = "" if about == EVERYWHERE else f" · {about}"
-    return f"{until}{said} · by {printable(waiver.owner)}: {printable(waiver.reason)}"
+    where = "" if about == EVERYWHERE else f" · {about}"
+    return f"{until}{where} · by {printable(waiver.owner)}: {printable(waiver.reason)}"
 
 
 def _waivers_counted(policy: Policy, day: datetime.date) -> str:
@@ -97,7 +97,7 @@ def _every_limit(limits: Limits | OtherLimits) -> str:
 
 
 def _about(schemes: Iterable[str], metrics: Iterable[str] | None, layers: Iterable[str] | None) -> str:
-    """verbmem_* at nf4, fp4: what patterns are about; of all that a thing can be about, that it is everywhere."""
+    """Say what patterns match: "verbmem_* at nf4, fp4", or "everywhere" if they match all."""
     schemes = tuple(schemes)
     named = ", ".join(metrics or layers or ())
     at = "" if schemes == EVERYTHING else f"at {', '.join(schemes)}"

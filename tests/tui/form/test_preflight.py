@@ -234,11 +234,11 @@ async def test_what_was_not_answered_before_a_rest_is_answered_when_it_goes_on(t
     await talk.preflight.rest()
     talk.preflight.forget("data")
     (tmp_path / "mark").touch()
-    talk.preflight.go_on()
+    talk.preflight.resume()
     await until(lambda: len(talk.answers) == 2)
     assert talk.messages() == [("original", "in hand"), ("unlearned", "waiting")]
     await talk.preflight.rest()
-    talk.preflight.go_on()  # there is nothing to ask, and so nothing to start
+    talk.preflight.resume()  # there is nothing to ask, and so nothing to start
     assert talk.preflight.process_id is None
 
 

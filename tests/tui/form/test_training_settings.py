@@ -11,7 +11,7 @@ from quail_audit.schema.requests import TrainRequest
 from quail_audit.tui.form.training_settings import (
     PAPERS_OBJECTIVE,
     SETTINGS,
-    objective_explained,
+    objective_help,
     objectives,
     read_settings,
     suggested_output,
@@ -40,7 +40,7 @@ def test_every_objective_is_explained_and_listed_once() -> None:
     assert objectives()[0] == PAPERS_OBJECTIVE
     assert len(set(objectives())) == len(objectives())
     assert {"ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr", "hinge_gdr", "repair", "lora"} <= {*objectives()}
-    assert all(objective_explained(name) for name in objectives())
+    assert all(objective_help(name) for name in objectives())
 
 
 def test_what_is_left_empty_is_not_given(typed: dict[str, str]) -> None:
@@ -78,7 +78,7 @@ def test_numbers_are_read(typed: dict[str, str], name: str, text: str, value: ob
         ("batch_size", "0", "must be a whole number, 1 or more"),
         ("margin_logits", "half", "must be auto, or a number above 0"),
         ("out", "", "is missing: name a folder for the result"),
-        ("data", "", "is missing: training needs the texts to forget and to keep"),
+        ("data", "", "is missing: training needs the forget and retain texts"),
         ("data", "/nowhere/at/all", "does not exist"),
     ],
 )

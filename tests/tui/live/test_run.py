@@ -145,12 +145,12 @@ def test_a_feed_waits_for_a_run_that_has_not_begun_and_no_longer_than_its_proces
     alive = True
     feed = Feed(tmp_path / "run", is_awaited=lambda: alive)
     time.sleep(0.3)
-    assert not feed.ended
+    assert not feed.has_ended
     alive = False
     deadline_s = time.monotonic() + PATIENCE_S
-    while not feed.ended and time.monotonic() < deadline_s:
+    while not feed.has_ended and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    assert feed.ended
+    assert feed.has_ended
     assert feed.problem is not None
     assert "no run here" in str(feed.problem)
 

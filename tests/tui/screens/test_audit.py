@@ -440,7 +440,7 @@ async def test_ctrl_g_goes_on_with_an_audit_that_was_stopped(world: Path, tmp_pa
     async with app_on(folder) as pilot:
         app = pilot.app
         assert isinstance(app, QuailApp)
-        assert "Ctrl+G goes on from there" in screen_text(pilot)
+        assert "press Ctrl+G to resume" in screen_text(pilot)
         await pilot.press("ctrl+g")
         run = app.live_runs[folder]
         await until(pilot, lambda: run.is_over and not run.is_running_here)
@@ -450,6 +450,6 @@ async def test_ctrl_g_goes_on_with_an_audit_that_was_stopped(world: Path, tmp_pa
         assert run.state.verdict is not None, app.log_lines
         assert [type(screen) for screen in app.screen_stack].count(AuditScreen) == 1
         await pilot.press("ctrl+g")
-        assert "This audit came to its end" in app.log_lines[-1]
+        assert "This audit has finished" in app.log_lines[-1]
     assert read_report(folder).exit_code == 0
     assert [event.type for event in replay(folder)][:9] == [event.type for event in stopped]

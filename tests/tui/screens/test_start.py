@@ -29,7 +29,7 @@ from quail_audit.schema.preflight import (
 )
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.app import QuailApp
-from quail_audit.tui.form.choices import Choices, choices_to_begin_with, readiness, usable
+from quail_audit.tui.form.choices import Choices, first_choices, readiness, usable
 from quail_audit.tui.form.folder_suggester import complete
 from quail_audit.tui.live.recent_runs import RecentRuns
 from quail_audit.tui.screens import start
@@ -497,7 +497,7 @@ async def test_markup_and_escape_codes_in_names_are_shown_as_they_are(here: Path
 @pytest.mark.asyncio
 async def test_the_last_choices_are_filled_in(here: Path, started: list[AuditRequest]) -> None:
     (here / "models").mkdir()
-    chosen = Settings().changed(
+    chosen = Settings().with_changes(
         original=str(here / "models"), unlearned="org/name", schemes=("fp4",), device="cuda:3", theme="quail-light"
     )
     save_settings(chosen)
@@ -515,7 +515,7 @@ async def test_the_folders_own_policy_is_filled_in_before_a_remembered_one(
     here: Path, started: list[AuditRequest]
 ) -> None:
     (here / "quail.toml").write_text("[limits]\n")
-    save_settings(Settings().changed(original="a", unlearned="b", policy=str(here.parent / "loose.toml")))
+    save_settings(Settings().with_changes(original="a", unlearned="b", policy=str(here.parent / "loose.toml")))
     async with opened_app() as pilot:
         await until(pilot, lambda: "recovery ≤ 10 %" in below(pilot, "policy"))
         assert "--policy quail.toml" in shown(pilot, "#command")
@@ -535,7 +535,7 @@ async def test_the_folders_own_policy_is_filled_in_before_a_remembered_one(
 def test_the_process_that_measures_is_told_the_policy(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "quail.toml").write_text("[limits]\n")
     asked: list[list[str]] = []
-    monkeypatch.setattr(QuailApp, "_start", lambda self, arguments: asked.append(arguments))
+    monkeypatch.setattr(QuailApp, "_start_command", lambda self, arguments: asked.append(arguments))
     monkeypatch.setattr(QuailApp, "_keep_settings", lambda self, settings: None)
     for policy in ("quail.toml", "none", ""):
         request = Choices(original="a", unlearned="b", policy=policy).request()
@@ -545,14 +545,14 @@ def test_the_process_that_measures_is_told_the_policy(here: Path, monkeypatch: p
 
 
 def test_the_policy_to_begin_with_is_the_one_that_the_command_would_read(here: Path) -> None:
-    remembered = Settings().changed(policy=str(here / "limits.toml"))
-    assert choices_to_begin_with(remembered).policy == "limits.toml"
+    remembered = Settings().with_changes(policy=str(here / "limits.toml"))
+    assert first_choices(remembered).policy == "limits.toml"
     (here / "pyproject.toml").write_text("[tool.quail.limits]\n")
-    assert choices_to_begin_with(remembered).policy == "pyproject.toml"
+    assert first_choices(remembered).policy == "pyproject.toml"
     (here / "pyproject.toml").write_text("[tool.quail.limits")  # the command stops at it, and the app says so
-    assert choices_to_begin_with(remembered).policy == "pyproject.toml"
+    assert first_choices(remembered).policy == "pyproject.toml"
     (here / "quail.toml").touch()
-    assert choices_to_begin_with(remembered).policy == "quail.toml"
+    assert first_choices(remembered).policy == "quail.toml"
 
 
 @pytest.mark.asyncio
@@ -616,7 +616,7 @@ def test_text_that_is_no_unicode_is_no_request() -> None:
 
 def test_no_demo_without_both_sides(here: Path) -> None:
     (here / "quail-demo" / "original").mkdir(parents=True)
-    assert choices_to_begin_with(Settings()) == Choices()
+    assert first_choices(Settings()) == Choices()
 
 
 def checkpoint(**changes: Any) -> CheckpointFound:
@@ -636,17 +636,17 @@ def test_readiness_says_the_first_thing_first() -> None:
     with_reference = Choices(original="a", unlearned="b", retrain="r")
     assert readiness(with_reference, {"pair": Problem(message="no", where="r/x")}).blocked_by == "retrain"
     assert readiness(both, {"original": None}).pending
-    assert "same checkpoint" in readiness(Choices(original="a", unlearned=" a"), {}).said
+    assert "same checkpoint" in readiness(Choices(original="a", unlearned=" a"), {}).line
     known = {"original": checkpoint(), "pair": PairFound(layers=2, weights=9)}
-    assert readiness(both, known).said == "ready: 2 layers, weights only, as no data was given"
+    assert readiness(both, known).line == "ready: 2 layers, weights only, as no data was given"
     calibrated = SchemeChoice(name="gptq-int4-g128", title="GPTQ", bits_per_weight=4.2, is_calibrated=True)
     with_gptq = Choices(original="a", unlearned="b", schemes=("nf4", "gptq-int4-g128"))
     ready = readiness(with_gptq, {"schemes": SchemesFound(schemes=(calibrated,))})
-    assert (ready.blocked_by, ready.said.split(":")[0]) == ("schemes", "gptq-int4-g128 is calibrated on texts")
+    assert (ready.blocked_by, ready.line.split(":")[0]) == ("schemes", "gptq-int4-g128 is calibrated on texts")
     lacking = calibrated.model_copy(update={"missing": "pip install it"})
     for choices in (with_gptq, replace(with_gptq, data="d")):
         ready = readiness(choices, {"schemes": SchemesFound(schemes=(lacking,))})
-        assert (ready.blocked_by, ready.said) == ("schemes", "gptq-int4-g128 cannot run here yet: pip install it")
+        assert (ready.blocked_by, ready.line) == ("schemes", "gptq-int4-g128 cannot run here yet: pip install it")
     assert not readiness(both, {"schemes": SchemesFound(schemes=(lacking,))}).blocked_by
     assert readiness(both, known | {"unlearned": NotYetKnown(message="later")}).pending
 

@@ -102,7 +102,7 @@ def least(name: str) -> float:
 
 def resolved(theme: QuailTheme) -> dict[str, str]:
     """What a style sheet gets for each variable: as App.get_css_variables merges them."""
-    textuals = theme.textual()
+    textuals = theme.as_textual()
     return {**textuals.to_color_system().generate(), **textuals.variables}
 
 
@@ -228,7 +228,7 @@ class Everything(App[None]):
     def __init__(self, theme: QuailTheme) -> None:
         super().__init__()
         self.quail = theme
-        self.register_theme(theme.textual())
+        self.register_theme(theme.as_textual())
         self.theme = theme.name
 
     def compose(self) -> ComposeResult:
