@@ -14,11 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.writing import (
-    drop_unfinished_line,
-    explain_write_errors,
-    write_whole,
-)
+from quail_audit.core.writing import drop_unfinished_line, explain_write_errors, write_whole
 from quail_audit.runs.digest import with_digest
 from quail_audit.runs.follow import replay
 from quail_audit.runs.names import EVENTS, REPORT, REQUEST

@@ -8,12 +8,7 @@ from pathlib import Path
 from quail_audit.core import interruption
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import EnvironmentProblemError, InterruptedRunError, QuailError
-from quail_audit.core.writing import (
-    append_line,
-    no_room_error,
-    open_to_append,
-    write_whole,
-)
+from quail_audit.core.writing import append_line, no_room_error, open_to_append, write_whole
 from quail_audit.runs.digest import with_digest
 from quail_audit.runs.names import EVENTS, REPORT
 from quail_audit.runs.resume import RecordedEvents

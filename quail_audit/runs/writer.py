@@ -13,9 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from quail_audit.core.errors import EnvironmentProblemError
-from quail_audit.core.writing import (
-    write_error,
-)
+from quail_audit.core.writing import write_error
 from quail_audit.runs.names import LOCK, WRITER
 
 HEARTBEAT_INTERVAL_S = 5.0

@@ -4,10 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from quail_audit.schema.figures import LayerStatistics, Reason, Recovery, RuleOutcome
 from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY, Limits
-from quail_audit.verdict.rules import (
-    Check,
-    check_of,
-)
+from quail_audit.verdict.rules import Check, check_of
 
 # Why a recovery is unknown; only for checkpoints that are already quantized.
 _UNTOLD: Mapping[str, str] = {

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from quail_audit.schema.events.audit import (
-    MetricScored,
-    RecoveryMeasured,
-)
+from quail_audit.schema.events.audit import MetricScored, RecoveryMeasured
 from quail_audit.schema.events.lines import Events
 from quail_audit.schema.requests import AuditRequest
 

@@ -12,15 +12,8 @@ from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.architecture import is_classifier
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.labels import is_numbered, label_names, list_words, match_label
-from quail_audit.engine.forgetting.data.rows import (
-    Columns,
-)
-from quail_audit.engine.forgetting.data.types import (
-    SPLITS,
-    ForgettingData,
-    Labelled,
-    Split,
-)
+from quail_audit.engine.forgetting.data.rows import Columns
+from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Labelled, Split
 from quail_audit.engine.forgetting.metrics.interface import Task
 from quail_audit.engine.forgetting.metrics.registry import known_metrics, metric_named
 

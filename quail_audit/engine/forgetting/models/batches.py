@@ -152,6 +152,8 @@ def _run_batch(
         batch = order[: size.rows(row_bytes(lengths[order[0]]))]
         results = _run_unless_out_of_memory(batch, run)
         if results is not None:
+            if len(results) != len(batch):
+                raise ValueError(f"{len(batch)} rows gave {len(results)} results")
             return results, size.most, size.available_bytes
         if len(batch) == 1:
             raise EnvironmentProblemError(

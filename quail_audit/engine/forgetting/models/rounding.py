@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.schemes.bitsandbytes import FourBit, Int8, bitsandbytes

@@ -199,6 +199,11 @@ def test_another_error_is_not_swallowed() -> None:
         list(run_in_batches([1], lambda length: 1, BatchSize(2, None), OutOfMemory(0, error)))
 
 
+def test_a_batch_that_loses_a_row_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 rows gave 1 results"):
+        list(run_in_batches([1, 1], lambda length: 1, BatchSize(2, None), lambda batch: [0]))
+
+
 def test_a_real_allocation_failure_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58)
