@@ -7,14 +7,7 @@ from hypothesis import strategies as st
 from quail_audit.schema.figures import LayerStatistics, Recovery, Score
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schema.requests import AuditRequest
-from quail_audit.verdict.comparison import (
-    Change,
-    LayerChange,
-    caveats,
-    compare_scheme,
-    lower_is_better,
-    schemes_of,
-)
+from quail_audit.verdict.comparison import Change, LayerChange, caveats, compare_scheme, lower_is_better, schemes_of
 from tests.support.small_run import REQUEST, layer
 
 
