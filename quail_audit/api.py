@@ -1,4 +1,7 @@
-"""Run an audit, measure two matrices, read and compare reports: the Python API behind `import quail_audit as quail`."""
+"""Run audits, measure two matrices, read and compare reports: the Python API.
+
+The API is behind `import quail_audit as quail`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`quail doctor` and `quail schemes`: show what this machine can run, and how to install the rest."""
+"""Show what this machine can run, and how to install the rest: doctor and schemes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run something into a folder, show it as it goes, write its result, and return the exit code."""
+"""Run something into a folder, show it, write its result, and return the exit code."""
 
 from __future__ import annotations
 

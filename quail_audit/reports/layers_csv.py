@@ -1,4 +1,4 @@
-"""Write the layers of every scheme as CSV, one row each, with an attribution if there is one.
+"""Write the layers of every scheme as CSV, one row each, with any attribution.
 
 Numbers have all their digits; null is an empty cell.
 """

@@ -1,7 +1,8 @@
-"""Put an audit's results into the metadata of a model card, a README.md of the Hugging Face Hub.
+"""Put an audit's results into the metadata of a model card for the Hugging Face Hub.
 
-Only report.json is read. The rest of the card stays as it is, byte for byte; only results that Quail wrote for the same
-data and schemes are replaced. Metrics have Quail's own names, quail_…; a result's config is the scheme.
+A model card is the README.md of a model there. Only report.json is read. The rest of the card stays as it is, byte for
+byte; only results that Quail wrote for the same data and schemes are replaced. Metrics have Quail's own names, quail_…;
+a result's config is the scheme.
 """
 
 from __future__ import annotations

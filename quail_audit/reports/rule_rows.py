@@ -1,4 +1,7 @@
-"""Turn a policy's rules into the rows of a table, alike in every format; cells are not printable yet."""
+"""Turn a policy's rules into the rows of a table, alike in every format.
+
+Cells are not printable yet.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""Find the words that an answer shares with the truth: a longest common subsequence, as ROUGE-L counts it.
+"""Find the words that an answer shares with the truth, as ROUGE-L counts them.
 
-Words are split as by the rouge-score package that scores the answers, so that a screen marks the words that the score
-counts: F1 = 2 · shared / (words of the truth + words of the answer). The package takes over a second to import and
-gives only the number; a test compares this module with it.
+They are a longest common subsequence. Words are split as by the rouge-score package that scores the answers, so that a
+screen marks the words that the score counts: F1 = 2 · shared / (words of the truth + words of the answer). The package
+takes over a second to import and gives only the number; a test compares this module with it.
 """
 
 from __future__ import annotations

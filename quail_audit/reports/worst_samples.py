@@ -1,7 +1,7 @@
-"""Find the samples that came back most at a scheme, with every arm's answer; texts are not printable yet.
+"""Find the samples that came back most at a scheme, with every arm's answer.
 
-A run's events are read twice, first for the scores, then for the texts of the few samples that are shown, so that
-memory depends on the number of samples, not on their length.
+Texts are not printable yet. A run's events are read twice, first for the scores, then for the texts of the few samples
+that are shown, so that memory depends on the number of samples, not on their length.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The terminal app. It starts audits and trainings as processes of their own and follows their events."""
+"""Start audits and trainings as processes, and follow their events: the terminal app."""

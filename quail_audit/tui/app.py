@@ -1,4 +1,4 @@
-"""Run the app: open its screens, take in the events of runs, and hold the keys that work everywhere.
+"""Run the app: open screens, take in the events of runs, hold the keys for everywhere.
 
 A run's process writes events, a thread reads them (live/feed.py), the app takes them in a little at a time
 (live/run.py), and the screen on top draws what changed. Never imports torch.

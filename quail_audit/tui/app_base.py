@@ -1,4 +1,4 @@
-"""Hold what a screen may ask of the app: start and follow runs, keep settings, show messages."""
+"""Define what a screen may ask of the app: start runs, keep settings, show messages."""
 
 from __future__ import annotations
 

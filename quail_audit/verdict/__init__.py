@@ -1,1 +1,1 @@
-"""Decide what the figures mean for a release: policies, checks, verdicts, comparisons, cures."""
+"""Decide what the figures mean for a release: policies, verdicts, comparisons, cures."""

@@ -1,4 +1,7 @@
-"""Write progress as plain lines, for logs and pipes: one a phase, and one every few seconds between."""
+"""Write progress as plain lines, for logs and pipes.
+
+There is one line for each phase, and one every few seconds between.
+"""
 
 from typing import TextIO
 

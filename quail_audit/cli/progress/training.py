@@ -1,4 +1,4 @@
-"""Draw the live view of a training: steps made, the loss and its terms as curves, scores as they come."""
+"""Draw the live view of a training: steps, curves of the loss and its terms, scores."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,6 +1,6 @@
-"""Quantize both checkpoints with a calibrated scheme's backend, on the same samples, and measure what it wrote.
+"""Quantize both checkpoints with a calibrated scheme's backend, and measure the result.
 
-A backend's checkpoints lie in a scratch folder, which goes with the audit.
+Both are quantized on the same samples. A backend's checkpoints lie in a scratch folder, which goes with the audit.
 """
 
 from __future__ import annotations

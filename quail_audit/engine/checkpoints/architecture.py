@@ -1,4 +1,4 @@
-"""Match a checkpoint's tensors with its model's modules, and find those that a scheme rounds.
+"""Match a checkpoint's tensors with its model's modules, and find those a scheme rounds.
 
 The answers are those of transformers on loading the checkpoint with a bitsandbytes configuration: the model is built
 without weights from config.json, and the same functions choose its modules. Code that comes with a checkpoint is never

@@ -1,7 +1,7 @@
-"""Find the layers that bring the memory back, by rounding units alone, and everything but them.
+"""Find the layers that bring the memory back, by rounding parts of the model.
 
-What counts is the drop in forget NLL. Blocks and roles come first, then the layers of a block and a role that both
-matter, likeliest first, as far as the budget goes.
+Each unit is rounded alone, and everything but it. What counts is the drop in forget NLL. Blocks and roles come first,
+then the layers of a block and a role that both matter, likeliest first, as far as the budget goes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Compute how much of what was forgotten comes back when the model is rounded (DESIGN section 2)."""
+"""Compute how much of what was forgotten comes back when the model is rounded.
+
+docs/metrics.md has the formulas.
+"""
 
 from __future__ import annotations
 

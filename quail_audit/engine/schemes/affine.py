@@ -1,7 +1,7 @@
-"""Round to evenly spaced levels: a code is a rounded quotient, a value is a code times a scale.
+"""Round to evenly spaced levels: a value is a code times a scale.
 
-A family computes in `parameters` what rounds a block; the rest is here, in plain torch operations on any device.
-weights/affine_kernel.py does the same over a pair on a CPU, in one pass.
+A code is a rounded quotient. A family computes in `parameters` what rounds a block; the rest is here, in plain torch
+operations on any device. weights/affine_kernel.py does the same over a pair on a CPU, in one pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Describe the schemes that are calibrated on texts: GPTQ and AWQ, by libraries that quantize whole checkpoints.
+"""Describe the schemes that are calibrated on texts: GPTQ and AWQ.
 
-A calibrated scheme rounds no matrix by itself: a backend writes a checkpoint in its own format, and codes, scales and
-zeros are read back from there.
+Their backends are libraries that quantize whole checkpoints. A calibrated scheme rounds no matrix by itself: a backend
+writes a checkpoint in its own format, and codes, scales and zeros are read back from there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Round to llama.cpp's GGUF formats of blocks of 32 (gguf-q…), as the package gguf 0.19 does.
+"""Round to llama.cpp's formats of blocks of 32 (gguf-q…), as the package gguf 0.19 does.
 
 It equals gguf.quants in every code and value. llama.cpp's own C code rounds alike but for ties that depend on its
 compiler. A row that does not divide into blocks stays in 16 bits there and is left alone here.

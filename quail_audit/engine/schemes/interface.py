@@ -1,4 +1,4 @@
-"""Define the contract of a quantization scheme: what Quail asks of its own schemes and of plug-ins.
+"""Define the contract of a quantization scheme, Quail's own or a plug-in's.
 
 A package adds a scheme through the entry point group quail.schemes: a callable without arguments that returns a Scheme,
 which may be the class itself. See docs/schemes.md for a whole package.

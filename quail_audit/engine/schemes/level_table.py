@@ -1,4 +1,4 @@
-"""Describe the buckets of a scheme whose levels stand in a table, scaled by each block's absmax."""
+"""Describe the buckets of a scheme that scales a table of levels by a block's absmax."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Round to 4-bit floats under 8-bit block scales (mxfp4, nvfp4), as torchao 0.18 does, code for code.
+"""Round to 4-bit floats under 8-bit block scales (mxfp4, nvfp4), as torchao 0.18 does.
 
+The codes equal torchao's.
 mxfp4 is what MXDynamicActivationMXWeightConfig with weight_dtype=torch.float4_e2m1fn_x2 makes of weights: blocks of 32,
 whose scales are powers of two, rounded up (RCEIL). nvfp4 is NVFP4WeightOnlyConfig: blocks of 16, whose scales are e4m3
 floats under one float32 a matrix. torchao takes float32 and bfloat16; float16 weights are widened, which is exact.

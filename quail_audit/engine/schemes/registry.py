@@ -1,4 +1,4 @@
-"""Find schemes by name: Quail's own, and those that other packages register under the entry point quail.schemes."""
+"""Find schemes by name: Quail's own, and those of plug-ins (entry point quail.schemes)."""
 
 import functools
 from collections.abc import Iterable

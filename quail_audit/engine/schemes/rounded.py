@@ -1,4 +1,4 @@
-"""Define a rounded weight matrix, whoever rounded it: a scheme, a backend, or the maker of the checkpoint.
+"""Define a rounded weight matrix, from a scheme, a backend or a packed checkpoint.
 
 It is a module of its own because reading a packed checkpoint knows no scheme, and a scheme opens no checkpoint.
 """

@@ -1,7 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
-"""Compile the hot loop over a pair of matrices on a CPU for schemes with even levels (schemes/affine.py).
+"""Compile the hot loop over a pair of matrices on a CPU, for schemes with even levels.
 
-The loop is long on purpose: one pass makes every statistic. The parameters of a X
+The loop is long on purpose: one pass makes every statistic. The parameters that round a block (schemes/affine.py) come
+already computed; a code is a rounded quotient, so nothing is looked up.
 """
 
 import functools

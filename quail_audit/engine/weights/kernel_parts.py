@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
-"""Compile what both loops over blocks of a pair share: bits, rounding to a dtype, bins, sums inside a block.
+"""Compile what both loops over blocks share: bits, rounding to a dtype, bins, sums.
 
 Sums inside a block are float32, with the differences first scaled by powers of two so that no magnitude under- or
 overflows; between blocks they are float64. Medians come from counts: a magnitude is counted in a bin by the upper 16

@@ -1,4 +1,4 @@
-"""Sum over a pair of matrices that are stored quantized: their codes, and the values that they stand for.
+"""Sum over a pair of matrices that are stored quantized: their codes and values.
 
 There is no unrounded update to compare the rounded one with, so survival, noise and update / bucket width are not
 defined, and a layer's state rests on its codes.

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
-"""Compile the hot loop over a pair of matrices on a CPU for schemes with a table of 16 levels.
+"""Compile the hot loop over a pair of matrices on a CPU, for tables of 16 levels.
 
 The loop is long on purpose: one pass makes every statistic. A block of weights is read once on both sides, scaled,
 bucketed, dequantized and summed while it is in the first-level cache. Blocks that are bitwise equal cost a comparison;

@@ -1,4 +1,4 @@
-"""Print an audit's report: verdict, formats, rules, then each format's scores and worst layers."""
+"""Print an audit's report: verdict, formats, rules, then scores and worst layers."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,7 @@
-"""Check an audit's choices as they are made: ask the preflight process, keep its answers. Knows no widget."""
+"""Check an audit's choices as they are made, by asking the preflight process.
+
+Its answers are kept. This module knows no widget.
+"""
 
 from __future__ import annotations
 

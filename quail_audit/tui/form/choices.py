@@ -1,4 +1,4 @@
-"""Hold a reader's choices for an audit: from the settings, to a request, back to the settings."""
+"""Hold a reader's choices for an audit: from the settings, to a request, and back."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Stand between the app and a `quail` command, so that the command ends with the app, however the app ends.
+"""Stand between the app and a `quail` command, so that the command ends with the app.
 
-`python -m quail_audit.tui.live.leash audit …` starts the command in a process group of its own. The app holds the other
-end of this process's standard input. When that closes, because the app quit, crashed or was killed, the command is told
-to stop as by Ctrl-C. If it does not listen, it is killed with everything it started. Imports nothing of the
-app.
+The command ends with the app however the app ends. `python -m quail_audit.tui.live.leash audit …` starts the command in
+a process group of its own. The app holds the other end of this process's standard input. When that closes, because the
+app quit, crashed or was killed, the command is told to stop as by Ctrl-C. If it does not listen, it is killed with
+everything it started. Imports nothing of the app.
 """
 
 import ctypes

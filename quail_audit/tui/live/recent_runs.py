@@ -1,4 +1,4 @@
-"""Find the runs that the start screen lists: those of the working folder, and those opened before."""
+"""Find the runs that the start screen lists: the working folder's, and those opened."""
 
 from __future__ import annotations
 

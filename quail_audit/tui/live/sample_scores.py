@@ -1,4 +1,4 @@
-"""Hold the scores of one metric at one scheme as a table: a row for each sample, a column for each arm.
+"""Hold one metric's scores at one scheme: a row for each sample, a column for each arm.
 
 It grows as samples are scored; rows keep their place. Texts stay in the run's folder.
 """

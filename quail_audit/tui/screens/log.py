@@ -1,4 +1,4 @@
-"""Show the log: what the app did, the notes of runs, and the standard error of their processes."""
+"""Show the log: what the app did, notes of runs, and their processes' standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Show the form of a new audit: its choices, what was found about each, the command, and if it can start."""
+"""Show the form of a new audit: its choices, what was found about each, the command.
+
+The form also says if the audit can start.
+"""
 
 from __future__ import annotations
 

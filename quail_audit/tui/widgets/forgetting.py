@@ -1,4 +1,4 @@
-"""Show every metric on every arm, with its interval, a small plot over samples, and what came back.
+"""Show every metric on every arm, with interval and plot, and what came back.
 
 Each metric has a line of figures and, if there is room, a line of plots. Widths are fixed, so nothing jumps while
 numbers arrive.

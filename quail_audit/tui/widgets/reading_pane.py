@@ -1,4 +1,4 @@
-"""Show a sample's prompt, its truth and every arm's answer, with the words shared with the truth.
+"""Show a sample's prompt, truth and answers, with the words shared with the truth.
 
 All of it comes from data and models, so it is shown as plain text that cannot act on the terminal.
 """

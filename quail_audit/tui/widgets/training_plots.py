@@ -1,4 +1,4 @@
-"""Draw a training's figures at every step as small curves: loss, terms, hinge, gradient norm, rate."""
+"""Draw a training's figures as small curves: loss, terms, hinge, gradient norm, rate."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Show where the codes went: original level down, unlearned level across, counts of weights in cells.
+"""Show where the codes went, as a table: original level down, unlearned level across.
 
-Levels ascend, from the most negative weights to the most positive. On the diagonal a weight kept its code.
+Cells count weights. Levels ascend, from the most negative weights to the most positive. On the diagonal a weight kept
+its code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Put into words what was found about a choice: one line below its field, and all of it as rows.
+"""Put into words what was found about a choice: a line below its field, and rows.
 
 Every text comes out printable, as plain text without markup.
 """

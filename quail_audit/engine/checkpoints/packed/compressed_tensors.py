@@ -1,9 +1,9 @@
-"""Read weights as compressed-tensors packs them (pack-quantized): llm-compressor's W4A16 and W8A16.
+"""Read weights as compressed-tensors packs them: llm-compressor's W4A16 and W8A16.
 
-A module has weight_packed int32 [outputs, inputs * bits / 32], weight_scale [outputs, groups], weight_shape int64 [2],
-and, if it is asymmetric, weight_zero_point, packed along the outputs; if inputs are grouped out of order,
-weight_g_idx. Signed codes are stored plus half their range, and so are zeros. value = scale * (code - zero). Source:
-compressed-tensors' compressors/pack_quantized and quantization/lifecycle/forward.py.
+The format is pack-quantized. A module has weight_packed int32 [outputs, inputs * bits / 32], weight_scale [outputs,
+groups], weight_shape int64 [2], and, if it is asymmetric, weight_zero_point, packed along the outputs; if inputs are
+grouped out of order, weight_g_idx. Signed codes are stored plus half their range, and so are zeros. value = scale *
+(code - zero). Source: compressed-tensors' compressors/pack_quantized and quantization/lifecycle/forward.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read a GGUF file as a checkpoint, with the names and the order of rows that transformers gives it.
+"""Read a GGUF file as a checkpoint, with transformers' names and order of rows.
 
 Values come from the gguf package and names, configuration and the undone permutations of query and key rows from
 transformers, as it loads the same file with `gguf_file=`; codes go the same way. One tensor is mapped at a time.

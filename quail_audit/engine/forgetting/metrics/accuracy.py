@@ -1,4 +1,4 @@
-"""Measure accuracy: the share of a set's texts that a classifier gives their label, in percent.
+"""Measure accuracy: the share of texts that a classifier gives their label, in percent.
 
 In the forget set the label is the one that was learned and is to be lost, so high means known, as with every metric of
 forgetting.

@@ -1,4 +1,4 @@
-"""Define the contract of a metric, and the models that it sees: for Quail's own metrics and for plug-ins.
+"""Define the contract of a metric, Quail's own or a plug-in's, and the models it sees.
 
 A package adds a metric through the entry point group quail.metrics: a callable without arguments that returns a Metric,
 which may be the class itself. This module imports nothing heavy.

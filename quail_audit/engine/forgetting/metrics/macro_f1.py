@@ -1,7 +1,8 @@
-"""Measure macro-F1: the mean F1 over a set's classes, x 100; and how often two arms give the same label.
+"""Measure macro-F1, and how often two arms give the same label.
 
-The classes are those that the set has texts of: a class that it has none of could only be predicted wrongly, and would
-halve the score of a forget set of one class. On sets that hold every class this is scikit-learn's macro average.
+Macro-F1 is the mean F1 over a set's classes, x 100. The classes are those that the set has texts of: a class that it
+has none of could only be predicted wrongly, and would halve the score of a forget set of one class. On sets that hold
+every class this is scikit-learn's macro average.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Measure membership inference: do a classifier's answers show that it was trained on the forget set?
+"""Measure whether a classifier's answers show that it was trained on the forget set.
 
-Two attacks on a text and its label: by the loss (Yeom et al., arXiv 1709.01604), and by the confidence, the probability
-of whatever label the model gives (Salem et al., arXiv 1806.01246). As in privleak.py the AUC, x 100, is that of telling
-holdout texts, never trained on, from forget texts by the higher score: near 0 if the forget set is known, 50 if
-the two look alike. PrivLeak is taken from it in the same way.
+This is membership inference. It makes two attacks on a text and its label: by the loss (Yeom et al., arXiv 1709.01604),
+and by the confidence, the probability of whatever label the model gives (Salem et al., arXiv 1806.01246). As in
+privleak.py the AUC, x 100, is that of telling holdout texts, never trained on, from forget texts by the higher score:
+near 0 if the forget set is known, 50 if the two look alike. PrivLeak is taken from it in the same way.
 """
 
 from collections.abc import Callable, Generator

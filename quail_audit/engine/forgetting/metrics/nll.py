@@ -1,7 +1,8 @@
-"""Measure NLL: the mean loss of a text's tokens, in nats. It is cheap, so it is first on screen.
+"""Measure NLL: the mean loss of a text's tokens, in nats.
 
-It reads PrivLeak's texts (privleak/*.json, or {text} rows), whose forward passes it shares; without them, VerbMem's
-texts, prompt and truth in one. Low means well known. Each text counts alike in the mean, however long.
+It is cheap, so it is first on screen. It reads PrivLeak's texts (privleak/*.json, or {text} rows), whose forward passes
+it shares; without them, VerbMem's texts, prompt and truth in one. Low means well known. Each text counts alike in the
+mean, however long.
 """
 
 from collections.abc import Generator

@@ -1,4 +1,4 @@
-"""Find metrics by name: Quail's own, and those that other packages register under the entry point quail.metrics."""
+"""Find metrics by name: Quail's own, and those of plug-ins (entry point quail.metrics)."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Compute ROUGE-L as MUSE scores answers with it: F1, no stemming, by the rouge-score package."""
+"""Compute ROUGE-L as MUSE does: F1, no stemming, by the rouge-score package."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Measure VerbMem: does the model continue a text as the text itself did? MUSE's M1 (arXiv 2407.06460, section 3.1).
+"""Measure VerbMem: whether the model continues a text as the text itself did.
 
-As in MUSE's own code: greedy, at most 128 new tokens, the truth cut to its first 128 tokens (special ones counted).
-A continuation is not cut if the truth ends sooner: a model that does not stop there scores less, here as in MUSE.
+It is MUSE's M1 (arXiv 2407.06460, section 3.1). As in MUSE's own code: greedy, at most 128 new tokens, the truth cut to
+its first 128 tokens (special ones counted). A continuation is not cut if the truth ends sooner: a model that does not
+stop there scores less, here as in MUSE.
 """
 
 from collections.abc import Generator

@@ -1,4 +1,4 @@
-"""Run a transformers sequence classifier for the metrics: texts in, probabilities of labels out."""
+"""Run a sequence classifier of transformers: texts in, probabilities of labels out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load the model of an arm: a checkpoint in full precision, or as it is deployed under a scheme.
+"""Load the model of an arm: in full precision, or as it is deployed under a scheme.
 
 One arm is loaded at a time; drop it before the next.
 """

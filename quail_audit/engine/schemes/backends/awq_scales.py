@@ -1,4 +1,4 @@
-"""Keep the factors that AWQ multiplies weights by, beside the checkpoint that GPTQModel writes.
+"""Keep the factors that AWQ multiplies weights by, beside GPTQModel's checkpoint.
 
 AWQ rounds diag(1 / rows) W diag(columns), and puts the inverse of the columns' scales into whatever comes before the
 layer: a norm, or the rows of another layer. To compare an update with what rounding made of it, the scales are taken
