@@ -43,7 +43,7 @@ _ARGUMENTS = {option_of(field): field for field in (*AuditRequest.model_fields, 
 
 
 class AuditOptions(TypedDict, total=False):
-    """What `audit` can be asked for beside the two checkpoints. Every option may be left out.
+    """The options of `audit`, beside the two checkpoints. Every one may be left out.
 
     Attributes:
         retrain: reference model trained without the forget set; sets the floor for recovery.
@@ -86,7 +86,7 @@ class AuditOptions(TypedDict, total=False):
 
 
 class Report(reports.Report):
-    """What an audit found: the fields of report.json, shown as the HTML report in a notebook.
+    """An audit's findings: the fields of report.json, shown as the HTML report in a notebook.
 
     A subclass, because the schema must not import reports.
     """

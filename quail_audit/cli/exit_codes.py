@@ -65,7 +65,7 @@ def report_errors(command: Callable[P, int]) -> Callable[P, None]:
 def code_after_flush(code: int) -> int:
     """Flush the output, and return the exit code: another than the given one if a result could not be written.
 
-    What cannot be written is dropped: Python would try once more at its end, and exit with a code of its own.
+    Output that cannot be written is dropped: Python would try once more at its end, and exit with a code of its own.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -151,7 +151,7 @@ def _check_data(question: AboutData) -> Answer:
     data = read_data(question.folder)
     asked = None
     if question.checkpoint is not None:
-        with suppress(QuailError):  # what is wrong with a checkpoint is said of itself alone
+        with suppress(QuailError):  # a checkpoint's problem is reported for it alone
             asked = open_checkpoint(question.checkpoint)
     if asked is not None:
         data = fit_data(data, asked)

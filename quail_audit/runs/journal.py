@@ -124,7 +124,7 @@ class Journal:
         return found
 
     def holds(self, *key: str) -> bool:
-        """Whether an entry was kept under a key."""
+        """Return True if an entry was kept under a key."""
         return self.prefix + key in self.places
 
     def find(self, model: type[M], *key: str) -> M | None:

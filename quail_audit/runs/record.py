@@ -30,7 +30,7 @@ def record(events: Iterator[Event], folder: Path, recorded: RecordedEvents | Non
         recorded: a resumed run's earlier events, which are yielded but not written again.
 
     Raises:
-        EnvironmentProblemError: something cannot be written, as on a full disk. What was written before stands.
+        EnvironmentProblemError: something cannot be written, as on a full disk. Everything written before stands.
     """
     state: AnyState = AuditState()
     before = RecordedEvents(iter(())) if recorded is None else recorded

@@ -24,10 +24,10 @@ class RecordedEvents:
         self.is_over = False  # whether an event was said that was not recorded
 
     def until(self, event: Event) -> Iterator[Event]:
-        """What was recorded up to an event that is said again, that one included; all that is left if it was not.
+        """Yield the records up to an event that is said again, that one included; all that is left if it was not.
 
-        What need not be said again is passed on as it stands: samples of an arm that was done, which are not scored
-        again, and how far the hashing of files was, which is another matter each time.
+        Records that need not be said again are passed on as they stand: samples of an arm that was done, which are not
+        scored again, and how far the hashing of files was, which differs each time.
 
         Raises:
             BadInputError: another event was recorded in its place.
@@ -48,7 +48,7 @@ class RecordedEvents:
         self.is_over = True
 
     def rest(self) -> Events:
-        """What is left."""
+        """Yield the records that are left."""
         while self._next is not None:
             yield self._passed_on(self._next)
 

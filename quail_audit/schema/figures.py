@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class CheckpointFacts(Value):
-    """What a checkpoint folder holds, found before any weight is read."""
+    """The contents of a checkpoint folder, found before any weight is read."""
 
     source: str  # as the user named it
     revision: str | None = None  # the hub's commit, if it came from there
@@ -101,7 +101,7 @@ class Score(Value):
 
 
 class Recovery(Value):
-    """How much of what was forgotten came back, in percent of what there was to forget.
+    """The share of what there was to forget that came back, in percent.
 
     The verdict uses outcome. percent is null if the metric does not decide or the forget set was not forgotten.
     """

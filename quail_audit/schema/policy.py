@@ -145,7 +145,7 @@ class Rule(Value):
 
 
 class Requirements(Value):
-    """What must be measured; names, not patterns."""
+    """The schemes, metrics and samples that must be measured; names, not patterns."""
 
     schemes: tuple[FilledText, ...] = ()
     metrics: tuple[FilledText, ...] = ()

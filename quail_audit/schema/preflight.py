@@ -14,7 +14,7 @@ from quail_audit.schema.policy import Policy
 
 
 class AboutCheckpoint(Value):
-    """What is this checkpoint? For an adapter, base is the checkpoint it is applied to."""
+    """A question: what is this checkpoint? For an adapter, base is the checkpoint it is applied to."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     source: str
@@ -22,7 +22,7 @@ class AboutCheckpoint(Value):
 
 
 class AboutPair(Value):
-    """Do these belong together?"""
+    """A question: do these checkpoints belong together?"""
 
     kind: Literal["pair"] = "pair"
     original: str
@@ -31,7 +31,7 @@ class AboutPair(Value):
 
 
 class AboutData(Value):
-    """What can be measured with this folder? With a checkpoint, on that model."""
+    """A question: what can be measured with this folder? With a checkpoint, on that model."""
 
     kind: Literal["data"] = "data"
     folder: str
@@ -39,20 +39,20 @@ class AboutData(Value):
 
 
 class AboutPolicy(Value):
-    """What does this policy file require? None: the defaults."""
+    """A question: what does this policy file require? None: the defaults."""
 
     kind: Literal["policy"] = "policy"
     file: str | None
 
 
 class AboutSchemes(Value):
-    """Which schemes are there?"""
+    """A question: which schemes are there?"""
 
     kind: Literal["schemes"] = "schemes"
 
 
 class AboutDevices(Value):
-    """Which devices does this machine have?"""
+    """A question: which devices does this machine have?"""
 
     kind: Literal["devices"] = "devices"
 
@@ -144,7 +144,7 @@ class DevicesFound(Value):
 
 
 class Problem(Value):
-    """What is wrong, where, and how to mend it: a QuailError's texts."""
+    """A QuailError's texts: what is wrong, where, and how to mend it."""
 
     kind: Literal["problem"] = "problem"
     message: str

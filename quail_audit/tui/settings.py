@@ -113,7 +113,7 @@ def save_settings(settings: Settings) -> str | None:
     """Write the settings; a reader sees all of them or the old ones, and the last of two writers wins.
 
     Returns:
-        What went wrong, or None.
+        The problem, or None.
     """
     path = config_folder() / FILE
     try:

@@ -43,7 +43,7 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class RecoveryChange:
-    """How much of a forget metric comes back, before and after. Less is better."""
+    """A forget metric's recovery, before and after. Less is better."""
 
     metric: str
     before: Recovery | None

@@ -65,7 +65,7 @@ class Prescription:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do about a run.
+    """The cures for a run.
 
     Attributes:
         scheme: under which it was judged.

@@ -22,7 +22,7 @@ from quail_audit.schema.policy import (
 
 @dataclass(frozen=True)
 class SchemeResults:
-    """What an audit measured of one scheme.
+    """An audit's results for one scheme.
 
     Attributes:
         layers: the layers' statistics.

@@ -1,1 +1,1 @@
-"""What a model is trained on, and in which order."""
+"""Read the data that a model is trained on, and put it in order."""

@@ -1,1 +1,1 @@
-"""What training minimizes: terms, the hinge, its margin, and the published presets."""
+"""Define what training minimizes: terms, the hinge, its margin, and the published presets."""

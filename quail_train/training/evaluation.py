@@ -46,7 +46,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What is measured during a training.
+    """The measurements during a training.
 
     Attributes:
         every: steps between two measurements.

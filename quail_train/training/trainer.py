@@ -287,7 +287,7 @@ class UnlearningTrainer(Trainer):
         """Write the trained model; all processes take part, one writes.
 
         Returns:
-            How many of the trained weights are as before; None in the processes that do not write.
+            The number of trained weights that are as before; None in the processes that do not write.
         """
         state = self.accelerator.get_state_dict(self.model_wrapped) if self.is_sharded else None
         return self.write(folder, self._whole_weights(state)) if self.args.should_save else None

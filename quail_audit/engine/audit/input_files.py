@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def given_files(request: AuditRequest, *, calibrated: bool) -> Iterator[FileToHash]:
-    """The files of an audit's data, calibration, policy and baseline, as far as they are files.
+    """Yield the files of an audit's data, calibration, policy and baseline, as far as they are files.
 
-    What is none, a pipe for example, cannot be read twice; what is not there is said by whoever reads it.
+    Anything else, such as a pipe, cannot be read twice. The reader of a missing file reports it.
 
     Args:
         request: of the audit.

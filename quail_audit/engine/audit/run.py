@@ -38,7 +38,7 @@ def audit(
     Policy, schemes, device, data and checkpoints are refused before anything is measured. One layer, and later one
     model, is in memory at a time. A scheme that fails is dropped, and the others go on.
 
-    What the journal holds is not measured again. The events are then those of a run that was never stopped, without
+    Results in the journal are not measured again. The events are then those of a run that was never stopped, without
     the samples of arms that were done: runs/resume.py has those from the run's events.
 
     Args:

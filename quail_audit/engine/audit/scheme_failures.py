@@ -36,7 +36,7 @@ R = TypeVar("R")
 
 
 class KeptFailure(Value):
-    """How a scheme failed at a piece of work, and the events of that before, without samples."""
+    """A scheme's failure at a piece of work, and the events of that work before it, without samples."""
 
     said: tuple[Said, ...]
     failed: SchemeFailed
@@ -56,14 +56,14 @@ class ActiveSchemes:
 
     @property
     def data_free(self) -> tuple[Scheme, ...]:
-        """Those that go on and look at nothing but a matrix."""
+        """The schemes that go on and look at nothing but a matrix."""
         from quail_audit.engine.schemes.interface import Scheme
 
         return tuple(scheme for scheme in self.going if isinstance(scheme, Scheme))
 
     @property
     def calibrated(self) -> tuple[CalibratedScheme, ...]:
-        """Those that go on and are calibrated by a backend."""
+        """The schemes that go on and are calibrated by a backend."""
         from quail_audit.engine.schemes.calibrated import CalibratedScheme
 
         return tuple(scheme for scheme in self.going if isinstance(scheme, CalibratedScheme))

@@ -135,7 +135,7 @@ def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
         )
     notes = []
     if asked == DEFAULT_SCHEMES and DEFAULT_SCHEMES[0] not in formats:
-        notes.append(f"measured as stored, {name}: the scheme nf4 of the request has no say")
+        notes.append(f"measured as stored, {name}: the scheme nf4 of the request is not used")
     if len(formats) > 1:
         notes.append(
             f"the two checkpoints are stored in different formats, {name}: they are compared by dequantized values, "

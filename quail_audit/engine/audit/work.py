@@ -38,7 +38,7 @@ class Work:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where layers are measured."""
+        """The device on which layers are measured."""
         from quail_audit.engine.forgetting.models.device import find_device
 
         return find_device(self.request.device)

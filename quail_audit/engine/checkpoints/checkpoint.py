@@ -83,7 +83,7 @@ class Checkpoint:
 
         Raises:
             KeyError: there is no such tensor.
-            BadInputError: its file cannot be read any more, or the adapter cannot be merged.
+            BadInputError: its file can no longer be read, or the adapter cannot be merged.
         """
         if self.adapter is None or self.adapter_of is None:
             return self.files.read(name)
@@ -108,7 +108,7 @@ class Checkpoint:
         """Return a module's weight as it is stored, with its codes: [outputs, inputs]; None if it is not quantized.
 
         Raises:
-            BadInputError: what is stored cannot be read any more, or makes no sense.
+            BadInputError: the weight can no longer be read, or makes no sense.
         """
         packed = self.packed.get(matrix.parameter)
         return None if packed is None else packed.unpack()
@@ -120,12 +120,12 @@ class Checkpoint:
 
     @property
     def is_converted(self) -> bool:
-        """Whether its weights are not in the files as the model has them: packed, or in a GGUF file."""
+        """True if the files do not hold the weights as the model has them: packed, or in a GGUF file."""
         return bool(self.packed) or self.gguf is not None
 
     @property
     def scheme(self) -> str | None:
-        """How most of its weights are stored, as `--scheme` names it; None if they are not quantized."""
+        """The scheme in which most of its weights are stored, as `--scheme` names it; None if none is quantized."""
         weights: Counter[str] = Counter()
         for matrix in self.packed.values():
             weights[matrix.scheme] += math.prod(matrix.info.shape)

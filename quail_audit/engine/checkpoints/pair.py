@@ -65,7 +65,7 @@ class Pair:
         They are mapped from their files if possible, and released when dropped. Don't write to them.
 
         Raises:
-            BadInputError: a file cannot be read any more, or an adapter cannot be merged.
+            BadInputError: a file can no longer be read, or an adapter cannot be merged.
         """
         matrix = Matrix(layer.name, layer.transposed)
         return self.original.read_matrix(matrix), self.unlearned.read_matrix(matrix)

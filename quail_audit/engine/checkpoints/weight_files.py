@@ -98,7 +98,7 @@ class WeightFiles:
 
         Raises:
             KeyError: there is no such tensor.
-            BadInputError: the file cannot be read any more, or is no longer what it was when it was opened.
+            BadInputError: the file can no longer be read, or has changed since it was opened.
         """
         file = self.file_of[name]
         tensor = _read_safetensors(file, name) if self.format == "safetensors" else _read_bin(file, name)

@@ -22,7 +22,7 @@ from quail_audit.schema.figures import Score
 
 @dataclass(frozen=True, eq=False)
 class ArmScores:
-    """What recovery needs of an arm.
+    """The scores of an arm, as recovery needs them.
 
     Attributes:
         means: metric -> Measured.score.

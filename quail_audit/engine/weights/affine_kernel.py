@@ -49,7 +49,7 @@ _ROUNDINGS = {"even": _EVEN, "away": _AWAY, "cut": _CUT}
 
 @njit(error_model="numpy", forceinline=True)
 def _steps(weight, inverse, start, zero, low, high, shift, how, from_float16, offsets, computing):
-    """A weight's code less the one that stands for zero: float32, a whole number.
+    """Return a weight's code less the one that stands for zero: float32, a whole number.
 
     The quotient is kept within its limits before it is rounded: they are whole, so it makes no difference.
     """
@@ -68,7 +68,7 @@ def _steps(weight, inverse, start, zero, low, high, shift, how, from_float16, of
 
 @njit(error_model="numpy", forceinline=True)
 def _value(taken, scale, base, unit, offsets, dtype):
-    """What the deployed model computes with in place of a weight."""
+    """Return the value that the deployed model computes with in place of a weight."""
     scaled = taken * scale * unit
     return in_dtype(scaled + base if offsets else scaled, dtype)
 
@@ -260,7 +260,7 @@ def _pair_kernel(
 
 @njit(error_model="numpy")
 def _differ(original, unlearned, piece, first):
-    """Whether any of the _STRIDE weights from the first differ."""
+    """Return True if any of the _STRIDE weights from the first differ."""
     differing = np.int32(0)
     for i in range(first, first + _STRIDE):
         differing = np.int32(differing | np.int32(original[piece, i] != unlearned[piece, i]))

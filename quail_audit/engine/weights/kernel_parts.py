@@ -23,7 +23,7 @@ IDENTICAL, SAME_CODE, DOT, UPDATE_SQUARED, ROUNDED_SQUARED = range(5)
 UPDATE_MAX, NONFINITE_ORIGINAL, NONFINITE_UNLEARNED = range(5, 8)
 COLUMNS = 8
 
-# What dequantized values are rounded to, as they are in the deployed model.
+# The types that dequantized values are rounded to, as they are in the deployed model.
 ROUND_TO_FLOAT32, ROUND_TO_BFLOAT16, ROUND_TO_FLOAT16 = range(3)
 
 INFINITY_BITS = np.int32(0x7F800000)
@@ -101,7 +101,7 @@ def in_dtype(value, kind):
 
 @njit(error_model="numpy")
 def bin_of(magnitude):
-    """Where a magnitude is counted."""
+    """Return the bin in which a magnitude is counted."""
     return np.uint32(np.float32(magnitude).view(np.uint32) >> np.uint32(BIN_SHIFT))
 
 
@@ -169,7 +169,7 @@ def _out_of_order_of(key, stored):
 def extremes(bits, low, high, farthest):
     """Each block's smallest and largest weight, and the first of those farthest from zero: float32 [blocks] each.
 
-    bits: [blocks, size] of float32 (int32) or of bfloat16 (uint16). Of what is not finite nothing is promised.
+    bits: [blocks, size] of float32 (int32) or of bfloat16 (uint16). Values that are not finite give anything.
     """
     for block in range(bits.shape[0]):
         first = _in_order(bits[block, 0])
@@ -191,7 +191,7 @@ def extremes(bits, low, high, farthest):
 
 @compiled(nogil=True)
 def merged_extremes(low, high, farthest, low_of_all, high_of_all, farthest_of_all):
-    """The same of larger blocks, of those of their parts: float32 [parts] each -> float32 [blocks] each."""
+    """Merge the extremes of parts into those of larger blocks: float32 [parts] each -> float32 [blocks] each."""
     parts = low.shape[0] // low_of_all.shape[0]
     for block in range(low_of_all.shape[0]):
         first = block * parts

@@ -59,7 +59,7 @@ class Sums(ABC):
 
     @property
     def is_finite(self) -> bool:
-        """Whether every weight is a finite number, and every dequantized one: a rounded scale may overflow."""
+        """True if every weight is finite, and every dequantized one: a rounded scale may overflow."""
         return not (self.nonfinite_original or self.nonfinite_unlearned)
 
     @property

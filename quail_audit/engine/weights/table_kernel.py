@@ -203,7 +203,7 @@ def _pair_kernel(
 
 
 def fits(grid: LevelTable) -> bool:
-    """Whether the loop can do a grid: 16 levels, no two the same to the bit (of two zeros one has to be negative)."""
+    """Return True if the loop can do a grid: 16 levels, no two the same to the bit (one of two zeros is negative)."""
     return len(np.unique(grid.levels.view(np.uint32))) == len(grid.levels) == LEVELS
 
 

@@ -66,7 +66,7 @@ class RunningMean:
 
 @dataclass(frozen=True)
 class QuantizingProgress:
-    """How far a backend is with one checkpoint.
+    """A backend's progress with one checkpoint.
 
     Attributes:
         index: the current layer, from 1.
@@ -86,7 +86,7 @@ class QuantizingProgress:
 
 @dataclass(frozen=True)
 class HashingProgress:
-    """How far the hashing of files is once all else is done: the first and the last event about it."""
+    """The progress of hashing once all else is done: the first and the last event about it."""
 
     first: FilesAwaited
     last: FilesAwaited

@@ -55,7 +55,7 @@ class DataRead(Timed):
 
 
 class Planned(Timed):
-    """What is still to do, for estimates of the time left."""
+    """The work still to do, for estimates of the time left."""
 
     type: Literal["planned"] = "planned"
     layers: int

@@ -18,7 +18,7 @@ class CureStarted(Started):
 
 
 class CarryPlanned(Timed):
-    """What will be carried; every other weight stays as it is."""
+    """The layers that will be carried; every other weight stays as it is."""
 
     type: Literal["carry_planned"] = "carry_planned"
     layers: tuple[str, ...]
@@ -46,7 +46,7 @@ UnitKind = Literal["block", "role", "layer"]
 
 
 class AttributionPlanned(Timed):
-    """What there is to attribute: the drop in forget NLL when everything is rounded."""
+    """The drop in forget NLL when everything is rounded, which is to be attributed."""
 
     type: Literal["attribution_planned"] = "attribution_planned"
     scheme: Name

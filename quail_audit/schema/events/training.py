@@ -18,7 +18,7 @@ class TrainingStarted(Started):
 
 
 class TrainingPlanned(Timed):
-    """What will be trained, and for how long."""
+    """The layers that will be trained, and for how long."""
 
     type: Literal["training_planned"] = "training_planned"
     steps: int

@@ -43,7 +43,7 @@ class Feed:
 
     @property
     def has_ended(self) -> bool:
-        """Whether everything has been taken and nothing more will come."""
+        """True if everything has been taken and nothing more will come."""
         return not self._thread.is_alive() and not self._waiting
 
     def take(self, budget_s: float) -> Iterator[PlacedEvent]:

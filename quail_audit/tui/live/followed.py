@@ -55,7 +55,7 @@ class Followed(ABC):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come."""
+        """True if nothing more will come."""
         return self._feed.has_ended
 
     @property
@@ -65,7 +65,7 @@ class Followed(ABC):
 
     @property
     def is_running_here(self) -> bool:
-        """Whether a process of this app is still writing it."""
+        """True if a process of this app is still writing it."""
         return self.child is not None and self.child.exit_code is None
 
     @property
@@ -101,7 +101,7 @@ class Making(Followed):
 
     @property
     def ending(self) -> Literal["finished", "stopped"] | None:
-        """How it ended; None if it has not. "finished" only if the process itself reported success."""
+        """The way it ended; None if it has not. "finished" only if the process itself reported success."""
         end = self.state.end
         if isinstance(end, RunFinished) and end.exit_code == 0:
             return "finished"

@@ -13,7 +13,7 @@ SAMPLES_AT_ONCE = 50  # between two reports, where the search may stop
 
 @dataclass(frozen=True)
 class Searched:
-    """How far a search has come.
+    """The progress of a search.
 
     Attributes:
         samples: how many have been looked at.

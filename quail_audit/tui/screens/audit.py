@@ -118,7 +118,7 @@ class AuditScreen(FilteredScreen):
 
     @property
     def _has_formats(self) -> bool:
-        """Whether there are several schemes to compare."""
+        """True if there are several schemes to compare."""
         return len(self.run.schemes) > 1
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

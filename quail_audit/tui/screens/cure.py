@@ -76,7 +76,7 @@ class CureScreen(MakingScreen):
         self.query_one("#standing", Static).update(self._stage_text())
         self._show_bindings()
 
-    # What is drawn
+    # Drawing
 
     def _lines(self) -> list[str]:
         state = self.cure.state

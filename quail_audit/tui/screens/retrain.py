@@ -124,7 +124,7 @@ class RetrainScreen(QuailScreen[None]):
             return Text("train not installed", style=palette.style(self.app, "warning", bold=True))
         return Text(f"at {printable(self._scheme)}", style=palette.muted(self.app))
 
-    # What is chosen
+    # Choices
 
     @on(LayerPicker.Changed)
     @on(TrainingForm.Changed)
@@ -193,7 +193,7 @@ class RetrainScreen(QuailScreen[None]):
             return self.query_one(TrainingForm).help_of(name, self._chosen)[0]
         return ""
 
-    # What is title of the thing in hand
+    # Help
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         self._explain()

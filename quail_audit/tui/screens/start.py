@@ -147,7 +147,7 @@ class StartScreen(QuailScreen[None]):
             await self.query_one(SchemeChoices).offer(event.answer.schemes)
         self._checks.keep(event.topic, event.answer)
 
-    # What is shown
+    # Drawing
 
     def show_changes(self) -> None:
         """See QuailScreen."""

@@ -90,7 +90,7 @@ class TrainingScreen(MakingScreen):
         self.query_one("#standing", Static).update(self._stage_text())
         self._show_bindings()
 
-    # What is drawn
+    # Drawing
 
     def _progress(self) -> tuple[int, int]:
         """Return the steps made, and planned."""

@@ -31,7 +31,7 @@ class AuditForm(Vertical):
     """The fields of a new audit.
 
     Args:
-        begun: choices to begin with.
+        begun: the choices at first.
     """
 
     def __init__(self, begun: Choices, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name

@@ -28,7 +28,7 @@ class Choice(Vertical):
         topic: what it is: "original"; its field's id.
         title: its label.
         placeholder: what may be typed, shown while nothing is.
-        value: to begin with.
+        value: the value at first.
         ending: of the files that it takes; None if it takes folders.
     """
 

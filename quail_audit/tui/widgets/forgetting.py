@@ -36,7 +36,7 @@ POINTS = 100.0  # the highest score of a metric, except for losses
 
 @dataclass(frozen=True)
 class _Layout:
-    """What fits.
+    """The parts that fit.
 
     Attributes:
         columns: of each arm that is shown.

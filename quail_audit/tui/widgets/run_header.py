@@ -15,7 +15,7 @@ from quail_audit.tui.theme import palette
 
 
 class RunHeader(Static):
-    """What is measured, the time so far, and the time left."""
+    """The header of a run: what is measured, the time so far, and the time left."""
 
     class SchemeClicked(Message):
         """The reader wants the next scheme."""

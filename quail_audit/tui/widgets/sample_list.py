@@ -92,7 +92,7 @@ class SampleList(ScrollView, can_focus=True):
 
     @property
     def has_arms(self) -> bool:
-        """Whether there is room for every arm's score."""
+        """True if there is room for every arm's score."""
         return self._scores is not None and self.size.width >= self.full_width
 
     @property

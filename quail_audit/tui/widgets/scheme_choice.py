@@ -21,7 +21,7 @@ class SchemeBox(Checkbox):
 
     Args:
         scheme: its name, as --scheme takes it.
-        checked: to begin with.
+        checked: whether it is checked at first.
     """
 
     # Textual's box has the same X on and off, and differs only in colour.

@@ -75,7 +75,7 @@ class TrainingForm(VerticalScroll, can_focus=False):
 
     @property
     def typed(self) -> dict[str, str]:
-        """What was typed or chosen, by the setting's name, without empty ones."""
+        """The values typed or chosen, by the setting's name, without empty ones."""
         found = {}
         for setting in SETTINGS:
             field = self.query_one(f"#{setting.name}")

@@ -21,7 +21,7 @@ BROUGHT_BACK: Mode = "brings back"  # not a layer statistic: it comes from an at
 
 @dataclass(frozen=True)
 class View:
-    """How one figure of a layer is shown.
+    """The way one figure of a layer is shown.
 
     Attributes:
         value: the figure; None if the layer has none.

@@ -162,7 +162,7 @@ def test_gguf_files_are_audited_with_embeddings_and_head(stored: Path) -> None:
     assert not {"model.embed_tokens", "lm_head"} & set(report.left_in_full_precision)
     assert all(layer.overlap is not None and 0 < layer.overlap < 0.1 for layer in layers.values())
     assert codes(report) == ["held"]
-    assert "the scheme nf4 of the request has no say" in " ".join(report.notes)
+    assert "the scheme nf4 of the request is not used" in " ".join(report.notes)
     assert report.checkpoints["original"].format == "GGUF"
 
 

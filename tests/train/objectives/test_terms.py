@@ -19,7 +19,7 @@ from quail_train.objectives.terms import (
 )
 
 VOCABULARY = 7
-LABELS = torch.tensor([[3, 1, 4, 1, 5], [IGNORED, IGNORED, 2, 6, IGNORED], [IGNORED] * 5])  # the last has no say at all
+LABELS = torch.tensor([[3, 1, 4, 1, 5], [IGNORED, IGNORED, 2, 6, IGNORED], [IGNORED] * 5])  # the last does not count
 
 
 def logits(seed: int) -> torch.Tensor:

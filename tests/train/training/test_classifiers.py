@@ -72,7 +72,7 @@ def test_every_objective_unlearns_a_label(
 
 
 def test_the_first_steps_terms_are_those_of_the_plain_model(world: Path, tmp_path: Path) -> None:
-    """With one batch that is the whole of each set, in evaluation mode: dropout has no say."""
+    """With one batch that is the whole of each set, in evaluation mode: dropout has no effect."""
     events = trained(
         world, tmp_path / "out", objective="ga_klr_hinge", hinge="centred", margin_logits=3.0, batch_size=64,
         max_steps=1, unlearned=str(world / "unlearned"),

@@ -26,7 +26,7 @@ _DEFAULT_ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies.
+    """A tensor's encoding, shape and place in the file.
 
     Attributes:
         kind: its encoding: gguf.GGMLQuantizationType.

@@ -98,7 +98,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a metric measured of one arm.
+    """A metric's result for one arm.
 
     Attributes:
         score: the mean over samples, or what stands for it, with its 95 % interval.

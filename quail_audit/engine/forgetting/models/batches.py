@@ -56,7 +56,7 @@ class KeptBatch(Entry):
 
 @dataclass
 class BatchSize:
-    """How many rows go through at once, and which went through already.
+    """A batch size: how many rows go through at once, and how many went through already.
 
     Attributes:
         most: rows; lowered for good when memory runs out.
@@ -177,7 +177,7 @@ def _run_unless_out_of_memory(batch: Sequence[int], run: Callable[[Sequence[int]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that host or device memory ran out."""
+    """Return True if an error says that host or device memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -100,7 +100,7 @@ def padding_id(model: PreTrainedModel) -> int:
 def window_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return how many tokens of a text a deployed classifier reads; None if nothing tells.
 
-    That is the tokenizer's limit, if it has one, and no more than the model has positions for: RoBERTa's and its kin's
+    This is the tokenizer's limit, if it has one, and no more than the model has positions for: RoBERTa's and its kin's
     begin after the padding token's.
     """
     places: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)

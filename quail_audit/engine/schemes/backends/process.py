@@ -36,7 +36,7 @@ class Scratch:
 
     @functools.cached_property
     def folder(self) -> Path:
-        """Where it is."""
+        """The scratch folder."""
         folder = tempfile.mkdtemp(prefix="quail-")
         self._guard = subprocess.Popen(
             [sys.executable, "-P", "-m", "quail_audit.engine.schemes.backends.guard", folder],

@@ -18,7 +18,7 @@ from quail_audit.engine.schemes.backends.messages import Done, Failed, Job, Laye
 
 
 class MessageWriter:
-    """Where a backend says what it is doing, from any of its threads."""
+    """The channel on which a backend says what it is doing, from any of its threads."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)  # nor may what the library starts keep it open
