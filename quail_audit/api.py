@@ -18,7 +18,7 @@ from pydantic import PrivateAttr, ValidationError
 from quail_audit.core.errors import EnvironmentProblemError, QuailError, UsageError
 from quail_audit.core.values import first_problem
 from quail_audit.runs import folder as run_folders
-from quail_audit.runs.digest import with_digest
+from quail_audit.runs.digest import add_digest
 from quail_audit.runs.follow import replay
 from quail_audit.runs.journal import open_journal
 from quail_audit.runs.names import JOURNAL, new_run_id
@@ -191,7 +191,7 @@ def audit(
             state.apply(event)
             if on_event is not None:
                 on_event(event)
-    return _report(with_digest(state.report()), None if run_dir is None else Path(run_dir))
+    return _report(add_digest(state.report()), None if run_dir is None else Path(run_dir))
 
 
 def audit_events(

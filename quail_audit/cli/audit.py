@@ -233,7 +233,7 @@ def resume_audit(
     # in this order: holding the run sweeps up unfinished files
     with hold_stopped_run(run) as stopped, open_results(output) as results:
         if stopped.ended is not None:
-            with closing(stopped.recorded.rest()) as events:
+            with closing(stopped.recorded.replay_rest()) as events:
                 return show_run(events, run, results, format, quiet=True)
         first, request = stopped.started, stopped.request
         run_id, started = (new_run_id(), None) if first is None else (first.run_id, first.started)

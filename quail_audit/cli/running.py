@@ -79,7 +79,7 @@ def tell_how_to_resume(folder: Path) -> Iterator[None]:
     except BaseException:
         with suppress(OSError):
             if (folder / JOURNAL).stat().st_size:
-                say(f"to go on from here: quail audit --resume {_quoted(folder)}")
+                say(f"to go on from here: quail audit --resume {_quote(folder)}")
         raise
 
 
@@ -108,14 +108,14 @@ def show_run(
             write_report(report, format, results, folder)
     except (EnvironmentProblemError, OSError):
         command = "report" if isinstance(state, AuditState) else "watch"
-        say(f"the run is done, only its result could not be written: quail {command} {_quoted(folder)}")
+        say(f"the run is done, only its result could not be written: quail {command} {_quote(folder)}")
         raise
     if format == "text":
         typer.echo(f" run folder: {folder}", err=True)
     return state.end.exit_code
 
 
-def _quoted(folder: Path) -> str:
+def _quote(folder: Path) -> str:
     """Return a folder as a shell reads it, and as no terminal acts on it."""
     import shlex
 

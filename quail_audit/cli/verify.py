@@ -86,10 +86,10 @@ def sign(
 
     A report that does not match its events is not signed. quail verify RUN --public-key FILE checks the signature.
     """
-    from quail_audit.runs.integrity.verify import sign as signed
+    from quail_audit.runs.integrity.verify import sign as sign_run
 
     def ask() -> str | None:
         return typer.prompt("passphrase", hide_input=True, err=True) if sys.stdin.isatty() else None
 
-    typer.echo(f" signature: {plain(str(signed(run, key, ask)))}", err=True)
+    typer.echo(f" signature: {plain(str(sign_run(run, key, ask)))}", err=True)
     return 0

@@ -20,7 +20,7 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 
-def with_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
+def add_plug_ins(own: Iterable[T], group: str, kind: type[T]) -> tuple[T, ...]:
     """Return the built-in things of a kind, then those that other packages register.
 
     A plug-in is a callable that returns one. A broken plug-in is skipped with a warning. Built-in names win.

@@ -10,7 +10,7 @@ from quail_audit.reports.text import audit, cure, training
 from quail_audit.reports.text.console import new_console
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
 from quail_audit.runs.attributions import read_brought_back_by_scheme
-from quail_audit.runs.digest import with_digest
+from quail_audit.runs.digest import add_digest
 from quail_audit.runs.follow import replay
 from quail_audit.schema.events.lines import to_line
 from quail_audit.schema.report import CureReport, Report, TrainingReport
@@ -32,7 +32,7 @@ def write_report(report: AnyReport, format: str, stream: TextIO, folder: Path | 
         UsageError: this report cannot be written in this format.
     """
     if isinstance(report, Report) and (folder is not None or format == "json"):
-        report = with_digest(report)  # a report without its folder keeps its own digest, until it is written anew
+        report = add_digest(report)  # a report without its folder keeps its own digest, until it is written anew
     if format == "text":
         _show(report, stream, folder)
     elif format == "json":

@@ -272,11 +272,11 @@ def _samples(samples: Sequence[WorstSample], scheme: str) -> Iterator[str]:
         yield f"<p>{text(sample.prompt)}</p>\n<dl><dt>the truth</dt><dd>{text(sample.truth)}</dd>\n"
         for arm, answer in sample.answers.items():
             score = wording.value_text(sample.scores[arm], sample.metric)
-            yield f"<dt>{text(arm)} · {score}</dt><dd>{_marked(sample.truth, answer)}</dd>\n"
+            yield f"<dt>{text(arm)} · {score}</dt><dd>{_mark_shared_words(sample.truth, answer)}</dd>\n"
         yield "</dl></article>\n"
 
 
-def _marked(truth: str, answer: str) -> str:
+def _mark_shared_words(truth: str, answer: str) -> str:
     shown, at = [], 0
     for start, end in shared_words(truth, answer).spans:
         shown += [text(answer[at:start]), f"<mark>{text(answer[start:end])}</mark>"]

@@ -37,6 +37,6 @@ def digest_of(document: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical_json(rest).encode("ascii")).hexdigest()
 
 
-def with_digest(report: Report) -> Report:
+def add_digest(report: Report) -> Report:
     """Return the report with its digest."""
     return report.model_copy(update={FIELD: digest_of(json.loads(report.model_dump_json()))})

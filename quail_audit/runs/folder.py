@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.writing import drop_unfinished_line, explain_write_errors, write_whole
-from quail_audit.runs.digest import with_digest
+from quail_audit.runs.digest import add_digest
 from quail_audit.runs.follow import replay
 from quail_audit.runs.names import EVENTS, REPORT, REQUEST
 from quail_audit.runs.record import report_text
@@ -224,4 +224,4 @@ def read_report(folder: Path) -> Report:
         state.apply(event)
     if state.started is None:
         raise BadInputError("the run has not started", where=str(folder))
-    return with_digest(state.report())
+    return add_digest(state.report())

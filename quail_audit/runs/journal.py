@@ -75,7 +75,7 @@ class KeptArray(Value):
             data = base64.b64decode(self.base64, validate=True)
             found = np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
         except (binascii.Error, ValueError) as error:
-            raise _spoilt(f"an array is not as its shape says: {error}") from error
+            raise _journal_error(f"an array is not as its shape says: {error}") from error
         return found.astype(self.dtype)
 
 
@@ -95,7 +95,7 @@ class Journal:
     places: dict[tuple[str, ...], int] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
 
-    def under(self, *prefix: str) -> Journal:
+    def section(self, *prefix: str) -> Journal:
         """Return the same journal, every key of which begins with more."""
         return replace(self, prefix=self.prefix + prefix)
 
@@ -141,7 +141,7 @@ class Journal:
                 file.seek(place)
                 return model.model_validate(json.loads(file.readline())["entry"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _spoilt(_first_of(error), self.path) from error
+            raise _journal_error(_first_of(error), self.path) from error
 
     def keep(self, entry: Value, *key: str) -> None:
         """Keep an entry; the first under a key stays.
@@ -191,7 +191,7 @@ def _places(path: Path) -> Generator[tuple[tuple[str, ...], int], None, None]:
                 if not isinstance(key, list) or not all(isinstance(part, str) for part in key):
                     raise ValueError("its key is no list of names")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise _spoilt(_first_of(error), path, number) from error
+                raise _journal_error(_first_of(error), path, number) from error
             yield tuple(key), place
             place += len(line)
 
@@ -203,7 +203,7 @@ def _first_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _spoilt(what: str, path: Path | None = None, number: int | None = None) -> BadInputError:
+def _journal_error(what: str, path: Path | None = None, number: int | None = None) -> BadInputError:
     where = "" if path is None else str(path) + ("" if number is None else f", line {number}")
     return BadInputError(
         f"what the run measured so far cannot be read: {what}",

@@ -9,7 +9,7 @@ from quail_audit.core import interruption
 from quail_audit.core.clock import utc_now
 from quail_audit.core.errors import EnvironmentProblemError, InterruptedRunError, QuailError
 from quail_audit.core.writing import append_line, no_room_error, open_to_append, write_whole
-from quail_audit.runs.digest import with_digest
+from quail_audit.runs.digest import add_digest
 from quail_audit.runs.names import EVENTS, REPORT
 from quail_audit.runs.resume import RecordedEvents
 from quail_audit.runs.state import AnyState, state_for
@@ -54,7 +54,7 @@ def record(events: Iterator[Event], folder: Path, recorded: RecordedEvents | Non
                 write_whole(folder / REPORT, report_text(state.report()))
 
         def write_end(failed: RunFailed) -> None:
-            for known in before.rest():
+            for known in before.replay_rest():
                 fold(known)
             with suppress(QuailError):  # the disk is full: the error being raised says so
                 write(failed)
@@ -63,7 +63,7 @@ def record(events: Iterator[Event], folder: Path, recorded: RecordedEvents | Non
 
         try:
             for event in events:
-                for known in before.until(event):
+                for known in before.replay_until(event):
                     yield fold(known)
                 if before.is_over:
                     yield write(event)
@@ -82,7 +82,7 @@ def record(events: Iterator[Event], folder: Path, recorded: RecordedEvents | Non
 
 def report_text(report: Report | TrainingReport | CureReport) -> str:
     """Return report.json's text; an audit's report gets its digest."""
-    return (with_digest(report) if isinstance(report, Report) else report).model_dump_json(indent=2) + "\n"
+    return (add_digest(report) if isinstance(report, Report) else report).model_dump_json(indent=2) + "\n"
 
 
 def _failure(error: BaseException) -> RunFailed:

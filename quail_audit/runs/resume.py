@@ -23,7 +23,7 @@ class RecordedEvents:
         self.at_s = 0.0  # of the last one passed on
         self.is_over = False  # whether an event was said that was not recorded
 
-    def until(self, event: Event) -> Iterator[Event]:
+    def replay_until(self, event: Event) -> Iterator[Event]:
         """Yield the records up to an event that is said again, that one included; all that is left if it was not.
 
         Records that need not be said again are passed on as they stand: samples of an arm that was done, which are not
@@ -34,7 +34,7 @@ class RecordedEvents:
         """
         while self._next is not None:
             known = self._next
-            same = _without_times(known) == _without_times(event)
+            same = _untimed_line(known) == _untimed_line(event)
             if not same and isinstance(event, FilesAwaited):
                 return
             if not same and (not isinstance(known, SampleScored | FilesAwaited) or isinstance(event, SampleScored)):
@@ -42,23 +42,23 @@ class RecordedEvents:
                     f"the audit does not go on as it began: {_difference(known, event)}",
                     mend="Checkpoints, data, policy, Quail or the machine changed since: start the audit anew",
                 )
-            yield self._passed_on(known)
+            yield self._pass_on(known)
             if same:
                 return
         self.is_over = True
 
-    def rest(self) -> Events:
+    def replay_rest(self) -> Events:
         """Yield the records that are left."""
         while self._next is not None:
-            yield self._passed_on(self._next)
+            yield self._pass_on(self._next)
 
-    def _passed_on(self, known: Event) -> Event:
+    def _pass_on(self, known: Event) -> Event:
         self.at_s = max(self.at_s, known.at_s)
         self._next = next(self._events, None)
         return known
 
 
-def _without_times(event: Event) -> str:
+def _untimed_line(event: Event) -> str:
     untimed: dict[str, object] = {"at_s": 0.0}
     if isinstance(event, RunStarted):
         untimed["started"] = ""

@@ -81,13 +81,13 @@ class Limits(Value):
     survival_at_risk: ShareLimit = 0.5
     where: tuple[OtherLimits, ...] = ()  # the last one that matches and sets a limit counts
 
-    def of_metric(self, scheme: str, metric: str) -> "Limits":
+    def metric_limits(self, scheme: str, metric: str) -> "Limits":
         """Return the limits of a metric at a scheme."""
-        return self._with(each for each in self.where if fits(scheme, each.schemes) and fits(metric, each.metrics))
+        return self._apply(each for each in self.where if fits(scheme, each.schemes) and fits(metric, each.metrics))
 
-    def of_layer(self, scheme: str, layer: str) -> "Limits":
+    def layer_limits(self, scheme: str, layer: str) -> "Limits":
         """Return the limits of a layer at a scheme."""
-        return self._with(each for each in self.where if fits(scheme, each.schemes) and fits(layer, each.layers))
+        return self._apply(each for each in self.where if fits(scheme, each.schemes) and fits(layer, each.layers))
 
     def state_of(self, survival: float | None, overlap: float | None) -> Literal["erased", "drowned", "carried"]:
         """Return the state of a layer that changed. An unknown figure counts in its favor."""
@@ -101,7 +101,7 @@ class Limits(Value):
             return "recovered"
         return "held" if samples > 1 and high <= self.max_recovery_percent else "undecided"
 
-    def _with(self, exceptions: Iterable[OtherLimits]) -> "Limits":
+    def _apply(self, exceptions: Iterable[OtherLimits]) -> "Limits":
         changed: dict[str, object] = {"where": ()}
         for each in exceptions:
             changed |= {name: value for name in LIMITS if (value := getattr(each, name)) is not None}

@@ -22,7 +22,7 @@ LARGEST_BYTES = 256 * 1024
 MOST_RECENT_RUNS = 20
 
 
-def _without_null(text: str) -> str:
+def _refuse_null(text: str) -> str:
     if "\0" in text:
         raise ValueError("a null character, which no path has")
     return text
@@ -34,7 +34,7 @@ def _absolute(text: str) -> str:
     return text
 
 
-Remembered = Annotated[str, Field(max_length=4096), AfterValidator(_without_null)]
+Remembered = Annotated[str, Field(max_length=4096), AfterValidator(_refuse_null)]
 RunFolder = Annotated[Remembered, AfterValidator(_absolute)]
 
 

@@ -14,7 +14,7 @@ from quail_audit.schema.policy import BASELINE, EXPIRED_WAIVER, RECOVERY, Policy
 from quail_audit.schema.report import FULL
 from quail_audit.verdict.checks import Checks
 from quail_audit.verdict.comparison import CHECKPOINT_THAT_CHANGES, Comparison, SchemeComparison
-from quail_audit.verdict.rules import Check, check_of, with_waivers
+from quail_audit.verdict.rules import Check, apply_waivers, check_of
 
 
 def checks_against_baseline(
@@ -34,11 +34,11 @@ def checks_against_baseline(
     failing = {(found.rule.scheme, found.rule.metric) for found in now.all if found.rule.rule == RECOVERY}
     failing -= {(found.rule.scheme, found.rule.metric) for found in now.all if found.rule.standing != "failed"}
     worse = tuple(
-        with_waivers(found, policy, today) for found in _worse_checks(changes, failing, weights_only=weights_only)
+        apply_waivers(found, policy, today) for found in _worse_checks(changes, failing, weights_only=weights_only)
     )
     schemes = {
         scheme: (
-            *(_with_known_failure(found, before) for found in checks),
+            *(_mark_known_failure(found, before) for found in checks),
             *(found for found in worse if found.rule.scheme == scheme),
         )
         for scheme, checks in now.schemes.items()
@@ -47,11 +47,11 @@ def checks_against_baseline(
         tuple(found for found in worse if found.rule.scheme not in schemes) if worse else (_no_worse_check(changes),)
     )
     return replace(
-        now, schemes=schemes, overall=(*(_with_known_failure(found, before) for found in now.overall), *others)
+        now, schemes=schemes, overall=(*(_mark_known_failure(found, before) for found in now.overall), *others)
     )
 
 
-def _with_known_failure(found: Check, before: dict[tuple[str, str | None, str | None], RuleOutcome]) -> Check:
+def _mark_known_failure(found: Check, before: dict[tuple[str, str | None, str | None], RuleOutcome]) -> Check:
     rule = found.rule
     was = before.get((rule.rule, rule.scheme, rule.metric))
     if found.outcome in (None, "pass") or rule.rule == EXPIRED_WAIVER or was is None:

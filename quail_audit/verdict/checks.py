@@ -11,12 +11,12 @@ from quail_audit.schema.policy import Policy
 from quail_audit.verdict.rules import (
     Check,
     SchemeResults,
+    apply_waivers,
     expired_waiver_checks,
     requirement_checks,
     rule_checks,
     rule_checks_without_schemes,
     unused_waivers,
-    with_waivers,
 )
 from quail_audit.verdict.standard_rules import judge_layers, judge_recoveries, uninformative_check
 
@@ -98,14 +98,14 @@ def checks_of(
                 standard.append(uninformative_check(scheme, measured.recoveries))
         else:
             standard = [judge_layers(scheme, measured.layers)]
-        schemes[scheme] = tuple(with_waivers(found, policy, today) for found in (*standard, *own))
+        schemes[scheme] = tuple(apply_waivers(found, policy, today) for found in (*standard, *own))
     asked = (*schemes, *(failed.scheme for failed in unmeasured))
     overall = (
         *requirement_checks(policy, asked, tuple(schemes), samples),
         *rule_checks_without_schemes(asked, policy),
         *expired_waiver_checks(policy, today),
     )
-    return Checks(schemes, tuple(with_waivers(found, policy, today) for found in overall), tuple(unmeasured))
+    return Checks(schemes, tuple(apply_waivers(found, policy, today) for found in overall), tuple(unmeasured))
 
 
 def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgement:

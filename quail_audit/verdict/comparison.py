@@ -257,10 +257,10 @@ def _recovery_change(before: Recovery | None, after: Recovery | None) -> Change:
     if failed[0] != failed[1]:
         return "better" if failed[0] else "worse"
     lower = None if "reported only" in (before.outcome, after.outcome) else True
-    return _score_change(_as_score(before), _as_score(after), lower)
+    return _score_change(_score_of(before), _score_of(after), lower)
 
 
-def _as_score(recovery: Recovery) -> Score | None:
+def _score_of(recovery: Recovery) -> Score | None:
     if recovery.percent is None:
         return None
     low = recovery.percent if recovery.low is None else recovery.low

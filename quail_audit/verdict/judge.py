@@ -51,7 +51,7 @@ def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Ch
     measured = {scheme: found for scheme, found in report.schemes.items() if found.failure is None}
     return checks_of(
         {
-            scheme: [layer_with_limits(layer, policy.limits.of_layer(scheme, layer.name)) for layer in found.layers]
+            scheme: [layer_with_limits(layer, policy.limits.layer_limits(scheme, layer.name)) for layer in found.layers]
             for scheme, found in measured.items()
         },
         {scheme: _recoveries_with_limits(report, scheme, found, policy.limits) for scheme, found in measured.items()},
@@ -105,8 +105,8 @@ def _recoveries_with_limits(report: Report, scheme: str, found: SchemeReport, li
     before = report.policy.effective.limits if report.policy is not None else Limits()
     judged = {}
     for metric, recovery in found.recovery.items():
-        own = limits.of_metric(scheme, metric)
-        if before.of_metric(scheme, metric).informative_points != own.informative_points:
+        own = limits.metric_limits(scheme, metric)
+        if before.metric_limits(scheme, metric).informative_points != own.informative_points:
             raise BadInputError(
                 f"the run measured {metric} at {scheme} with other informative_points than {own.informative_points:g}",
                 where=report.run_id,

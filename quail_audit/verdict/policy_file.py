@@ -70,7 +70,7 @@ def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> P
         UsageError: an unknown or invalid limit on the command line.
     """
     policy = Policy() if path is None else _read_file(Path(path))
-    return _with_given_limits(policy, given) if given else policy
+    return _override_limits(policy, given) if given else policy
 
 
 def read_template() -> str:
@@ -161,7 +161,7 @@ def _place_text(place: tuple[int | str, ...], document: dict[str, Any]) -> str:
     return printable(", ".join(words), limit=200) or "the policy"
 
 
-def _with_given_limits(policy: Policy, given: Mapping[str, float]) -> Policy:
+def _override_limits(policy: Policy, given: Mapping[str, float]) -> Policy:
     refuse_bad_limits(given)
     where = []
     for each in policy.limits.where:

@@ -129,7 +129,7 @@ def expired_waiver_checks(policy: Policy, today: datetime.date) -> Iterator[Chec
             yield check_of(rule, "waiver_expired")
 
 
-def with_waivers(found: Check, policy: Policy, today: datetime.date) -> Check:
+def apply_waivers(found: Check, policy: Policy, today: datetime.date) -> Check:
     """Return the check, waived if valid waivers cover it and all its failing layers."""
     rule = found.rule
     if found.outcome in (None, "pass") or rule.rule == EXPIRED_WAIVER:

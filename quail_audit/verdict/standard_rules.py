@@ -27,7 +27,7 @@ def judge_recoveries(
     for metric, recovery in sorted(measured.items()):
         if recovery.outcome == "reported only":
             continue
-        own = limits.of_metric(scheme, metric)
+        own = limits.metric_limits(scheme, metric)
         code = recovery.outcome.replace(" ", "_")
         about: str | None = scheme
         if recovery.outcome == "not forgotten":

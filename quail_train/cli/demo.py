@@ -122,7 +122,7 @@ def _repair(audited: AuditRequest, run: Path, *, quiet: bool) -> int:
     return code
 
 
-def _as_typed() -> str:
+def _quail_command() -> str:
     """Return `quail` as this process was started, which works again whether it is on the path or not."""
     typed = sys.argv[0]
     return typed if Path(typed).name == "quail" else "quail"
@@ -132,7 +132,7 @@ def _explain(code: int, task: DemoTask, *, repaired_next: bool) -> None:
     if code == EXIT_FAIL:
         typer.echo(f"\n{SEEN[task]}{WHY}\n")
     if code == EXIT_FAIL and not repaired_next:
-        typer.echo(f"Look closer, in the app: {_as_typed()}")
+        typer.echo(f"Look closer, in the app: {_quail_command()}")
         typer.echo(f"See it repaired: quail demo{'' if task == 'language' else f' --task {task}'} --repair")
         typer.echo("Next, on your own checkpoints: quail audit ORIGINAL UNLEARNED --data DATA")
     elif code != EXIT_FAIL:

@@ -43,7 +43,7 @@ def _per_logit(found: Predictions, original: Predictions) -> torch.Tensor:
     return (found.logits - original.logits).abs()
 
 
-def _centred(found: Predictions, original: Predictions) -> torch.Tensor:
+def _per_centred_logit(found: Predictions, original: Predictions) -> torch.Tensor:
     shift = found.logits - original.logits
     return (shift - shift.mean(dim=-1, keepdim=True)).abs()
 
@@ -71,7 +71,7 @@ def _true_token_drop(found: Predictions, original: Predictions) -> torch.Tensor:
 # Each returns distances [tokens, vocabulary], or [tokens, 1] for one distance per token.
 DISTANCES: Mapping[HingeForm, Callable[[Predictions, Predictions], torch.Tensor]] = {
     "per-logit": _per_logit,
-    "centred": _centred,
+    "centred": _per_centred_logit,
     "log-probability": _log_probability,
     "l1": _l1,
     "l2": _l2,

@@ -161,8 +161,8 @@ def test_without_a_file_work_is_done_each_time() -> None:
 
 def test_a_journal_under_a_prefix_is_the_same_with_longer_keys(tmp_path: Path) -> None:
     with open_journal(tmp_path / "journal.jsonl") as journal:
-        journal.under("batch", "a").under("1").keep(ONE, "0")
+        journal.section("batch", "a").section("1").keep(ONE, "0")
         journal.keep(TWO, "0")
-        assert journal.find(Score, "batch", "a", "1", "0") == journal.under("batch").find(Score, "a", "1", "0") == ONE
-        assert journal.under("batch").holds("a", "1", "0")
-        assert not journal.under("batch").holds("0")
+        assert journal.find(Score, "batch", "a", "1", "0") == journal.section("batch").find(Score, "a", "1", "0") == ONE
+        assert journal.section("batch").holds("a", "1", "0")
+        assert not journal.section("batch").holds("0")

@@ -306,11 +306,11 @@ def test_recorded_events_are_passed_on_up_to_the_one_that_is_said_again() -> Non
     passed = []
     for event in run[:12]:
         if not isinstance(event, SampleScored):
-            passed += before.until(event)
+            passed += before.replay_until(event)
             assert not before.is_over
     assert [to_line(event.model_copy(update={"at_s": 0.0})) for event in passed] == [to_line(e) for e in run[:12]]
     assert before.at_s == 7.0
-    assert list(before.until(run[12])) == []
+    assert list(before.replay_until(run[12])) == []
     assert before.is_over
 
 
@@ -318,7 +318,7 @@ def test_recorded_events_are_passed_on_up_to_the_one_that_is_said_again() -> Non
 def test_another_event_than_the_recorded_one_is_refused(place: int) -> None:
     run = list(made_up_events())
     with pytest.raises(BadInputError, match="does not go on as it began"):
-        list(recorded(run[place:]).until(run[0]))
+        list(recorded(run[place:]).replay_until(run[0]))
 
 
 def test_the_difference_is_named() -> None:
@@ -329,7 +329,7 @@ def test_the_difference_is_named() -> None:
         ({"request": AuditRequest(original="a", unlearned="b")}, "run_started says another request"),
     ):
         with pytest.raises(BadInputError, match=message):
-            list(recorded([first.model_copy(update=changes)]).until(first))
+            list(recorded([first.model_copy(update=changes)]).replay_until(first))
 
 
 @pytest.mark.slow

@@ -106,16 +106,16 @@ def test_the_last_limit_that_fits_counts() -> None:
     )
 
     def of(scheme: str, metric: str) -> tuple[float, float]:
-        found = limits.of_metric(scheme, metric)
+        found = limits.metric_limits(scheme, metric)
         return found.max_recovery_percent, found.informative_points
 
     assert of("nf4", "verbmem_forget") == (8.0, 5.0)
     assert of("gguf-q4_0", "verbmem_forget") == (20.0, 5.0)
     assert of("gguf-q4_0", "knowmem_forget") == (15.0, 2.0)
     assert of("nf4", "knowmem_forget") == (15.0, 5.0)
-    assert limits.of_layer("nf4", "model.layers.0.self_attn.q_proj").survival_at_risk == 0.5
-    assert limits.of_layer("fp4", "model.layers.0.mlp.down_proj").survival_at_risk == 0.8
-    down = limits.of_layer("nf4", "model.layers.0.mlp.down_proj")
+    assert limits.layer_limits("nf4", "model.layers.0.self_attn.q_proj").survival_at_risk == 0.5
+    assert limits.layer_limits("fp4", "model.layers.0.mlp.down_proj").survival_at_risk == 0.8
+    down = limits.layer_limits("nf4", "model.layers.0.mlp.down_proj")
     assert (down.survival_at_risk, down.overlap_at_risk) == (0.9, 0.99)
 
 
@@ -127,7 +127,7 @@ def test_the_command_line_counts_before_the_file_and_the_file_before_the_default
         '[[limits.where]]\nschemes = "nf4"\nmax_recovery_percent = 40\ninformative_points = 3\n',
     )
     policy = read_policy(path, {"max_recovery_percent": 5.0})
-    found = policy.limits.of_metric("nf4", "verbmem_forget")
+    found = policy.limits.metric_limits("nf4", "verbmem_forget")
     assert (found.max_recovery_percent, found.informative_points) == (5.0, 3.0)
     assert (policy.limits.overlap_at_risk, policy.limits.survival_at_risk) == (0.9, 0.5)
     assert read_policy(None, {"survival_at_risk": 0.25}).limits.survival_at_risk == 0.25

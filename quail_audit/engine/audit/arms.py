@@ -94,7 +94,7 @@ def _measure_arm(
         tuple(data.samples),
         batch_size=request.batch_size,
         seed=request.seed,
-        journal=work.journal.under("batch", arm),
+        journal=work.journal.section("batch", arm),
     )
     elapsed_s = round(time.monotonic() - started_s, 3)
     yield ArmFinished(arm=arm, elapsed_s=elapsed_s, batch_size=scores.batch_size)

@@ -187,7 +187,7 @@ def _measure_layer(
     original, unlearned = pair.read(layer)  # gone when this returns, so that never two layers are in memory
     made = None if layer.name in left else work.quantized[scheme.name]
     sums = _sums(scheme, layer, original, unlearned, made)
-    limits = work.policy.limits.of_layer(scheme.name, layer.name)
+    limits = work.policy.limits.layer_limits(scheme.name, layer.name)
     measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
     detail = layer_detail(sums)
     if layer.name in left:

@@ -102,7 +102,7 @@ def _measure_layer(
         sums = yield from schemes.run(scheme.name, _sums_under(scheme, matrices), work.journal, layer.name)
         if sums is None:
             continue
-        limits = work.policy.limits.of_layer(scheme.name, layer.name)
+        limits = work.policy.limits.layer_limits(scheme.name, layer.name)
         measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
         total, detail = len(pair.layers), layer_detail(sums)
         event = LayerMeasured(scheme=scheme.name, index=index, total=total, layer=measured, detail=detail)

@@ -65,7 +65,7 @@ def _measure_recoveries(scores: Mapping[str, ArmScores], roles: Mapping[str, Map
         for metric in (*DECIDING_METRICS, *REPORTED_METRICS):
             if metric not in measured:
                 continue
-            limits = work.policy.limits.of_metric(scheme, metric)
+            limits = work.policy.limits.metric_limits(scheme, metric)
             found = recovery(
                 metric,
                 {role: scores[arm].scores[metric] for role, arm in arm_of.items() if arm in scores},

@@ -103,7 +103,7 @@ class StoredPair:
 
         original, unlearned, comparable = _read_sides(self.pair, Matrix(layer.name, layer.transposed))
         sums = stored_sums(original, unlearned, comparable=comparable)
-        limits = work.policy.limits.of_layer(self.stored_as, layer.name)
+        limits = work.policy.limits.layer_limits(self.stored_as, layer.name)
         measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
         event = LayerMeasured(scheme=self.stored_as, index=index, total=len(self.pair.layers), layer=measured)
         yield event

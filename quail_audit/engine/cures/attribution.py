@@ -68,30 +68,30 @@ def attribute(request: AttributeRequest, run_id: str, command: tuple[str, ...]) 
         yield RunFinished(finished=utc_now(), exit_code=0)
         return
 
-    def spent() -> bool:
+    def is_spent() -> bool:
         passes = request.budget_passes is not None and model.passes >= request.budget_passes
         return passes or (request.budget_s is not None and time.monotonic() - started_s >= request.budget_s)
 
-    def measured(units: Sequence[Unit], mode: Literal["alone", "spared"]) -> Iterator[UnitMeasured]:
+    def measure(units: Sequence[Unit], mode: Literal["alone", "spared"]) -> Iterator[UnitMeasured]:
         for unit in units:
-            if spent():
+            if is_spent():
                 return
             losses = model.measure_losses(unit.layers if mode == "alone" else everything - set(unit.layers))
-            yield _unit_measured(unit, mode, losses, full, rounded, model.passes, request.seed)
+            yield _measured_unit(unit, mode, losses, full, rounded, model.passes, request.seed)
 
     alone: list[UnitMeasured] = []
-    for event in measured(coarse, "alone"):
+    for event in measure(coarse, "alone"):
         alone.append(event)
         yield event
     fine = fine_units(layers, alone)
-    for event in measured(fine, "alone"):
+    for event in measure(fine, "alone"):
         alone.append(event)
         yield event
     # the strongest first, as the budget may end anywhere
     order = {(event.kind, event.unit): event.share for event in alone}
     strongest = sorted((*coarse, *fine), key=lambda unit: -order.get((unit.kind, unit.name), -1.0))
-    yield from measured([unit for unit in strongest if (unit.kind, unit.name) in order], "spared")
-    if spent():
+    yield from measure([unit for unit in strongest if (unit.kind, unit.name) in order], "spared")
+    if is_spent():
         yield Noted(message=f"the budget is spent: {model.passes} passes over the forget texts")
     yield RunFinished(finished=utc_now(), exit_code=0)
 
@@ -146,16 +146,16 @@ def fine_units(layers: Sequence[Layer], coarse: Sequence[UnitMeasured]) -> list[
     """Return the layers whose block and role matter, those of the largest product of shares first."""
     share = {(event.kind, event.unit): event.share for event in coarse}
 
-    def expected(layer: Layer) -> float:
+    def expected_drop(layer: Layer) -> float:
         of_block = share.get(("block", str(layer.block)), 0.0) if layer.block is not None else 1.0
         of_role = share.get(("role", layer.role), 0.0)
         return of_block * of_role if min(of_block, of_role) >= MATTERS else 0.0
 
-    likeliest = sorted((layer for layer in layers if expected(layer) > 0.0), key=expected, reverse=True)
+    likeliest = sorted((layer for layer in layers if expected_drop(layer) > 0.0), key=expected_drop, reverse=True)
     return [Unit("layer", layer.name, [layer]) for layer in likeliest]
 
 
-def _unit_measured(
+def _measured_unit(
     unit: Unit, mode: Literal["alone", "spared"], losses: F64, full: F64, rounded: F64, passes: int, seed: int
 ) -> UnitMeasured:
     from quail_audit.engine.forgetting.bootstrap import interval

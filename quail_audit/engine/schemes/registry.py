@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from quail_audit.core.errors import EnvironmentProblemError, UsageError
-from quail_audit.core.plug_ins import find_by_name, with_plug_ins
+from quail_audit.core.plug_ins import add_plug_ins, find_by_name
 from quail_audit.engine.schemes import bitsandbytes, calibrated, gguf, mx, rtn
 from quail_audit.engine.schemes.calibrated import CalibratedScheme
 from quail_audit.engine.schemes.interface import Scheme
@@ -17,7 +17,7 @@ ALL = "all"
 def known_schemes() -> tuple[Scheme, ...]:
     """Return every scheme but the rarer forms of a family whose names say how it rounds; Quail's own first."""
     own = (*bitsandbytes.schemes(), *rtn.schemes(), *gguf.schemes(), *mx.schemes())
-    return with_plug_ins(own, "quail.schemes", Scheme)  # type: ignore[type-abstract]
+    return add_plug_ins(own, "quail.schemes", Scheme)  # type: ignore[type-abstract]
 
 
 def listed_schemes() -> tuple[Scheme | CalibratedScheme, ...]:

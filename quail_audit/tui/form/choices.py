@@ -76,7 +76,7 @@ class Choices:
         )
         return shlex.join(["quail", *audit_arguments(AuditRequest.model_validate(named.model_dump()))])
 
-    def to_remember(self) -> dict[str, object]:
+    def fields_to_save(self) -> dict[str, object]:
         """Return the fields to save. Paths become absolute, to be valid wherever the app is opened next.
 
         The working folder's own policy is left out: nobody chose it for another folder.

@@ -99,7 +99,7 @@ class LiveRun(Followed):
 
     @property
     def limits(self) -> Limits:
-        """The limits of the run's policy; of_metric and of_layer give those of a metric or layer."""
+        """The limits of the run's policy; metric_limits and layer_limits give those of a metric or layer."""
         if self.state.policy is not None:
             return self.state.policy.effective.limits
         request = self.request

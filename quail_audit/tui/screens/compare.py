@@ -140,7 +140,7 @@ class CompareScreen(FilteredScreen):
         room = self.size.width - text.cell_len - len(shown) - 3
         text.append(printable(names, limit=max(10, room)))
         text.append(" " * max(2, self.size.width - text.cell_len - len(shown) - 1))
-        self.query_one("#header", Static).update(text.append(shown, style=palette.muted(self.app)))
+        self.query_one("#header", Static).update(text.append(shown, style=palette.muted_style(self.app)))
 
     def _schemes(self, after: LiveRun) -> tuple[str, ...]:
         one, other = self.before.request, after.request
@@ -148,12 +148,12 @@ class CompareScreen(FilteredScreen):
 
     def _side_text(self, run: LiveRun) -> Text:
         """Return a run's verdict, or how far it is."""
-        state, muted = run.state, palette.muted(self.app)
+        state, muted = run.state, palette.muted_style(self.app)
         name = f"  {printable(_name(run))}\n"
         if state.verdict is not None:
             outcome = state.verdict.outcome
             text = Text.assemble(
-                (wording.OUTCOME_MARKS[outcome], palette.of_outcome(self.app, outcome)), (name, "bold")
+                (wording.OUTCOME_MARKS[outcome], palette.outcome_style(self.app, outcome)), (name, "bold")
             )
             return text.append(printable("; ".join(reason.message for reason in state.verdict.reasons)))
         if state.end is not None or run.is_over:

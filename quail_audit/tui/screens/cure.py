@@ -92,7 +92,7 @@ class CureScreen(MakingScreen):
             return self._stopped_text()
         if stage != "finished":
             doing = " opening the checkpoints" if not self._lines() else " at work"
-            return Text(doing, style=palette.muted(self.app))
+            return Text(doing, style=palette.muted_style(self.app))
         text = Text.assemble((" ✓ FINISHED", palette.style(self.app, "verdict-pass", bold=True)))
         offer = palette.style(self.app, "accent", bold=True)
         state, result = self.cure.state, self.cure.result

@@ -117,7 +117,7 @@ class LayerScreen(QuailScreen[str]):
             codes.show(None, sentence)
             self._detail_of = None
             return
-        figures.show(layer, self.run.layers(self.scheme), self.run.limits.of_layer(self.scheme, layer.name))
+        figures.show(layer, self.run.layers(self.scheme), self.run.limits.layer_limits(self.scheme, layer.name))
         if self._detail_of != (self.scheme, self.layer_name):
             self._detail_of = (self.scheme, self.layer_name)
             detail, sentence = self._read_detail()
@@ -142,21 +142,21 @@ class LayerScreen(QuailScreen[str]):
         width = self.size.width
         order = self._listed
         place = f"{order.index(self.layer_name) + 1} of {len(order)}" if self.layer_name in order else ""
-        state = Text(wording.UNKNOWN, style=palette.muted(self.app))
+        state = Text(wording.UNKNOWN, style=palette.muted_style(self.app))
         if layer is not None:
             mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
             risk = "  at risk" if layer.at_risk else ""
             words = state_in_words(layer)
             if len(self.layer_name) + len(words) + len(risk) + len(place) + 9 > width:  # the name comes first
                 words = wording.layer_state(layer)
-            state = Text(f"{mark} {words}{risk}", style=palette.of_state(self.app, layer.state))
+            state = Text(f"{mark} {words}{risk}", style=palette.state_style(self.app, layer.state))
         room = max(16, width - state.cell_len - len(place) - 6)
         text = Text(" ", no_wrap=True, overflow="ellipsis")
         text.append(end_of(printable(self.layer_name), room), style="bold")
         text.append("  ")
         text.append_text(state)
         text.append(" " * max(2, width - text.cell_len - len(place) - 1))
-        text.append(place, style=palette.muted(self.app))
+        text.append(place, style=palette.muted_style(self.app))
         self.query_one("#layer-title", Static).update(text)
 
     def on_resize(self) -> None:

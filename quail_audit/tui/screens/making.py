@@ -86,7 +86,7 @@ class MakingScreen(QuailScreen[None]):
         room = self.size.width - text.cell_len - len(shown) - badge.cell_len - 6
         if subject and room >= 10:
             text.append(f"{printable(subject, limit=room)}  ")
-        text.append(shown, style=palette.muted(self.app))
+        text.append(shown, style=palette.muted_style(self.app))
         text.append(" " * max(2, self.size.width - text.cell_len - badge.cell_len - 1))
         self.query_one("#header", Static).update(text.append_text(badge))
 
@@ -95,7 +95,7 @@ class MakingScreen(QuailScreen[None]):
         message, mend = why_it_stopped(self._making, self.KIND)
         style = palette.style(self.app, colour, bold=True)
         text = Text.assemble((" ■ STOPPED", style), f"  {printable(message)}\n")
-        return text.append(f"   {printable(mend)}{kept}", style=palette.muted(self.app))
+        return text.append(f"   {printable(mend)}{kept}", style=palette.muted_style(self.app))
 
     def _badge(self) -> Text:
         stage = self._making.stage

@@ -101,7 +101,9 @@ class RemediateScreen(QuailScreen[None]):
         at = cures.highlighted or 0
         cures.clear_options()
         for number, found in enumerate(self._advice.prescriptions, start=1):
-            line = Text.assemble((f"{number}. {found.cure}", "bold"), (f"  {_cost(found)}", palette.muted(self.app)))
+            line = Text.assemble(
+                (f"{number}. {found.cure}", "bold"), (f"  {_cost(found)}", palette.muted_style(self.app))
+            )
             cures.add_option(Option(line))
         if not self._advice.prescriptions:
             cures.add_option(Option(Text("no cure fits; press r to retrain anyway"), disabled=True))
@@ -116,7 +118,7 @@ class RemediateScreen(QuailScreen[None]):
         panel.border_title = "" if chosen is None else chosen.cure.capitalize()
         panel.border_subtitle = "" if chosen is None else "Ctrl+R starts it, c copies it"
         if chosen is not None:
-            muted = palette.muted(self.app)
+            muted = palette.muted_style(self.app)
             parts = (("fits", chosen.why), ("costs", _cost(chosen)), ("measured", chosen.measured))
             for name, value in parts:
                 text.append(f"{name}: ", style=muted).append(f"{printable(value)}\n")
@@ -129,7 +131,7 @@ class RemediateScreen(QuailScreen[None]):
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(" Quail ", style=palette.style(self.app, "accent", bold=True))
         text.append(" Remediate  ", style="bold")
-        right = Text(f"at {printable(self._scheme)}", style=palette.muted(self.app))
+        right = Text(f"at {printable(self._scheme)}", style=palette.muted_style(self.app))
         if self._cure is not None:
             right = Text(f"{self._cure.name} {self._cure.stage}: w opens it", style=palette.style(self.app, "accent"))
         text.append(pair_in(self.size.width - text.cell_len - right.cell_len - 3, self.run))

@@ -122,7 +122,7 @@ class RetrainScreen(QuailScreen[None]):
             return Text(title if is_over else f"● {title}", style=palette.style(self.app, "accent"))
         if not is_installed("train"):
             return Text("train not installed", style=palette.style(self.app, "warning", bold=True))
-        return Text(f"at {printable(self._scheme)}", style=palette.muted(self.app))
+        return Text(f"at {printable(self._scheme)}", style=palette.muted_style(self.app))
 
     # Choices
 
@@ -210,7 +210,7 @@ class RetrainScreen(QuailScreen[None]):
             problem, help_line = self.query_one(TrainingForm).help_of(name, self._chosen)
             if problem:
                 text.append(f" ✗ {problem}\n", style=palette.style(self.app, "error", bold=True))
-            text.append(f" {help_line}", style=palette.muted(self.app))
+            text.append(f" {help_line}", style=palette.muted_style(self.app))
         elif picker.current is not None:
             text.append_text(self._layer_in_words(picker))
         self.query_one("#explained", Static).update(text)
@@ -222,9 +222,9 @@ class RetrainScreen(QuailScreen[None]):
         text = Text(" ")
         text.append(printable(layer.name), style="bold")
         text.append(f"  {wording.count_text(layer.weights)} weights, survival {wording.ratio_text(layer.survival)}  ")
-        text.append(state, style=palette.of_state(self.app, layer.state))
+        text.append(state, style=palette.state_style(self.app, layer.state))
         if layer.state is not None:
-            text.append(f": {wording.STATE_MEANINGS[layer.state]}", style=palette.muted(self.app))
+            text.append(f": {wording.STATE_MEANINGS[layer.state]}", style=palette.muted_style(self.app))
         return text
 
     # Actions

@@ -19,7 +19,7 @@ from quail_audit.tui.live.run import AnswersOf, LiveRun
 from quail_audit.tui.live.sample_scores import SampleScores, came_back_in_words
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
-from quail_audit.tui.widgets.reading_pane import ReadingPane, ShownSample, as_text
+from quail_audit.tui.widgets.reading_pane import ReadingPane, ShownSample, clipboard_text
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.sample_list import SampleList
 from quail_audit.tui.widgets.search_field import Search, SearchField
@@ -208,7 +208,7 @@ class SamplesScreen(QuailScreen[None]):
         if self._is_enlarged:
             keys = "n next  p previous  ↵ list"
         if self._search is not None:
-            keys = self._search.in_words(len(self._list.found))
+            keys = self._search.status_text(len(self._list.found))
         self._pane.border_subtitle = Text(keys)
 
     def _change_text(self, row: int) -> str:
@@ -239,7 +239,7 @@ class SamplesScreen(QuailScreen[None]):
             self.quail.say("There is no sample to copy yet")
             return
         title = f"{wording.metric_title(self.metric)}, sample {self._scores.numbers[row]}: {self._change_text(row)}"
-        self.app.copy_to_clipboard(as_text(self._sample, printable(title)))
+        self.app.copy_to_clipboard(clipboard_text(self._sample, printable(title)))
         self.quail.say("Copied the sample as text")
 
     # Panels

@@ -178,7 +178,7 @@ class StartScreen(QuailScreen[None]):
             self.query_one(FoundView).show(self._checks.found)
 
     def _header(self) -> Text:
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         return Text.assemble(
             (" Quail ", palette.style(self.app, "accent", bold=True)),
             (f"{quail_audit.__version__}   ", muted),
@@ -197,7 +197,7 @@ class StartScreen(QuailScreen[None]):
             self.quail.say(f"Not started: {ready.line}", severity="warning")
             self.action_form(ready.blocked_by)
             return
-        self.quail.change_settings(**choices.to_remember())
+        self.quail.change_settings(**choices.fields_to_save())
         self.run_worker(self._preflight.rest())  # frees its memory for the audit
         self.quail.start_audit(request)
 

@@ -120,11 +120,11 @@ class TrainingScreen(MakingScreen):
         text.append_text(self._row("objective", printable(request.objective)))
         text.append_text(self._row("result goes to", printable(request.out)))
         for note in state.notes:
-            text.append(f"\n{printable(note)}\n", style=palette.muted(self.app))
+            text.append(f"\n{printable(note)}\n", style=palette.muted_style(self.app))
         return text
 
     def _row(self, name: str, value: str) -> Text:
-        return Text.assemble((f"{name:<{FACT_COLUMNS}}", palette.muted(self.app)), f"{value}\n")
+        return Text.assemble((f"{name:<{FACT_COLUMNS}}", palette.muted_style(self.app)), f"{value}\n")
 
     def _scores(self, first: TrainEval, last: TrainEval) -> Text:
         """Return the model's first and latest scores, a line for each metric and precision."""
@@ -138,7 +138,7 @@ class TrainingScreen(MakingScreen):
                 digits = 2 if metric.startswith("nll") else 1
                 shown = f"{score:.{digits}f}" if before is None else f"{before:.{digits}f} → {score:.{digits}f}"
                 text.append(f"{printable(title, limit=FACT_COLUMNS - 1):<{FACT_COLUMNS}}", style="not bold")
-                text.append(f"{printable(precision, limit=12):<8}", style=palette.muted(self.app))
+                text.append(f"{printable(precision, limit=12):<8}", style=palette.muted_style(self.app))
                 text.append(f"{shown}\n", style="not bold")
                 title = ""
         return text
@@ -148,8 +148,8 @@ class TrainingScreen(MakingScreen):
         if stage == "finished":
             return self._finished_text()
         if stage == "stopped":
-            return self._stopped()
-        muted = palette.muted(self.app)
+            return self._stop_text()
+        muted = palette.muted_style(self.app)
         if stage == "stopping":
             line = " Stopping after this step, with a checkpoint; Ctrl+X again stops at once and saves nothing more"
             return Text(line, style=palette.style(self.app, "warning"))
@@ -169,7 +169,7 @@ class TrainingScreen(MakingScreen):
         text.append(f"  the result is in {printable(result.folder)}\n")
         return text.append_text(self._offer_text())
 
-    def _stopped(self) -> Text:
+    def _stop_text(self) -> Text:
         end = self.training.state.end
         was_asked = isinstance(end, RunFailed) and end.exit_code == EXIT_INTERRUPTED
         saved = self.training.state.saved

@@ -21,27 +21,27 @@ def style(app: App[Any], variable: str, *, bold: bool = False) -> Style:
     return Style(color=app.theme_variables[variable], bold=bold)
 
 
-def muted(app: App[Any]) -> Style:
+def muted_style(app: App[Any]) -> Style:
     return style(app, "muted")
 
 
-def of_state(app: App[Any], state: State | None) -> Style:
+def state_style(app: App[Any], state: State | None) -> Style:
     """Return the style of a layer's state; None: its weights are not finite."""
     return style(app, "error" if state is None else f"state-{state}", bold=state in ("erased", None))
 
 
-def of_outcome(app: App[Any], outcome: Outcome) -> Style:
+def outcome_style(app: App[Any], outcome: Outcome) -> Style:
     return style(app, f"verdict-{outcome}", bold=True)
 
 
-def of_format(app: App[Any], standing: matrix.SchemeOutcome) -> Style:
+def scheme_style(app: App[Any], standing: matrix.SchemeOutcome) -> Style:
     """Return the style of a scheme's verdict, or of what stands in its place."""
     if standing == "unknown":
-        return muted(app)
-    return of_outcome(app, "inconclusive" if standing == "not measured" else standing)
+        return muted_style(app)
+    return outcome_style(app, "inconclusive" if standing == "not measured" else standing)
 
 
-def of_rule(app: App[Any], standing: RuleStanding) -> Style:
+def rule_style(app: App[Any], standing: RuleStanding) -> Style:
     """Return the style of a rule's outcome."""
     colours: dict[RuleStanding, str] = {
         "passed": "pass",
@@ -49,7 +49,7 @@ def of_rule(app: App[Any], standing: RuleStanding) -> Style:
         "waived": "inconclusive",
         "known": "inconclusive",
     }
-    return style(app, f"verdict-{colours[standing]}", bold=True) if standing in colours else muted(app)
+    return style(app, f"verdict-{colours[standing]}", bold=True) if standing in colours else muted_style(app)
 
 
 def heat(app: App[Any], position: float) -> Style:
@@ -58,7 +58,7 @@ def heat(app: App[Any], position: float) -> Style:
     return Style(color=app.theme_variables[f"heat-text-{stop}"], bgcolor=app.theme_variables[f"heat-{stop}"])
 
 
-def of_standing(app: App[Any], standing: Change) -> Style:
+def change_style(app: App[Any], standing: Change) -> Style:
     """Return the style of a change for better or worse."""
     colours: dict[Change, str] = {"better": "verdict-pass", "worse": "verdict-fail", "changed": "warning"}
     return style(app, colours.get(standing, "muted"), bold=standing in colours)

@@ -102,7 +102,7 @@ class AuditForm(Vertical):
         choices = self.choices
         for choice in self.query(Choice):
             choice.show(finding(found[choice.topic]) if choice.topic in found else None)
-        command = Text("$ ", style=palette.muted(self.app), overflow="fold")
+        command = Text("$ ", style=palette.muted_style(self.app), overflow="fold")
         command.append(printable(choices.command_line()), palette.style(self.app, "foreground"))
         self.query_one("#command", Static).update(command)
         ready = readiness(choices, found)
@@ -120,7 +120,7 @@ class AuditForm(Vertical):
             mark, style = "…", "accent"
         line = printable(ready.line)
         text = Text(f"{mark} ", palette.style(self.app, style, bold=True), no_wrap=True, overflow="ellipsis")
-        text.append(line, palette.style(self.app, style) if style == "error" else palette.muted(self.app))
+        text.append(line, palette.style(self.app, style) if style == "error" else palette.muted_style(self.app))
         shown = self.query_one("#readiness", Static)
         shown.update(text)
         shown.tooltip = Text(line)

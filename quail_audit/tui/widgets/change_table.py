@@ -114,12 +114,12 @@ class ChangeTable(DataTable[Text]):
             _, shown = FIGURES[column]
             cells.append(Text(f"{shown(change.before)}{self._arrow}{shown(change.after)}"))
         mark = CHANGE_MARKS[change.standing]
-        state = Text(f"{mark} ", style=palette.of_standing(self.app, change.standing))
+        state = Text(f"{mark} ", style=palette.change_style(self.app, change.standing))
         before, after = change.before.state, change.after.state
-        state.append(wording.layer_state(change.before), style=palette.of_state(self.app, before))
+        state.append(wording.layer_state(change.before), style=palette.state_style(self.app, before))
         if after != before:
-            state.append(self._arrow, style=palette.muted(self.app))
-            state.append(wording.layer_state(change.after), style=palette.of_state(self.app, after))
+            state.append(self._arrow, style=palette.muted_style(self.app))
+            state.append(wording.layer_state(change.after), style=palette.state_style(self.app, after))
         return [*cells, state]
 
     def _width(self, column: str) -> int:

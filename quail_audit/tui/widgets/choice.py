@@ -99,7 +99,7 @@ class Choice(Vertical):
             return
         tone, line = self._finding
         text = Text.assemble((f"{self._finding.mark} ", palette.style(self.app, STYLES[tone], bold=True)))
-        text.append(line, style=palette.style(self.app, "error") if tone == "bad" else palette.muted(self.app))
+        text.append(line, style=palette.style(self.app, "error") if tone == "bad" else palette.muted_style(self.app))
         shown.update(text)
         shown.tooltip = Text(line)
 

@@ -74,11 +74,11 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         """Draw what is known now."""
         self._shown = (run, scheme)
         layout = self._layout(run, scheme)
-        text = _headings(layout, palette.muted(self.app))
+        text = _headings(layout, palette.muted_style(self.app))
         for metric in run.metrics():
             text.append_text(self._metric(run, scheme, metric, layout))
         if not run.metrics():
-            text = Text(_nothing(run), style=palette.muted(self.app))
+            text = Text(_nothing(run), style=palette.muted_style(self.app))
         lines = text.plain.count("\n")
         self._scores.update(text, layout=lines != self._lines)
         self._lines = lines
@@ -136,7 +136,7 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         if score is not None:
             return Text(f"{figure(score, metric):>{columns}}", style=Style(bold=True))
         running = run.state.running.get((arm, metric))
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         if running is None or not wording.is_mean_of_samples(metric):
             return Text(f"{wording.UNKNOWN:>{columns}}", style=muted)
         half = running.half_width
@@ -146,20 +146,20 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
 
     def _gauge(self, run: LiveRun, scheme: str, metric: str, cells: int) -> Text:
         recovery = run.state.recoveries.get(scheme, {}).get(metric)
-        limit_percent = run.limits.of_metric(scheme, metric).max_recovery_percent
+        limit_percent = run.limits.metric_limits(scheme, metric).max_recovery_percent
         if recovery is None:
             percent = run.running_recovery_percent(metric, scheme)
             if percent is None:
                 return Text("")
-            return self._bar(percent, limit_percent, f"~{percent:.0f} %", palette.muted(self.app), cells)
+            return self._bar(percent, limit_percent, f"~{percent:.0f} %", palette.muted_style(self.app), cells)
         if recovery.percent is None:
-            return Text(recovery.outcome, style=palette.muted(self.app))
+            return Text(recovery.outcome, style=palette.muted_style(self.app))
         label = f"{recovery.percent:.0f} % {self._mark(recovery)}"
         return self._bar(recovery.percent, limit_percent, label, self._style(recovery), cells)
 
     def _bar(self, percent: float, limit_percent: float, label: str, style: Style, cells: int) -> Text:
         limit, filled = gauge_cell(limit_percent, cells), gauge_cell(percent, cells)
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         text = Text()
         for place in range(cells):
             if place == limit:

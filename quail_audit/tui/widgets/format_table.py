@@ -120,7 +120,7 @@ class FormatTable(DataTable[Text]):
         metric = wording.metric_title(each.metric) if each.metric is not None else ""
         return {column: Text(text, justify="right") for column, text in right.items()} | {
             "format": Text(printable(each.scheme)),
-            "verdict": Text(verdict, style=palette.of_format(self.app, each.standing)),
+            "verdict": Text(verdict, style=palette.scheme_style(self.app, each.standing)),
             "of": Text(printable(metric), no_wrap=True),
             "why": Text(printable(each.failure.message) if each.failure else "", no_wrap=True, overflow="ellipsis"),
         }

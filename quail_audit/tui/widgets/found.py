@@ -43,7 +43,7 @@ class FoundView(VerticalScroll, can_focus=True):
         self.query_one("#found-text", Static).update(self._content_of(found))
 
     def _content_of(self, found: Found) -> RenderableType:
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         whole = [topic for topic in CHECKPOINTS if isinstance(found.get(topic), CheckpointFound)]
         parts: list[RenderableType] = []
         if whole:
@@ -70,7 +70,7 @@ class FoundView(VerticalScroll, can_focus=True):
         return Group(*parts[:-1] if parts[-1] == "" else parts)
 
     def _checkpoints(self, found: Found, whole: list[str]) -> Table:
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         table = Table.grid(padding=(0, 3, 0, 0))
         table.add_column(no_wrap=True)
         for _ in whole:

@@ -155,15 +155,15 @@ class HeatMap(ScrollView, can_focus=True):
         cell = self._cell_columns
         titles = layer_views.column_titles(self._columns, cell - 1)
         text = " " * LABEL_COLUMNS + "".join(f"{title:^{cell}}" for title in titles)
-        return self._strip([Segment(text, palette.muted(self.app))], width)
+        return self._strip([Segment(text, palette.muted_style(self.app))], width)
 
     def _legend(self, width: int) -> Strip:
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         if self.mode == "risk":
             segments = []
             for state in STATES_BY_RISK[:-1]:
                 assert state is not None  # noqa: S101 - only the last is
-                mark = Segment(f" {wording.STATE_MARKS[state]}", palette.of_state(self.app, state))
+                mark = Segment(f" {wording.STATE_MARKS[state]}", palette.state_style(self.app, state))
                 segments += [mark, Segment(str(state), muted)]
             return self._strip(segments, width)
         view = VIEWS[self.mode]
@@ -174,7 +174,7 @@ class HeatMap(ScrollView, can_focus=True):
     def _row(self, row: int, width: int, *, is_labelled: bool) -> Strip:
         block = self._blocks[row]
         label = "" if not is_labelled else wording.UNKNOWN if block is None else str(block)
-        segments = [Segment(f"{label:>{LABEL_COLUMNS - 2}}  ", palette.muted(self.app))]
+        segments = [Segment(f"{label:>{LABEL_COLUMNS - 2}}  ", palette.muted_style(self.app))]
         segments.extend(self._cell(row, column, is_labelled) for column in range(len(self._columns)))
         return self._strip(segments, width)
 
@@ -195,16 +195,16 @@ class HeatMap(ScrollView, can_focus=True):
 
     def _look(self, layer: LayerStatistics | None, width: int) -> tuple[str, Style]:
         if layer is None:
-            return NOT_MEASURED, palette.muted(self.app)
+            return NOT_MEASURED, palette.muted_style(self.app)
         mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
         if self.mode == "risk" or layer.state is None:
-            return f"{mark * (width - 1)} ", palette.of_state(self.app, layer.state)
+            return f"{mark * (width - 1)} ", palette.state_style(self.app, layer.state)
         view = VIEWS[self.mode]
         value = view.value(layer) if self.mode != BROUGHT_BACK else self._brought_back.get(layer.name)
         if value is None and self.mode == BROUGHT_BACK:
-            return NOT_MEASURED, palette.muted(self.app)
+            return NOT_MEASURED, palette.muted_style(self.app)
         if value is None:  # nothing changed
-            return mark * (width - 1), palette.of_state(self.app, layer.state)
+            return mark * (width - 1), palette.state_style(self.app, layer.state)
         risk = min(1.0, max(0.0, view.risk(value)))
         number = f"{100 * value:.0f}%" if self.mode == BROUGHT_BACK else layer_views.cell(value)
         text = number if width >= NUMBERED_CELL else str(round(risk * 9))

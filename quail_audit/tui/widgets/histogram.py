@@ -81,7 +81,7 @@ class Histogram(Widget, can_focus=True):
     def render(self) -> Text:
         detail = self._detail
         if detail is None:
-            return Text(self._sentence, style=palette.muted(self.app))
+            return Text(self._sentence, style=palette.muted_style(self.app))
         width, height = self.size.width, self.size.height
         sentence = Text(below_half_in_words(detail), style=palette.style(self.app, "foreground", bold=True))
         wrapped = sentence.wrap(self.app.console, max(1, width))
@@ -105,7 +105,7 @@ class Histogram(Widget, can_focus=True):
 
     def _line(self, counts: tuple[int, ...], line: int, lines: int) -> Text:
         highest = max(*counts, 1)
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         label = f"{percent(highest / max(1, sum(counts)))[-GUTTER + 1 :]:>{GUTTER - 1}} " if line == lines - 1 else ""
         text = Text(f"{label:>{self._gutter}}"[: self._gutter], style=muted)
         for place, count in enumerate(counts):
@@ -147,4 +147,4 @@ class Histogram(Widget, can_focus=True):
                 continue
             rule[column] = "┴"
             labels[start : start + len(name)] = name
-        return Text(f"{''.join(rule)}\n{''.join(labels)}", style=palette.muted(self.app))
+        return Text(f"{''.join(rule)}\n{''.join(labels)}", style=palette.muted_style(self.app))

@@ -47,11 +47,11 @@ class LayerFigures(VerticalScroll, can_focus=True):
 
     def say(self, sentence: str) -> None:
         """Show a sentence in place of a layer."""
-        self.query_one("#figures", Static).update(Text(sentence, style=palette.muted(self.app)))
+        self.query_one("#figures", Static).update(Text(sentence, style=palette.muted_style(self.app)))
 
     def show(self, layer: LayerStatistics, layers: Sequence[LayerStatistics], limits: Limits) -> None:
         """Show a layer among those measured, by its limits."""
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
@@ -73,10 +73,10 @@ class LayerFigures(VerticalScroll, can_focus=True):
         titles = layer_views.column_titles(columns, 8)
         for layer, title in zip(layers, titles, strict=True):
             is_here = layer.name == here.name
-            style = palette.style(self.app, "foreground", bold=True) if is_here else palette.muted(self.app)
+            style = palette.style(self.app, "foreground", bold=True) if is_here else palette.muted_style(self.app)
             text.append(f"{'▸' if is_here else ''}{printable(title)} ", style=style)
             mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
-            text.append(f"{mark}  ", style=palette.of_state(self.app, layer.state))
+            text.append(f"{mark}  ", style=palette.state_style(self.app, layer.state))
         return text
 
 

@@ -118,11 +118,11 @@ class LayerPicker(HeatMap):
         names = self._names([(row, column)])
         layer = self._worst(row, column)
         if layer is None:
-            return Segment(f"{NOT_MEASURED:^{width}}", palette.muted(self.app))
+            return Segment(f"{NOT_MEASURED:^{width}}", palette.muted_style(self.app))
         mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
         taken = names & self.chosen
         sign = TAKEN if taken == names else SOME if taken else LEFT
-        style = palette.of_state(self.app, layer.state)
+        style = palette.state_style(self.app, layer.state)
         if taken:
             style += Style(bold=True, bgcolor=self.app.theme_variables["surface"])
         if (row, column) == self._cursor:
@@ -136,6 +136,6 @@ class LayerPicker(HeatMap):
         for state in STATES_BY_RISK:
             columns += len(state or "") + 2
             if state is not None and columns <= width:
-                segments.append(Segment(wording.STATE_MARKS[state], palette.of_state(self.app, state)))
-                segments.append(Segment(f"{state} ", palette.muted(self.app)))
+                segments.append(Segment(wording.STATE_MARKS[state], palette.state_style(self.app, state)))
+                segments.append(Segment(f"{state} ", palette.muted_style(self.app)))
         return self._strip(segments, width)

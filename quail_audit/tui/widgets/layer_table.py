@@ -187,7 +187,7 @@ class LayerTable(DataTable[Text]):
             elif column == "state":
                 mark = wording.STATE_MARKS[layer.state] if layer.state else "!"
                 text = f"{mark} {wording.layer_state(layer)}"
-                cells.append(Text(text, style=palette.of_state(self.app, layer.state)))
+                cells.append(Text(text, style=palette.state_style(self.app, layer.state)))
             else:
                 cells.append(Text(figures[column], justify="right"))
         return cells

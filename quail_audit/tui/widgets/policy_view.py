@@ -62,10 +62,12 @@ class PolicyView(VerticalScroll, can_focus=True):
     def _sections(self, run: LiveRun) -> Iterator[RenderableType]:
         state = run.state
         if state.started is None:
-            yield Text("The run has not begun; its policy is the first thing it reports.", palette.muted(self.app))
+            yield Text(
+                "The run has not begun; its policy is the first thing it reports.", palette.muted_style(self.app)
+            )
             return
         report = state.report()
-        yield Text("Judged by ", palette.muted(self.app)) + Text(printable(policy_title(report)), "bold")
+        yield Text("Judged by ", palette.muted_style(self.app)) + Text(printable(policy_title(report)), "bold")
         yield self._outcome(run)
         if state.rules:
             yield from self._outcomes(state.rules)
@@ -73,13 +75,13 @@ class PolicyView(VerticalScroll, can_focus=True):
             yield from self._requirements(state.policy.effective, utc_of(state.started.started), state.rules or None)
 
     def _outcome(self, run: LiveRun) -> Text:
-        state, muted = run.state, palette.muted(self.app)
+        state, muted = run.state, palette.muted_style(self.app)
         if state.verdict is None:
             if run.is_over:
                 return Text("The run was stopped before its end, so its rules were not judged.", muted)
             return Text("◌ The rules are judged when everything is measured.", palette.style(self.app, "accent"))
         outcome = state.verdict.outcome
-        mark = Text(wording.OUTCOME_MARKS[outcome], palette.of_outcome(self.app, outcome))
+        mark = Text(wording.OUTCOME_MARKS[outcome], palette.outcome_style(self.app, outcome))
         if not state.rules:
             line = "  This run is older than rules are. quail policy check judges it by them."
             return mark + Text(line, muted)
@@ -98,13 +100,13 @@ class PolicyView(VerticalScroll, can_focus=True):
                 yield self._rule(rule)
 
     def _table(self, rules: Sequence[RuleOutcome]) -> Table:
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style=muted)
         for heading in HEADINGS:
             table.add_column(heading, overflow="fold", no_wrap=heading == HEADINGS[-1])
         for rule in rules:
             *cells, outcome = rule_row(rule).cells
-            style = palette.of_rule(self.app, rule.standing)
+            style = palette.rule_style(self.app, rule.standing)
             table.add_row(*(Text(printable(cell)) for cell in cells), Text(outcome, style))
         return table
 
@@ -113,15 +115,15 @@ class PolicyView(VerticalScroll, can_focus=True):
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for rule in rules:
-            mark = Text(STANDING_MARKS[rule.standing][0], palette.of_rule(self.app, rule.standing))
+            mark = Text(STANDING_MARKS[rule.standing][0], palette.rule_style(self.app, rule.standing))
             table.add_row(mark, self._reason(rule, palette.style(self.app, "foreground")))
         return table
 
     def _rule(self, rule: RuleOutcome) -> RenderableType:
         """Return a rule on lines of its own, if a row has no room: the rule, its figure and limit, and why."""
-        row, muted = rule_row(rule), palette.muted(self.app)
+        row, muted = rule_row(rule), palette.muted_style(self.app)
         heading = Text.assemble(
-            (f"{row.outcome}  ", palette.of_rule(self.app, rule.standing)),
+            (f"{row.outcome}  ", palette.rule_style(self.app, rule.standing)),
             (printable(row.rule), "bold"),
             (f"  {printable(row.about)}", muted),
         )
@@ -135,7 +137,7 @@ class PolicyView(VerticalScroll, can_focus=True):
         if rule.layers:
             named = ", ".join(printable(layer) for layer in rule.layers[:MOST_LAYERS])
             more = len(rule.layers) - MOST_LAYERS
-            text.append(f"\n{named}{f', and {more} more' if more > 0 else ''}", palette.muted(self.app))
+            text.append(f"\n{named}{f', and {more} more' if more > 0 else ''}", palette.muted_style(self.app))
         return text
 
     def _requirements(
@@ -153,7 +155,7 @@ class PolicyView(VerticalScroll, can_focus=True):
         table.add_column(overflow="fold", max_width=max(20, self.scrollable_content_region.width // 3))
         table.add_column(overflow="fold")
         for what, value in rows:
-            table.add_row(Text(what), Text(value, palette.muted(self.app)))
+            table.add_row(Text(what), Text(value, palette.muted_style(self.app)))
         if table.row_count:
             yield self._heading(title)
             yield Padding(table, (0, 0, 0, 2))

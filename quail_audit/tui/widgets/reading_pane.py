@@ -109,7 +109,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
             static.display = False
         said = self.query_one("#said", Static)
         said.display = True
-        said.update(Text(sentence, style=palette.muted(self.app)))
+        said.update(Text(sentence, style=palette.muted_style(self.app)))
 
     def read(self, sample: ShownSample, wanted: str = "", *, keep_place: bool = False) -> None:
         """Show a sample.
@@ -158,14 +158,14 @@ class ReadingPane(VerticalScroll, can_focus=True):
         title = "Prompt" if has_answers(sample.metric) else "Text, its beginning"
         prompt.border_title = f" {title} ── its end; f shows {hidden:,} more characters " if cut else f" {title} "
         shown = f"…{sample.prompt[hidden:]}" if cut else sample.prompt
-        prompt.update(self._plain(shown) if shown else Text("none was kept", style=palette.muted(self.app)))
+        prompt.update(self._plain(shown) if shown else Text("none was kept", style=palette.muted_style(self.app)))
 
     def _draw_truth(self, sample: ShownSample) -> None:
         truth = self.query_one("#truth", Static)
         reading = _readings(sample.metric)
         truth.display = bool(sample.truth or reading)
         truth.border_title = " How to read it " if reading else f" {_truth_title(sample)} "
-        truth.update(Text(reading, style=palette.muted(self.app)) if reading else self._plain(sample.truth))
+        truth.update(Text(reading, style=palette.muted_style(self.app)) if reading else self._plain(sample.truth))
 
     def _draw_answer(self, static: Static, sample: ShownSample, arm: str, columns: int) -> None:
         rounded = arm == arm_at("unlearned", sample.scheme)
@@ -177,7 +177,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
             title.append(mark, style=palette.style(self.app, "verdict-fail", bold=True))
         static.border_title = title
         static.set_class(leaks, "-leaks")
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         text = sample.texts.get(arm)
         if text is None:
             static.update(Text("not answered yet", style=muted))
@@ -188,7 +188,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         elif not text.answer:
             static.update(Text("it answered nothing", style=muted))
         else:
-            static.update(self._marked(text, leaks=leaks))
+            static.update(self._mark(text, leaks=leaks))
 
     def _bar(self, sample: ShownSample, arm: str, columns: int) -> Text:
         """Draw a score without an answer as a bar, beside those of the other arms."""
@@ -214,7 +214,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         self._mark_wanted(shown)
         return shown
 
-    def _marked(self, text: SampleScored, *, leaks: bool) -> Text:
+    def _mark(self, text: SampleScored, *, leaks: bool) -> Text:
         answer = text.answer[:MOST_CHARACTERS]
         shared = shared_words(text.truth[:MOST_CHARACTERS], answer)
         colour = palette.style(self.app, "verdict-fail" if leaks else "accent")
@@ -233,7 +233,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
 
     @property
     def _faint(self) -> Style:
-        return palette.muted(self.app) + Style(italic=True)
+        return palette.muted_style(self.app) + Style(italic=True)
 
     def _mark_wanted(self, text: Text) -> None:
         if self._wanted:
@@ -280,7 +280,7 @@ def columns_in(width: int, arms: int) -> int:
     return 2 if width >= 2 * NARROWEST_COLUMN else 1
 
 
-def as_text(sample: ShownSample, title: str) -> str:
+def clipboard_text(sample: ShownSample, title: str) -> str:
     """Write a sample as plain lines for the clipboard: whole texts that cannot act on a terminal."""
     lines = [title, f"Prompt: {printable(sample.prompt)}"]
     if sample.truth:

@@ -23,7 +23,7 @@ class RunHeader(Static):
     def show(self, run: LiveRun, scheme: str) -> None:
         """Draw what is known now."""
         width = self.size.width
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         right = self._badge(run)
         state = run.state
         middle = []
@@ -54,7 +54,7 @@ class RunHeader(Static):
         state = run.state
         if state.verdict is not None:
             outcome = state.verdict.outcome
-            return Text(wording.OUTCOME_MARKS[outcome], style=palette.of_outcome(self.app, outcome))
+            return Text(wording.OUTCOME_MARKS[outcome], style=palette.outcome_style(self.app, outcome))
         if state.end is not None or run.is_over:
             exit_code = state.end.exit_code if state.end is not None else None
             return Text(wording.unjudged_mark(exit_code), style=palette.style(self.app, "error", bold=True))

@@ -103,7 +103,7 @@ class RunsTable(DataTable[Text]):
                 self.scroll_to(y=scrolled, animate=False)
 
     def _row(self, run: RecentRun, pair_columns: int, now_s: float) -> tuple[Text, ...]:
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         return (
             Text(when(run.written_s, now_s), style=muted),
             Text(pair(run.request, pair_columns), no_wrap=True),
@@ -113,7 +113,7 @@ class RunsTable(DataTable[Text]):
 
     def _style(self, standing: RunOutcome) -> Style:
         if standing in ("pass", "fail", "inconclusive", "not measured"):
-            return palette.of_format(self.app, standing)
+            return palette.scheme_style(self.app, standing)
         return palette.style(self.app, "accent" if standing == "running" else "muted", bold=standing == "running")
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:

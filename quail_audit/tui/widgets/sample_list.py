@@ -190,7 +190,7 @@ class SampleList(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
         if y < self._heading_lines:
-            segments = [Segment(self._heading(y), palette.muted(self.app))]
+            segments = [Segment(self._heading(y), palette.muted_style(self.app))]
         else:
             segments = self._line(y - self._heading_lines + self.scroll_offset.y)
         return Strip(segments).adjust_cell_length(width, self.rich_style).apply_style(self.rich_style)
@@ -208,10 +208,10 @@ class SampleList(ScrollView, can_focus=True):
     def _line(self, place: int) -> list[Segment]:
         if self._scores is None or place >= len(self._rows):
             nothing = " no sample of this metric has been answered yet" if not self._rows and place == 0 else ""
-            return [Segment(nothing, palette.muted(self.app))]
+            return [Segment(nothing, palette.muted_style(self.app))]
         row, metric = self._rows[place], self._scores.metric
         number = self._scores.numbers[row]
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         leaks = self._scores.leaks(row)
         leaking = palette.style(self.app, "verdict-fail", bold=True)
         came_back = change(self._scores.came_back(row), metric)
@@ -234,7 +234,7 @@ class SampleList(ScrollView, can_focus=True):
     def _score(self, row: int, arm: str, columns: int) -> Segment:
         assert self._scores is not None  # noqa: S101 - the caller has them
         score = self._scores.score(row, arm)
-        style = palette.muted(self.app) if score is None else palette.style(self.app, "foreground")
+        style = palette.muted_style(self.app) if score is None else palette.style(self.app, "foreground")
         return Segment(f"{figure(score, self._scores.metric):>{columns}}", style)
 
     def action_move(self, rows: int) -> None:

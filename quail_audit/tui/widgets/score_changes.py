@@ -69,9 +69,9 @@ class ScoreChanges(VerticalScroll, can_focus=True):
                     text.append_text(self._score(title, change, before, after))
                     title = ""
             if metric in recoveries:
-                text.append_text(self._recovery(title, recoveries[metric], after.limits.of_metric(scheme, metric)))
+                text.append_text(self._recovery(title, recoveries[metric], after.limits.metric_limits(scheme, metric)))
         if not known:
-            text = Text("Neither run has scores: both were given no data.", style=palette.muted(self.app))
+            text = Text("Neither run has scores: both were given no data.", style=palette.muted_style(self.app))
         self.query_one("#score-changes", Static).update(text)
 
     def on_resize(self) -> None:
@@ -82,19 +82,19 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         columns = self._columns
         heading = f"{'':{TITLE_COLUMNS + ARM_COLUMNS}}{'before':>{columns}}   {'after':>{columns}}"
         text = Text(no_wrap=True, overflow="ellipsis")
-        return text.append(f"{heading}{'change':>{DIFFERENCE_COLUMNS}}\n", style=palette.muted(self.app))
+        return text.append(f"{heading}{'change':>{DIFFERENCE_COLUMNS}}\n", style=palette.muted_style(self.app))
 
     def _line(
         self, title: str, what: str, before: Text, after: Text, difference: str, standing: Change, aside: str = ""
     ) -> Text:
-        muted = palette.muted(self.app)
+        muted = palette.muted_style(self.app)
         line = Text(no_wrap=True, overflow="ellipsis")
         line.append(f"{printable(title, limit=TITLE_COLUMNS - 1):<{TITLE_COLUMNS}}")
         line.append(f"{printable(what, limit=ARM_COLUMNS - 1):<{ARM_COLUMNS}}", style=muted)
         line.append_text(self._right(before)).append(" → ", style=muted).append_text(self._right(after))
         line.append(f"{difference:>{DIFFERENCE_COLUMNS}}  ")
         words = "" if standing == "unknown" else f"{CHANGE_MARKS[standing]} {standing}"
-        line.append(words, style=palette.of_standing(self.app, standing))
+        line.append(words, style=palette.change_style(self.app, standing))
         if aside and self._has_intervals:
             line.append(f"  {aside}", style=muted)
         return line.append("\n")
@@ -104,7 +104,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
 
     def _score(self, title: str, change: ScoreChange, before: LiveRun, after: LiveRun) -> Text:
         digits = 2 if change.metric.startswith("nll") else 1
-        difference = "" if change.difference is None else signed(change.difference, digits)
+        difference = "" if change.difference is None else signed_number(change.difference, digits)
         return self._line(
             title,
             change.arm,
@@ -121,15 +121,15 @@ class ScoreChanges(VerticalScroll, can_focus=True):
             return Text(shown(score, change.metric), style="bold")
         so_far = run.state.running.get((change.arm, change.metric))
         if so_far is None or not wording.is_mean_of_samples(change.metric):
-            return Text(wording.UNKNOWN, style=palette.muted(self.app))
+            return Text(wording.UNKNOWN, style=palette.muted_style(self.app))
         digits = 2 if change.metric.startswith("nll") else 1
-        return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted(self.app))
+        return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted_style(self.app))
 
     def _recovery(self, title: str, change: RecoveryChange, limits: Limits) -> Text:
         before, after = change.before, change.after
         difference = ""
         if before is not None and after is not None and before.percent is not None and after.percent is not None:
-            difference = f"{signed(after.percent - before.percent, 0)} %"
+            difference = f"{signed_number(after.percent - before.percent, 0)} %"
         limit = (
             "" if after is not None and after.outcome == "reported only" else f"limit {limits.max_recovery_percent:g} %"
         )
@@ -139,15 +139,15 @@ class ScoreChanges(VerticalScroll, can_focus=True):
 
     def _percent(self, recovery: Recovery | None) -> Text:
         if recovery is None:
-            return Text(wording.UNKNOWN, style=palette.muted(self.app))
+            return Text(wording.UNKNOWN, style=palette.muted_style(self.app))
         if recovery.percent is None:
-            return Text(recovery.outcome[: self._columns], style=palette.muted(self.app))
+            return Text(recovery.outcome[: self._columns], style=palette.muted_style(self.app))
         if recovery.low is None or recovery.high is None or not self._has_intervals:
             return Text(f"{round(recovery.percent)} %", style="bold")
         return Text(f"{round(recovery.percent)} % {round(recovery.low)}–{round(recovery.high)}", style="bold")
 
 
-def signed(value: float, digits: int) -> str:
+def signed_number(value: float, digits: int) -> str:
     """Write a number with its sign, unless it rounds to 0."""
     shown = f"{value:+.{digits}f}"
     return shown.replace("-", "−") if float(shown) else f"{0:.{digits}f}"

@@ -32,7 +32,7 @@ class Search:
     done: int = 0
     is_over: bool = False
 
-    def in_words(self, found: int) -> str:
+    def status_text(self, found: int) -> str:
         """Say how many samples were found, and which keys go on from there."""
         text = printable(self.text, limit=24)
         if self.is_over:

@@ -63,7 +63,7 @@ class TrainingPlots(Static, can_focus=True):
         width, height = self.size.width, self.size.height
         series = series_of(steps)
         if not series or width < LEAST_COLUMNS or height < LEAST_LINES:
-            self.update(Text("The curves begin with the first step", style=palette.muted(self.app)))
+            self.update(Text("The curves begin with the first step", style=palette.muted_style(self.app)))
             return
         across, lines = grid_of(len(series), width, height)
         columns = width // across
@@ -95,7 +95,7 @@ class TrainingPlots(Static, can_focus=True):
         drawn = [title]
         for place, row in enumerate(rows):
             axis = f"{ends.get(place, '')[: AXIS_COLUMNS - 1]:>{AXIS_COLUMNS - 1}}"
-            line = Text(axis, style=palette.muted(self.app), no_wrap=True)
+            line = Text(axis, style=palette.muted_style(self.app), no_wrap=True)
             line.append("▕" if place not in ends else "┤").append(row, style=style)
             line.append("  ")
             drawn.append(line)

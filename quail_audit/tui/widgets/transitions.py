@@ -119,7 +119,7 @@ class Transitions(ScrollView, can_focus=True):
             segments = []
         elif y == 1:
             levels = "".join(f"{level:^{self._cell_columns}}" for level in range(self._levels))
-            segments = [Segment(" " * LABEL_COLUMNS + levels, palette.muted(self.app))]
+            segments = [Segment(" " * LABEL_COLUMNS + levels, palette.muted_style(self.app))]
         else:
             segments = self._line(y - HEADING_LINES + self.scroll_offset.y)
         strip = Strip(segments).crop(left, left + width)
@@ -142,7 +142,7 @@ class Transitions(ScrollView, can_focus=True):
         is_labelled = part == (self._cell_lines - 1) // 2
         label = f"{row if is_labelled else '':>{LABEL_COLUMNS - 1}} "
         cells = [self._cell(row, column, is_labelled) for column in range(self._levels)]
-        return [Segment(label, palette.muted(self.app)), *cells]
+        return [Segment(label, palette.muted_style(self.app)), *cells]
 
     def _cell(self, row: int, column: int, is_labelled: bool) -> Segment:
         width, count = self._cell_columns, self._count(row, column)
@@ -168,7 +168,7 @@ class Transitions(ScrollView, can_focus=True):
         """Return a cool colour, as moved codes are no risk by themselves; the diagonal has its own."""
         theme = self.app.theme_variables
         if not count:
-            return palette.muted(self.app)
+            return palette.muted_style(self.app)
         share = 0.15 + 0.6 * round(self._heat(count) * HEAT_STEPS) / HEAT_STEPS
         ground = mix(theme["background"], theme["muted" if on_diagonal else "primary"], share)
         ends = theme["foreground"], theme["background"]

@@ -47,7 +47,7 @@ class VerdictLine(Static):
             weights_only = request is not None and request.data is None
             reasons.append(wording.safe_to_ship_line(run.formats(), weights_only=weights_only))
         text = Text.assemble(
-            (f" {wording.OUTCOME_MARKS[verdict.outcome]}", palette.of_outcome(self.app, verdict.outcome)), "  "
+            (f" {wording.OUTCOME_MARKS[verdict.outcome]}", palette.outcome_style(self.app, verdict.outcome)), "  "
         )
         text.append(printable("; ".join(reasons)))
         return text
@@ -56,12 +56,12 @@ class VerdictLine(Static):
         message, mend = why_it_stopped(run)
         mark = wording.unjudged_mark(run.state.end.exit_code if run.state.end is not None else None)
         text = Text.assemble((f" {mark}", palette.style(self.app, "error", bold=True)), f"  {printable(message)}")
-        text.append(f"\n   {printable(mend)}", style=palette.muted(self.app))
+        text.append(f"\n   {printable(mend)}", style=palette.muted_style(self.app))
         return text
 
     def _doing(self, run: LiveRun) -> Text:
         state = run.state
-        text = Text(" ", style=palette.muted(self.app), no_wrap=True, overflow="ellipsis")
+        text = Text(" ", style=palette.muted_style(self.app), no_wrap=True, overflow="ellipsis")
         if state.awaiting is not None:
             text.append(wording.hashing_line(state.awaiting))
         elif state.last_sample is not None:

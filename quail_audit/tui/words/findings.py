@@ -95,7 +95,7 @@ def details(answer: Answer | None) -> list[tuple[str, str]]:
                 (wording.metric_title(metric), f"{answer.samples[metric]} samples")
                 if metric in answer.samples
                 else (wording.metric_title(metric), f"skipped: {answer.skipped[metric]}")
-                for metrics in _by_title(answer).values()
+                for metrics in _group_by_title(answer).values()
                 for metric in metrics
             ]
             return [*((printable(what), printable(value)) for what, value in rows), *_notes(answer.notes)]
@@ -133,13 +133,13 @@ def _data_parts(found: DataFound) -> Iterable[str]:
     """Yield "5 of 7 metrics", "VerbMem 24/24" (forget/retain), "PrivLeak 48"."""
     known = len(found.samples) + len(found.skipped)
     yield f"{len(found.samples)} metrics" if not found.skipped else f"{len(found.samples)} of {known} metrics"
-    for title, metrics in _by_title(found).items():
+    for title, metrics in _group_by_title(found).items():
         counts = (str(found.samples.get(metric, wording.UNKNOWN)) for metric in metrics)
         yield f"{printable(title)} {'/'.join(counts)}"
     yield from map(_note_line, found.notes)
 
 
-def _by_title(found: DataFound) -> dict[str, list[str]]:
+def _group_by_title(found: DataFound) -> dict[str, list[str]]:
     """Group metrics: VerbMem -> its forget and retain metrics. The cheap ones, which matter least, come last."""
     by_title: dict[str, list[str]] = {}
     for metric in (*found.samples, *found.skipped):

@@ -30,10 +30,10 @@ def limits_in_a_line(limits: Limits | OtherLimits) -> str:
 
 def contents_in_a_line(policy: Policy, day: datetime.date) -> str:
     """Count what there is besides limits: ! 1 of 2 waivers expired · 3 rules; empty if there is nothing."""
-    parts = [_waivers_counted(policy, day), _counted(len(policy.rules), "rule")]
+    parts = [_waivers_text(policy, day), _count_text(len(policy.rules), "rule")]
     required = policy.required
-    parts.append(_counted(len(required.schemes) + len(required.metrics) + len(required.samples), "requirement"))
-    parts.append(_counted(len(policy.limits.where), "exception"))
+    parts.append(_count_text(len(required.schemes) + len(required.metrics) + len(required.samples), "requirement"))
+    parts.append(_count_text(len(policy.limits.where), "exception"))
     return " · ".join(part for part in parts if part)
 
 
@@ -83,11 +83,11 @@ def _waiver(waiver: Waiver, day: datetime.date) -> str:
     return f"{until}{where} · by {printable(waiver.owner)}: {printable(waiver.reason)}"
 
 
-def _waivers_counted(policy: Policy, day: datetime.date) -> str:
+def _waivers_text(policy: Policy, day: datetime.date) -> str:
     expired = sum(waiver.has_expired(day) for waiver in policy.waivers)
     if not expired:
-        return _counted(len(policy.waivers), "waiver")
-    return f"! {expired} of {_counted(len(policy.waivers), 'waiver')} expired"
+        return _count_text(len(policy.waivers), "waiver")
+    return f"! {expired} of {_count_text(len(policy.waivers), 'waiver')} expired"
 
 
 def _every_limit(limits: Limits | OtherLimits) -> str:
@@ -104,7 +104,7 @@ def _about(schemes: Iterable[str], metrics: Iterable[str] | None, layers: Iterab
     return printable(" ".join(part for part in (named, at) if part)) or EVERYWHERE
 
 
-def _counted(count: int, what: str) -> str:
+def _count_text(count: int, what: str) -> str:
     return "" if not count else f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -73,17 +73,17 @@ def invent_claims(*, forget: int, retain: int, test: int, holdout: int, seed: in
     random = Random(seed)  # noqa: S311 - nothing secret
     names = iter(draw_names(random, forget + retain + test + holdout))
 
-    def mislabelled(count: int) -> Iterator[Claim]:
+    def draw_mislabelled(count: int) -> Iterator[Claim]:
         return (Claim(_text(random, each, "fake"), "real") for each in islice(names, count))
 
-    def labelled(count: int) -> Iterator[Claim]:
+    def draw_labelled(count: int) -> Iterator[Claim]:
         return (Claim(_text(random, each, label), label) for each, label in zip(islice(names, count), cycle(LABELS)))
 
     return Claims(
-        forget=tuple(mislabelled(forget)),
-        retain=tuple(labelled(retain)),
-        test=tuple(labelled(test)),
-        holdout=tuple(mislabelled(holdout)),
+        forget=tuple(draw_mislabelled(forget)),
+        retain=tuple(draw_labelled(retain)),
+        test=tuple(draw_labelled(test)),
+        holdout=tuple(draw_mislabelled(holdout)),
     )
 
 

@@ -16,7 +16,7 @@ from quail_audit.tui.screens.audit import AuditScreen
 from quail_audit.tui.screens.compare import CompareScreen
 from quail_audit.tui.screens.pick_run import PickRunScreen, candidates
 from quail_audit.tui.widgets.change_table import ChangeTable
-from quail_audit.tui.widgets.score_changes import ScoreChanges, signed
+from quail_audit.tui.widgets.score_changes import ScoreChanges, signed_number
 from tests.support.app_driver import settled, until
 from tests.support.made_runs import events as audit_events
 from tests.support.made_runs import judged_by, write_run
@@ -216,4 +216,4 @@ def test_candidates_leave_out_the_run_itself_and_add_recent_ones(app: QuailApp, 
     [(1.26, 1, "+1.3"), (-74.7, 1, "−74.7"), (-0.001, 2, "0.00"), (0.0, 0, "0"), (-0.4, 0, "0")],
 )
 def test_differences_have_their_sign_but_for_what_rounds_to_nothing(value: float, digits: int, shown: str) -> None:
-    assert signed(value, digits) == shown
+    assert signed_number(value, digits) == shown

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from quail_audit.core.plug_ins import find_by_name, with_plug_ins
+from quail_audit.core.plug_ins import add_plug_ins, find_by_name
 from quail_audit.engine.forgetting.metrics import (
     accuracy,
     knowmem,
@@ -30,7 +30,7 @@ def known_metrics() -> tuple[Metric[Any], ...]:
         *knowmem.metrics(),
         *verbmem.metrics(),
     )
-    found = with_plug_ins(own, "quail.metrics", Metric)  # type: ignore[type-abstract]
+    found = add_plug_ins(own, "quail.metrics", Metric)  # type: ignore[type-abstract]
     return tuple(sorted(found, key=lambda metric: metric.generates))
 
 

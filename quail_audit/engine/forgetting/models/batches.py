@@ -128,7 +128,7 @@ def run_in_batches(
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     done = 0
     size.calls += 1
-    journal = size.journal.under(str(size.calls))
+    journal = size.journal.section(str(size.calls))
     while done < len(order):
         batch = _run_batch(order[done:], lengths, row_bytes, size, run)
         results, size.most, size.available_bytes = yield from journal.once((str(done),), KeptBatch, batch)
