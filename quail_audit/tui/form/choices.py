@@ -180,7 +180,7 @@ def readiness(choices: Choices, found: Found) -> Readiness:
         return Readiness("choose the unlearned checkpoint: a folder, or a Hugging Face id", "unlearned")
     for topic, title in TITLES.items():
         if isinstance(found.get(topic), Problem):
-            return Readiness(f"{title} cannot be used as it is; press F2 for the full reason", topic)
+            return Readiness(f"{title} cannot be used as it is; press F2 to see why", topic)
     if not choices.schemes:
         return Readiness("choose at least one scheme", "schemes")
     if why := _scheme_problem(choices, found.get("schemes")):
