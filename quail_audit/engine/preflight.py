@@ -70,7 +70,7 @@ def answer(question: Question, *, hub_is_reachable: bool = True) -> Answer:
                 return _list_devices()
     except QuailError as error:
         return Problem(message=printable(error.message), where=printable(error.where), mend=printable(error.mend))
-    except Exception as error:  # whatever a library says to what it finds; the app must go on
+    except Exception as error:  # a library may raise anything; the app must go on
         return Problem(message=f"could not be checked: {printable(f'{type(error).__name__}: {error}', limit=300)}")
 
 
@@ -205,7 +205,7 @@ def main() -> NoReturn:
     os.nice(NICENESS)
     asked, said = _take_protocol()
     hub_is_reachable = not _is_offline()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # whatever a library does on its own: a question never starts a download
+    os.environ["HF_HUB_OFFLINE"] = "1"  # so that no library starts a download for a question
     questions: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_questions, args=(asked, questions.put), name="questions", daemon=True).start()
     while True:

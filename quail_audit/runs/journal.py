@@ -75,7 +75,7 @@ class KeptArray(Value):
             data = base64.b64decode(self.base64, validate=True)
             found = np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
         except (binascii.Error, ValueError) as error:
-            raise _journal_error(f"an array is not as its shape says: {error}") from error
+            raise _journal_error(f"an array does not fit its shape: {error}") from error
         return found.astype(self.dtype)
 
 
@@ -189,7 +189,7 @@ def _places(path: Path) -> Generator[tuple[tuple[str, ...], int], None, None]:
             try:
                 key = json.loads(line)["key"]
                 if not isinstance(key, list) or not all(isinstance(part, str) for part in key):
-                    raise ValueError("its key is no list of names")
+                    raise ValueError("its key is not a list of names")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise _journal_error(_first_of(error), path, number) from error
             yield tuple(key), place

@@ -21,7 +21,7 @@ class RecordedEvents:
         self._events = events
         self._next = next(events, None)
         self.at_s = 0.0  # of the last one passed on
-        self.is_over = False  # whether an event was said that was not recorded
+        self.is_over = False  # True once an event is said that was not recorded
 
     def replay_until(self, event: Event) -> Iterator[Event]:
         """Yield the records up to an event that is said again, that one included; all that is left if it was not.

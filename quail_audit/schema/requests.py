@@ -50,7 +50,7 @@ class TrainRequest(Value):
     hinge_precision: Precision = "full"
     hinge_weight: Annotated[float, Field(ge=0.0)] = 1.0  # lambda
     retain_weight: Annotated[float, Field(ge=0.0)] = 1.0  # alpha
-    l1_weight: Annotated[float, Field(ge=0.0)] = 1e-6  # mu; has a say where the objective has an L1 term
+    l1_weight: Annotated[float, Field(ge=0.0)] = 1e-6  # mu; used if the objective has an L1 term
     forget_loss_cap: Annotated[float, Field(gt=0.0)] | None = None  # of gradient ascent, nats a token; None: unbounded
     margin_logits: Annotated[float, Field(gt=0.0)] | None = None  # gamma; None: half the quantization step
     margin_scale: Annotated[float, Field(gt=0.0)] = 1.0
@@ -58,7 +58,7 @@ class TrainRequest(Value):
     layers: tuple[str, ...] = ("all",)
     text_column: str | None = None  # as an audit's
     label_column: str | None = None
-    report: str | None = None  # the audit's run folder, where layers are those at risk
+    report: str | None = None  # the audit's run folder, if layers are those at risk
     init: Literal["unlearned", "original"] = "unlearned"
     epochs: Annotated[float, Field(gt=0.0)] = 5.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -66,10 +66,10 @@ class TrainRequest(Value):
     batch_size: Annotated[int, Field(ge=1)] = 8  # forget samples a step, over all processes; as many retain samples
     max_length: Annotated[int, Field(ge=8)] = 512  # of a sample, in tokens
     eval_steps: Annotated[int, Field(ge=1)] | None = None  # None: no scores on the way
-    target_forget: float | None = None  # stop where the forget score of the rounded model is at or below it,
+    target_forget: float | None = None  # stop if the forget score of the rounded model is at or below it,
     target_retain: float | None = None  # and its retain score at or above it
-    reference: Literal["full", "4bit", "precomputed"] = "full"  # how the original's logits are had
-    reference_top_k: Annotated[int, Field(ge=1)] = 64  # logits kept of each token, where they are precomputed
+    reference: Literal["full", "4bit", "precomputed"] = "full"  # how the original's logits are obtained
+    reference_top_k: Annotated[int, Field(ge=1)] = 64  # logits kept of each token, if they are precomputed
     resume_from_checkpoint: str | None = None
     audit: bool = False
     trainer: dict[str, str] = {}  # other arguments of transformers' Trainer, by their names there
@@ -90,9 +90,9 @@ class CarryRequest(Value):
     out: str
     scheme: str = "nf4"
     way: CarryWay = "random"
-    calibrate: str | None = None  # the texts, where the way is calibrated
+    calibrate: str | None = None  # the texts, if the way is calibrated
     layers: tuple[str, ...] = ("erased",)
-    report: str | None = None  # the audit's run folder, where layers are those at risk
+    report: str | None = None  # the audit's run folder, if layers are those at risk
     seed: Annotated[int, Field(ge=0)] = 0
     copy_4bit: str | None = None  # folder for the result packed to the scheme's 4 bits as well
 

@@ -43,7 +43,7 @@ def carry(
             "--calibration",
             "--calibrate",  # the older name
             help="Texts to calibrate on: a data folder, whose retain set is taken, or a .txt or .jsonl file. Any texts "
-            "will do; some that the model must keep are best.",
+            "will do; texts that the model must keep are best.",
             metavar="TEXTS",
         ),
     ] = None,

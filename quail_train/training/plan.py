@@ -119,7 +119,7 @@ def _refuse_quantized(pair: Pair) -> None:
 def _refuse_weight_decay(preset: Preset, arguments: TrainingArguments) -> None:
     if preset.saliency and arguments.weight_decay:
         raise UsageError(
-            "weight decay would move the rows that are to stay",
+            "weight decay would move the rows that must not change",
             where="--weight-decay",
             mend=f"Leave it out with the objective {preset.name}",
         )

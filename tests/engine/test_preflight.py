@@ -104,7 +104,7 @@ def test_a_checkpoint_without_config_is_told_by_names(tmp_path: Path) -> None:
     found = answer(AboutCheckpoint(source=str(tmp_path)))
     assert isinstance(found, CheckpointFound)
     assert found.facts.architecture is None
-    assert any("told by names and shapes" in note for note in found.notes)
+    assert any("found by names and shapes" in note for note in found.notes)
 
 
 def test_pickled_junk_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def _measure_layer(
 ) -> Generator[Event, None, Found]:
     from quail_audit.engine.weights.statistics import layer_detail, layer_statistics
 
-    original, unlearned = pair.read(layer)  # gone when this returns, so that never two layers are in memory
+    original, unlearned = pair.read(layer)  # freed on return, so that two layers are never in memory
     made = None if layer.name in left else work.quantized[scheme.name]
     sums = _sums(scheme, layer, original, unlearned, made)
     limits = work.policy.limits.layer_limits(scheme.name, layer.name)

@@ -129,7 +129,7 @@ def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
         strange = next(scheme for scheme in asked if scheme not in formats)
         raise UsageError(
             f"the checkpoints are quantized already, as {name}, and are measured as they are stored; {strange} would "
-            "round what is rounded",
+            "round them again",
             where="--scheme",
             mend="Leave --scheme out, or give the full-precision checkpoints",
         )
@@ -139,14 +139,14 @@ def stored_pair(pair: Pair, asked_for: Sequence[str]) -> StoredPair | None:
     if len(formats) > 1:
         notes.append(
             f"the two checkpoints are stored in different formats, {name}: they are compared by dequantized values, "
-            "which differ between formats even where the models were equal"
+            "which differ between formats even if the models were equal"
         )
     one_full = pair.original.scheme is None or pair.unlearned.scheme is None
     rounding = _find_rounding(pair, name) if one_full else None
     if one_full and rounding is None:
         notes.append(
-            f"one checkpoint is in full precision, and no scheme rounds it just as the other is stored ({name}): where "
-            "none rounds a layer, dequantized values are compared"
+            f"one checkpoint is in full precision, and no scheme rounds it just as the other is stored ({name}): the "
+            "dequantized values of layers that none rounds are compared"
         )
     schemes = ActiveSchemes(() if rounding is None else (rounding,))
     return StoredPair(pair, name, rounding, schemes, tuple(notes))

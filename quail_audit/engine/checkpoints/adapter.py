@@ -91,7 +91,7 @@ class Adapter:
                 merged: torch.Tensor = model.merge_and_unload().get_submodule(path).weight.data
         except BadInputError:
             raise
-        except Exception as error:  # PEFT's many kinds of LoRA raise as they please
+        except Exception as error:  # PEFT's kinds of LoRA may raise anything
             raise BadInputError(
                 f"PEFT cannot merge it into {printable(path)}: {printable(str(error), limit=300)}",
                 where=str(self.folder),
@@ -110,7 +110,7 @@ class Adapter:
         for rank in (self.config.r, *(pattern.values() if isinstance(pattern, dict) else ())):
             if isinstance(rank, int) and rank > longest:
                 raise BadInputError(
-                    f"says a rank of {rank}; no factor that is stored has more than {longest}",
+                    f"states a rank of {rank}; no stored factor has more than {longest}",
                     where=str(self.folder / "adapter_config.json"),
                     mend="Copy or download the adapter again",
                 )
@@ -173,7 +173,7 @@ def _read_lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of keys that a newer PEFT wrote
             config: object = LoraConfig.from_peft_type(**values)  # type: ignore[no-untyped-call]
-    except Exception as error:  # whatever its checks say to values that make no sense
+    except Exception as error:  # its checks may raise anything if values make no sense
         raise BadInputError(
             f"is not a LoRA configuration: {printable(f'{type(error).__name__}: {error}', limit=300)}", where=str(path)
         ) from error

@@ -189,7 +189,7 @@ def _build_empty_model(config_json: str, where: str) -> PreTrainedModel | None:
             # Eager: the fast kinds of attention have the same modules, and may not be installed.
             model: PreTrainedModel = auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
             return model
-    except Exception as error:  # whatever a model's code says to values that make no sense
+    except Exception as error:  # a model's code may raise anything if values make no sense
         raise BadInputError(
             f"describes no {printable(model_type)} model that transformers can build: "
             f"{printable(f'{type(error).__name__}: {error}', limit=300)}",
@@ -307,7 +307,7 @@ def _guess_layout(
         rounded=tuple(rounded),
         left=tuple(left),
         parameter_of=lambda name: name if name in tensors else None,
-        note=f"{why}: its layers were told by names and shapes, and may not be those that are rounded in use",
+        note=f"{why}: its layers were found by names and shapes, and may differ from those rounded in use",
     )
 
 

@@ -297,7 +297,7 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
             where=str(file),
             mend="Save the state dict alone, as safetensors: model.save_pretrained(folder)",
         ) from error
-    except Exception as error:  # a reader of hostile zip files and pickles: it has no list of what it raises
+    except Exception as error:  # a reader of hostile zip files and pickles may raise anything
         if "mmap" in str(error):
             raise BadInputError(
                 "is not a file of torch.save, or is in the format of torch before 1.6, which cannot be mapped",
@@ -310,7 +310,7 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not _is_plain(tensor):
             raise BadInputError(
-                f"should hold plain tensors only; {printable(str(name), limit=120)} is none",
+                f"should hold plain tensors only; {printable(str(name), limit=120)} is not one",
                 where=str(file),
                 mend="Save the model's state dict alone, best as safetensors: model.save_pretrained(folder)",
             )

@@ -44,11 +44,11 @@ def recovery(
        given quantized, as it is stored;
     3. "no rounded arm" or "no floor" if an arm is absent without which nothing can be told;
     4. else max(0, M[unlearned/quantized] - F) / (M[original/full] - F) in per cent, its interval paired over samples, F
-       taken anew in each resample: "recovered" where the whole interval is above max_recovery_percent,
-       "held" where none of it is, else "undecided". A single sample leaves it undecided: it has no interval.
+       taken anew in each resample: "recovered" if the whole interval is above max_recovery_percent,
+       "held" if none of it is, else "undecided". A single sample leaves it undecided: it has no interval.
 
     For PrivLeak and membership inference the share of the way from AUC[unlearned/full] back to AUC[original/full],
-    "reported only"; negative where rounding leads further away, null where the two differ by less than
+    "reported only"; negative if rounding leads further away, null if the two differ by less than
     informative_points.
 
     Args:

@@ -14,8 +14,8 @@ from quail_audit.engine.schemes.interface import Quantized, Scheme
 if TYPE_CHECKING:
     import torch
 
-# How a quotient becomes a code: the nearest, of two as near the even one, or the one farther from zero; or a shift is
-# added and the fraction cut off.
+# A quotient becomes the nearest code, of two as near the even one or the one farther from zero; or a shift is added and
+# the fraction cut off.
 Rounding = Literal["even", "away", "cut"]
 
 SMALLEST_WIDTH = 1e-38  # of a bucket in a block of zeros, so that an update over it is a number

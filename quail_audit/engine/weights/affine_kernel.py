@@ -103,7 +103,7 @@ def _pair_kernel(
         counts_transitions = levels > 0
         rounded, update = np.empty(size, np.float32), np.empty(size, np.float32)
         update_bin, ratio_bin = np.empty(size, np.uint16), np.empty(size, np.uint16)
-        # Four counts of each pair of codes by turns, as most weights have one of few: a count waits for the one before.
+        # Each pair of codes has four counts, used in turn: most weights share few pairs; a count waits for the last.
         cell, cells = np.empty(size, np.uint16), np.zeros((4, transitions.shape[0]), np.int32)
 
         for chunk in range(first_chunk, last_chunk):
@@ -124,7 +124,7 @@ def _pair_kernel(
                     for row in range(PARAMETERS):
                         alike &= of_o[row, block] == of_u[row, block]
                         finite &= np.isfinite(of_o[row, block]) and np.isfinite(of_u[row, block])
-                # A weight elsewhere in the row may be no number, or the range too wide: no code can be told then.
+                # If a weight elsewhere in the row is not finite, or the range is too wide, no code is known.
                 if not finite:
                     dot = np.nan
                     continue
@@ -241,7 +241,7 @@ def _pair_kernel(
                 update_squared += np.float64(piece_update) * (update_unit * update_unit)
                 rounded_squared += np.float64(piece_rounded) * (rounded_unit * rounded_unit)
                 update_max = max(update_max, np.float64(np.uint32(largest_update).view(np.float32)))
-                # Weights that did not change were counted in the first bins with the others: out again.
+                # Take out the weights that did not change: they were counted in the first bins with the others.
                 if counts_updates:
                     updates[0] -= size - changed
                 ratios[0] -= size - changed
@@ -282,7 +282,7 @@ def kernel_for(
     Args:
         scheme: with even levels.
         size: weights that are summed at a time, a piece: a multiple of 8.
-        blocks: that a piece has; 1 also where it is a part of one.
+        blocks: that a piece has; 1 also if it is a part of one.
         round_o, round_u: the dtypes of both sides, which values are rounded to.
         counts_transitions: whether pairs of codes are counted.
         counts_updates: whether magnitudes of updates are, which depend on no scheme.
@@ -291,7 +291,7 @@ def kernel_for(
         kernel(original, unlearned, of_o, of_u, first_chunk, last_chunk, sums, updates, ratios, transitions).
         original and unlearned are [pieces, size]; they, sums, updates and ratios are as in kernels.py; of_o and of_u
         are float32 [PARAMETERS, pieces * blocks]; transitions is int32 [levels * levels + 1], the last for weights
-        that are equal in value and in code, or [1] where they are not counted. Chunks are of WEIGHTS_PER_CHUNK weights.
+        that are equal in value and in code, or [1] if they are not counted. Chunks are of WEIGHTS_PER_CHUNK weights.
     """
     loop = _pair_kernel(
         _ROUNDINGS[scheme.rounding],

@@ -186,7 +186,7 @@ def _pair_kernel(
                 update_squared += np.float64(block_update) * (update_unit * update_unit)
                 rounded_squared += np.float64(block_rounded) * (rounded_unit * rounded_unit)
                 update_max = max(update_max, np.float64(np.uint32(largest_update).view(np.float32)))
-                # Weights that did not change were counted in the first bins with the others: out again.
+                # Take out the weights that did not change: they were counted in the first bins with the others.
                 if counts_updates:
                     updates[0] -= size - changed
                 ratios[0] -= size - changed
@@ -218,7 +218,7 @@ def kernel_for(grid: LevelTable, round_o: int, round_u: int, *, counts_updates: 
     Returns:
         kernel(original, unlearned, scales_o, scales_u, first_chunk, last_chunk, sums, updates, ratios, transitions).
         original and unlearned are [blocks, block size], the bits of float32 (int32) or of bfloat16 (uint16); scales_*
-        are float32 [blocks] to dequantize with, or empty where that is each block's absmax. Added to: sums, float64
+        are float32 [blocks] to dequantize with, or empty if that is each block's absmax. Added to: sums, float64
         [chunks, COLUMNS], and the counts, int32: updates and ratios [BINS], and transitions [LEVELS * LEVELS]. A call
         may be given up to 2^31 - 1 weights: more could overflow a count. Runs without the interpreter's lock.
     """

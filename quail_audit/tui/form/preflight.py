@@ -139,7 +139,7 @@ class Preflight:
                         await process.wait()
                 if process.returncode is not None and stderr is not None:
                     ending = ": ".join(filter(None, (how_it_ended(process.returncode), _last_line(stderr))))
-        finally:  # also where the conversation is cancelled
+        finally:  # also if the conversation is cancelled
             if process is not None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -212,8 +212,8 @@ def test_a_saved_module_of_another_size_is_bad_input(tmp_path: Path) -> None:
         ({"r": "four"}, "LoRA configuration|cannot merge"),
         ({"use_dora": True, "megatron_config": None, "layers_pattern": 7}, "LoRA configuration|cannot merge"),
         ({"r": 5}, "cannot merge"),
-        ({"r": 2**31 - 1}, "a rank of 2147483647; no factor that is stored"),
-        ({"rank_pattern": {"q_proj": 2**31 - 1}}, "a rank of 2147483647; no factor that is stored"),
+        ({"r": 2**31 - 1}, "a rank of 2147483647; no stored factor"),
+        ({"rank_pattern": {"q_proj": 2**31 - 1}}, "a rank of 2147483647; no stored factor"),
         ({"use_dora": True}, "cannot merge"),
     ],
 )

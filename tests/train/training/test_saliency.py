@@ -50,5 +50,5 @@ def test_only_salient_rows_move(training_world: Path, tmp_path: Path) -> None:
 
 
 def test_weight_decay_is_refused(training_world: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="rows that are to stay"):
+    with pytest.raises(UsageError, match="rows that must not change"):
         list(events_of(request_in(training_world, tmp_path / "out", objective="sure", trainer={"weight_decay": "0.1"})))

@@ -135,7 +135,7 @@ class GgufTensors:
         processed = self.processor.process(
             weights=array, name=gguf_name, tensor_key_mapping={}, parsed_parameters={"tensors": {}}
         )
-        # of GPT-2's head transformers makes nothing more
+        # GPT-2's head: transformers leaves it as it is
         return np.array(array if processed.name is None else processed.weights, order="C")
 
 
@@ -237,7 +237,7 @@ def _read_with_transformers(
             model = model_without_weights(config, infos, str(path))
             if model is None:
                 raise ValueError(f"it has no language model {architecture!r}")
-            # of metadata that say no depth, transformers takes a whole model's: names for it would take it seconds
+            # without a depth in the metadata, transformers takes a whole model's, whose names would take seconds
             depth = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 0
             if depth * LEAST_TENSORS_PER_LAYER > len(stored):
                 raise ValueError(f"{depth} layers are more than its {len(stored)} tensors are enough for")
@@ -245,7 +245,7 @@ def _read_with_transformers(
             return config, processor, get_gguf_hf_weights_map(model, processor)
     except BadInputError:
         raise
-    except Exception as error:  # whatever libraries say to metadata that make no sense
+    except Exception as error:  # libraries may raise anything if metadata make no sense
         raise BadInputError(
             f"holds no model that transformers can read: {printable(f'{type(error).__name__}: {error}', limit=300)}",
             where=str(path),

@@ -107,7 +107,7 @@ class _Header:
         elif kind in _BYTES_OF:
             self.skip(_BYTES_OF[kind])
         else:
-            self.refuse(f"has a key of type {kind}, which is none")
+            self.refuse(f"has a key of type {kind}, which does not exist")
 
     def skip_array(self) -> None:
         element, length = self.read_number("I"), self.read_number("Q")

@@ -17,7 +17,7 @@ SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test")
 
 
 class Accuracy(Metric[Classifier]):
-    """100 where the label is right, 0 where it is not."""
+    """A sample's score is 100 if its label is right, 0 if it is not."""
 
     task = "classification"
     generates = False

@@ -25,7 +25,7 @@ I64 = npt.NDArray[np.int64]
 
 
 class MacroF1(Metric[Classifier]):
-    """A sample's score is 100 where its label is right, 0 where it is not. Measured.values are the classes given."""
+    """A sample's score is 100 if its label is right, 0 if it is not. Measured.values are the classes given."""
 
     task = "classification"
     generates = False
@@ -76,7 +76,9 @@ def _score(true: I64, given: I64, classes: int, seed: int) -> Score:
     cells = np.flatnonzero(counts)
     total = len(true)
     drawn = np.random.default_rng(seed).multinomial(total, counts.flat[cells] / total, size=RESAMPLES)
-    used = np.unique(np.concatenate((cells // classes, cells % classes)))  # what no text has and no text was given
+    used = np.unique(
+        np.concatenate((cells // classes, cells % classes))
+    )  # without classes that no text has or was given
     place = np.searchsorted(used, cells // classes), np.searchsorted(used, cells % classes)
     found = np.empty(RESAMPLES)
     step = max(1, 10**6 // len(used) ** 2)

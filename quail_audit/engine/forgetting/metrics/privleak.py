@@ -2,7 +2,7 @@
 
 It is MUSE's M3. Each text is scored by Min-40% Prob (Shi et al., arXiv 2310.16789): the mean log-probability of its 40
 % least likely tokens. The AUC is that of telling holdout texts, never trained on, from forget texts by the higher
-score, x 100: as in MUSE's code it is near 0 where the forget set is memorised, 50 where the two look alike.
+score, x 100: as in MUSE's code it is near 0 if the forget set is memorised, 50 if the two look alike.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class BatchSize:
 
     Attributes:
         most: rows; lowered for good when memory runs out.
-        available_bytes: for a batch; None where the number of rows was asked for and memory is not looked at.
+        available_bytes: for a batch; None if the number of rows was given, and memory is not looked at.
         used: rows of the largest batch that went through.
         journal: where batches are kept; if it has a file, their results are token ids or arrays.
         calls: of run_in_batches so far, which come in the same order every time.

@@ -88,7 +88,7 @@ class TransformersModel(EvaluatedModel):
         with quiet_transformers():  # it warns of long texts, which are cut here
             ids: list[int] = self.tokenizer(text, add_special_tokens=True)["input_ids"]
         refuse_unknown_tokens(ids, self.model)
-        # some tokenizers make no token at all of a text; a model needs one to start from
+        # some tokenizers give no token for some texts; a model needs one to start from
         return ids or [self._start_id() or 0]
 
     def _encode_with_start(self, text: str) -> list[int]:

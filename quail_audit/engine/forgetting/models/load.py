@@ -130,7 +130,7 @@ def _explain_errors(source: str, folder: Path) -> Iterator[None]:
             yield
     except QuailError:
         raise
-    except Exception as error:  # the files are anybody's, and transformers may fail on them in any way
+    except Exception as error:  # the files are untrusted, and transformers may fail on them in any way
         if is_out_of_memory(error):
             raise EnvironmentProblemError(
                 "out of memory while loading the model",

@@ -68,7 +68,7 @@ def _keep_scales(plain: Any, report: MessageWriter, columns: dict[str, Any], row
             for name in layers:
                 columns[prefix + name] = scales.float()
             before = block.get_submodule(previous)
-            if isinstance(before, torch.nn.Linear):  # of which the last rows are divided: of a fused one, not all are
+            if isinstance(before, torch.nn.Linear):  # its last rows are divided, which are not all if it is fused
                 divided = torch.ones(before.weight.shape[0])
                 divided[-scales.numel() :] = scales.float().cpu().flatten()
                 rows[prefix + previous] = divided
@@ -108,4 +108,4 @@ def _refuse_identity(*_: object) -> None:
     """Refuse the identity, which GPTQModel tries after the true inverse gave weights that are no numbers."""
     from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-    raise LinAlgError("compensating with its inverse gives weights that are no finite numbers")
+    raise LinAlgError("compensating with its inverse gives weights that are not finite")

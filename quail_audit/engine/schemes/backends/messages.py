@@ -58,7 +58,7 @@ class Failed(_Message):
     type: Literal["failed"] = "failed"
     layer: str
     message: str
-    hessian: bool = False  # what the layer was fed makes no usable Hessian
+    hessian: bool = False  # the layer's inputs give no usable Hessian
 
 
 class Done(_Message):

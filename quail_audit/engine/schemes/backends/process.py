@@ -57,7 +57,7 @@ class Scratch:
         with suppress(BrokenPipeError):
             self._guard.stdin.close()
         self._guard.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)  # where the guard was killed
+        shutil.rmtree(self.folder, ignore_errors=True)  # if the guard was killed
 
     def tell_guard(self, line: str) -> None:
         """See guard.py. A guard that is gone guards nothing; the work goes on."""
