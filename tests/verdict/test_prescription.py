@@ -8,6 +8,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from quail_audit.cli import prescribe as prescribe_cli
+from quail_audit.cli.app import add_command
 from quail_audit.cli.attribute import attribute
 from quail_audit.cli.recipe import recipe
 from quail_audit.core.errors import UsageError
@@ -113,7 +114,7 @@ def test_nothing_came_back_or_nobody_can_tell() -> None:
 def test_every_option_of_a_command_is_one_of_that_command(name: str) -> None:
     functions = {"carry": carry, "train": train, "attribute": attribute, "recipe": recipe}
     app = typer.Typer()
-    app.command(name)(functions[name])
+    add_command(functions[name], name, to=app)
     options = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
     prescriptions = prescribe(report(RECOVERED, ERASED, DROWNED), "runs/1", "nf4").prescriptions
     commands = [command for cure in prescriptions for command in cure.commands if command[1] == name]
@@ -130,7 +131,7 @@ def test_applying_the_first_cure_audits_its_result(
 
     def run(command: list[str], *, check: bool) -> Any:
         app = typer.Typer()
-        app.command("carry")(carry)
+        add_command(carry, to=app)
         app.callback()(lambda: None)
         done = CliRunner().invoke(app, command[3:])
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

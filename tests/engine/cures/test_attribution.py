@@ -136,7 +136,7 @@ def test_the_command(erased_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "brings back alone" in shown
     assert isinstance(read_request(run), AttributeRequest)
     assert sum(isinstance(event, UnitMeasured) for event in replay(run)) == 5
-    with pytest.raises(BadInputError, match="the run of quail attribute"):
+    with pytest.raises(BadInputError, match="a run of quail attribute"):
         read_report(run)
 
 

@@ -408,7 +408,7 @@ def test_the_command_shows_each_file_and_exits_as_the_page_says(audited: Audited
 def test_the_command_says_how_far_it_is(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "SECONDS_BETWEEN_LINES", 0.0)
     stream = io.StringIO()
-    with reading.shown_reading(stream, "reading files") as progress:
+    with reading.show_reading(stream, "reading files") as progress:
         verify(audited.run, {}, public_key=None, progress=progress)
     lines = stream.getvalue().splitlines()
     total = sum(len(text) for files in CONTENTS.values() for text in files.values())

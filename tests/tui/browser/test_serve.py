@@ -33,7 +33,7 @@ def test_a_taken_port_a_strange_host_and_no_run_say_what_mends_them(tmp_path: Pa
         port = str(taken.getsockname()[1])
         done = quail(tmp_path, "serve", "--port", port)
     assert done.returncode == 4
-    assert f"port {port}: another program listens" in done.stderr
+    assert f"port {port}: another program is listening on this port" in done.stderr
     assert "--port 0" in done.stderr
     done = quail(tmp_path, "serve", "nowhere")
     assert done.returncode == 3

@@ -39,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         "quail_audit.tui.app_base.audit_arguments", lambda request, run_dir: ["made-audit", "--run-dir", str(run_dir)]
     )
-    monkeypatch.setattr("quail_audit.tui.app.Child", started_child)
+    monkeypatch.setattr("quail_audit.tui.app_base.Child", started_child)
     return write_run(tmp_path / "run", events(blocks=8, samples=4))
 
 
