@@ -133,7 +133,9 @@ def test_a_code_nobody_knows_yet_is_as_bad_as_the_verdict() -> None:
 def test_every_reason_a_verdict_can_have_is_known() -> None:
     modules = (Path(sarif.__file__).parent.parent / "verdict").glob("*.py")
     nodes = [node for module in modules for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))]
-    written = [node.args[1] for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_of"]
+    written = [
+        node.args[1] for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_of"
+    ]
     written += [
         keyword.value
         for node in nodes
