@@ -94,7 +94,7 @@ def tell(face: Face, folder: Path) -> Report:
     face.press("e")
     wait_for(face, "Enter writes it")
     face.press("tab", "enter")
-    wait_for(face, "written")
+    wait_for(face, "Wrote ")
     (exported,) = folder.glob("quail-*.txt")
     text = exported.read_text()
     assert "✗ FAIL" in text
