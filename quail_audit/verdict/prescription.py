@@ -126,10 +126,7 @@ def _finding(
     deciding = [recovery for recovery in found.recovery.values() if recovery.outcome != "reported only"]
     worst = max((recovery.percent for recovery in deciding if recovery.percent is not None), default=None)
     back = "" if worst is None else f"{worst:.0f} % of the memory comes back at {scheme}; "
-    return (
-        f"{back}of the {changed} layers that changed, rounding erases the update in {len(erased)} and drowns it in "
-        f"{len(drowned)}"
-    )
+    return f"{back}{changed} layers changed: rounding erased {len(erased)} and drowned {len(drowned)}"
 
 
 def _carry_cures(

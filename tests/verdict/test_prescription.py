@@ -61,7 +61,7 @@ def test_a_drowned_update_needs_calibration_or_training() -> None:
     assert [cure.cure for cure in advice.prescriptions] == ["calibrated carry", "retraining", "recipe"]
     (command,) = advice.prescriptions[0].commands
     assert command[command.index("--layers") + 1] == "at-risk"
-    assert "drowns it in 1" in advice.finding
+    assert "drowned 1" in advice.finding
 
 
 def test_without_data_only_what_needs_none() -> None:
