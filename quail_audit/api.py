@@ -6,7 +6,7 @@ The API is behind `import quail_audit as quail`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from difflib import get_close_matches
 from html import escape
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
     from quail_audit.engine.schemes.interface import Scheme
-    from quail_audit.schema.events.lines import Event
+    from quail_audit.schema.events.lines import Event, Events
 
 AnyPath = str | os.PathLike[str]
 _ARGUMENTS = {option_of(field): field for field in (*AuditRequest.model_fields, "run_dir")}  # errors name the options
@@ -196,7 +196,7 @@ def audit(
 
 def audit_events(
     original: AnyPath, unlearned: AnyPath, *, run_dir: AnyPath | None = None, **options: Unpack[AuditOptions]
-) -> Generator[Event, None, None]:
+) -> Events:
     """Audit a pair of checkpoints and yield each event as it happens. Arguments and errors are those of `audit`.
 
     for event in quail.audit_events("original/", "unlearned/"):
@@ -301,7 +301,7 @@ def _request(original: AnyPath, unlearned: AnyPath, options: AuditOptions) -> Au
         raise UsageError(problem, where=place) from error
 
 
-def _events(request: AuditRequest, run_dir: Path | None) -> Generator[Event, None, None]:
+def _events(request: AuditRequest, run_dir: Path | None) -> Events:
     from quail_audit.engine.audit.run import audit as run
 
     run_id = new_run_id()

@@ -1,4 +1,4 @@
-"""What an import must not load, each tried in a process of its own.
+"""Try in a process of its own that an import loads nothing that it must not.
 
 Allowed, and why:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +25,7 @@ from quail_audit.cli.running import run_and_show, show_run, tell_how_to_resume
 from quail_audit.core.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
-    from quail_audit.schema.events.lines import Event
+    from quail_audit.schema.events.lines import Events
     from quail_audit.schema.report import Report
     from quail_audit.schema.requests import AuditRequest
 
@@ -247,7 +247,7 @@ def resume_audit(
 
 def _audit_events(
     request: AuditRequest, run_id: str, folder: Path, baseline: Report | None, started: str | None = None
-) -> Generator[Event, None, None]:
+) -> Events:
     """Yield an audit's events; what it measures is kept in the folder's journal."""
     from quail_audit.engine.audit.run import audit as events_of
     from quail_audit.runs.journal import open_journal

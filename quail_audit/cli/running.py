@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from quail_audit.cli.progress.plain import PlainProgress
     from quail_audit.reports.formats import AnyReport
     from quail_audit.runs.state import AnyState
-    from quail_audit.schema.events.lines import Event
+    from quail_audit.schema.events.lines import Event, Events
     from quail_audit.schema.requests import Request
 
 
 def run_and_show(
     request: Request,
-    events: Generator[Event, None, None],
+    events: Events,
     folder: Path,
     *,
     format: OutputFormat = "text",  # noqa: A002 - the option's name
