@@ -21,6 +21,7 @@ from torch import nn
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import write_error
+from quail_audit.engine.checkpoints.model_config import read_model_config
 from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_audit.engine.forgetting.models.device import find_dtype
 from quail_audit.engine.forgetting.models.load import load_arm
@@ -165,7 +166,8 @@ def precompute(
         EnvironmentProblemError: the disk is full.
     """
     ask = _live_original(model)
-    vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
+    embeddings: Any = model.get_input_embeddings()
+    vocabulary = read_model_config(model.config).vocabulary or int(embeddings.weight.shape[0])
     kept = min(kept, vocabulary)
     first = tuple(np.cumsum([0, *(len(sample.ids) for sample in samples)]).tolist())
     try:

@@ -118,18 +118,18 @@ def _calibration_rows(pair: Pair, work: Work) -> Rows:
         UsageError: there is nothing to calibrate on.
         BadInputError: the texts cannot be read, or are too few.
     """
+    from quail_audit.engine.checkpoints.model_config import read_model_config
     from quail_audit.engine.forgetting.data.calibration_texts import cut_into_rows, read_calibration_texts
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
 
     request = work.request
     texts = read_calibration_texts(request.calibration, request.data)
     tokenizer, _ = load_tokenizer(pair.original, pair.unlearned)
-    window = pair.original.config.get("max_position_embeddings")
     return cut_into_rows(
         texts,
         tokenizer,
         samples=request.calibration_samples,
-        window=window if isinstance(window, int) else None,
+        window=read_model_config(pair.original.config).window,
         least=max(layer.shape[1] for layer in pair.layers),
         seed=request.seed,
     )

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.architecture import model_without_weights, silence_libraries, transposed_parameters
+from quail_audit.engine.checkpoints.model_config import read_model_config
 from quail_audit.engine.checkpoints.packed.gguf_header import StoredTensor, read_header
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles, PackedMatrix, packed_files
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, short_list, unreadable_error
@@ -238,7 +239,7 @@ def _read_with_transformers(
             if model is None:
                 raise ValueError(f"it has no language model {architecture!r}")
             # without a depth in the metadata, transformers takes a whole model's, whose names would take seconds
-            depth = getattr(model.config.get_text_config(), "num_hidden_layers", None) or 0
+            depth = read_model_config(model.config).layers or 0
             if depth * LEAST_TENSORS_PER_LAYER > len(stored):
                 raise ValueError(f"{depth} layers are more than its {len(stored)} tensors are enough for")
             processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)  # type: ignore[no-untyped-call]

@@ -16,7 +16,6 @@ from quail_audit.runs.journal import Journal
 
 # A probability that is not finite counts as this: the logarithm of float32's smallest normal number.
 LEAST_LOG_PROBABILITY = float(np.log(np.finfo(np.float32).tiny))
-LARGEST_WINDOW = 10**9  # tokenizers write a far larger number if they know of no window
 
 
 class EvaluatedModel:

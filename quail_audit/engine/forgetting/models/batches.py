@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
+from quail_audit.engine.checkpoints.model_config import read_model_config
 from quail_audit.runs.journal import Entry, Journal, KeptArray
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ MOST_ROWS_ON_CPU = 32
 CPU_BYTES = 2**30
 # Elsewhere this share of what is free; the rest is for what the estimate of a row leaves out.
 FREE_SHARE = 0.5
+USUAL_HIDDEN_SIZE = 4096  # if a configuration does not say
 
 T = TypeVar("T")
 Batch = tuple[Sequence[T], int, int | None]  # results, then BatchSize.most and .available_bytes
@@ -94,13 +96,10 @@ def batch_size_for(device: torch.device, asked: int | None) -> BatchSize:
 
 def token_bytes(model: PreTrainedModel) -> int:
     """An estimate of what one token of a row takes: its keys and values, and the activations of the widest layer."""
-    config = model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_attention_heads", None) or 1
-    hidden = config.hidden_size
-    key_value_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_size = getattr(config, "head_dim", None) or hidden // heads
-    cached = 2 * config.num_hidden_layers * key_value_heads * head_size
-    widest = getattr(config, "intermediate_size", None) or 4 * hidden
+    config = read_model_config(model.config)
+    hidden = config.hidden_size or USUAL_HIDDEN_SIZE
+    cached = 2 * (config.layers or 1) * (config.key_value_heads or 1) * (config.head_size or hidden)
+    widest = config.intermediate_size or 4 * hidden
     return int((cached + 8 * hidden + 3 * widest) * model.dtype.itemsize)
 
 

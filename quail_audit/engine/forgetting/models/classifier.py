@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, EvaluatedModel, refuse_unknown_tokens
+from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, read_model_config
+from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.batches import run_in_batches, token_bytes
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 from quail_audit.runs.journal import Journal
@@ -93,20 +94,14 @@ def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor
 
 def padding_id(model: PreTrainedModel) -> int:
     """Return the padding token: a decoder finds a text's last token by it (see load.py), RoBERTa its positions."""
-    found: int | None = model.config.get_text_config().pad_token_id
-    return 0 if found is None else found
+    return read_model_config(model.config).padding_id or 0
 
 
 def window_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return how many tokens of a text a deployed classifier reads; None if nothing tells.
 
-    This is the tokenizer's limit, if it has one, and no more than the model has positions for: RoBERTa's and its kin's
-    begin after the padding token's.
+    This is the tokenizer's limit, if it has one, and no more than the model has positions for.
     """
-    places: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    first = getattr(table, "padding_idx", None)
-    if places is not None and first is not None:
-        places -= int(first) + 1
+    places = read_model_config(model.config).window
     limits = [limit for limit in (places, tokenizer.model_max_length) if limit and 0 < limit < LARGEST_WINDOW]
     return int(min(limits)) if limits else None

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.forgetting.models.base import LARGEST_WINDOW, EvaluatedModel, refuse_unknown_tokens
+from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, read_model_config
+from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
@@ -112,10 +113,10 @@ class TransformersModel(EvaluatedModel):
 
 def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the number of tokens that the model was made for; None if nothing tells."""
-    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if window is None and tokenizer.model_max_length < LARGEST_WINDOW:
-        window = tokenizer.model_max_length
-    return int(window) if window else None
+    window = read_model_config(model.config).window
+    if window is None and 0 < tokenizer.model_max_length < LARGEST_WINDOW:
+        window = int(tokenizer.model_max_length)
+    return window
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
