@@ -14,10 +14,13 @@ DATA_NAMES: dict[str, tuple[str, ...]] = {
     "retain": ("retain", "retain2"),
     "holdout": ("holdout",),
 }
-CONTINUATIONS = "verbmem/{}.json"
-QUESTIONS = "knowmem/{}_qa.json"
-EXAMPLES = "knowmem/{}_qa_icl.json"
-TEXTS = "privleak/{}.json"
+# Each with one of ROW_SUFFIXES; MUSE's own is .json.
+CONTINUATIONS = "verbmem/{}"
+QUESTIONS = "knowmem/{}_qa"
+EXAMPLES = "knowmem/{}_qa_icl"
+TEXTS = "privleak/{}"
+_PLAIN_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+ROW_SUFFIXES = (*_PLAIN_SUFFIXES, ".parquet", *(f"{suffix}.gz" for suffix in _PLAIN_SUFFIXES))
 RAW_RETAIN = "raw/retain.txt"  # calibration's first choice
 _SPLITS = ("forget", "retain")
 _LABELLED = ("forget", "retain", "test", "holdout")
@@ -52,10 +55,15 @@ def data_files(folder: Path) -> tuple[str, ...]:
     return tuple(name for name in _data_names() if (folder / name).is_file())
 
 
+def spelled_names(stem: str) -> tuple[str, ...]:
+    """Return the names that a file of rows may have: "forget.jsonl", "forget.csv", …"""
+    return tuple(f"{stem}{suffix}" for suffix in ROW_SUFFIXES)
+
+
 def _data_names() -> Iterator[str]:
     for of in _LABELLED:
-        yield f"{of}.jsonl"
-        yield f"{of}.csv"
+        yield from spelled_names(of)
     for template, parts in ((CONTINUATIONS, _SPLITS), (QUESTIONS, _SPLITS), (EXAMPLES, _SPLITS), (TEXTS, DATA_NAMES)):
         for part in parts:
-            yield from map(template.format, DATA_NAMES[part])
+            for name in DATA_NAMES[part]:
+                yield from spelled_names(template.format(name))

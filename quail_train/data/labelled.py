@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.folder import read_folder
-from quail_audit.engine.forgetting.data.rows import Columns
+from quail_audit.engine.forgetting.data.names import suggest_names
+from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.measurable import EXPECTED, fit_data
 from quail_audit.engine.forgetting.models.classifier import token_ids_of, window_of
 from quail_train.data.samples import TrainingData, TrainingSample, number_samples
@@ -76,7 +77,7 @@ def read_labelled(
 
     forget, retain = tuple(samples("forget")), tuple(samples("retain"))
     if not forget:
-        raise BadInputError("holds no forget set", where=path, mend=EXPECTED["classification"])
+        raise BadInputError("holds no forget set", where=path, mend=suggest_names(folder) or EXPECTED["classification"])
     if retain_needed_by is not None and not retain:
         raise BadInputError(
             f"holds no retain set, which the objective {retain_needed_by} needs",
@@ -87,6 +88,7 @@ def read_labelled(
 
 
 def _notes(data: ForgettingData) -> Iterator[str]:
+    yield from data.notes
     if len(data.labelled["forget"]) == 1:
         yield "the forget set is one sample: every step sees the same one, and it says little about forgetting"
     counts = Counter(row.label for row in data.labelled.get("retain", ()))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.folder import read_folder
-from quail_audit.engine.forgetting.data.rows import Columns, read_text
+from quail_audit.engine.forgetting.data.names import suggest_names
+from quail_audit.engine.forgetting.data.spellings import Columns
+from quail_audit.engine.forgetting.data.text_files import TextFile, read_text
 from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Questions, Split
 from quail_audit.engine.forgetting.measurable import fit_data
 from quail_train.objectives.terms import IGNORED
@@ -102,16 +104,17 @@ def read_training_data(
     if pair is not None:
         found = fit_data(found, pair.original)
     encode = _Encoder(tokenizer, max_length)
-    samples = {split: tuple(_samples(folder, found, split, encode)) for split in SPLITS}
+    raw = {split: _read_raw(folder, split) for split in SPLITS}
+    samples = {split: tuple(_samples(found, split, raw[split], encode)) for split in SPLITS}
     if not samples["forget"]:
-        raise BadInputError("holds no forget set", where=path, mend=EXPECTED)
+        raise BadInputError("holds no forget set", where=path, mend=suggest_names(folder) or EXPECTED)
     if retain_needed_by is not None and not samples["retain"]:
         raise BadInputError(
             f"holds no retain set, which the objective {retain_needed_by} needs",
             where=path,
             mend="Add raw/retain.txt, or choose an objective without a retain term: ga, npo, simnpo",
         )
-    return number_samples(samples["forget"], samples["retain"], tuple(_notes(found, samples)))
+    return number_samples(samples["forget"], samples["retain"], tuple(_notes(found, raw, samples)))
 
 
 def number_samples(
@@ -122,13 +125,19 @@ def number_samples(
     return TrainingData(tuple(every[: len(forget)]), tuple(every[len(forget) :]), notes)
 
 
-def _samples(folder: Path, found: ForgettingData, split: Split, encode: _Encoder) -> Iterator[TrainingSample]:
-    raw = next((file for name in _raw_names(split) if (file := folder / "raw" / name).exists()), None)
+def _read_raw(folder: Path, split: Split) -> TextFile | None:
+    path = next((path for name in _raw_names(split) if (path := folder / "raw" / name).exists()), None)
+    if path is None:
+        return None
+    raw = read_text(path)
+    if not raw.text.strip():
+        raise BadInputError("the file is empty", where=str(path), mend=EXPECTED)
+    return raw
+
+
+def _samples(found: ForgettingData, split: Split, raw: TextFile | None, encode: _Encoder) -> Iterator[TrainingSample]:
     if raw is not None:
-        text = read_text(raw)
-        if not text.strip():
-            raise BadInputError("the file is empty", where=str(raw), mend=EXPECTED)
-        yield from encode.running_text(text)
+        yield from encode.running_text(raw.text)
     elif texts := found.texts.get(split, ()):
         for text in texts:
             yield from encode.whole_text(text)
@@ -154,7 +163,12 @@ def _pack_questions(questions: Questions) -> Iterator[list[tuple[str, str]]]:
         yield pairs[start : start + PAIRS_IN_A_ROW]
 
 
-def _notes(found: ForgettingData, samples: dict[Split, tuple[TrainingSample, ...]]) -> Iterator[str]:
+def _notes(
+    found: ForgettingData, raw: dict[Split, TextFile | None], samples: dict[Split, tuple[TrainingSample, ...]]
+) -> Iterator[str]:
+    yield from found.notes
+    for file in raw.values():
+        yield from file.notes if file is not None else ()
     if len(samples["forget"]) == 1:
         yield "the forget set is one sample: every step sees the same one, and it says little about forgetting"
     if "forget" in found.questions:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.rows import Columns
+from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.measurable import fit_data, read_data
 from quail_audit.engine.forgetting.metrics.registry import metric_named
 from quail_audit.engine.forgetting.models.classifier import TransformersClassifier

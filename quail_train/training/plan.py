@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.engine.checkpoints.architecture import Matrix
 from quail_audit.engine.checkpoints.pair import Layer, Pair, open_pair
-from quail_audit.engine.forgetting.data.rows import Columns
+from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.measurable import task_of
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_audit.schema.events.common import Noted

@@ -95,7 +95,7 @@ def open_subject(request: AuditRequest) -> Generator[Event, None, Opened]:
         QuailError: schemes, device, data or checkpoints are at fault.
     """
     from quail_audit.engine.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
-    from quail_audit.engine.forgetting.data.rows import Columns
+    from quail_audit.engine.forgetting.data.spellings import Columns
     from quail_audit.engine.forgetting.measurable import fit_data, read_data
     from quail_audit.engine.forgetting.models.device import find_device, find_dtype
 

@@ -12,7 +12,8 @@ from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.architecture import is_classifier
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.labels import is_numbered, label_names, list_words, match_label
-from quail_audit.engine.forgetting.data.rows import Columns
+from quail_audit.engine.forgetting.data.names import list_found, note_unread, put_into_folder, suggest_names
+from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Labelled, Split
 from quail_audit.engine.forgetting.metrics.interface import Task
 from quail_audit.engine.forgetting.metrics.registry import known_metrics, metric_named
@@ -44,8 +45,9 @@ def read_data(
     asked = None if metrics is None else tuple(metric_named(name) for name in metrics)
     folder = Path(path)
     if not folder.is_dir():
-        problem = "--data expects a folder, got a file" if folder.exists() else "no such folder"
-        raise BadInputError(problem, where=str(path), mend=_expected_data())
+        if folder.exists():
+            raise BadInputError("--data expects a folder, got a file", where=str(path), mend=put_into_folder(folder))
+        raise BadInputError("no such folder", where=str(path), mend=_expected_data())
     data = read_folder(folder, max_samples, columns)
     samples = {metric.name: metric.samples(data) for metric in known_metrics()}
     if asked is not None:
@@ -69,9 +71,10 @@ def read_data(
         }
     to_measure = {name: count for name, count in samples.items() if count and name not in skipped}
     if not to_measure:
-        raise BadInputError("nothing to measure in this folder", where=str(path), mend=_expected_data())
+        found = f": it holds {list_found(folder)}" if (mend := suggest_names(folder)) else ""
+        raise BadInputError(f"nothing to measure in this folder{found}", where=str(path), mend=mend or _expected_data())
     notes = tuple(_note_on_examples(split) for split in SPLITS if _lacks_examples(data, split, to_measure))
-    return replace(data, samples=to_measure, skipped=skipped, notes=notes)
+    return replace(data, samples=to_measure, skipped=skipped, notes=(*data.notes, *note_unread(folder), *notes))
 
 
 def _expected_data() -> str:
@@ -88,7 +91,7 @@ def _note_on_examples(split: Split) -> str:
 
 EXPECTED: Mapping[Task, str] = {
     "classification": "Give a folder with forget, retain, test or holdout as .csv or .jsonl, in each row a text and "
-    "a label",
+    "a label; --text-column and --label-column name other columns than {text, label}",
     "language modelling": "Give a folder in MUSE's layout, or forget.jsonl with {text}, {prompt, completion} or "
     "{question, answer}",
 }

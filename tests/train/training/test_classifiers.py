@@ -102,7 +102,7 @@ def test_the_first_steps_terms_are_those_of_the_plain_model(world: Path, tmp_pat
 
 def test_relabelling_teaches_another_label_the_same_for_a_seed(world: Path) -> None:
     from quail_audit.engine.checkpoints.pair import open_pair
-    from quail_audit.engine.forgetting.data.rows import Columns
+    from quail_audit.engine.forgetting.data.spellings import Columns
     from quail_train.data.labelled import read_labelled
 
     pair = open_pair(str(world / "original"), str(world / "original"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.schema.layout import RAW_RETAIN
+from quail_audit.schema.layout import RAW_RETAIN, ROW_SUFFIXES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ def read_calibration_texts(calibration: str | None, data: str | None) -> tuple[s
 def read_texts(path: Path, *, by_line: bool = False) -> tuple[str, ...]:
     """Return the texts of a file, those that are not blank, in order.
 
-    A .jsonl file has one text a line: {"text"}, {"prompt", "completion"} or {"question", "answer"}, whose parts are
+    A .jsonl, .json, .csv or .parquet file has one text a row, in any form of spellings.py; the parts of a row are
     joined by a space. Any other file is plain text:
 
     - The whole file is one text by default. `quail audit` joins texts and cuts them into rows, so nothing is lost, and
@@ -65,18 +65,19 @@ def read_texts(path: Path, *, by_line: bool = False) -> tuple[str, ...]:
         by_line: see above.
 
     Raises:
-        BadInputError: it cannot be read, is not UTF-8, or is no such .jsonl.
+        QuailError: it cannot be read, its encoding cannot be told, or its rows are of no form.
     """
-    from quail_audit.engine.forgetting.data.rows import read_jsonl_rows, read_text
+    from quail_audit.engine.forgetting.data.rows import read_rows
+    from quail_audit.engine.forgetting.data.text_files import read_text
 
-    if path.suffix == ".jsonl":
-        return tuple(map(_text_of, read_jsonl_rows(path)))
-    text = read_text(path)
+    if path.name.endswith(ROW_SUFFIXES):
+        return tuple(map(_text_of, read_rows(path).rows))
+    text = read_text(path).text
     return tuple(part for part in (text.split("\n") if by_line else (text,)) if part.strip())
 
 
 def _text_of(row: Row) -> str:
-    return " ".join(part.strip() for part in row.model_dump().values())
+    return " ".join(part.strip() for part in row.model_dump(exclude={"label"}).values())
 
 
 def _read_retain_texts(folder: Path) -> tuple[str, ...]:

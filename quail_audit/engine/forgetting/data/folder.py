@@ -1,21 +1,13 @@
-"""Read a data folder: MUSE's layout (arXiv 2407.06460), *.jsonl, or classifiers' sets."""
+"""Read a data folder: MUSE's layout (arXiv 2407.06460), or one file a set."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.rows import (
-    PLAIN_TEXT,
-    PROMPT_AND_TRUTH,
-    QUESTION_AND_ANSWER,
-    Columns,
-    Form,
-    R,
-    read_csv_rows,
-    read_json_rows,
-    read_jsonl_rows,
-)
+from quail_audit.engine.forgetting.data.rows import Rows, read_part, read_rows
+from quail_audit.engine.forgetting.data.spellings import PLAIN_TEXT, PROMPT_AND_TRUTH, QUESTIONS, Columns, Form, R
 from quail_audit.engine.forgetting.data.types import (
     LABELLED_SETS,
     SPLITS,
@@ -27,7 +19,10 @@ from quail_audit.engine.forgetting.data.types import (
     Row,
     Split,
 )
-from quail_audit.schema.layout import CONTINUATIONS, DATA_NAMES, EXAMPLES, QUESTIONS, TEXTS
+from quail_audit.schema import layout
+
+QUESTION_AND_ANSWER = QUESTIONS[0]
+Read = Mapping[str, Rows[Row]]  # the rows of each file of a set, by its name
 
 
 def read_folder(
@@ -38,50 +33,51 @@ def read_folder(
     """Return what a folder holds, even if there is nothing to measure in it.
 
     Raises:
-        BadInputError: a file that cannot be used, or the same samples given twice.
+        QuailError: a file that cannot be used, or the same samples given twice.
     """
-    lines: dict[str, tuple[Row, ...]] = {of: _read_lines(folder / f"{of}.jsonl", columns) for of in LABELLED_SETS}
+    notes: list[str] = []
+    files: dict[str, Read] = {of: _read_files(folder, of, columns, notes) for of in LABELLED_SETS}
     continuations: dict[Split, tuple[Continuation, ...]] = {}
     questions: dict[Split, Questions] = {}
     texts: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
-        if found := _read_named(folder, CONTINUATIONS, split, PROMPT_AND_TRUTH, lines[split]):
+        if found := _read_named(folder, layout.CONTINUATIONS, split, PROMPT_AND_TRUTH, files[split], notes):
             continuations[split] = found[:max_samples]
-        if asked := _read_named(folder, QUESTIONS, split, QUESTION_AND_ANSWER, lines[split]):
-            examples = _read_named(folder, EXAMPLES, split, QUESTION_AND_ANSWER)
+        if asked := _read_named(folder, layout.QUESTIONS, split, QUESTION_AND_ANSWER, files[split], notes):
+            examples = _read_named(folder, layout.EXAMPLES, split, QUESTION_AND_ANSWER, {}, notes)
             questions[split] = Questions(asked[:max_samples], examples)
-    for name in DATA_NAMES:
-        if passages := _read_named(folder, TEXTS, name, PLAIN_TEXT, lines.get(name, ())):
+    for name in layout.DATA_NAMES:
+        if passages := _read_named(folder, layout.TEXTS, name, PLAIN_TEXT, files.get(name, {}), notes):
             texts[name] = tuple(passage.text for passage in passages[:max_samples])
     labelled: dict[LabelledSet, tuple[Labelled, ...]] = {}
     for of in LABELLED_SETS:
-        if rows := _read_labelled(folder, of, columns, lines[of]):
+        if rows := _only(folder, _of_model(files[of], Labelled)):
             labelled[of] = rows[:max_samples]
-    return ForgettingData(folder, continuations, questions, texts, labelled)
+    return ForgettingData(folder, continuations, questions, texts, labelled, notes=tuple(notes))
 
 
-def _read_lines(path: Path, columns: Columns) -> tuple[Row, ...]:
-    return read_jsonl_rows(path, columns) if path.exists() else ()
+def _read_files(folder: Path, of: str, columns: Columns, notes: list[str]) -> Read:
+    found = {name: read_rows(path, columns) for name in layout.spelled_names(of) if (path := folder / name).exists()}
+    for rows in found.values():
+        notes += rows.notes
+    return found
 
 
-def _read_labelled(folder: Path, of: LabelledSet, columns: Columns, lines: tuple[Row, ...]) -> tuple[Labelled, ...]:
-    rows = tuple(row for row in lines if isinstance(row, Labelled))
-    table = folder / f"{of}.csv"
-    if not table.exists():
-        return rows
-    if rows:
-        raise BadInputError(
-            f"the same samples are given twice: {of}.csv and {of}.jsonl", where=str(folder), mend="Keep one of them"
-        )
-    return read_csv_rows(table, columns)
-
-
-def _read_named(folder: Path, template: str, name: str, form: Form[R], lines: tuple[Row, ...] = ()) -> tuple[R, ...]:
+def _read_named(folder: Path, template: str, name: str, form: Form[R], read: Read, notes: list[str]) -> tuple[R, ...]:
     """Return the rows of a part, from the one file that has it; empty if none has."""
-    files = [path for alias in DATA_NAMES[name] if (path := folder / template.format(alias)).exists()]
-    found = {str(path.relative_to(folder)): read_json_rows(path, form) for path in files}
-    if of_form := tuple(row for row in lines if isinstance(row, form.model)):
-        found[f"{name}.jsonl"] = of_form
+    names = [each for alias in layout.DATA_NAMES[name] for each in layout.spelled_names(template.format(alias))]
+    parts = {each: read_part(path, form) for each in names if (path := folder / each).exists()}
+    for part in parts.values():
+        notes += part.notes
+    return _only(folder, {each: part.rows for each, part in parts.items()} | _of_model(read, form.model))
+
+
+def _of_model(read: Read, model: type[R]) -> dict[str, tuple[R, ...]]:
+    every = {name: tuple(row for row in found.rows if isinstance(row, model)) for name, found in read.items()}
+    return {name: rows for name, rows in every.items() if rows}
+
+
+def _only(folder: Path, found: Mapping[str, tuple[R, ...]]) -> tuple[R, ...]:
     if len(found) > 1:
         raise BadInputError(
             f"the same samples are given twice: {' and '.join(found)}", where=str(folder), mend="Keep one of them"

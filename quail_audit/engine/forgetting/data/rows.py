@@ -1,232 +1,240 @@
-"""Read JSON, JSON Lines and CSV files of rows. Errors name the file and the row."""
+"""Read data files as rows, whatever their format and spelling. Errors name the file, the row and the mend."""
 
-import csv
-import io
+from __future__ import annotations
+
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, cast
 
 from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.types import Continuation, Labelled, Passage, QuestionAnswer, Row
+from quail_audit.engine.forgetting.data.chats import NoExchangeError, is_chat, read_exchange
+from quail_audit.engine.forgetting.data.json_files import parse_json
+from quail_audit.engine.forgetting.data.objects import Objects
+from quail_audit.engine.forgetting.data.refused_forms import find_choices, list_keys, mend_unknown
+from quail_audit.engine.forgetting.data.spellings import (
+    BY_MODEL,
+    CHATS,
+    IN_ORDER,
+    PLAIN_TEXT,
+    Columns,
+    Form,
+    R,
+    match_form,
+)
+from quail_audit.engine.forgetting.data.tables import PARQUET, parse_csv, read_parquet
+from quail_audit.engine.forgetting.data.text_files import decode_file, read_bytes
+from quail_audit.engine.forgetting.data.types import Continuation, Labelled, QuestionAnswer, Row
 
-R = TypeVar("R", bound=Row)
-
-
-@dataclass(frozen=True)
-class Form(Generic[R]):
-    """The form of a row in a file.
-
-    Attributes:
-        model: the class of the row.
-        keys: the row's keys in the file, in the order of the model's fields. Other keys are ignored.
-        may_be_plain: whether a row may also be a bare string.
-    """
-
-    model: type[R]
-    keys: tuple[str, ...]
-    may_be_plain: bool = False
-
-    def __str__(self) -> str:
-        return "a string" if self.may_be_plain else "{" + ", ".join(self.keys) + "}"
-
-
-PROMPT_AND_TRUTH = Form(Continuation, ("prompt", "gt"))
-PROMPT_AND_COMPLETION = Form(Continuation, ("prompt", "completion"))
-QUESTION_AND_ANSWER = Form(QuestionAnswer, ("question", "answer"))
-PLAIN_TEXT = Form(Passage, ("text",), may_be_plain=True)
-TEXT = Form(Passage, ("text",))
-
-TEXT_COLUMNS = ("text", "tweet")
-LABEL_COLUMNS = ("label",)
-
-JSONL_FORMS: tuple[Form[Any], ...] = (PROMPT_AND_COMPLETION, QUESTION_AND_ANSWER, TEXT)
+TABLE_SUFFIXES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The names of the text and the label columns; None: those of TEXT_COLUMNS, of LABEL_COLUMNS."""
+class Rows(Generic[R]):
+    """The rows of a file, and what the report says about reading them."""
 
-    text: str | None = None
-    label: str | None = None
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Names to look for, in this order."""
-        return TEXT_COLUMNS if self.text is None else (self.text,)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names to look for, in this order."""
-        return LABEL_COLUMNS if self.label is None else (self.label,)
-
-    def form_of(self, found: Collection[str]) -> Form[Labelled] | None:
-        """Return the form of rows with these keys; None if the text or the label is missing."""
-        text = next((name for name in self.texts if name in found), None)
-        label = next((name for name in self.labels if name in found), None)
-        return None if text is None or label is None or text == label else Form(Labelled, (text, label))
-
-    def __str__(self) -> str:
-        return f"{{{' or '.join(self.texts)}, {' or '.join(self.labels)}}}"
+    rows: tuple[R, ...]
+    notes: tuple[str, ...] = ()
 
 
-def read_json_rows(path: Path, form: Form[R]) -> tuple[R, ...]:
-    """Read a JSON list of rows.
+def read_part(path: Path, form: Form[R]) -> Rows[R]:
+    """Read a file that is named for its rows, such as verbmem/forget.json.
+
+    Args:
+        path: the file.
+        form: the form that such a file has in MUSE; others with the same meaning are read too.
 
     Raises:
-        BadInputError: the file cannot be read, is not UTF-8, not JSON, not a list, empty, or has a bad row.
+        QuailError: the file cannot be read, has no rows, or one that is not of the form.
     """
-    document = _parse(read_text(path), path)
-    if not isinstance(document, list):
-        raise BadInputError(
-            f"the file holds one JSON {_json_kind(document)}, not a list",
-            where=str(path),
-            mend=f"Expected a list of {form}",
-        )
-    if not document:
-        raise BadInputError("the list has no rows", where=str(path), mend=f"Expected a list of {form}")
-    return tuple(_read_row(row, form, path, f"row {number}") for number, row in enumerate(document, start=1))
+    found = _read_objects(path)
+    if not found.rows:
+        raise BadInputError(f"the {_whole(found)} has no rows", where=str(path), mend=f"Expected a list of {form}")
+    return _read_rows(found, _form_in(found, (form, *BY_MODEL[form.model])) or (form, {}), f"Expected {form}")
 
 
-def read_jsonl_rows(path: Path, columns: Columns = Columns()) -> tuple[Row, ...]:
-    """Read a file of one JSON object a line; the first tells the form of all. Blank lines are skipped.
+def read_rows(path: Path, columns: Columns = Columns()) -> Rows[Row]:  # noqa: B008 - frozen
+    """Read a file that may have any of the forms in spellings.py; the first row tells the form of all.
 
-    A label may also be a whole number.
+    A text and a label come before other forms. A label may also be a whole number.
 
     Raises:
-        BadInputError: as read_json_rows; also if the form is none of JSONL_FORMS and there are no such columns.
+        QuailError: the file cannot be read, has no rows, or its rows are of no form, or not of one.
     """
-    objects = list(_parse_lines(path))
-    if not objects:
-        raise BadInputError(
-            "the file has no rows", where=str(path), mend=f"Expected on each line {_forms_in_words(columns)}"
-        )
-    number, first = objects[0]
-    form = _form_of(first, path, number, columns)
-    return tuple(_read_row(row, form, path, f"line {number}") for number, row in objects)
-
-
-def read_csv_rows(path: Path, columns: Columns) -> tuple[Labelled, ...]:
-    """Read a CSV file whose first line names its columns, of which others than the two are ignored.
-
-    Raises:
-        BadInputError: the file cannot be read, is not UTF-8, not CSV, has no such columns, no rows, or a bad row.
-    """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    expected = f"Expected a first line that names the columns {columns}; --text-column and --label-column name others"
-    rows: list[Labelled] = []
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        form = columns.form_of(header)
-        if form is None:
-            found = f"its first line has {_short_list(header)}" if header else "the file is empty"
-            raise BadInputError(f"no text column, or no label column: {found}", where=str(path), mend=expected)
-        for fields in reader:
-            if not fields:
-                continue
-            place = f"line {reader.line_num}"
-            if len(fields) != len(header):
-                raise BadInputError(
-                    f"{place} has {len(fields)} fields, the first line {len(header)}", where=str(path), mend=expected
-                )
-            row = dict(zip(header, fields, strict=True))
-            rows.append(_read_row({**row, form.keys[1]: row[form.keys[1]].strip()}, form, path, place))
-    except csv.Error as error:
-        raise BadInputError(
-            f"line {reader.line_num} is not valid CSV: {error}", where=str(path), mend=expected
-        ) from error
-    if not rows:
-        raise BadInputError("the file has no rows", where=str(path), mend=expected)
-    return tuple(rows)
-
-
-def _parse_lines(path: Path) -> Iterator[tuple[int, object]]:
-    # not splitlines(): a JSON string may hold characters that it takes for line ends
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            yield number, _parse(line, path, f"line {number}: ")
-
-
-def _form_of(row: object, path: Path, number: int, columns: Columns) -> Form[Any]:
-    keys = set(row) if isinstance(row, dict) else set()
-    if (labelled := columns.form_of(keys)) is not None:
-        return labelled
-    for form in JSONL_FORMS:
-        if set(form.keys) <= keys:
-            return form
-    found = f"keys {_short_list(sorted(keys))}" if keys else _json_kind(row)
-    raise BadInputError(
-        f"line {number}: {found}",
-        where=str(path),
-        mend=f"Expected on each line {_forms_in_words(columns)}, the same on all",
+    found = _read_objects(path)
+    expected = (
+        f"Expected {_forms_in_words(columns)}, the same in every row; --text-column and --label-column name others"
     )
+    if not found.rows:
+        raise BadInputError(f"the {_whole(found)} has no rows", where=str(path), mend=expected)
+    place, first = found.rows[0]
+    keys = tuple(map(str, first)) if isinstance(first, dict) else ()
+    if (labelled := columns.form_of(keys)) is not None:
+        return cast("Rows[Row]", _read_rows(found, (labelled, {key: key for key in labelled.keys}), expected))
+    form = _form_in(found, (PLAIN_TEXT, *IN_ORDER) if isinstance(first, str) else IN_ORDER)
+    if form is None:
+        if found.columns:
+            what = f"no column that Quail knows: its first line has {list_keys(keys)}"
+        else:
+            what = f"{place}: keys {list_keys(sorted(keys))}" if keys else f"{place}: {json_kind(first)}"
+        raise BadInputError(what, where=str(path), mend=mend_unknown(found, keys, columns) or expected)
+    return _read_rows(found, form, f"Expected {form[0]}, as in the first row")
 
 
-def read_text(path: Path) -> str:
-    """Return a file's text.
-
-    Raises:
-        BadInputError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInputError(
-            f"the file is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}",
-            where=str(path),
-            mend="Write it again as UTF-8",
-        ) from error
-    except OSError as error:
-        raise BadInputError(f"cannot read the data: {error.strerror or error}", where=str(path)) from error
+def _read_objects(path: Path) -> Objects:
+    data = read_bytes(path)
+    if data.startswith(PARQUET):
+        return read_parquet(data, path)
+    file = decode_file(data, path)
+    if any(suffix in TABLE_SUFFIXES for suffix in path.suffixes) and file.text.lstrip()[:1] not in ("{", "["):
+        return parse_csv(file, path)
+    return parse_json(file, path)
 
 
-def _parse(text: str, path: Path, place: str = "") -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        at = f"column {error.colno}" if place else f"line {error.lineno}, column {error.colno}"
-        what = "is empty" if not text.strip() else f"is not valid JSON: {error.msg} at {at}"
-        raise BadInputError(f"{place}the file {what}", where=str(path)) from error
-    except RecursionError as error:
-        raise BadInputError(f"{place}the JSON is nested too deeply", where=str(path)) from error
-    except ValueError as error:  # a number of more digits than Python reads
-        raise BadInputError(f"{place}the file is not valid JSON: {error}", where=str(path)) from error
+def _form_in(found: Objects, forms: Iterable[Form[R]]) -> tuple[Form[R], dict[str, str]] | None:
+    first = found.rows[0][1]
+    if isinstance(first, str):
+        return next(((form, {}) for form in forms if form.may_be_plain), None)
+    if not isinstance(first, dict):
+        return None
+    matched = match_form(forms, tuple(map(str, first)))
+    if matched is None:
+        return None
+    form, names = matched
+    if form.model is Continuation and all(is_chat(first[names[key]]) for key in form.keys):
+        return cast("Form[R]", CHATS[0]), names
+    return matched
 
 
-def _read_row(row: object, form: Form[R], path: Path, place: str) -> R:
-    if form.may_be_plain and isinstance(row, str):
-        row = {form.keys[0]: row}
-    expected = f"Expected {form}"
-    if not isinstance(row, dict):
-        raise BadInputError(f"{place} is a JSON {_json_kind(row)}", where=str(path), mend=expected)
-    for key in form.keys:
-        if key not in row:
-            found = f"keys {_short_list(sorted(row))}" if row else "no keys"
-            raise BadInputError(f"{place} has no {key!r} ({found})", where=str(path), mend=expected)
-    values = {field: row[key] for field, key in zip(form.model.model_fields, form.keys, strict=True)}
-    if isinstance(values.get("label"), int) and not isinstance(values["label"], bool):
-        values["label"] = str(values["label"])
-    try:
-        return form.model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = dict(zip(form.model.model_fields, form.keys, strict=True))[str(first["loc"][0])]
-        what = first["msg"].removeprefix("Value error, ")
-        raise BadInputError(f"{place}: {key}: {what}", where=str(path), mend=expected) from error
+def _read_rows(found: Objects, form: tuple[Form[R], dict[str, str]], expected: str) -> Rows[R]:
+    notes = list(found.notes)
+    if form[0].note:
+        notes.append(f"{found.path.name}: {form[0]} was {form[0].note}")
+    reader = _Reader(found, *form, expected)
+    rows = tuple(reader.row(place, value) for place, value in found.rows)
+    if reader.systems:
+        notes.append(
+            f"{found.path.name}: the system's message of {reader.systems} of {len(rows)} chats is left out, as "
+            "questions are asked without one"
+        )
+    return Rows(rows, tuple(notes))
+
+
+class _Reader(Generic[R]):
+    """Reads the rows of one file in one form."""
+
+    def __init__(self, found: Objects, form: Form[R], names: Mapping[str, str], expected: str) -> None:
+        self._found = found
+        self._form = form
+        self._names = dict(names) or {key: key for key in form.keys}
+        self._expected = expected
+        if form.is_chat:
+            self._expected = "Expected in each row one user's message and the assistant's answer to it"
+        self.systems = 0  # chats whose system's message was left out
+
+    def row(self, place: str, row: object) -> R:
+        if self._form.may_be_plain and isinstance(row, str):
+            row = {self._names.get(self._form.keys[0], self._form.keys[0]): row}
+        if not isinstance(row, dict):
+            raise self._refuse(f"{place} is a JSON {json_kind(row)}")
+        for key in self._form.keys:
+            if self._names[key] not in row:
+                found = f"keys {list_keys(sorted(map(str, row)))}" if row else "no keys"
+                raise self._refuse(f"{place} has no {self._names[key]!r} ({found})")
+        if self._form.is_chat:
+            return self._exchange(place, row)
+        if self._form.model is QuestionAnswer and (
+            choices := find_choices(row, *(self._names[key] for key in self._form.keys))
+        ):
+            raise self._refuse(f"{place}: {choices[0]}", self._found.rewritten(choices[1]) if choices[1] else "")
+        cells = {key: self._cell(place, self._names[key], row[self._names[key]]) for key in self._form.keys}
+        first = self._form.keys[0]
+        for key in self._form.joined:
+            more = row.get(self._names.get(key, ""))
+            if isinstance(more, str) and more.strip() and isinstance(cells[first], str):
+                cells[first] += f"\n{more}"
+        return self._validated(place, list(cells.values()))
+
+    def _cell(self, place: str, key: str, value: object) -> Any:
+        """Return a cell's value; a list of one text as that text."""
+        if self._form.model is Labelled:
+            if key == self._names[self._form.keys[1]]:
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                return str(value) if whole else value.strip() if isinstance(value, str) else value
+            return value
+        quoted = json.dumps(key)
+        texts, one = value, f"(lambda a: a if isinstance(a, str) else a[0])(r[{quoted}])"
+        if isinstance(value, dict) and isinstance(value.get("text"), list):  # as in SQuAD
+            texts, one = value["text"], f'r[{quoted}]["text"][0]'
+        if not isinstance(texts, list):
+            return value
+        if len(texts) and all(isinstance(text, str) and text == texts[0] for text in texts):
+            return texts[0]
+        several = f"a list of {len(texts)}: give one" if texts else "an empty list"
+        command = self._found.rewritten(f"{{**r, {quoted}: {one}}}") if texts and isinstance(texts[0], str) else ""
+        raise self._refuse(f"{place}: {key} is {several}", command, "to take the first of each")
+
+    def _exchange(self, place: str, row: Mapping[str, Any]) -> R:
+        keys = [self._names[key] for key in self._form.keys]
+        messages = [message for key in keys if isinstance(row[key], list) for message in row[key]]
+        try:
+            question, answer, system = read_exchange(messages if len(keys) > 1 or messages else row[keys[0]])
+        except NoExchangeError as error:
+            command = ""
+            if error.turns and len(keys) == 1:
+                key = json.dumps(keys[0])
+                said = f"[m for m in r[{key}] if m.get('role', m.get('from')) not in ('system', 'developer')]"
+                command = self._found.rewritten(f"{{{key}: {said}[:2]}}")
+            aim = "to take the first question of each"
+            raise self._refuse(f"{place}: {keys[0]} {error}", command, aim) from error
+        self.systems += bool(system)
+        return self._validated(place, [question, answer])
+
+    def _validated(self, place: str, cells: list[Any]) -> R:
+        values = dict(zip(self._form.model.model_fields, cells, strict=True))
+        keys = self._form.keys if len(self._form.keys) == len(cells) else (self._form.keys[0],) * len(cells)
+        try:
+            return self._form.model.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = str(first["loc"][0])
+            key = self._names[dict(zip(values, keys, strict=True))[field]]
+            value = values[field]
+            if isinstance(value, str):
+                problem = first["msg"].removeprefix("Value error, ")
+                wanted = " and ".join(f"r[{json.dumps(self._names[each])}].strip()" for each in dict.fromkeys(keys))
+                blank = not value.strip() and not self._form.is_chat and self._form.model is not Labelled
+                command = self._found.rewritten(kept=wanted) if blank else ""
+                raise self._refuse(f"{place}: {key}: {problem}", command, "to take such rows out") from error
+            quoted = json.dumps(key)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            command = self._found.rewritten(f"{{**r, {quoted}: str(r[{quoted}])}}") if is_number else ""
+            if value is None:
+                command = self._found.rewritten(kept=f"r[{quoted}] is not None")
+            aim = "to take such rows out" if value is None else "if the number itself is meant"
+            raise self._refuse(
+                f"{place}: {key}: a valid string is needed, not a JSON {json_kind(value)}", command, aim
+            ) from error
+
+    def _refuse(self, what: str, command: str = "", aim: str = "") -> BadInputError:
+        mend = f"{self._expected}; {aim}: {command}" if command and aim else self._expected
+        if command and not aim:
+            mend = f"Write it so: {command}"
+        return BadInputError(what, where=str(self._found.path), mend=mend)
+
+
+def _whole(found: Objects) -> str:
+    return "list" if found.layout == "list" else "file"
 
 
 def _forms_in_words(columns: Columns) -> str:
-    return " or ".join(map(str, (*JSONL_FORMS, columns)))
+    return f"{{prompt, completion}} or {{question, answer}} or {{text}} or {columns}"
 
 
-def _short_list(keys: list[str]) -> str:
-    few = ", ".join(repr(key[:40]) for key in keys[:5])
-    return f"{few}, …" if len(keys) > 5 else few
-
-
-def _json_kind(value: object) -> str:
+def json_kind(value: object) -> str:
+    """Return the word for a JSON value's kind."""
     kinds = {dict: "object", list: "list", str: "string", bool: "truth value", type(None): "null"}
     return kinds.get(type(value), "number")

@@ -8,7 +8,7 @@ import pytest
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.labels import label_names
-from quail_audit.engine.forgetting.data.rows import Columns
+from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.data.types import Labelled
 from quail_audit.engine.forgetting.measurable import fit_data, read_data
 from tests.support.tiny_classifiers import write_csv
@@ -85,7 +85,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         ("forget.csv", "text,label\na,\n", "line 2: label: must not be blank"),
         ("forget.csv", 'text,label\n"a"b,c\n', "line 2 is not valid CSV"),
         ("forget.csv", 'text,label\n"a,c\n', "is not valid CSV"),
-        ("forget.jsonl", '{"text": "a", "label": true}\n', "label: Input should be a valid string"),
+        ("forget.jsonl", '{"text": "a", "label": true}\n', "label: a valid string is needed, not a JSON truth value"),
         ("forget.jsonl", '{"text": "a", "label": "x"}\n{"text": "a"}\n', "line 2 has no 'label'"),
         ("forget.jsonl", '{"text": "a\\ud800", "label": "x"}\n', "lone surrogate"),
     ],

@@ -1,0 +1,89 @@
+"""Name forms of rows whose meaning is not plain, with the line that converts them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quail_audit.engine.forgetting.data.objects import Objects
+from quail_audit.engine.forgetting.data.spellings import Columns
+
+_CHOICES = ("choices", "options", "endings")
+_LETTERS = "abcdefgh"
+# (keys, what such a row has, what it becomes)
+_KNOWN = (
+    (("prompt", "chosen"), "a preferred answer", '{"question": r["prompt"], "answer": r["chosen"]}'),
+    (("question", "chosen"), "a preferred answer", '{"question": r["question"], "answer": r["chosen"]}'),
+)
+
+
+def find_choices(row: Mapping[str, Any], question: str, answer: str) -> tuple[str, str] | None:
+    """Return (problem, what the row becomes) if a row's answer names one of several choices instead of saying it.
+
+    Asked without its choices, such a question cannot be answered, and the letter or number says nothing to compare.
+
+    Args:
+        row: the row.
+        question: the key of its question.
+        answer: the key of its answer.
+    """
+    said = row[answer]
+    named = {key.strip().casefold(): key for key in map(str, row)}
+    for name in _CHOICES:
+        choices = row.get(named.get(name, ""))
+        if isinstance(choices, dict):  # {"text": […], "label": ["A", …]}
+            choices = choices.get("text")
+        if isinstance(choices, list) and choices and not (isinstance(said, str) and said in choices):
+            key = json.dumps(named[name])
+            asked = f'r[{json.dumps(question)}] + "".join("\\n- " + c for c in r[{key}])'
+            becomes = f'{{"question": {asked}, "answer": r[{key}][r[{json.dumps(answer)}]]}}'
+            becomes = becomes if isinstance(said, int) and isinstance(row[named[name]], list) else ""
+            return f"the answer is the number or letter of one of the {name}, not a text", becomes
+    lettered = [
+        name
+        for letter in _LETTERS
+        for name in (letter, f"option_{letter}", f"choice_{letter}", f"option {letter}", f"option{letter}")
+        if name in named
+    ]
+    short = str(said).strip().strip("().").casefold()
+    if len(lettered) >= 2 and (short in _LETTERS or short.isdecimal()):
+        return "the answer is the letter of one of several choices, not a text", ""
+    return None
+
+
+def mend_unknown(found: Objects, keys: Sequence[str], columns: Columns) -> str:
+    """Return what to do about rows of no known form; empty if nothing more can be said than what is expected."""
+    first = found.rows[0][1]
+    if not isinstance(first, dict):
+        return ""
+    if any(name in keys for name in columns.labels) and not any(name in keys for name in columns.texts):
+        texts = [key for key in keys if key not in columns.labels and isinstance(first[key], str)]
+        if texts:
+            longest = max(texts, key=lambda key: len(first[key]))
+            return (
+                f"If these are texts to classify, name their column: --text-column {longest}; "
+                "else give {question, answer}, {prompt, completion} or {text}"
+            )
+    for wanted, kind, becomes in _KNOWN:
+        if set(wanted) <= set(keys):
+            return f"Such a row has {kind}. To take it as the answer: {found.rewritten(becomes)}"
+    texts = [key for key in keys if isinstance(first[key], str) and first[key].strip()]
+    expected = f"Expected {{prompt, completion}} or {{question, answer}} or {{text}} or {columns}"
+    options = "" if columns.text is None and not found.columns else "; --text-column and --label-column name others"
+    if len(texts) == 2:
+        quoted = [json.dumps(key) for key in texts]
+        command = found.rewritten(f'{{"question": r[{quoted[0]}], "answer": r[{quoted[1]}]}}')
+        if command:
+            return f"{expected}{options}. If {texts[0]!r} is a question and {texts[1]!r} its answer: {command}"
+    if len(texts) == 1:
+        command = found.rewritten(f'{{"text": r[{json.dumps(texts[0])}]}}')
+        if command:
+            return f"{expected}{options}. If {texts[0]!r} is the text: {command}"
+    return f"{expected}, the same in every row{options}"
+
+
+def list_keys(keys: Sequence[str]) -> str:
+    """Return the first keys in words."""
+    few = ", ".join(repr(key[:40]) for key in keys[:5])
+    return f"{few}, …" if len(keys) > 5 else few
