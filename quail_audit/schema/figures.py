@@ -57,6 +57,20 @@ class LayerStatistics(Value):
     nonfinite_unlearned: int = 0
 
 
+class OtherTensors(Value):
+    """The tensors of a pair that are not measured as layers, side by side: norms, embeddings, the head, biases.
+
+    Names are the model's parameters, or, of what transformers splits or fuses, those in the files; in model order.
+    """
+
+    count: int
+    weights: int  # in these tensors; of two shapes the larger
+    identical: int  # tensors that are the same on both sides, bit for bit or, in two dtypes, value for value
+    changed: tuple[str, ...]  # the first 20 of the others
+    weights_changed: int  # weights that differ; all of a tensor that has another shape, or is on one side only
+    on_one_side: tuple[str, ...] = ()  # the first 20 that the other side does not store
+
+
 class LayerDetail(Value):
     """Details of a layer beyond its statistics. Only events hold them, not the report.
 

@@ -17,6 +17,7 @@ from quail_audit.schema.figures import (
     Execution,
     FileHash,
     LayerStatistics,
+    OtherTensors,
     PolicyUsed,
     Recovery,
     RuleOutcome,
@@ -106,6 +107,7 @@ class Report(Value):
     policy: PolicyUsed | None = None  # null, and no rules: written by an older Quail
     rules: tuple[RuleOutcome, ...] = ()
     files: tuple[FileHash, ...] = ()  # what was read; empty if the run ended before all was hashed
+    other_tensors: OtherTensors | None = None  # null: the run ended before, or an older Quail wrote it
     digest: Sha256 | None = None  # of all the rest; see runs/digest.py
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from quail_audit.core.errors import BadInputError, UsageError
+from quail_audit.core.errors import UsageError
 from quail_audit.core.machine import usable_cores
 from quail_audit.engine.audit.scheme_failures import ActiveSchemes
 from quail_audit.schema.events.audit import LayerMeasured, WeightsMeasured
@@ -65,16 +65,20 @@ def measure_each_layer(
     return totals
 
 
-def measure_weights(pair: Pair, schemes: ActiveSchemes, work: Work) -> Events:
+def measure_weights(
+    pair: Pair, schemes: ActiveSchemes, work: Work
+) -> Generator[Event, None, tuple[LayerStatistics, ...]]:
     """Read each layer once and measure it under every scheme that rounds it and looks at nothing else.
 
+    Returns:
+        The layers that were read, each under one scheme.
+
     Raises:
-        BadInputError: weights that are not finite, after every layer has been measured.
         UsageError: no scheme rounds any layer.
     """
     yield from _name_layers_left_alone(pair, schemes)
     if not schemes.data_free:
-        return
+        return ()
     from quail_audit.engine.audit.kept_layers import KeptLayer
     from quail_audit.engine.weights.statistics import summarize
 
@@ -83,8 +87,7 @@ def measure_weights(pair: Pair, schemes: ActiveSchemes, work: Work) -> Events:
     for scheme in schemes.data_free:
         total = totals[scheme.name]
         yield WeightsMeasured(scheme=scheme.name, summary=summarize(total.sums, total.layers))
-    measured_once = {layer.name: layer for scheme in schemes.data_free for layer in totals[scheme.name].layers}
-    refuse_nonfinite(tuple(measured_once.values()), pair)
+    return tuple({layer.name: layer for total in totals.values() for layer in total.layers}.values())
 
 
 def _measure_layer(
@@ -134,24 +137,3 @@ def _name_layers_left_alone(pair: Pair, schemes: ActiveSchemes) -> Events:
         names = ", ".join(list(reasons)[:3]) + (", …" if len(reasons) > 3 else "")
         share = f"{len(reasons)} of {len(pair.layers)} layers"
         yield Noted(message=f"{scheme.name} leaves {share} in full precision: {names} ({why})")
-
-
-def refuse_nonfinite(layers: Sequence[LayerStatistics], pair: Pair) -> None:
-    """Refuse a pair with weights that are NaN or infinite.
-
-    Raises:
-        BadInputError: says how many, in which layers and on which side.
-    """
-    spoilt = [layer for layer in layers if layer.nonfinite_original or layer.nonfinite_unlearned]
-    if not spoilt:
-        return
-    original = sum(layer.nonfinite_original for layer in spoilt)
-    unlearned = sum(layer.nonfinite_unlearned for layer in spoilt)
-    sides = [(original, pair.original.source), (unlearned, pair.unlearned.source)]
-    where = " and ".join(source for count, source in sides if count)
-    names = ", ".join(layer.name for layer in spoilt[:3]) + (", …" if len(spoilt) > 3 else "")
-    raise BadInputError(
-        f"{original + unlearned} weights are NaN or infinite, in {len(spoilt)} layers: {names}",
-        where=where,
-        mend="Such a model cannot be deployed; the other layers were measured and are in the run's folder",
-    )

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import UsageError
-from quail_audit.engine.audit.layers import measure_each_layer, refuse_nonfinite
+from quail_audit.engine.audit.layers import measure_each_layer
+from quail_audit.engine.audit.other_tensors import read_other_tensors
 from quail_audit.engine.audit.scheme_failures import ActiveSchemes
 from quail_audit.schema.events.audit import LayerMeasured, WeightsMeasured
 from quail_audit.schema.events.lines import Event, Events
@@ -93,7 +94,7 @@ class StoredPair:
         totals = yield from measure_each_layer(self.pair, work, KeptStoredLayer, measure)
         total = totals[self.stored_as]
         yield WeightsMeasured(scheme=self.stored_as, summary=summarize(total.sums, total.layers))
-        refuse_nonfinite(total.layers, self.pair)
+        yield from read_other_tensors(self.pair, total.layers, work)
 
     def _measure_layer(self, work: Work, index: int, layer: Layer) -> Generator[Event, None, Found]:
         """Compare one layer, which is gone when this returns, so that never two are in memory."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from quail_audit.engine.audit.calibrated import measure_calibrated
 from quail_audit.engine.audit.input_files import checkpoint_files, given_files
 from quail_audit.engine.audit.layers import measure_weights
+from quail_audit.engine.audit.other_tensors import read_other_tensors
 from quail_audit.engine.audit.scheme_failures import ActiveSchemes, AnyScheme, find_schemes
 from quail_audit.engine.audit.stored import StoredPair, stored_pair
 from quail_audit.schema.events.audit import DataRead, FilesFound, PairOpened, Planned
@@ -69,8 +70,13 @@ class RoundedPair:
         return roles
 
     def measure_layers(self, work: Work) -> Events:
-        """Measure each layer under every scheme; those that need calibration come last."""
-        yield from measure_weights(self.pair, self.schemes, work)
+        """Measure each layer under every scheme; those that need calibration come last.
+
+        Raises:
+            BadInputError: a tensor of a checkpoint is not finite, after every layer has been measured.
+        """
+        measured = yield from measure_weights(self.pair, self.schemes, work)
+        yield from read_other_tensors(self.pair, measured, work)
         yield from measure_calibrated(self.pair, self.schemes, work)
 
 

@@ -13,6 +13,7 @@ from quail_audit.schema.events.audit import (
     LayerMeasured,
     LayerQuantized,
     MetricScored,
+    OtherTensorsRead,
     PairOpened,
     Planned,
     PolicyRead,
@@ -29,6 +30,7 @@ from quail_audit.schema.figures import (
     CheckpointFacts,
     FileHash,
     LayerStatistics,
+    OtherTensors,
     PolicyUsed,
     Recovery,
     RuleOutcome,
@@ -111,6 +113,7 @@ class AuditState:
     layers_done: int = 0
     quantizing: dict[tuple[str, str], QuantizingProgress] = field(default_factory=dict)  # (scheme, side), in order
     summaries: dict[str, SchemeSummary] = field(default_factory=dict)
+    other_tensors: OtherTensors | None = None
     arms: dict[str, ArmReport] = field(default_factory=dict)
     running: dict[tuple[str, str], RunningMean] = field(default_factory=lambda: defaultdict(RunningMean))
     samples_done: dict[str, int] = field(default_factory=dict)
@@ -151,6 +154,8 @@ class AuditState:
                 self.quantizing[event.scheme, event.side] = QuantizingProgress(event.index, event.total, started_s)
             case WeightsMeasured():
                 self.summaries[event.scheme] = event.summary
+            case OtherTensorsRead():
+                self.other_tensors = event.tensors
             case ArmStarted():
                 self.arms[event.arm] = ArmReport(
                     execution=event.execution, device=event.device, dtype=event.dtype, reason=event.reason
@@ -247,6 +252,7 @@ class AuditState:
             policy=self.policy,
             rules=self.rules,
             files=self.files,
+            other_tensors=self.other_tensors,
         )
 
     def _checkpoints(self) -> dict[str, CheckpointFacts]:

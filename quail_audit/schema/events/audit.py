@@ -11,6 +11,7 @@ from quail_audit.schema.figures import (
     FoundFile,
     LayerDetail,
     LayerStatistics,
+    OtherTensors,
     PolicyUsed,
     Recovery,
     RuleOutcome,
@@ -110,6 +111,13 @@ class WeightsMeasured(Timed):
     type: Literal["weights_measured"] = "weights_measured"
     scheme: Name
     summary: SchemeSummary
+
+
+class OtherTensorsRead(Timed):
+    """All tensors that are not measured as layers were read: they are finite, the reference's too, or the run ends."""
+
+    type: Literal["other_tensors_read"] = "other_tensors_read"
+    tensors: OtherTensors
 
 
 class ArmStarted(Timed):

@@ -23,6 +23,7 @@ from quail_audit.schema.events.audit import (
     LayerMeasured,
     LayerQuantized,
     MetricScored,
+    OtherTensorsRead,
     PairOpened,
     Planned,
     PolicyRead,
@@ -69,6 +70,7 @@ Event = (
     | LayerMeasured
     | LayerQuantized
     | WeightsMeasured
+    | OtherTensorsRead
     | ArmStarted
     | SampleScored
     | MetricScored
