@@ -15,7 +15,7 @@ P = ParamSpec("P")
 
 # As `quail --help` lists them; commands of other packages follow.
 _ORDER = (
-    *("audit", "watch", "report", "compare", "verify", "sign", "policy"),
+    *("audit", "watch", "report", "compare", "verify", "sign", "policy", "inspect"),
     *("attribute", "recipe", "prescribe", "carry", "train"),
     *("demo", "schemes", "doctor", "schema", "serve"),
 )

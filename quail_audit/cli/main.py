@@ -15,7 +15,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import quail_audit
-from quail_audit.cli import attribute, audit, compare, doctor, policy, prescribe, recipe, report, serve, verify, watch
+from quail_audit.cli import (
+    attribute,
+    audit,
+    compare,
+    doctor,
+    inspect,
+    policy,
+    prescribe,
+    recipe,
+    report,
+    serve,
+    verify,
+    watch,
+)
 from quail_audit.cli.app import Command, add_command, app
 from quail_audit.cli.exit_codes import DEBUG_VARIABLE, code_after_flush, code_of_unwritten, report_errors
 from quail_audit.core.errors import EXIT_USAGE, EnvironmentProblemError
@@ -66,6 +79,7 @@ OWN_COMMANDS: tuple[Command[...], ...] = (
     compare.compare,
     verify.verify,
     verify.sign,
+    inspect.inspect,
     attribute.attribute,
     recipe.recipe,
     prescribe.prescribe,

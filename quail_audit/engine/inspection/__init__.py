@@ -1,0 +1,1 @@
+"""Say what an audit would see in a checkpoint, without reading a weight."""

@@ -1,0 +1,152 @@
+"""Show texts as a checkpoint's model would see them: its tokenizer, special tokens and window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from quail_audit.core.errors import QuailError
+from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, ModelConfig
+from quail_audit.engine.forgetting.data.types import ForgettingData, QuestionAnswer, Questions
+from quail_audit.engine.forgetting.measurable import task_of
+from quail_audit.engine.forgetting.metrics import knowmem, verbmem
+from quail_audit.schema.inspection import PromptSeen, SpecialToken
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+
+MOST_PROMPTS = 3
+_QUESTION = Questions((QuestionAnswer(question="What is the capital of France?", answer="Paris"),), ())
+_LINE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tokenizer and a configuration say of texts.
+
+    Attributes:
+        window: in tokens.
+        special: special tokens.
+        chat_template: its first line.
+        prompts: some texts as the model sees them.
+        notes: notes for the reader.
+        not_measured: what cannot be asked, and why.
+    """
+
+    window: int | None = None
+    special: tuple[SpecialToken, ...] = ()
+    chat_template: str | None = None
+    prompts: tuple[PromptSeen, ...] = ()
+    notes: tuple[str, ...] = ()
+    not_measured: tuple[str, ...] = field(default=())
+
+
+def see_prompts(
+    checkpoint: Checkpoint, base: Checkpoint | None, data: ForgettingData | None, model: ModelConfig
+) -> Seen:
+    """Return texts of the data, or plain examples, as the model would see them.
+
+    A tokenizer that cannot be read is no error: an audit of weights alone needs none.
+
+    Args:
+        checkpoint: whose tokenizer is taken.
+        base: whose tokenizer stands in.
+        data: fitted to the checkpoint; None: plain examples.
+        model: what its configuration says.
+    """
+    from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
+
+    try:
+        tokenizer, notes = load_tokenizer(checkpoint, base)
+    except QuailError as error:
+        return Seen(window=model.window, not_measured=(f"forgetting: {error}",))
+    window = _window(model, tokenizer)
+    texts = _texts(data) if data is not None else _examples(task_of(checkpoint) == "classification")
+    prompts = tuple(_see(tokenizer, name, text, window, new) for name, text, new in texts)
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default", next(iter(template.values()), None))
+    first_line = printable(template.strip().partition("\n")[0], limit=_LINE_CHARACTERS) if template else None
+    return Seen(window, tuple(_special(tokenizer, model)), first_line, prompts, notes)
+
+
+def _window(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    if model.window is not None:
+        return model.window
+    length = tokenizer.model_max_length
+    return int(length) if 0 < length < LARGEST_WINDOW else None
+
+
+def _examples(classifier: bool) -> Iterator[tuple[str, str, int]]:
+    text = "The quick brown fox jumps over the lazy dog."
+    if classifier:
+        yield "a text to classify", text, 0
+        return
+    yield "a question", knowmem.prompts_of(_QUESTION)[0], knowmem.MAX_NEW_TOKENS
+    yield "a text to continue", "The quick brown fox", verbmem.MAX_NEW_TOKENS
+    yield "a text whose probability is read", text, 0
+
+
+def _texts(data: ForgettingData) -> Iterator[tuple[str, str, int]]:
+    """Yield (metric, text, tokens that an answer needs) of the first samples of each kind."""
+    for split in ("forget", "retain"):
+        found: list[tuple[str, str, int]] = []
+        if split in data.questions:
+            found.append((f"knowmem_{split}", knowmem.prompts_of(data.questions[split])[0], knowmem.MAX_NEW_TOKENS))
+        if split in data.continuations:
+            found.append((f"verbmem_{split}", data.continuations[split][0].prompt, verbmem.MAX_NEW_TOKENS))
+        if split in data.texts:
+            found.append((f"nll_{split}", data.texts[split][0], 0))
+        if split in data.labelled:
+            found += [(f"accuracy_{split}", row.text, 0) for row in data.labelled[split][:MOST_PROMPTS]]
+        if found:
+            yield from _filled(found, data, split)
+            return
+
+
+def _filled(found: list[tuple[str, str, int]], data: ForgettingData, split: Any) -> list[tuple[str, str, int]]:
+    """Return three texts: the first of each kind, then more questions, continuations or texts."""
+    more: list[tuple[str, str, int]] = []
+    if split in data.questions:
+        prompts = knowmem.prompts_of(data.questions[split])[1:MOST_PROMPTS]
+        more += [(f"knowmem_{split}", prompt, knowmem.MAX_NEW_TOKENS) for prompt in prompts]
+    rows = data.continuations.get(split, ())[1:MOST_PROMPTS]
+    more += [(f"verbmem_{split}", row.prompt, verbmem.MAX_NEW_TOKENS) for row in rows]
+    more += [(f"nll_{split}", text, 0) for text in data.texts.get(split, ())[1:MOST_PROMPTS]]
+    return [*found, *more][:MOST_PROMPTS]
+
+
+def _see(tokenizer: PreTrainedTokenizerBase, name: str, text: str, window: int | None, new: int) -> PromptSeen:
+    """Encode a text as an audit does, and cut it as an audit does: a prompt at its beginning, a text at its end."""
+    from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+
+    with quiet_transformers():  # it warns of long texts, which are cut here
+        whole: list[int] = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+    ids = whole
+    if window is not None:
+        room = window - max(1, min(new, window // 2)) if new else window
+        ids = whole[-room:] if new else whole[:room]
+    tokens = tuple("" if token is None else str(token) for token in tokenizer.convert_ids_to_tokens(ids))
+    return PromptSeen(name=name, text=text, tokens=tokens, ids=tuple(ids), cut=len(whole) - len(ids))
+
+
+def _special(tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> Iterator[SpecialToken]:
+    """Yield the tokens that begin, end and fill texts: the tokenizer's, then those that only the configuration has."""
+    own = {"begin": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
+    also = {"begin": (model.begin_id,), "end": model.end_ids, "padding": (model.padding_id,)}
+    for role, first in own.items():
+        for token in dict.fromkeys((first, *also[role])):
+            if isinstance(token, int):
+                yield SpecialToken(role=role, id=token, text=_written(tokenizer, token))
+
+
+def _written(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    try:
+        written = tokenizer.convert_ids_to_tokens(token)
+    except (IndexError, KeyError, OverflowError, TypeError, ValueError):
+        return ""
+    return written if isinstance(written, str) else ""
