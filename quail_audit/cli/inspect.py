@@ -49,7 +49,7 @@ def inspect(
     No weight is read and no model loaded, so this takes seconds. The exit code is 0 if the checkpoint can be opened.
     """
     from quail_audit.engine.forgetting.data.spellings import Columns
-    from quail_audit.engine.inspection.inspect import inspect_checkpoint
+    from quail_audit.engine.inspection import inspect_checkpoint
     from quail_audit.reports.text import inspection
 
     found = inspect_checkpoint(

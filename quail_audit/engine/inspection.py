@@ -10,11 +10,17 @@ from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.adapter import CONFIG_NAME
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.tensor_kinds import (
+    adapter_tensors,
+    find_tied,
+    list_renamed,
+    rounded_by,
+    sort_tensors,
+)
 from quail_audit.engine.checkpoints.weight_files import read_json_object
 from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.measurable import fit_data, read_data, task_of
-from quail_audit.engine.inspection.prompts import see_prompts
-from quail_audit.engine.inspection.tensors import adapter_tensors, find_tied, list_renamed, rounded_by, sort_tensors
+from quail_audit.engine.forgetting.seen_prompts import see_prompts
 from quail_audit.engine.schemes.registry import any_scheme_named, listed_schemes
 from quail_audit.schema.inspection import Inspection
 

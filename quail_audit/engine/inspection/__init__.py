@@ -1,1 +1,0 @@
-"""Say what an audit would see in a checkpoint, without reading a weight."""
