@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.architecture import is_classifier
+from quail_audit.engine.checkpoints.model_class import model_class
 from quail_audit.engine.forgetting.data.calibration_texts import read_texts
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
@@ -125,15 +125,17 @@ class _StopForward(Exception):  # noqa: N818 - no error: ends a forward pass tha
 
 def _empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     base = checkpoint.adapter_of or checkpoint
     settings = dict(base.config)
     with quiet_transformers(), init_empty_weights(include_buffers=False):
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
         config.use_cache = False
-        auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
-        model: PreTrainedModel = auto.from_config(config, attn_implementation="eager")
+        kind: Any = model_class(base.config)  # opening the checkpoint built its model already
+        if kind.config_class.model_type != config.model_type:
+            config = config.get_text_config()
+        model: PreTrainedModel = kind._from_config(config, attn_implementation="eager")
     model.train(False)
     return model
 

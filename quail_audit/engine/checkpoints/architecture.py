@@ -12,12 +12,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.model_class import class_note, model_class
 from quail_audit.engine.checkpoints.transformers_rules import (
     config_for_this_version,
     is_converted,
@@ -102,7 +103,7 @@ def lay_out(
     model = model_without_weights(config, tensors, where)
     if model is None:
         return _guess_layout(config, tensors, skip_modules)
-    return _match_tensors(model, tensors, skip_modules, where)
+    return replace(_match_tensors(model, tensors, skip_modules, where), note=class_note(config))
 
 
 def model_without_weights(
@@ -123,16 +124,6 @@ def transposed_parameters(config: Mapping[str, Any], tensors: Mapping[str, Tenso
     model = model_without_weights(config, tensors, where)
     modules = () if model is None else model.named_modules()
     return frozenset(f"{name}.weight" for name, module in modules if isinstance(module, Conv1D))
-
-
-def is_classifier(config: Mapping[str, Any]) -> bool:
-    """Tell whether a config.json describes a sequence classifier; else it is taken for a language model."""
-    return _first_architecture(config).endswith("ForSequenceClassification")
-
-
-def _first_architecture(config: Mapping[str, Any]) -> str:
-    architectures = config.get("architectures")
-    return str(architectures[0]) if isinstance(architectures, list) and architectures else ""
 
 
 def module_with_weight(weight: torch.Tensor, transposed: bool) -> torch.nn.Module:
@@ -173,21 +164,21 @@ def _check_counts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], 
 def _build_empty_model(config_json: str, where: str) -> PreTrainedModel | None:
     """Build the model on the meta device, as transformers does before it loads weights; None for an unknown type."""
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import CONFIG_MAPPING
 
     values: dict[str, Any] = json.loads(config_json)
     values.pop("auto_map", None)  # the checkpoint's own code
-    model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+    kind: Any = model_class(values)
+    if kind is None:
         return None
-    auto: Any = AutoModelForSequenceClassification if is_classifier(values) else AutoModelForCausalLM
+    model_type = str(values.get("model_type"))
     try:
         with silence_libraries(), torch.device("meta"):
-            config = CONFIG_MAPPING[model_type].from_dict(config_for_this_version(values))
-            if type(config) not in auto._model_mapping:
-                return None
+            config: Any = CONFIG_MAPPING[model_type].from_dict(config_for_this_version(values))
+            if kind.config_class.model_type != model_type:  # a language model that is part of a larger one
+                config = config.get_text_config()
             # Eager: the fast kinds of attention have the same modules, and may not be installed.
-            model: PreTrainedModel = auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
+            model: PreTrainedModel = kind._from_config(config, attn_implementation="eager")
             return model
     except Exception as error:  # a model's code may raise anything if values make no sense
         raise BadInputError(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import is_classifier
+from quail_audit.engine.checkpoints.architecture import model_without_weights
+from quail_audit.engine.checkpoints.model_class import is_classifier, why_not_asked
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.labels import is_numbered, label_names, list_words, match_label
 from quail_audit.engine.forgetting.data.names import list_found, note_unread, put_into_folder, suggest_names
@@ -131,10 +132,23 @@ def fit_data(data: ForgettingData, *checkpoints: Checkpoint) -> ForgettingData:
             where=str(data.folder),
             mend=EXPECTED[task],
         )
+    if task == "language modelling":
+        for checkpoint in checkpoints:
+            _refuse_unasked(checkpoint)
     skipped = {name: why for name, why in data.skipped.items() if tasks[name] == task}
     skipped |= {name: f"not for {_MODELS[task]}" for name in data.samples if tasks[name] != task}
     data = replace(data, samples=samples, skipped=skipped)
     return data if task == "language modelling" else _fit_labels(checkpoints, data)
+
+
+def _refuse_unasked(checkpoint: Checkpoint) -> None:
+    base = checkpoint.adapter_of or checkpoint
+    if why := why_not_asked(model_without_weights(base.config, base.files.tensors, str(base.folder))):
+        raise BadInputError(
+            why,
+            where=f"{base.folder}/config.json",
+            mend="Leave --data out: all its layers are measured by their weights",
+        )
 
 
 def data_task(data: ForgettingData) -> Task | None:

@@ -16,14 +16,13 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
-from quail_audit.engine.checkpoints.architecture import is_classifier
+from quail_audit.engine.checkpoints.model_class import is_classifier, model_class
 from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version, is_version_5
 from quail_audit.engine.forgetting.models.batches import is_out_of_memory
 from quail_audit.engine.forgetting.models.device import find_device, find_dtype
@@ -150,9 +149,9 @@ def _load_as_stored(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
         settings = config_for_this_version(base.config)  # another checkpoint's may stand in
         config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
     asked_type = {"dtype" if is_version_5() else "torch_dtype": "auto"}
-    auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
+    kind: Any = model_class(base.config) or AutoModelForCausalLM  # which says what it lacks
     model = _check_complete(
-        auto.from_pretrained(
+        kind.from_pretrained(
             base.folder,
             config=config,
             local_files_only=True,
@@ -173,8 +172,9 @@ def _load_dequantized(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
     settings = config_for_this_version(base.config)
     config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
     own_dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    auto: Any = AutoModelForSequenceClassification if is_classifier(base.config) else AutoModelForCausalLM
-    kind: Any = auto._model_mapping[type(config)]
+    kind: Any = model_class(base.config)  # opening it built its model already
+    if kind.config_class.model_type != config.model_type:  # a language model that is part of a larger one
+        config = config.get_text_config()
     loaded = kind.from_pretrained(
         None,
         config=config,
