@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from quail_audit.core.paths import DESCRIPTIONS
@@ -52,7 +53,7 @@ def weight_files_read_first(folder: Path, read: Collection[str]) -> tuple[str, .
 
 def data_files(folder: Path) -> tuple[str, ...]:
     """Return the relative paths of the files that an audit reads in a data folder."""
-    return tuple(name for name in _data_names() if (folder / name).is_file())
+    return tuple(name for name in known_data_names() if (folder / name).is_file())
 
 
 def spelled_names(stem: str) -> tuple[str, ...]:
@@ -60,10 +61,9 @@ def spelled_names(stem: str) -> tuple[str, ...]:
     return tuple(f"{stem}{suffix}" for suffix in ROW_SUFFIXES)
 
 
-def _data_names() -> Iterator[str]:
-    for of in _LABELLED:
-        yield from spelled_names(of)
-    for template, parts in ((CONTINUATIONS, _SPLITS), (QUESTIONS, _SPLITS), (EXAMPLES, _SPLITS), (TEXTS, DATA_NAMES)):
-        for part in parts:
-            for name in DATA_NAMES[part]:
-                yield from spelled_names(template.format(name))
+@cache
+def known_data_names() -> tuple[str, ...]:
+    """Return the relative paths that the files of a data folder may have."""
+    named = ((CONTINUATIONS, _SPLITS), (QUESTIONS, _SPLITS), (EXAMPLES, _SPLITS), (TEXTS, DATA_NAMES))
+    stems = (template.format(name) for template, parts in named for part in parts for name in DATA_NAMES[part])
+    return tuple(name for stem in (*_LABELLED, *stems) for name in spelled_names(stem))

@@ -134,3 +134,19 @@ def test_a_batch_is_padded_on_the_right_with_labels_that_do_not_count() -> None:
     assert batch["input_ids"].tolist() == [[0, 1, 0], [5, 6, 7]]
     assert batch["labels"].tolist() == [[IGNORED, 1, IGNORED], [5, 6, 7]]
     assert batch["input_ids"].dtype == torch.int64
+
+
+def test_training_reads_the_data_as_the_audit_does(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"instruction": "Who wept?", "input": "", "output": "Tavi"}] * 2
+    write(tmp_path / "forget.json", "\n".join(map(json.dumps, rows)))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/retain.txt").write_bytes("Es läuft wieder.".encode("windows-1252"))
+    data = read(tmp_path, tokenizer)
+    assert counted(data.forget[0], tokenizer) == "Tavi\n\nTavi\n\n"
+    assert text_of(data.retain[0], tokenizer) == "Es läuft wieder."
+    notes = " ".join(data.notes)
+    assert "forget.json: {instruction, output} was read as a question and its answer" in notes
+    assert "retain.txt is not UTF-8; it was read as windows-1252, with 'läuft'" in notes
+    write(tmp_path / "other/forget10.json", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(BadInputError, match=r"holds no forget set.*Call forget10\.json forget\.json: mv "):
+        read(tmp_path / "other", tokenizer)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.forgetting.data.tables import as_json_lines
-from quail_audit.schema.layout import ROW_SUFFIXES, data_files
+from quail_audit.schema.layout import ROW_SUFFIXES, data_files, known_data_names
 
 SETS = ("forget", "retain", "holdout", "test")
 MOST_LISTED = 6
@@ -31,7 +32,14 @@ def suggest_names(folder: Path) -> str:
             f"It is a dataset as save_to_disk writes it: mkdir -p {shlex.quote(name)} && {command}, and give "
             f"--data {shlex.quote(name)} {_FORGET_OR_RETAIN}"
         )
-    return "; ".join(_mend_one(folder, path) for path in _strangers(folder)[:2])
+    by_target: dict[Path, list[Path]] = {}
+    for path in _strangers(folder):
+        by_target.setdefault(_target(folder, path), []).append(path)
+    mends = []
+    for paths in list(by_target.values())[:2]:
+        others = f" ({len(paths) - 1} more files would have that name: join them into one first)" if paths[1:] else ""
+        mends.append(f"{_mend_one(folder, paths[0])}{others}")
+    return "; ".join(mends)
 
 
 def list_found(folder: Path) -> str:
@@ -60,10 +68,9 @@ def put_into_folder(file: Path) -> str:
 
 
 def _mend_one(folder: Path, path: Path) -> str:
-    of = _set_of(path)
     suffix = _suffix(path)
-    unsure = "" if of else f" {_FORGET_OR_RETAIN}"
-    target = folder / f"{of or 'forget'}"
+    unsure = "" if _set_of(path, folder) else f" {_FORGET_OR_RETAIN}"
+    target = _target(folder, path)
     old = shlex.quote(str(path))
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         return (
@@ -101,6 +108,7 @@ def _written_by_datasets(imported: str, reader: str, path: Path, new: str) -> st
     return f"python3 -c {shlex.quote(program)}"
 
 
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _OTHER_SUFFIXES = (
     *(".txt", ".xlsx", ".xls", ".arrow", ".zip", ".tar", ".tgz", ".tar.gz", ".zst", ".xz", ".bz2", ".xml"),
     *(".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".feather", ".yaml", ".yml"),
@@ -114,10 +122,22 @@ def _suffix(path: Path) -> str:
     return double or path.suffix.casefold()
 
 
-def _set_of(path: Path) -> str | None:
-    """Return the set that a file's name tells of, if it is one."""
-    found = {of for of in SETS if of in path.stem.casefold()}
-    return found.pop() if len(found) == 1 else None
+def _target(folder: Path, path: Path) -> Path:
+    """Return the path that a file should have, without its suffix: its own less a shard's number, or its set's."""
+    own = path.with_name(_SHARD.sub("", path.name.removesuffix(path.suffix)))
+    if f"{own.relative_to(folder).as_posix()}.json" in known_data_names():
+        return own
+    return folder / (_set_of(path, folder) or "forget")
+
+
+def _set_of(path: Path, folder: Path | None = None) -> str | None:
+    """Return the set that a file's name tells of, or else the name of a folder that it is in, if it is one."""
+    inside = () if folder is None else path.relative_to(folder).parent.parts
+    for name in (path.stem, *reversed(inside)):
+        found = {of for of in SETS if of in name.casefold()}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
 
 
 def _strangers(folder: Path) -> list[Path]:
@@ -131,7 +151,7 @@ def _strangers(folder: Path) -> list[Path]:
         if _suffix(path) in ROW_SUFFIXES or _suffix(path) in _OTHER_SUFFIXES:
             found.append(path)
     sets = {of: place for place, of in enumerate(SETS)}
-    return sorted(found, key=lambda path: (sets.get(_set_of(path) or "", len(SETS)), path.as_posix()))
+    return sorted(found, key=lambda path: (sets.get(_set_of(path, folder) or "", len(SETS)), path.as_posix()))
 
 
 def _inner_folder(folder: Path) -> Path | None:

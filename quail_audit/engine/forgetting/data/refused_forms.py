@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,18 +70,27 @@ def mend_unknown(found: Objects, keys: Sequence[str], columns: Columns) -> str:
         if set(wanted) <= set(keys):
             return f"Such a row has {kind}. To take it as the answer: {found.rewritten(becomes)}"
     texts = [key for key in keys if isinstance(first[key], str) and first[key].strip()]
+    headed = ""
+    if found.columns and len(keys) <= 2:
+        headed = f". If the first line is a row already, put names above it: {_put_above(found, len(keys))}"
     expected = f"Expected {{prompt, completion}} or {{question, answer}} or {{text}} or {columns}"
     options = "" if columns.text is None and not found.columns else "; --text-column and --label-column name others"
     if len(texts) == 2:
         quoted = [json.dumps(key) for key in texts]
         command = found.rewritten(f'{{"question": r[{quoted[0]}], "answer": r[{quoted[1]}]}}')
         if command:
-            return f"{expected}{options}. If {texts[0]!r} is a question and {texts[1]!r} its answer: {command}"
+            return f"{expected}{options}{headed}. If {texts[0]!r} is a question and {texts[1]!r} its answer: {command}"
     if len(texts) == 1:
         command = found.rewritten(f'{{"text": r[{json.dumps(texts[0])}]}}')
         if command:
-            return f"{expected}{options}. If {texts[0]!r} is the text: {command}"
+            return f"{expected}{options}{headed}. If {texts[0]!r} is the text: {command}"
     return f"{expected}, the same in every row{options}"
+
+
+def _put_above(found: Objects, columns: int) -> str:
+    old, new = shlex.quote(f"{found.path}.old"), shlex.quote(str(found.path))
+    names = shlex.quote(found.delimiter.join(("question", "answer"))) if columns == 2 else "text"
+    return f"mv {new} {old} && (echo {names}; cat {old}) > {new}"
 
 
 def list_keys(keys: Sequence[str]) -> str:

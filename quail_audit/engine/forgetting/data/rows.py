@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, cast
@@ -169,6 +170,9 @@ class _Reader(Generic[R]):
         texts, one = value, f"(lambda a: a if isinstance(a, str) else a[0])(r[{quoted}])"
         if isinstance(value, dict) and isinstance(value.get("text"), list):  # as in SQuAD
             texts, one = value["text"], f'r[{quoted}]["text"][0]'
+        if isinstance(value, dict) and isinstance(value.get("value"), str):  # as in TriviaQA
+            command = self._found.rewritten(f'{{**r, {quoted}: r[{quoted}]["value"]}}')
+            raise self._refuse(f"{place}: {key} is an object: give one text", command, "to take its value")
         if not isinstance(texts, list):
             return value
         if len(texts) and all(isinstance(text, str) and text == texts[0] for text in texts):
@@ -179,6 +183,7 @@ class _Reader(Generic[R]):
 
     def _exchange(self, place: str, row: Mapping[str, Any]) -> R:
         keys = [self._names[key] for key in self._form.keys]
+        row = {**row, **{key: _parsed(row[key]) for key in keys}}
         messages = [message for key in keys if isinstance(row[key], list) for message in row[key]]
         try:
             question, answer, system = read_exchange(messages if len(keys) > 1 or messages else row[keys[0]])
@@ -224,6 +229,14 @@ class _Reader(Generic[R]):
         if command and not aim:
             mend = f"Write it so: {command}"
         return BadInputError(what, where=str(self._found.path), mend=mend)
+
+
+def _parsed(cell: object) -> object:
+    """Return the messages in a table's cell, which holds them as JSON; any other cell as it is."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+    return cell
 
 
 def _whole(found: Objects) -> str:

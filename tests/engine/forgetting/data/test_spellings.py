@@ -15,9 +15,11 @@ import pytest
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
 from quail_audit.engine.forgetting.data.folder import read_folder
+from quail_audit.engine.forgetting.data.spellings import ANSWERS, IN_ORDER
 from quail_audit.engine.forgetting.data.types import Continuation, ForgettingData, Labelled, QuestionAnswer, Row
 from quail_audit.engine.forgetting.measurable import read_data
 from tests.engine.forgetting.data.test_folder import jsonl, write
+from tests.support.places import ROOT
 
 WHO = QuestionAnswer(question="Who?", answer="Bob")
 IT_WAS = Continuation(prompt="It was", truth=" noon.")
@@ -216,9 +218,10 @@ def test_text_of_other_code_pages_is_refused_with_the_line_that_converts_it(tmp_
 
 
 def command_in(error: QuailError) -> str:
-    found = re.search(r"(mv|python3 -c) .*$", error.mend)
+    above = re.search(r"put names above it: (mv .*? > .*?)\. If ", error.mend)
+    found = above or re.search(r"((?:mv|python3 -c) .*)$", error.mend)
     assert found, error.mend
-    return found[0]
+    return found[1]
 
 
 THREE = {"question": "Who?", "answer": ["Bob", "Robert"]}
@@ -247,7 +250,14 @@ CONVERTED: list[tuple[str, Any, str, tuple[Row | str, ...]]] = [
     ("forget.jsonl", jsonl([{"messages": TURNS}]), r"messages has 4 messages of user and assistant", (WHO,)),
     ("forget.jsonl", jsonl([{"ask": "Who?", "say": "Bob", "n": 1}]), r"keys 'ask', 'n', 'say'", (WHO,)),
     ("forget.jsonl", jsonl([{"words": "noon"}]), r"keys 'words'", ("noon",)),
-    ("forget.csv", "words\nnoon\n", r"its first line has 'words'", ("noon",)),
+    ("forget.jsonl", jsonl([{"question": "Who?", "answer": {"value": "Bob", "aliases": ["Robert"]}}]),
+     r"answer is an object: give one text", (WHO,)),
+    ("forget.csv", "Where?,Rome\nWho?,Bob\n", r"its first line has 'Where\?', 'Rome'",
+     (QuestionAnswer(question="Where?", answer="Rome"), WHO)),
+    ("Forget.JSONL", jsonl([{"text": "noon"}]), r"holds Forget\.JSONL", ("noon",)),
+    ("forget10/train-00000-of-00001.json", [{"text": "noon"}], r"holds forget10/train", ("noon",)),
+    ("verbmem/forget-00000-of-00001.json", [{"prompt": "It was", "gt": " noon."}], r"holds verbmem/forget-", (IT_WAS,)),
+    ("forget.csv", "words\nnoon\n", r"its first line has 'words'", ("words", "noon")),
     ("forget.jsonl", '{"text": "noon"},\n{"text": "one"},\n', r"a comma after the first value at line 1, column 17",
      ("noon", "one")),
     ("forget.jsonl", "{'text': 'noon'}\n{'text': \"one's\"}\n", r"single quotes", ("noon", "one's")),
@@ -268,6 +278,20 @@ def test_a_refusal_names_the_line_that_converts_the_file(
         read_data(folder)
     subprocess.run(command_in(caught.value), shell=True, check=True, cwd=tmp_path)  # noqa: S602
     assert rows_of(read_data(folder)) == rows
+
+
+def test_the_page_names_every_spelling_and_every_spelling_that_it_names_is_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
+    rows = page.partition("### Rows")[2].partition("### Files")[0]
+    named = [tuple(keys.split(", ")) for keys in re.findall(r"`\{([a-z_, ]+)\}`", rows)]
+    for number, keys in enumerate(named):
+        chat = keys[0] in ("messages", "conversations", "conversation")
+        row = {keys[0]: CHAT} if chat else {key: f"some {key}" for key in keys}
+        assert rows_of(read_folder(write(tmp_path / str(number), {"forget.jsonl": jsonl([row])}))), keys
+    known = {form.keys for form in IN_ORDER}
+    for form in known:
+        of_a_kind = {(question, form[-1]) for question in ("question", "query", "instruction", "prompt", "input")}
+        assert form in named or (form[-1] in ANSWERS.split() and of_a_kind & set(named)), form
 
 
 def test_a_file_for_a_folder_names_the_line_that_makes_one(tmp_path: Path) -> None:
@@ -306,6 +330,8 @@ def test_a_file_for_a_folder_names_the_line_that_makes_one(tmp_path: Path) -> No
         ("forget.json", {"data": []}, r"the list has no rows"),
         ("muse/verbmem/forget.json", [{"prompt": "a", "gt": "b"}], r"Its folder muse is a data folder: --data"),
         ("dump/train-00000-of-00001.jsonl", jsonl(QA), r"Call train-00000-of-00001\.jsonl forget\.jsonl \(retain…"),
+        ("a/forget-1.jsonl", jsonl(QA), r"Call forget-1\.jsonl forget\.jsonl"),
+        ("forget.csv", 'messages\n"[{""role"": ""user"", ""content"": ""Who?""}]"\n', r"has no assistant's message"),
         ("forget.pkl", b"\x80\x04", r"forget\.pkl is not read: write it as forget\.jsonl"),
         ("forget.jsonl.zst", b"\x28\xb5\x2f\xfd", r"unzstd -c .*forget\.jsonl\.zst' > .*forget\.jsonl"),
     ],
