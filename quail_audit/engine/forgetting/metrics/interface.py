@@ -31,8 +31,8 @@ class LanguageModel(Protocol):
         """Continue prompts greedily.
 
         Args:
-            prompts: texts; the tokenizer adds its special tokens. A prompt that is longer than the model's window less
-                max_new_tokens loses its beginning.
+            prompts: texts, which get the special tokens that the tokenizer puts in front if they do not bring them. A
+                prompt that is longer than the model's window less max_new_tokens loses its beginning but for these.
             max_new_tokens: the most tokens to generate for each prompt.
             stop_words: a continuation ends before the first of these.
 

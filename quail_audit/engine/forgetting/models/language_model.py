@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, read_model_config
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
+from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
-from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts
 from quail_audit.runs.journal import Journal
 
 
@@ -34,7 +37,10 @@ class TransformersModel(EvaluatedModel):
         journal: Journal | None = None,
     ) -> None:
         super().__init__(model, tokenizer, window=_window(model, tokenizer), batch_size=batch_size, journal=journal)
-        self.end_ids = _end_ids(model, tokenizer)
+        self.prompts = Prompts(tokenizer)
+        self.end_ids, notes = find_end_ids(model, tokenizer)
+        for note in notes:
+            self.note(note)
         self._read: dict[str, npt.NDArray[np.float32]] = {}
 
     def continuations(
@@ -42,26 +48,24 @@ class TransformersModel(EvaluatedModel):
     ) -> Iterator[tuple[int, str]]:
         """See interface.LanguageModel."""
         new = max_new_tokens if self.window is None else max(1, min(max_new_tokens, self.window // 2))
-        encoded = [self._encode(prompt) for prompt in prompts]
+        encoded = self._encode(prompts, "prompts")
         if self.window is not None:
-            kept = self.window - new
-            self.note_cut(sum(len(ids) > kept for ids in encoded), "prompts", "lost their beginning")
-            encoded = [ids[-kept:] for ids in encoded]
+            encoded = self._cut_prompts(encoded, max(1, self.window - new))
 
         def is_over(ids: Sequence[int]) -> bool:
-            text = self._decode(ids)
+            text = self.prompts.decode(ids)
             return any(word in text for word in stop_words)
 
         found = generate(
             self.model,
-            encoded,
+            [each.ids for each in encoded],
             max_new_tokens=new,
             end_ids=self.end_ids,
             size=self.size,
             is_over=is_over if stop_words else None,
         )
         for index, ids in found:
-            text = self._decode(ids)
+            text = self.prompts.decode(ids, prompt=encoded[index].ids)
             for word in stop_words:
                 text = text.split(word)[0]
             yield index, text
@@ -72,7 +76,7 @@ class TransformersModel(EvaluatedModel):
         unread = [index for index, text in enumerate(texts) if text not in self._read]
         for index in known:
             yield index, self._read[texts[index]]
-        encoded = [self._encode_with_start(texts[index]) for index in unread]
+        encoded = [self._with_start(each.ids) for each in self._encode([texts[index] for index in unread], "texts")]
         if self.window is not None:
             self.note_cut(sum(len(ids) > self.window for ids in encoded), "texts", "were cut to it")
             encoded = [ids[: self.window] for ids in encoded]
@@ -83,32 +87,36 @@ class TransformersModel(EvaluatedModel):
 
     def cut(self, text: str, tokens: int) -> str:
         """See interface.LanguageModel."""
-        return self._decode(self._encode(text)[:tokens])
+        return self.prompts.decode(self.prompts.encode(text).ids[:tokens])
 
-    def _encode(self, text: str) -> list[int]:
-        with quiet_transformers():  # it warns of long texts, which are cut here
-            ids: list[int] = self.tokenizer(text, add_special_tokens=True)["input_ids"]
-        refuse_unknown_tokens(ids, self.model)
+    def _encode(self, texts: Sequence[str], what: str) -> list[Encoded]:
+        """Encode texts, at least a token each, and note what was done with special tokens."""
+        encoded = [self.prompts.encode(text) for text in texts]
+        for each in encoded:
+            refuse_unknown_tokens(each.ids, self.model)
+        for note in self.prompts.notes(encoded, texts, what):
+            self.note(note)
         # some tokenizers give no token for some texts; a model needs one to start from
-        return ids or [self._start_id() or 0]
+        return [each if each.ids else replace(each, ids=[self._start_id() or 0]) for each in encoded]
 
-    def _encode_with_start(self, text: str) -> list[int]:
-        """Encode a text, with a start before a lone token so that it has a probability."""
-        ids = self._encode(text)
+    def _cut_prompts(self, encoded: Sequence[Encoded], most: int) -> list[Encoded]:
+        """Cut prompts to so many tokens: the special ones that each begins with, and its end."""
+        longer = [each for each in encoded if len(each.ids) > most]
+        kept = next((self.prompts.name_first(each) for each in longer if each.first), "")
+        how = f"lost their beginning but for its first token, {kept}" if kept else "lost their beginning"
+        self.note_cut(len(longer), "prompts", how)
+        return [replace(each, ids=each.end(most)) for each in encoded]
+
+    def _with_start(self, ids: list[int]) -> list[int]:
+        """Put a start before a lone token, so that it has a probability."""
         start = self._start_id()
         return [start, *ids] if len(ids) == 1 and start is not None and ids != [start] else ids
 
     def _start_id(self) -> int | None:
+        embeddings: Any = self.model.get_input_embeddings()
         start: int | None = self.tokenizer.bos_token_id
-        return start if start is not None else next(iter(self.end_ids), None)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        """Return text as MUSE's code decodes it: without special tokens, and without the spaces some tokenizers leave.
-
-        The cleaning up is asked for by itself, because transformers now skips it for some tokenizers.
-        """
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return self.tokenizer.clean_up_tokenization(str(text))
+        is_known = start is not None and start < embeddings.weight.shape[0]
+        return start if is_known else next(iter(self.end_ids), None)
 
 
 def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -117,13 +125,3 @@ def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int |
     if window is None and 0 < tokenizer.model_max_length < LARGEST_WINDOW:
         window = int(tokenizer.model_max_length)
     return window
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the tokens that end a text: the model's own, else the tokenizer's."""
-    found = getattr(model.generation_config, "eos_token_id", None)
-    if found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
-        return ()
-    return tuple(found) if isinstance(found, list) else (int(found),)
