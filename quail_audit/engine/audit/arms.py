@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from quail_audit.core.untrusted import printable
 from quail_audit.engine.audit.scheme_failures import AnyScheme
 from quail_audit.runs.journal import Entry, KeptArray
 from quail_audit.schema.events.audit import ArmFinished, ArmStarted, MetricScored
@@ -67,6 +68,7 @@ def _measure_arm(
     """Score one arm with its own model, which is dropped before the next is loaded."""
     from quail_audit.engine.forgetting.evaluate import evaluate_arm
     from quail_audit.engine.forgetting.models.load import load_arm
+    from quail_audit.engine.forgetting.models.nonfinite import NonfiniteLogitsError
     from quail_audit.engine.schemes.calibrated import CalibratedScheme
 
     if isinstance(scheme, CalibratedScheme):  # a backend's checkpoint is rounded already
@@ -87,15 +89,20 @@ def _measure_arm(
     )
     for note in loaded.notes:
         yield Noted(message=f"{arm}: {note}")
-    scores = yield from evaluate_arm(
-        arm,
-        loaded,
-        data,
-        tuple(data.samples),
-        batch_size=request.batch_size,
-        seed=request.seed,
-        journal=work.journal.section("batch", arm),
-    )
+    try:
+        scores = yield from evaluate_arm(
+            arm,
+            loaded,
+            data,
+            tuple(data.samples),
+            batch_size=request.batch_size,
+            seed=request.seed,
+            journal=work.journal.section("batch", arm),
+        )
+    except NonfiniteLogitsError as error:
+        if scheme is None:  # else it is the scheme that breaks the model
+            error.where = error.where or printable(checkpoint.source)
+        raise
     elapsed_s = round(time.monotonic() - started_s, 3)
     yield ArmFinished(arm=arm, elapsed_s=elapsed_s, batch_size=scores.batch_size)
     return scores

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.models.batches import batch_size_for
+from quail_audit.engine.forgetting.models.nonfinite import refuse_nonfinite
 from quail_audit.runs.journal import Journal
 
 # A probability that is not finite counts as this: the logarithm of float32's smallest normal number.
@@ -48,8 +49,19 @@ class EvaluatedModel:
         self.size = replace(batch_size_for(model.device, batch_size), journal=journal or Journal())
         self.notes: list[str] = []
 
-    def replace_nonfinite(self, found: npt.NDArray[np.float32], of: str) -> npt.NDArray[np.float32]:
-        """Return log-probabilities of tokens or labels with a finite number in every place, and note what was not."""
+    def replace_nonfinite(self, found: npt.NDArray[np.float32], of: str, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return log-probabilities with a finite number for each token or label that the model masks; note that.
+
+        Args:
+            found: minus infinity if the model masks it, NaN if its logits are not finite.
+            of: "tokens" or "labels".
+            ids: of the text.
+
+        Raises:
+            NonfiniteLogitsError: the logits are not finite; says from which layer on.
+        """
+        if np.isnan(found).any():
+            refuse_nonfinite(self.model, [ids])
         finite = np.isfinite(found)
         if not finite.all():
             self.note(f"the model gives some {of} no finite probability; they count as 1e-38")

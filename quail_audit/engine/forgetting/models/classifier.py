@@ -65,7 +65,7 @@ class TransformersClassifier(EvaluatedModel):
 
         token = token_bytes(self.model)
         for place, found in run_in_batches([len(ids) for ids in encoded], lambda n: n * token, self.size, run):
-            self._answered[unread[place]] = answered = self.replace_nonfinite(found, "labels")
+            self._answered[unread[place]] = answered = self.replace_nonfinite(found, "labels", encoded[place])
             for index in places[unread[place]]:
                 yield index, answered
 

@@ -15,6 +15,7 @@ from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unk
 from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
+from quail_audit.engine.forgetting.models.nonfinite import generate_finite
 from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts
 from quail_audit.runs.journal import Journal
 
@@ -56,15 +57,16 @@ class TransformersModel(EvaluatedModel):
             text = self.prompts.decode(ids)
             return any(word in text for word in stop_words)
 
+        rows = [each.ids for each in encoded]
         found = generate(
             self.model,
-            [each.ids for each in encoded],
+            rows,
             max_new_tokens=new,
             end_ids=self.end_ids,
             size=self.size,
             is_over=is_over if stop_words else None,
         )
-        for index, ids in found:
+        for index, ids in generate_finite(self.model, found, rows):
             text = self.prompts.decode(ids, prompt=encoded[index].ids)
             for word in stop_words:
                 text = text.split(word)[0]
@@ -82,7 +84,7 @@ class TransformersModel(EvaluatedModel):
             encoded = [ids[: self.window] for ids in encoded]
         for place, found in log_probabilities(self.model, encoded, size=self.size):
             index = unread[place]
-            self._read[texts[index]] = self.replace_nonfinite(found, "tokens")
+            self._read[texts[index]] = self.replace_nonfinite(found, "tokens", encoded[place])
             yield index, self._read[texts[index]]
 
     def cut(self, text: str, tokens: int) -> str:

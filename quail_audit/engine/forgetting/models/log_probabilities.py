@@ -76,5 +76,8 @@ def _row_log_probabilities(model: PreTrainedModel, ids: torch.Tensor, stretch: i
 
 
 def _target_log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return log-probabilities of the targets: minus infinity if masked, NaN if the logits are not finite."""
     logits = logits.float()
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    total = logits.logsumexp(-1)
+    found = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total
+    return found.masked_fill(~total.isfinite(), torch.nan)

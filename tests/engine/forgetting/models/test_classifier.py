@@ -60,13 +60,25 @@ def test_roberta_has_fewer_places_than_its_table() -> None:
     assert np.isfinite(found[0]).all()
 
 
-def test_probabilities_that_are_no_numbers_count_as_nothing() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_refused(value: float) -> None:
     tokenizer = make_tokenizer("encoder")
     model: Any = new_classifier("encoder", len(tokenizer), LABELS)
     with torch.no_grad():
-        model.classifier.bias[1] = torch.nan
+        model.classifier.bias[1] = value
+    with pytest.raises(BadInputError, match="logits are NaN or infinite, first the output of classifier"):
+        dict(TransformersClassifier(model, tokenizer).label_log_probabilities(["a", "b c d"]))
+
+
+def test_a_label_that_is_masked_counts_as_least() -> None:
+    tokenizer = make_tokenizer("encoder")
+    model: Any = new_classifier("encoder", len(tokenizer), LABELS)
+    with torch.no_grad():
+        model.classifier.bias[1] = -torch.inf
     asked = TransformersClassifier(model, tokenizer)
-    assert np.isfinite(dict(asked.label_log_probabilities(["a"]))[0]).all()
+    found = dict(asked.label_log_probabilities(["a"]))[0]
+    assert np.isfinite(found).all()
+    assert found.argmin() == 1
     assert "no finite probability" in asked.notes[0]
 
 

@@ -118,13 +118,18 @@ def test_texts_are_read_once(llama: LlamaForCausalLM, tokenizer: Any, monkeypatc
     assert again[1] is first[0]
 
 
-def test_probabilities_that_are_no_numbers_count_as_tiny(tokenizer: Any) -> None:
+def test_probabilities_of_masked_tokens_count_as_tiny(tokenizer: Any) -> None:
+    """A model may give the tokens that it never says a logit of minus infinity."""
     model = LlamaForCausalLM(llama_config(len(tokenizer)))
-    with torch.no_grad():
-        model.lm_head.weight[5] = float("nan")
+    ids = tokenizer(POSTS[0])["input_ids"]
+    masked = ids[3]
+    model.lm_head.register_forward_hook(
+        lambda _head, _given, logits: logits.index_fill(-1, torch.tensor([masked]), -torch.inf)
+    )
     wrapped = TransformersModel(model, tokenizer)
     ((_, found),) = wrapped.log_probabilities([POSTS[0]])
-    assert found.tolist() == [pytest.approx(LEAST_LOG_PROBABILITY)] * len(found)
+    tiny = np.isclose(found, LEAST_LOG_PROBABILITY)
+    assert tiny.tolist() == [token == masked for token in ids[1:]]
     assert pytest.approx(-87.336, abs=1e-3) == LEAST_LOG_PROBABILITY
     assert wrapped.notes == ["the model gives some tokens no finite probability; they count as 1e-38"]
     assert len(dict(wrapped.continuations([POSTS[0]], max_new_tokens=3))) == 1
