@@ -135,7 +135,9 @@ def _values(text: str, path: Path, line: int | None = None) -> Iterator[tuple[in
             raise BadInputError(f"line {number}: the JSON is nested too deeply", where=str(path)) from error
         except _RepeatedKeyError as error:
             raise BadInputError(
-                f"line {number}: an object has the key {error.args[0]!r} twice", where=str(path), mend="Take out one"
+                f"line {number}: an object has the key {error.args[0][:40]!r} twice",
+                where=str(path),
+                mend="Take out one",
             ) from error
         except ValueError as error:  # a number of more digits than Python reads
             raise BadInputError(f"line {number}: the file is not valid JSON: {error}", where=str(path)) from error

@@ -10,6 +10,7 @@ from typing import Any
 from quail_audit.engine.forgetting.data.objects import Objects
 from quail_audit.engine.forgetting.data.spellings import Columns
 
+LONGEST_KEY = 60  # that a command names
 _CHOICES = ("choices", "options", "endings")
 _LETTERS = "abcdefgh"
 # (keys, what such a row has, what it becomes)
@@ -56,6 +57,7 @@ def find_choices(row: Mapping[str, Any], question: str, answer: str) -> tuple[st
 def mend_unknown(found: Objects, keys: Sequence[str], columns: Columns) -> str:
     """Return what to do about rows of no known form; empty if nothing more can be said than what is expected."""
     first = found.rows[0][1]
+    keys = [key for key in keys if len(key) <= LONGEST_KEY]
     if not isinstance(first, dict):
         return ""
     if any(name in keys for name in columns.labels) and not any(name in keys for name in columns.texts):

@@ -125,7 +125,7 @@ def find_key(key: str, found: Collection[str]) -> str | None:
     """Return the key as a row spells it: exactly, else in the one other case or with the one other space around it."""
     if key in found:
         return key
-    alike = [name for name in found if name.strip().casefold() == key.casefold()]
+    alike = [name for name in found if len(name) <= 2 * len(key) and name.strip().casefold() == key.casefold()]
     return alike[0] if len(alike) == 1 else None
 
 

@@ -53,7 +53,7 @@ def parse_csv(file: TextFile, path: Path) -> Objects:
     if not header:
         raise BadInputError("the file is empty", where=str(path), mend=expected)
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        raise BadInputError(f"the column {twice[0]!r} is there twice", where=str(path), mend="Rename one of them")
+        raise BadInputError(f"the column {twice[0][:40]!r} is there twice", where=str(path), mend="Rename one of them")
     return Objects(
         path,
         tuple(rows),
@@ -72,6 +72,8 @@ def read_parquet(data: bytes, path: Path) -> Objects:
         EnvironmentProblemError: pyarrow is missing, or too old to be given a file from elsewhere.
         BadInputError: the file cannot be read.
     """
+    if not data.endswith(PARQUET) or len(data) < 2 * len(PARQUET):
+        raise _not_whole(path, "it has no footer")
     try:
         import pyarrow
         import pyarrow.parquet
@@ -91,13 +93,18 @@ def read_parquet(data: bytes, path: Path) -> Objects:
         table: Any = pyarrow.parquet.read_table(io.BytesIO(data))
         found = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            f"the file is not whole Parquet: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=str(path),
-            mend="Copy it anew from where it came, or convert it there to JSON lines",
-        ) from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise _not_whole(path, lines[0]) from error
     rows = tuple((f"row {number}", row) for number, row in enumerate(found, start=1))
     return Objects(path, rows, "parquet", columns=tuple(table.column_names))
+
+
+def _not_whole(path: Path, why: str) -> BadInputError:
+    return BadInputError(
+        f"the file is not whole Parquet: {why}",
+        where=str(path),
+        mend="Copy it anew from where it came, or convert it there to JSON lines",
+    )
 
 
 def as_json_lines(path: Path, new: str = "", *, reader: str = "read_parquet") -> str:

@@ -20,12 +20,19 @@ class FakeLayout:
 
 
 @dataclass
+class FakeFiles:
+    tensors: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class FakeCheckpoint:
     """What fit_data asks a checkpoint."""
 
     config: dict[str, Any]
     source: str = "org/model"
     folder: Path = Path("/model")
+    adapter_of: None = None
+    files: FakeFiles = field(default_factory=FakeFiles)
     layout: FakeLayout = field(init=False)
 
     def __post_init__(self) -> None:

@@ -332,6 +332,7 @@ def test_a_file_for_a_folder_names_the_line_that_makes_one(tmp_path: Path) -> No
         ("dump/train-00000-of-00001.jsonl", jsonl(QA), r"Call train-00000-of-00001\.jsonl forget\.jsonl \(retain…"),
         ("a/forget-1.jsonl", jsonl(QA), r"Call forget-1\.jsonl forget\.jsonl"),
         ("forget.csv", 'messages\n"[{""role"": ""user"", ""content"": ""Who?""}]"\n', r"has no assistant's message"),
+        ("forget.parquet", b"PAR1 and no more", r"not whole Parquet: it has no footer"),
         ("forget.pkl", b"\x80\x04", r"forget\.pkl is not read: write it as forget\.jsonl"),
         ("forget.jsonl.zst", b"\x28\xb5\x2f\xfd", r"unzstd -c .*forget\.jsonl\.zst' > .*forget\.jsonl"),
     ],
@@ -354,7 +355,7 @@ def test_parquet_without_its_library_is_refused_with_both_ways_out(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(EnvironmentProblemError, match=r"needs pyarrow.*quail-audit\[parquet\]") as caught:
-        read_data(write(tmp_path, {"forget.parquet": b"PAR1"}))
+        read_data(write(tmp_path, {"forget.parquet": b"PAR1 and so on PAR1"}))
     assert f'pandas.read_parquet("{tmp_path}/forget.parquet").to_json("{tmp_path}/forget.jsonl"' in caught.value.mend
 
 
@@ -370,6 +371,6 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     chats = [{"messages": CHAT}]
     parquet.write_table(pyarrow.Table.from_pylist(chats), tmp_path / "forget.parquet")
     assert rows_of(read_folder(tmp_path)) == (WHO,)
-    (tmp_path / "forget.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "forget.parquet").write_bytes(b"PAR1 and so on PAR1")
     with pytest.raises(BadInputError, match="not whole Parquet"):
         read_folder(tmp_path)
