@@ -52,6 +52,8 @@ _NEEDED_PACKAGES = (
     ("numba", "the statistics over weights, on a CPU"),
     ("safetensors", "reads weights"),
     ("accelerate", "loads quantized models"),
+    ("sentencepiece", "tokenizers of the Llama 1 and 2 family"),
+    ("protobuf", "the same: what their tokenizer.model is written in"),
     ("peft", "LoRA adapters as the unlearned side"),
     ("huggingface_hub", "checkpoints named by a Hugging Face id"),
     ("rouge-score", "VerbMem, KnowMem"),

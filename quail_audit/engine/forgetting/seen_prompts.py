@@ -122,14 +122,19 @@ def _filled(found: list[tuple[str, str, int]], data: ForgettingData, split: Any)
 
 def _see(tokenizer: PreTrainedTokenizerBase, name: str, text: str, window: int | None, new: int) -> PromptSeen:
     """Encode a text as an audit does, and cut it as an audit does: a prompt at its beginning, a text at its end."""
+    from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts
     from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 
-    with quiet_transformers():  # it warns of long texts, which are cut here
-        whole: list[int] = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+    if name.startswith("accuracy"):  # a classifier's text keeps what its tokenizer puts around it
+        with quiet_transformers():  # it warns of long texts, which are cut here
+            encoded = Encoded(list(tokenizer(text, add_special_tokens=True)["input_ids"]))
+    else:
+        encoded = Prompts(tokenizer).encode(text)
+    whole = encoded.ids
     ids = whole
     if window is not None:
         room = window - max(1, min(new, window // 2)) if new else window
-        ids = whole[-room:] if new else whole[:room]
+        ids = encoded.end(max(1, room)) if new else whole[:room]
     tokens = tuple("" if token is None else str(token) for token in tokenizer.convert_ids_to_tokens(ids))
     return PromptSeen(name=name, text=text, tokens=tokens, ids=tuple(ids), cut=len(whole) - len(ids))
 
