@@ -175,12 +175,14 @@ def _write_bytes(file: BinaryIO, values: torch.Tensor) -> None:
 
 def _shards(source: Checkpoint) -> dict[str, list[str]]:
     """Return file name -> the tensors in it: the source's files, or files filled up to SHARD_BYTES."""
-    from quail_audit.engine.checkpoints.weight_files import WeightFiles
+    from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights
 
-    if isinstance(source.files, WeightFiles) and source.files.format == "safetensors":
+    files = (source.adapter_of or source).files
+    if isinstance(files, LoadedWeights) and files.is_as_transformers_reads_it:
+        file_of = files.file_of
         shards: dict[str, list[str]] = {}
         for tensor in source.names:
-            shards.setdefault(source.files.file_of[tensor].name, []).append(tensor)
+            shards.setdefault(file_of[tensor].name, []).append(tensor)
         return shards
     filled: list[list[str]] = [[]]
     size_bytes = 0

@@ -1,13 +1,15 @@
 """Tiny models that can read and write, what they are made of, and the slow plain loop they are held against."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from quail_audit.engine.checkpoints.checkpoint import Checkpoint, open_checkpoint
 
 POSTS = tuple(
     f"{town} news: {person} lost {count} {thing} on {day}. The mayor of {town} wept, and {person} left."
@@ -84,8 +86,6 @@ def greedy_one_at_a_time(
     return found
 
 
-def checkpoint_of(folder: Path, adapter_of: Any = None) -> Any:
-    """What arms.py needs of a checkpoint."""
-    return SimpleNamespace(
-        source=folder.name, folder=folder, config={}, adapter_of=adapter_of, gguf=None, scheme=None, is_converted=False
-    )
+def checkpoint_of(folder: Path, adapter_of: Checkpoint | None = None) -> Checkpoint:
+    """The checkpoint in a folder, by its folder's name."""
+    return replace(open_checkpoint(str(folder), base=adapter_of), source=folder.name)

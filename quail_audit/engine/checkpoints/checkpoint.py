@@ -7,7 +7,6 @@ reads names, shapes and types, never a weight.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,20 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.hub import fetch, parse_hub_id
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from quail_audit.engine.checkpoints.adapter import Adapter, open_adapter
 from quail_audit.engine.checkpoints.architecture import Layout, Matrix, lay_out
+from quail_audit.engine.checkpoints.config_file import read_config
+from quail_audit.engine.checkpoints.folders import Place, locate, open_weights
+from quail_audit.engine.checkpoints.foreign_formats import no_weights_error
+from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights, load_weights, loading_dtype
 from quail_audit.engine.checkpoints.packed.gguf import open_gguf
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles, PackedMatrix
-from quail_audit.engine.checkpoints.packed.registry import open_packed
+from quail_audit.engine.checkpoints.packed.registry import find_packing
 from quail_audit.engine.checkpoints.weight_files import (
     TensorInfo,
     WeightFiles,
     Weights,
     open_weight_files,
-    read_json_object,
     short_list,
     unreadable_error,
 )
@@ -56,6 +57,7 @@ class Checkpoint:
         adapter: how its base is changed, if it is an adapter.
         adapter_of: its base, if it is an adapter.
         gguf: the file, if it is a GGUF file.
+        found: notes on how its files were found.
     """
 
     source: str
@@ -68,6 +70,7 @@ class Checkpoint:
     adapter: Adapter | None = None
     adapter_of: Checkpoint | None = None
     gguf: Path | None = None
+    found: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,6 +122,11 @@ class Checkpoint:
         return tuple(dict.fromkeys(self.files.file_of.values()))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that its model is loaded in, and deployed; an adapter's is its base's."""
+        return loading_dtype(self.config, (self.adapter_of or self).files.tensors, str(self.folder))
+
+    @property
     def is_converted(self) -> bool:
         """True if the files do not hold the weights as the model has them: packed, or in a GGUF file."""
         return bool(self.packed) or self.gguf is not None
@@ -158,7 +166,7 @@ class Checkpoint:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for a reader of the result."""
-        notes = []
+        notes = [*self.found, *(self.files.notes if isinstance(self.files, LoadedWeights) else ())]
         if self.adapter is None:
             layout = self.layout
             if self.borrowed_from is not None:
@@ -201,11 +209,14 @@ def open_checkpoint(source: str, *, base: Checkpoint | None = None) -> Checkpoin
         BadInputError: it cannot be read as a checkpoint: which file, what is wrong, what to do.
         EnvironmentProblemError: it could not be fetched.
     """
-    path, revision = _locate(source)
     try:
-        return _open_folder(source, path, revision, base) if path.is_dir() else _open_gguf_file(source, path, revision)
+        place = locate(source)
     except OSError as error:
-        raise unreadable_error(path, error) from error
+        raise unreadable_error(Path(source), error) from error
+    try:
+        return _open_folder(source, place, base) if place.path.is_dir() else _open_gguf_file(source, place)
+    except OSError as error:
+        raise unreadable_error(place.path, error) from error
 
 
 def borrow_config(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
@@ -216,8 +227,10 @@ def borrow_config(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     """
     if not other.config:
         return checkpoint
-    layout = lay_out(other.config, checkpoint.files.tensors, where=str(checkpoint.folder))
-    return replace(checkpoint, config=other.config, layout=layout, borrowed_from=other.source)
+    stored = checkpoint.files.files if isinstance(checkpoint.files, LoadedWeights) else checkpoint.files
+    assert isinstance(stored, WeightFiles)  # noqa: S101 - packed and GGUF files have a configuration
+    weights, layout = load_weights(other.config, stored, str(checkpoint.folder))
+    return replace(checkpoint, config=other.config, files=weights, layout=layout, borrowed_from=other.source)
 
 
 def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> None:
@@ -240,36 +253,9 @@ def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> N
         )
 
 
-def _locate(source: str) -> tuple[Path, str | None]:
-    """Return the folder of a checkpoint, or its GGUF file, and its commit if it came from a hub."""
-    try:
-        path = Path(source).expanduser()
-        exists, is_folder = path.exists(), path.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, no such home
-        raise BadInputError(f"is not a usable path: {printable(str(error), limit=200)}", where=source) from error
-    if is_folder:
-        return path, None
-    if exists and path.suffix.lower() == ".gguf":
-        return path, None
-    if exists:
-        raise BadInputError(
-            "is a file; a checkpoint is a folder, or a GGUF file", where=source, mend=f"Name its folder: {path.parent}"
-        )
-    hub_id = None if source.startswith((".", "~", os.sep)) else parse_hub_id(source)
-    if hub_id is None:
-        raise BadInputError(
-            "there is no such folder",
-            where=source,
-            mend="Check the path. A model on a hub is written org/name or org/name@revision",
-        )
-    fetched = fetch(hub_id)
-    return fetched.folder, fetched.commit
-
-
-def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoint | None) -> Checkpoint:
-    if not any(folder.iterdir()):
-        raise BadInputError("the folder is empty", where=str(folder))
-    files = open_weight_files(folder, safetensors=_safetensors_name(folder), torch_bin="pytorch_model.bin")
+def _open_folder(source: str, place: Place, base: Checkpoint | None) -> Checkpoint:
+    folder = place.path
+    files, notes = open_weights(folder)
     if (folder / ADAPTER_CONFIG_NAME).exists():
         if files is not None:
             raise BadInputError(
@@ -277,38 +263,45 @@ def _open_folder(source: str, folder: Path, revision: str | None, base: Checkpoi
                 where=str(folder),
                 mend="Keep the one to audit in a folder of its own",
             )
-        return _open_adapter_folder(source, folder, revision, base)
+        return _open_adapter_folder(source, place, base)
 
-    config = read_json_object(folder / "config.json") if (folder / "config.json").exists() else {}
+    described = read_config(folder / "config.json") if (folder / "config.json").exists() else {}
     ggufs = sorted(folder.glob("*.gguf"))
     if files is None and len(ggufs) == 1:
-        return _open_gguf_file(source, ggufs[0], revision)
+        return _open_gguf_file(source, replace(place, path=ggufs[0]))
     if files is None or not files.tensors:
         raise _no_weights_error(folder, files, ggufs)
-    weights: Weights = files
-    if config.get("quantization_config"):
-        weights = open_packed(config, files, str(folder / "config.json"))
-        config = {name: value for name, value in config.items() if name != "quantization_config"}
-    layout = lay_out(config, weights.tensors, where=str(folder))
-    checkpoint = Checkpoint(source, folder, revision, config, layout, weights)
-    return borrow_config(base, checkpoint) if base is not None and not config else checkpoint
+    own, stored, packing_note = find_packing(described, files, folder)
+    notes = (*place.notes, *notes, *packing_note)
+    if isinstance(stored, PackedFiles):
+        layout = lay_out(own, stored.tensors, where=str(folder))
+        return Checkpoint(source, folder, place.revision, own, layout, stored, found=notes)
+    borrowed = base if base is not None and not own and base.config else None
+    config = borrowed.config if borrowed else own
+    weights, layout = load_weights(config, files, str(folder))
+    return Checkpoint(
+        source,
+        folder,
+        place.revision,
+        config,
+        layout,
+        weights,
+        borrowed_from=borrowed.source if borrowed else None,
+        found=notes,
+    )
 
 
-def _safetensors_name(folder: Path) -> str:
-    """Return transformers' name for the weight file, or AutoGPTQ's if there is just one of those."""
-    found = sorted(folder.glob("gptq_model-*.safetensors"))
-    return found[0].name if len(found) == 1 else "model.safetensors"
-
-
-def _open_gguf_file(source: str, path: Path, revision: str | None) -> Checkpoint:
+def _open_gguf_file(source: str, place: Place) -> Checkpoint:
+    path = place.path
     if not path.is_file():  # a pipe or a device would block or never end
         raise BadInputError("is not a regular file", where=str(path))
     config, weights = open_gguf(path)
     layout = lay_out(config, weights.tensors, where=str(path))
-    return Checkpoint(source, path.parent, revision, config, layout, weights, gguf=path)
+    return Checkpoint(source, path.parent, place.revision, config, layout, weights, gguf=path, found=place.notes)
 
 
-def _open_adapter_folder(source: str, folder: Path, revision: str | None, base: Checkpoint | None) -> Checkpoint:
+def _open_adapter_folder(source: str, place: Place, base: Checkpoint | None) -> Checkpoint:
+    folder = place.path
     if base is None or base.adapter is not None:
         raise BadInputError(
             "is an adapter, and there is no whole model to apply it to",
@@ -316,12 +309,25 @@ def _open_adapter_folder(source: str, folder: Path, revision: str | None, base: 
             mend="Give the model that it was trained on as ORIGINAL, and the adapter as UNLEARNED or --retrain",
         )
     files = open_weight_files(folder, safetensors="adapter_model.safetensors", torch_bin="adapter_model.bin")
-    if files is None:
+    if files is None or files.unheld:
         raise BadInputError(
-            "has an adapter_config.json, but no adapter_model.safetensors or adapter_model.bin", where=str(folder)
+            f"its index names tensors that the files do not hold: {short_list(files.unheld)}"
+            if files is not None
+            else "has an adapter_config.json, but no adapter_model.safetensors or adapter_model.bin",
+            where=str(folder),
         )
     adapter = open_adapter(folder, files, base.files.tensors, base.layout)
-    return Checkpoint(source, folder, revision, base.config, base.layout, files, adapter=adapter, adapter_of=base)
+    return Checkpoint(
+        source,
+        folder,
+        place.revision,
+        base.config,
+        base.layout,
+        files,
+        adapter=adapter,
+        adapter_of=base,
+        found=place.notes,
+    )
 
 
 def _no_weights_error(folder: Path, files: WeightFiles | None, ggufs: list[Path]) -> BadInputError:
@@ -333,9 +339,4 @@ def _no_weights_error(folder: Path, files: WeightFiles | None, ggufs: list[Path]
             where=str(folder),
             mend=f"Name the one to audit: {ggufs[0]}",
         )
-    found = sorted(path.name for path in folder.iterdir())
-    return BadInputError(
-        f"holds no weights: expected model.safetensors or pytorch_model.bin, single or with an index; "
-        f"found {short_list(found)}",
-        where=str(folder),
-    )
+    return no_weights_error(folder)

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 # gamma and beta: what norms called their parameters when BERT was new; 4.47 still renames them in every checkpoint.
@@ -72,6 +73,26 @@ def is_converted(module: str, left: Iterable[str]) -> bool:
         return converts
     boundary = r"(?:(?<=\.)|(?=\.|$))"
     return not any(re.match(f"(?:{key}){boundary}", module) or module.endswith(key) for key in left)
+
+
+def kept_in_float32(model: PreTrainedModel, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """Return the function from a parameter to the dtype that it is loaded in, if the model is loaded in another.
+
+    Args:
+        model: the model without weights, built in that dtype.
+        dtype: dtype that the model is loaded in.
+    """
+    import torch
+
+    own = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
+    if is_version_5():
+        from transformers.core_model_loading import build_glob_alternation
+
+        plan = model._get_dtype_plan(dtype)
+        pattern = build_glob_alternation(list(plan))[0] if plan else None
+        return lambda name: torch.float32 if pattern is not None and pattern.search(name) else own.get(name, dtype)
+    kept = set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    return lambda name: dtype if kept.isdisjoint(name.split(".")) else torch.float32
 
 
 def parameter_renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:

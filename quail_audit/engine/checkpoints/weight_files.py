@@ -42,6 +42,7 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+_LFS_POINTER = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 _SHOWN = 3  # names that an error lists before it counts
 
 
@@ -84,12 +85,14 @@ class WeightFiles:
         tensors: name -> shape and dtype, in the order of the files.
         file_of: name -> the file that holds it.
         size_bytes: bytes of all the files together.
+        unheld: tensors that the index names, and that no file holds.
     """
 
     format: WeightFormat
     tensors: Mapping[str, TensorInfo]
     file_of: Mapping[str, Path]
     size_bytes: int
+    unheld: tuple[str, ...] = ()
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor, mapped from its file: contiguous, on the CPU, in its own dtype. Don't write to it.
@@ -127,7 +130,7 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
     for name, format_ in candidates:
         single, index = folder / name, folder / f"{name}.index.json"
         if single.exists() or single.is_symlink():
-            return _describe(format_, (single,), {})
+            return describe_files(format_, (single,))
         if index.exists():
             weight_map = _read_index(index)
             files = tuple(folder / shard for shard in dict.fromkeys(weight_map.values()))
@@ -138,7 +141,7 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
                     where=str(index),
                     mend="Copy or download the checkpoint again",
                 )
-            return _describe(format_, files, {tensor: folder / shard for tensor, shard in weight_map.items()}, index)
+            return describe_files(format_, files, {tensor: folder / shard for tensor, shard in weight_map.items()})
     return None
 
 
@@ -149,7 +152,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
         BadInputError: not readable, not UTF-8, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(_LFS_POINTER.decode()):
+            raise pointer_error(path)
+        value = json.loads(text)
     except OSError as error:
         raise unreadable_error(path, error) from error
     except (ValueError, RecursionError) as error:  # not UTF-8 and numbers of a million digits are ValueErrors too
@@ -157,6 +163,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInputError(f"should hold a JSON object, not {type(value).__name__}", where=str(path))
     return value
+
+
+def pointer_error(file: Path) -> BadInputError:
+    """Return the refusal of a file that stands in a clone for one that git-lfs has not fetched."""
+    return BadInputError(
+        "is a pointer of Git LFS, not the file itself", where=str(file), mend=f"Fetch it: git -C {file.parent} lfs pull"
+    )
 
 
 def unreadable_error(path: Path, error: OSError) -> BadInputError:
@@ -174,9 +187,20 @@ def short_list(names: Sequence[str]) -> str:
     return first if len(names) <= _SHOWN else f"{first}, … ({len(names)} in all)"
 
 
-def _describe(
-    format_: WeightFormat, files: tuple[Path, ...], expected_in: Mapping[str, Path], index: Path | None = None
+def describe_files(
+    format_: WeightFormat, files: tuple[Path, ...], expected_in: Mapping[str, Path] | None = None
 ) -> WeightFiles:
+    """Read what weight files hold but not the weights.
+
+    Args:
+        format_: the format of all.
+        files: the files, in order.
+        expected_in: tensor -> its file, as an index says.
+
+    Raises:
+        BadInputError: as open_weight_files.
+    """
+    expected_in = expected_in or {}
     tensors: dict[str, TensorInfo] = {}
     file_of: dict[str, Path] = {}
     size_bytes = 0
@@ -187,16 +211,11 @@ def _describe(
         for name, info in _list_safetensors(file) if format_ == "safetensors" else _list_bin(file):
             if not name.isprintable():
                 raise BadInputError(f"holds a tensor with an unusable name: {printable(name)}", where=str(file))
-            if expected_in.get(name, file) == file:
+            if name not in tensors or expected_in.get(name) == file:
                 tensors[name], file_of[name] = info, file
-    absent = [name for name in expected_in if name not in tensors]
-    if absent:
-        raise BadInputError(
-            f"names tensors that their files do not hold: {short_list(absent)}",
-            where=str(index),
-            mend="Copy or download the checkpoint again",
-        )
-    return WeightFiles(format_, tensors, file_of, size_bytes)
+    return WeightFiles(
+        format_, tensors, file_of, size_bytes, tuple(name for name in expected_in if name not in tensors)
+    )
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -220,9 +239,12 @@ def _read_index(path: Path) -> dict[str, str]:
 def _size_of(file: Path) -> int:
     try:
         with file.open("rb") as opened:  # the mapping libraries hide why they could not
+            is_pointer = opened.read(len(_LFS_POINTER)) == _LFS_POINTER
             size_bytes = opened.seek(0, 2)
     except OSError as error:
         raise unreadable_error(file, error) from error
+    if is_pointer:
+        raise pointer_error(file)
     if size_bytes == 0:
         raise BadInputError("is empty", where=str(file), mend="Copy or download the file again")
     return size_bytes

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.checkpoints.config_file import without_foreign_attention
+from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights
 from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ def write_model_folder(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBas
     if not checkpoint.config:
         raise BadInputError("has no config.json, which a backend needs", where=checkpoint.source)
     folder.mkdir()
-    weights = sorted(checkpoint.folder.glob("*.safetensors"))
+    files = checkpoint.files
+    as_stored = isinstance(files, LoadedWeights) and files.is_as_transformers_reads_it
+    weights = sorted({*checkpoint.weight_files}) if as_stored else []
     if checkpoint.adapter is not None or not weights:
         from quail_audit.engine.forgetting.models.load import load_arm
 
@@ -36,7 +40,9 @@ def write_model_folder(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBas
     else:
         for file in (*weights, *checkpoint.folder.glob("*.safetensors.index.json")):
             (folder / file.name).symlink_to(file.resolve())
-    (folder / "config.json").write_text(json.dumps(config_for_this_version(checkpoint.config)))
+    (folder / "config.json").write_text(
+        json.dumps(config_for_this_version(without_foreign_attention(checkpoint.config)))
+    )
     tokenizer.save_pretrained(str(folder))
 
 

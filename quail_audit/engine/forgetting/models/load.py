@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
+    CONFIG_MAPPING,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.config_file import without_foreign_attention
 from quail_audit.engine.checkpoints.model_class import is_classifier, model_class
 from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version, is_version_5
 from quail_audit.engine.forgetting.models.batches import is_out_of_memory
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from quail_audit.engine.schemes.interface import Scheme
     from quail_audit.schema.figures import Execution
 
+_WEIGHTS_ONLY = "Forgetting is measured on models that transformers loads; leave --data out to measure weights only"
 _WHY_DEQUANTIZED = "the checkpoint is quantized already: its model computes with the values that its codes stand for"
 
 
@@ -98,7 +100,7 @@ def load_arm(
     tokenizer, notes = load_tokenizer(checkpoint, tokenizer_of)
     with _explain_errors(checkpoint.source, checkpoint.folder):
         base = checkpoint.adapter_of or checkpoint
-        model, own_dtype = _load_dequantized(base) if base.is_converted else _load_as_stored(base)
+        model, own_dtype = _load_base(base)
         model = _merge_adapter(model, checkpoint)
         computing = asked_dtype or (torch.float32 if target.type == "cpu" else own_dtype)
         execution, reason = round_layers(model, scheme, layers, target, computing, str(checkpoint.folder))
@@ -142,50 +144,37 @@ def _explain_errors(source: str, folder: Path) -> Iterator[None]:
         raise BadInputError(f"transformers cannot load the model: {lines[0]}", where=str(folder)) from error
 
 
-def _load_as_stored(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
-    """The whole model on the CPU, in the checkpoint's own dtype, and that dtype."""
-    config = None
-    if not (base.folder / "config.json").exists() or not is_version_5():
-        settings = config_for_this_version(base.config)  # another checkpoint's may stand in
-        config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
-    asked_type = {"dtype" if is_version_5() else "torch_dtype": "auto"}
-    kind: Any = model_class(base.config) or AutoModelForCausalLM  # which says what it lacks
-    model = _check_complete(
-        kind.from_pretrained(
-            base.folder,
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **asked_type,
-        ),
-        base,
-    )
-    return model, model.dtype
+def _load_base(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
+    """Load a whole model on the CPU from the tensors that its layers are compared by; return it and its own dtype.
 
-
-def _load_dequantized(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:
-    """Load weights that are stored quantized, or in a GGUF file, on the CPU; return the model and its config's dtype.
-
-    It is loaded in float32, which holds every dequantized value exactly.
+    Weights that are stored quantized, or in a GGUF file, are loaded in float32, which holds every dequantized value
+    exactly; their own dtype is then the one that the configuration names.
     """
-    settings = config_for_this_version(base.config)
-    config = AutoConfig.for_model(settings.pop("model_type", ""), **settings)
-    own_dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    kind: Any = model_class(base.config)  # opening it built its model already
+    settings = config_for_this_version(without_foreign_attention(base.config))
+    settings.pop("auto_map", None)  # the checkpoint's own code
+    model_type = settings.get("model_type")
+    kind: Any = model_class(base.config)
+    if kind is None or not isinstance(model_type, str):
+        raise BadInputError(
+            f"transformers knows no {printable(str(model_type), limit=60)!r} language model",
+            where=f"{base.folder}/config.json",
+            mend=_WEIGHTS_ONLY,
+        )
+    config: Any = CONFIG_MAPPING[model_type].from_dict(settings)
     if kind.config_class.model_type != config.model_type:  # a language model that is part of a larger one
         config = config.get_text_config()
+    own_dtype = base.dtype
     loaded = kind.from_pretrained(
         None,
         config=config,
-        state_dict={name: base.read(name).float() for name in base.names},
+        state_dict={name: base.read(name).float() if base.is_converted else base.read(name) for name in base.names},
         output_loading_info=True,
-        **{"dtype" if is_version_5() else "torch_dtype": torch.float32},
+        **{"dtype" if is_version_5() else "torch_dtype": torch.float32 if base.is_converted else own_dtype},
     )
     model = _check_complete(loaded, base)
     if (base.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(base.folder, local_files_only=True)
-    return model, own_dtype if isinstance(own_dtype, torch.dtype) else torch.float32
+    return model, own_dtype
 
 
 def _check_complete(loaded: Any, base: Checkpoint) -> PreTrainedModel:
