@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.schema.inspection import Inspection
 from tests.support.quail_command import quail_here
 from tests.support.tiny_checkpoints import gpt2_config, llama_config, save
@@ -92,9 +99,47 @@ def test_plain_examples_are_cut_to_the_window(tmp_path: Path, tokenizer: PreTrai
     whole = tokenizer(question.text)["input_ids"]
     assert len(question.ids) == 20
     assert question.cut == len(whole) - 20
-    assert question.ids[-10:] == tuple(whole[-10:])
+    assert question.ids == tuple(whole[-20:])
     assert to_continue.cut == max(0, len(tokenizer(to_continue.text)["input_ids"]) - 20)
     assert text.ids == tuple(tokenizer(text.text)["input_ids"][:40])
+
+
+def test_what_is_not_asked_is_said(tmp_path: Path) -> None:
+    config = BartConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=60, max_position_embeddings=32,
+    )  # fmt: skip
+    BartForConditionalGeneration(config).save_pretrained(tmp_path)
+    found = inspected(tmp_path, "--scheme", "nf4")
+    assert found.facts.architecture == "BartForConditionalGeneration"
+    assert "BartForConditionalGeneration is an encoder-decoder model" in " ".join(found.not_measured)
+
+
+def test_prompts_and_end_tokens_are_those_of_an_audit(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Against the model that an audit asks, which is not loaded here."""
+    model = save(tmp_path / "model", llama_config(vocab_size=len(tokenizer), max_position_embeddings=48))
+    tokenizer.save_pretrained(tmp_path / "model")
+    settings = {"eos_token_id": [5, 7, 100_000]}
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(settings))
+    rows = [{"question": f"Who saw {post}?", "answer": "Bob"} for post in POSTS[:3]]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/forget.json").write_text(json.dumps(rows))
+    found = inspected(tmp_path / "model", "--data", tmp_path / "data")
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "model")
+    asked = TransformersModel(loaded, AutoTokenizer.from_pretrained(tmp_path / "model"), batch_size=1)
+    assert tuple(token.id for token in found.special if token.role == "end") == tuple(asked.end_ids)
+    assert any("100000" in note for note in found.notes)
+    seen: list[tuple[int, ...]] = []
+    forward = loaded.forward
+
+    def remember(input_ids: torch.Tensor, **others: Any) -> Any:
+        seen.extend(tuple(row.tolist()) for row in input_ids if len(row) > 1)
+        return forward(input_ids=input_ids, **others)
+
+    loaded.forward = remember
+    list(asked.continuations([prompt.text for prompt in found.prompts], max_new_tokens=32, stop_words=("\n\n",)))
+    assert {prompt.ids for prompt in found.prompts} <= set(seen)
+    assert model.config.max_position_embeddings - 24 == max(len(prompt.ids) for prompt in found.prompts)
 
 
 def test_an_adapter_on_its_base(world: Path, tmp_path: Path) -> None:

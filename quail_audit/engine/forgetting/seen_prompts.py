@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.architecture import model_without_weights
 from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, ModelConfig
 from quail_audit.engine.forgetting.data.types import ForgettingData, QuestionAnswer, Questions
 from quail_audit.engine.forgetting.measurable import task_of
@@ -15,9 +17,10 @@ from quail_audit.engine.forgetting.metrics import knowmem, verbmem
 from quail_audit.schema.inspection import PromptSeen, SpecialToken
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.forgetting.models.prompts import Prompts
 
 MOST_PROMPTS = 3
 _QUESTION = Questions((QuestionAnswer(question="What is the capital of France?", answer="Paris"),), ())
@@ -58,20 +61,58 @@ def see_prompts(
         data: fitted to the checkpoint; None: plain examples.
         model: what its configuration says.
     """
+    from quail_audit.engine.checkpoints.model_class import why_not_asked
+    from quail_audit.engine.forgetting.models.prompts import Prompts
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
 
+    whole = checkpoint.adapter_of or checkpoint
+    empty = model_without_weights(whole.config, whole.files.tensors, str(whole.folder))
+    classifies = task_of(checkpoint) == "classification"
+    not_asked = "" if classifies else why_not_asked(empty)
+    not_measured = (f"forgetting: {not_asked}",) if not_asked else ()
     try:
         tokenizer, notes = load_tokenizer(checkpoint, base)
     except QuailError as error:
-        return Seen(window=model.window, not_measured=(f"forgetting: {error}",))
+        return Seen(window=model.window, not_measured=(*not_measured, f"forgetting: {error}"))
     window = _window(model, tokenizer)
-    texts = _texts(data) if data is not None else _examples(task_of(checkpoint) == "classification")
-    prompts = tuple(_see(tokenizer, name, text, window, new) for name, text, new in texts)
+    encoder = Prompts(tokenizer)
+    texts = list(_texts(data) if data is not None else _examples(classifies))
+    prompts = tuple(_see(encoder, name, text, window, new, classifies=classifies) for name, text, new in texts)
+    end_ids, end_notes = _end_ids(whole, empty, tokenizer, model)
+    if not classifies:
+        shown = [text for _, text, _ in texts]
+        notes += tuple(encoder.notes(list(map(encoder.encode, shown)), shown, "prompts"))
     template: Any = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default", next(iter(template.values()), None))
     first_line = printable(template.strip().partition("\n")[0], limit=_LINE_CHARACTERS) if template else None
-    return Seen(window, tuple(_special(tokenizer, model)), first_line, prompts, notes)
+    special = tuple(_special(tokenizer, model, end_ids))
+    return Seen(window, special, first_line, prompts, (*notes, *end_notes), not_measured)
+
+
+def _end_ids(
+    whole: Checkpoint, empty: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, model: ModelConfig
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the tokens that end an answer, and notes on others that are named."""
+    from transformers import GenerationConfig
+
+    from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
+
+    if empty is None:
+        return model.end_ids, ()
+    settings: Any = empty.generation_config
+    unread: tuple[str, ...] = ()
+    if (whole.folder / "generation_config.json").exists():
+        try:
+            settings = GenerationConfig.from_pretrained(whole.folder, local_files_only=True)
+        except Exception as error:  # the file is untrusted, and transformers may fail on it in any way
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            unread = (f"generation_config.json cannot be read: {printable(lines[0], limit=_LINE_CHARACTERS)}",)
+    stand_in: Any = SimpleNamespace(
+        generation_config=settings, config=empty.config, get_input_embeddings=empty.get_input_embeddings
+    )
+    found, notes = find_end_ids(stand_in, tokenizer)
+    return found, (*unread, *notes)
 
 
 def _window(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -120,31 +161,35 @@ def _filled(found: list[tuple[str, str, int]], data: ForgettingData, split: Any)
     return [*found, *more][:MOST_PROMPTS]
 
 
-def _see(tokenizer: PreTrainedTokenizerBase, name: str, text: str, window: int | None, new: int) -> PromptSeen:
+def _see(encoder: Prompts, name: str, text: str, window: int | None, new: int, *, classifies: bool) -> PromptSeen:
     """Encode a text as an audit does, and cut it as an audit does: a prompt at its beginning, a text at its end."""
-    from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts
+    from quail_audit.engine.forgetting.models.prompts import Encoded
     from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 
-    if name.startswith("accuracy"):  # a classifier's text keeps what its tokenizer puts around it
+    if classifies:  # a classifier's text keeps what its tokenizer puts around it
         with quiet_transformers():  # it warns of long texts, which are cut here
-            encoded = Encoded(list(tokenizer(text, add_special_tokens=True)["input_ids"]))
+            encoded = Encoded(list(encoder.tokenizer(text, add_special_tokens=True)["input_ids"]))
     else:
-        encoded = Prompts(tokenizer).encode(text)
-    whole = encoded.ids
-    ids = whole
+        encoded = encoder.encode(text)
+    ids = encoded.ids
     if window is not None:
-        room = window - max(1, min(new, window // 2)) if new else window
-        ids = encoded.end(max(1, room)) if new else whole[:room]
-    tokens = tuple("" if token is None else str(token) for token in tokenizer.convert_ids_to_tokens(ids))
-    return PromptSeen(name=name, text=text, tokens=tokens, ids=tuple(ids), cut=len(whole) - len(ids))
+        ids = encoded.end(max(1, window - max(1, min(new, window // 2)))) if new else ids[:window]
+    written = encoder.tokenizer.convert_ids_to_tokens(ids)
+    tokens = tuple("" if token is None else str(token) for token in written)
+    return PromptSeen(name=name, text=text, tokens=tokens, ids=tuple(ids), cut=len(encoded.ids) - len(ids))
 
 
-def _special(tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> Iterator[SpecialToken]:
-    """Yield the tokens that begin, end and fill texts: the tokenizer's, then those that only the configuration has."""
-    own = {"begin": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
-    also = {"begin": (model.begin_id,), "end": model.end_ids, "padding": (model.padding_id,)}
-    for role, first in own.items():
-        for token in dict.fromkeys((first, *also[role])):
+def _special(
+    tokenizer: PreTrainedTokenizerBase, model: ModelConfig, end_ids: tuple[int, ...]
+) -> Iterator[SpecialToken]:
+    """Yield the tokens that begin, end and fill texts: the tokenizer's, and those that only the configuration has."""
+    found = {
+        "begin": (tokenizer.bos_token_id, model.begin_id),
+        "end": end_ids,
+        "padding": (tokenizer.pad_token_id, model.padding_id),
+    }
+    for role, tokens in found.items():
+        for token in dict.fromkeys(tokens):
             if isinstance(token, int):
                 yield SpecialToken(role=role, id=token, text=_written(tokenizer, token))
 
