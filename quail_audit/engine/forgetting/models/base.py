@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.models.batches import batch_size_for
 from quail_audit.engine.forgetting.models.nonfinite import refuse_nonfinite
+from quail_audit.engine.forgetting.models.ways import ways_of
 from quail_audit.runs.journal import Journal
 
 # A probability that is not finite counts as this: the logarithm of float32's smallest normal number.
@@ -71,6 +72,11 @@ class EvaluatedModel:
         """Note how many prompts or texts are longer than the window, if any."""
         if count:
             self.note(f"{count} {what} are longer than the model's window of {self.window} tokens and {how}")
+
+    def note_ways(self) -> None:
+        """Note in which ways the model could not be asked, as far as they were found out."""
+        for note in ways_of(self.model).notes:
+            self.note(note)
 
     def note(self, note: str) -> None:
         """Add a note, once."""

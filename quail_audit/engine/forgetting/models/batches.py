@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -108,6 +109,7 @@ def run_in_batches(
     row_bytes: Callable[[int], int],
     size: BatchSize,
     run: Callable[[Sequence[int]], Sequence[T]],
+    fits: Callable[[int, int], bool] = lambda first, other: True,
 ) -> Iterator[tuple[int, T]]:
     """Run every row, the longest first, so that memory that does not suffice shows at once.
 
@@ -116,6 +118,7 @@ def run_in_batches(
         row_bytes: what a row of a length takes.
         size: how many rows at once; halved whenever memory runs out.
         run: takes the indices of a batch, returns a result for each.
+        fits: says of a batch's longest row and another, by their lengths, whether they may go through at once.
 
     Yields:
         Each row's index and result, as batches are done.
@@ -129,7 +132,7 @@ def run_in_batches(
     size.calls += 1
     journal = size.journal.section(str(size.calls))
     while done < len(order):
-        batch = _run_batch(order[done:], lengths, row_bytes, size, run)
+        batch = _run_batch(order[done:], lengths, row_bytes, size, run, fits)
         results, size.most, size.available_bytes = yield from journal.once((str(done),), KeptBatch, batch)
         if not 0 < len(results) <= len(order) - done:
             raise BadInputError("what the run measured so far does not fit its data: start the audit anew")
@@ -144,11 +147,13 @@ def _run_batch(
     row_bytes: Callable[[int], int],
     size: BatchSize,
     run: Callable[[Sequence[int]], Sequence[T]],
+    fits: Callable[[int, int], bool],
 ) -> Generator[tuple[int, T], None, Batch[T]]:
     """Run as many of the first rows as memory takes."""
     yield from ()  # results are passed on when they are kept
     while True:
-        batch = order[: size.rows(row_bytes(lengths[order[0]]))]
+        first, *others = order[: size.rows(row_bytes(lengths[order[0]]))]
+        batch = [first, *takewhile(lambda index: fits(lengths[order[0]], lengths[index]), others)]
         results = _run_unless_out_of_memory(batch, run)
         if results is not None:
             if len(results) != len(batch):

@@ -71,6 +71,7 @@ class TransformersModel(EvaluatedModel):
             for word in stop_words:
                 text = text.split(word)[0]
             yield index, text
+        self.note_ways()
 
     def log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See interface.LanguageModel."""
@@ -86,6 +87,7 @@ class TransformersModel(EvaluatedModel):
             index = unread[place]
             self._read[texts[index]] = self.replace_nonfinite(found, "tokens", encoded[place])
             yield index, self._read[texts[index]]
+        self.note_ways()
 
     def cut(self, text: str, tokens: int) -> str:
         """See interface.LanguageModel."""
