@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ class _Format(NamedTuple):
     Attributes:
         patterns: files that tell it, as globs from the folder.
         words: what it is.
-        mend: what converts it; {folder} is the folder, {parent} the one above.
+        mend: what converts it; {folder} is the folder, {path} as well but not quoted for a shell, {parent}
+            the folder of the file that told.
     """
 
     patterns: tuple[str, ...]
@@ -32,7 +34,7 @@ _FORMATS = (
     _Format(
         ("pytorch_model_fsdp_*/*.distcp", "pytorch_model_fsdp_*/.metadata"),
         "FSDP's shards of a model",
-        "Merge them: accelerate merge-weights {folder}/pytorch_model_fsdp_0 OUT, " + _DESCRIBE,
+        "Merge them: accelerate merge-weights {parent} OUT, " + _DESCRIBE,
     ),
     _Format(
         ("global_step*", "zero_pp_rank_*_states.pt", "bf16_zero_pp_rank_*", "*_zero_pp_rank_*_optim_states.pt"),
@@ -44,7 +46,7 @@ _FORMATS = (
         ("iter_*/*", "mp_rank_*/model_optim_rng.pt", "latest_checkpointed_iteration.txt", "mp_rank_*/*.pt"),
         "a Megatron checkpoint",
         "Convert it with Megatron Bridge: AutoBridge.from_hf_pretrained(ORIGINAL)"
-        ".export_ckpt(megatron_path={folder!r}, hf_path=OUT)",
+        ".export_ckpt(megatron_path={path!r}, hf_path=OUT)",
     ),
     _Format(("*.nemo",), "a NeMo archive", "Convert it with NeMo's own exporter to Hugging Face's format"),
     _Format(("*.distcp", ".metadata"), "a distributed checkpoint of torch", "Merge it: " + _DISTRIBUTED),
@@ -69,13 +71,13 @@ _FORMATS = (
     _Format(
         ("flax_model*.msgpack", "flax_model*.index.json"),
         "a Flax model",
-        "Convert it with transformers 4: AutoModelForCausalLM.from_pretrained({folder!r}, from_flax=True)"
+        "Convert it with transformers 4: AutoModelForCausalLM.from_pretrained({path!r}, from_flax=True)"
         ".save_pretrained(OUT)",
     ),
     _Format(
         ("tf_model*.h5", "tf_model*.index.json", "model.ckpt*"),
         "a TensorFlow model",
-        "Convert it with transformers 4: AutoModelForCausalLM.from_pretrained({folder!r}, from_tf=True)"
+        "Convert it with transformers 4: AutoModelForCausalLM.from_pretrained({path!r}, from_tf=True)"
         ".save_pretrained(OUT)",
     ),
     _Format(
@@ -110,7 +112,9 @@ def refuse_foreign_format(folder: Path) -> None:
                 f"holds {format_.words}, which transformers does not read: "
                 f"{short_list([str(found.relative_to(folder))])}",
                 where=str(folder),
-                mend=format_.mend.format(folder=str(folder)),
+                mend=format_.mend.format(
+                    folder=shlex.quote(str(folder)), path=str(folder), parent=shlex.quote(str(found.parent))
+                ),
             )
 
 
@@ -131,5 +135,6 @@ def unfinished_download(folder: Path) -> str:
     if part is None:
         return ""
     return (
-        f"A download is not finished ({short_list([part.name])}): go on with hf download ORG/NAME --local-dir {folder}"
+        f"A download is not finished ({short_list([part.name])}): go on with hf download ORG/NAME --local-dir "
+        f"{shlex.quote(str(folder))}"
     )

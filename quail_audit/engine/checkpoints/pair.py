@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.architecture import Layout, Matrix, lay_out
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint, borrow_config, check_layer_types, open_checkpoint
-from quail_audit.engine.checkpoints.weight_files import short_list
+from quail_audit.engine.checkpoints.fit import check_fit, resized_tables
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import
@@ -92,6 +90,7 @@ def open_pair(
     if not first.config:
         first = borrow_config(others[0], first)
     layout = lay_out(first.config, first.files.tensors, skip_modules, str(first.folder))
+    fit_notes = [note for other in others for note in check_fit(first, other)]
     matrices = _matrices_to_audit(layout, (first, others[0]))
     if not matrices:
         raise BadInputError(
@@ -99,8 +98,6 @@ def open_pair(
             where=str(first.folder),
             mend="Check that it is a language model, and the list of skipped modules",
         )
-    for other in others:
-        _check_fit(first, other)
     for checkpoint in (first, *others):
         check_layer_types(checkpoint, matrices)
     return Pair(
@@ -109,61 +106,28 @@ def open_pair(
         retrain=others[1] if retrain is not None else None,
         layers=tuple(_layer(matrix, first, layout) for matrix in matrices),
         left_in_full_precision=tuple(name for name in layout.left if name not in {each.module for each in matrices}),
-        notes=tuple(dict.fromkeys(note for checkpoint in (first, *others) for note in checkpoint.notes)),
+        notes=tuple(
+            dict.fromkeys((*(note for checkpoint in (first, *others) for note in checkpoint.notes), *fit_notes))
+        ),
     )
 
 
-def _matrices_to_audit(layout: Layout, sides: tuple[Checkpoint, ...]) -> tuple[Matrix, ...]:
+def _matrices_to_audit(layout: Layout, sides: tuple[Checkpoint, Checkpoint]) -> tuple[Matrix, ...]:
     """Return what a scheme rounds by default, and what either side stores quantized: an embedding, the head."""
     stored = {
         Matrix(name.removesuffix(".weight"), matrix.transposed)
         for side in sides
         for name, matrix in side.packed.items()
     }
-    if not stored:
+    original, other = sides
+    reshaped = resized_tables(original, other)
+    on_one_side = () if other.adapter_of else (name for name in layout.tensor_of if name not in other.layout.tensor_of)
+    left = {*reshaped, *on_one_side}
+    if not stored and not left:
         return layout.rounded
-    order = {name: place for place, name in enumerate(layout.tensor_of)}
+    order = {name: place for place, name in enumerate(layout.tensor_of) if name not in left}
     found = (matrix for matrix in {*layout.rounded, *stored} if matrix.parameter in order)
     return tuple(sorted(found, key=lambda matrix: order[matrix.parameter]))
-
-
-def _check_fit(original: Checkpoint, other: Checkpoint) -> None:
-    if other.adapter_of is not None:
-        return  # opening it compared it with its base, the original
-    # llama.cpp calls a Mistral a Llama, which it is by its weights
-    keys = (("model_type", "architectures"),) if original.gguf is None and other.gguf is None else ()
-    for key, word in (*keys, ("vocab_size", "vocabularies")):
-        ours, theirs = (_text_model_value(checkpoint.config, key) for checkpoint in (original, other))
-        if ours is not None and theirs is not None and ours != theirs:
-            raise BadInputError(
-                f"the {word} differ: {key} is {printable(str(theirs), limit=60)} here, and "
-                f"{printable(str(ours), limit=60)} in {original.source}",
-                where=str(other.folder),
-                mend="Both must be the same model, before and after unlearning",
-            )
-    tensors, other_tensors = original.layout.tensor_of, other.layout.tensor_of
-    reasons = []
-    if lacking := [name for name in tensors if name not in other_tensors]:
-        reasons.append(f"it lacks {short_list(lacking)}")
-    if extra := [name for name in other_tensors if name not in tensors]:
-        reasons.append(f"it has {short_list(extra)} besides")
-    if reshaped := [
-        f"{name} {list(other.info(other_tensors[name]).shape)} instead of {list(original.info(tensor).shape)}"
-        for name, tensor in tensors.items()
-        if name in other_tensors and original.info(tensor).shape != other.info(other_tensors[name]).shape
-    ]:
-        reasons.append(f"of other shapes are {short_list(reshaped)}")
-    if reasons:
-        raise BadInputError(
-            f"does not fit {original.source}: {'; '.join(reasons)}",
-            where=str(other.folder),
-            mend="Both must be the same model, before and after unlearning",
-        )
-
-
-def _text_model_value(config: Mapping[str, Any], key: str) -> object:
-    text = config.get("text_config")
-    return config.get(key, text.get(key) if isinstance(text, Mapping) else None)
 
 
 def _layer(matrix: Matrix, original: Checkpoint, layout: Layout) -> Layer:

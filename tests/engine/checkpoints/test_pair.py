@@ -164,12 +164,10 @@ def test_old_buffers_are_passed_over_and_strangers_noted(tmp_path: Path) -> None
         (llama_config(num_hidden_layers=3), r"it has .*model\.layers\.2\..* \(9 in all\) besides"),
         (llama_config(num_hidden_layers=1), r"it lacks model\.layers\.1\..* \(9 in all\)"),
         (llama_config(intermediate_size=128), r"of other shapes .*\[128, 64\] instead of \[96, 64\].*\(6 in all\)"),
-        (llama_config(vocab_size=100), "vocabularies differ: vocab_size is 100 here, and 96 in"),
-        (llama_config(tie_word_embeddings=True), r"it lacks lm_head\.weight"),
         (gpt2_config(), "architectures differ: model_type is gpt2 here, and llama in"),
         (CONFIGS["qwen2"], "architectures differ"),
     ],
-    ids=["deeper", "shallower", "wider", "vocabulary", "tied", "gpt2", "qwen2"],
+    ids=["deeper", "shallower", "wider", "gpt2", "qwen2"],
 )
 def test_models_that_differ_are_bad_input(tmp_path: Path, config: Any, said: str) -> None:
     save(tmp_path / "original")
