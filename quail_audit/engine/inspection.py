@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.adapter import CONFIG_NAME
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.config_file import dtype_name
+from quail_audit.engine.checkpoints.folders import locate
 from quail_audit.engine.checkpoints.model_config import read_model_config
 from quail_audit.engine.checkpoints.tensor_kinds import (
     adapter_tensors,
@@ -61,7 +62,6 @@ def inspect_checkpoint(
     tensors = sort_tensors(checkpoint)
     seen = see_prompts(checkpoint, beneath, found, model)
     renamed = list_renamed(checkpoint)
-    named_dtype = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
     unread = checkpoint.layout.unread
     not_measured = [f"{len(unread)} layers, which transformers splits or fuses: {unread[0]}"] if unread else []
     if found is not None:
@@ -72,7 +72,8 @@ def inspect_checkpoint(
         base=None if checkpoint.adapter_of is None else checkpoint.adapter_of.source,
         adapter=adapter_tensors(checkpoint),
         tensors=tensors,
-        dtype_named=named_dtype if isinstance(named_dtype, str) else None,
+        dtype_named=dtype_name(checkpoint.config),
+        dtype_loaded=str(checkpoint.dtype).removeprefix("torch."),
         tied=find_tied(checkpoint),
         renamed=renamed[:3],
         renamed_count=len(renamed),
@@ -88,12 +89,8 @@ def inspect_checkpoint(
 
 
 def _refuse_lone_adapter(source: str) -> None:
-    try:
-        config = Path(source).expanduser() / CONFIG_NAME
-        is_adapter = config.is_file()
-    except (OSError, ValueError, RuntimeError):  # no usable path, which opening it explains
-        return
-    if is_adapter:
+    config = locate(source).path / CONFIG_NAME
+    if config.is_file():
         named = read_json_object(config).get("base_model_name_or_path")
         base = printable(named, limit=200) if isinstance(named, str) and named else "BASE"
         raise BadInputError(

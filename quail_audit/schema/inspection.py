@@ -15,6 +15,7 @@ class TensorsOfKind(Value):
         weights: their values.
         dtypes: as they are stored, or the scheme that they are quantized in, the most values first.
         examples: the first names, as they are stored.
+        loaded: the types that they are loaded in, the most values first.
     """
 
     kind: str
@@ -22,6 +23,7 @@ class TensorsOfKind(Value):
     weights: int
     dtypes: tuple[str, ...]
     examples: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()
 
 
 class ModulesLeft(Value):
@@ -99,7 +101,8 @@ class Inspection(Value):
         base: what an adapter is applied to.
         adapter: an adapter's factors and other tensors.
         tensors: the model's tensors, by their part in it; an adapter's are those of its base.
-        dtype_named: what config.json says that the weights are.
+        dtype_named: the type that config.json names.
+        dtype_loaded: the type that the model is loaded in, and its layers are compared in.
         tied: parameters that are another one, as "lm_head.weight is model.embed_tokens.weight".
         renamed: tensors whose stored name is not the model's, as "transformer.wte.weight is wte.weight".
         renamed_count: how many those are.
@@ -119,6 +122,7 @@ class Inspection(Value):
     adapter: TensorsOfKind | None = None
     tensors: tuple[TensorsOfKind, ...]
     dtype_named: str | None = None
+    dtype_loaded: str | None = None
     tied: tuple[str, ...] = ()
     renamed: tuple[str, ...] = ()
     renamed_count: int = 0

@@ -19,6 +19,7 @@ from quail_audit.engine.forgetting.models.language_model import TransformersMode
 from quail_audit.schema.inspection import Inspection
 from tests.support.quail_command import quail_here
 from tests.support.tiny_checkpoints import gpt2_config, llama_config, save
+from tests.support.tiny_classifiers import make_tokenizer, new_classifier, write_csv
 from tests.support.tiny_gguf_files import write_llama
 from tests.support.tiny_language_models import POSTS
 
@@ -91,6 +92,21 @@ def test_names_without_the_models_prefix(tmp_path: Path) -> None:
     assert all(each.partition(" is ")[2] == f"transformer.{each.partition(' is ')[0]}" for each in found.renamed)
 
 
+def test_a_wrappers_prefix_and_another_type_than_the_files(tmp_path: Path) -> None:
+    model = save(tmp_path, llama_config())
+    tensors = load_file(tmp_path / "model.safetensors")
+    wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    save_file(wrapped, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    found = inspected(tmp_path, "--scheme", "nf4")
+    assert (found.dtype_named, found.dtype_loaded) == ("bfloat16", "bfloat16")
+    assert {(kind.dtypes, kind.loaded) for kind in found.tensors} == {(("float32",), ("bfloat16",))}
+    assert found.renamed_count == len(tensors) == len(list(model.parameters()))
+    assert "module.model.embed_tokens.weight is model.embed_tokens.weight" in found.renamed
+    assert any("module. was taken off their names" in note for note in found.notes)
+
+
 def test_plain_examples_are_cut_to_the_window(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     save(tmp_path, llama_config(vocab_size=len(tokenizer), max_position_embeddings=40))
     tokenizer.save_pretrained(tmp_path)
@@ -160,6 +176,19 @@ def test_an_adapter_on_its_base(world: Path, tmp_path: Path) -> None:
     assert str(world / "original") in alone.stderr
 
 
+def test_a_classifier_with_its_data(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("encoder")
+    new_classifier("encoder", len(tokenizer), ("real", "fake")).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    write_csv(tmp_path / "data/forget.csv", [("one post", "fake"), ("another", "real")])
+    found = inspected(tmp_path, "--data", tmp_path / "data", "--scheme", "int8")
+    assert found.task == "classification"
+    assert [prompt.ids for prompt in found.prompts] == [
+        tuple(tokenizer(text)["input_ids"]) for text in ("one post", "another")
+    ]
+    assert "classifier" in {left.modules for left in found.schemes[0].left}
+
+
 def test_a_gguf_file(tmp_path: Path) -> None:
     model = save(tmp_path / "model", llama_config(intermediate_size=128))
     write_llama(model, tmp_path / "m.gguf", "q8_0")
@@ -188,7 +217,7 @@ def test_text_for_a_terminal_has_the_same_and_no_escape_code(
     assert "\x1b" not in done.stdout
     for words in (
         "LlamaForCausalLM, language modelling",
-        "float32; config.json says float32",
+        "loaded as      float32",
         "{{ bos_token }}\\x1b[31m{% for message in messages %}",
         "layers that schemes round",
         "% of the weights: 14 layers",

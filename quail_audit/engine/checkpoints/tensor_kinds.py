@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from quail_audit.engine.checkpoints.architecture import model_without_weights
+from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights
 from quail_audit.engine.checkpoints.transformers_rules import tied_weights
 from quail_audit.engine.schemes.interface import Scheme
 from quail_audit.schema.inspection import ModulesLeft, RoundedBy, TensorsOfKind
@@ -62,18 +63,29 @@ def adapter_tensors(checkpoint: Checkpoint) -> TensorsOfKind | None:
 def _of_kind(checkpoint: Checkpoint, kind: str, names: list[str]) -> TensorsOfKind:
     whole = checkpoint.adapter_of or checkpoint
     packed = {whole.layout.tensor_of[parameter]: matrix for parameter, matrix in whole.packed.items()}
-    dtypes: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
+    loaded: Counter[str] = Counter()
     for name in names:
-        info = checkpoint.info(name)
-        dtype = packed[name].scheme if name in packed else str(info.dtype).removeprefix("torch.")
-        dtypes[dtype] += math.prod(info.shape)
+        weights = math.prod(checkpoint.info(name).shape)
+        loaded[str(checkpoint.info(name).dtype).removeprefix("torch.")] += weights
+        stored[packed[name].scheme if name in packed else _stored(whole, name)[1]] += weights
     return TensorsOfKind(
         kind=kind,
         tensors=len(names),
-        weights=sum(dtypes.values()),
-        dtypes=tuple(dtype for dtype, _ in dtypes.most_common()),
-        examples=tuple(names[:_EXAMPLES]),
+        weights=sum(stored.values()),
+        dtypes=tuple(dtype for dtype, _ in stored.most_common()),
+        examples=tuple(_stored(whole, name)[0] for name in names[:_EXAMPLES]),
+        loaded=tuple(dtype for dtype, _ in loaded.most_common()),
     )
+
+
+def _stored(whole: Checkpoint, name: str) -> tuple[str, str]:
+    """Return a tensor's name and type in the files."""
+    files = whole.files
+    if isinstance(files, LoadedWeights):
+        own = files.stored[name]
+        return own, str(files.files.tensors[own].dtype).removeprefix("torch.")
+    return name, str(whole.info(name).dtype).removeprefix("torch.")
 
 
 def find_tied(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -85,9 +97,9 @@ def find_tied(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def list_renamed(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return the tensors that are stored under another name than the model has, as "stored is name"."""
-    return tuple(
-        f"{tensor} is {parameter}" for parameter, tensor in checkpoint.layout.tensor_of.items() if tensor != parameter
-    )
+    whole = checkpoint.adapter_of or checkpoint
+    stored = {parameter: _stored(whole, tensor)[0] for parameter, tensor in whole.layout.tensor_of.items()}
+    return tuple(f"{tensor} is {parameter}" for parameter, tensor in stored.items() if tensor != parameter)
 
 
 def rounded_by(checkpoint: Checkpoint, scheme: Scheme | CalibratedScheme) -> RoundedBy:

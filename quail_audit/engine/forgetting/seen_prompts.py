@@ -78,7 +78,10 @@ def see_prompts(
     encoder = Prompts(tokenizer)
     texts = list(_texts(data) if data is not None else _examples(classifies))
     prompts = tuple(_see(encoder, name, text, window, new, classifies=classifies) for name, text, new in texts)
-    end_ids, end_notes = _end_ids(whole, empty, tokenizer, model)
+    end_ids: tuple[int, ...] = model.end_ids
+    end_notes: tuple[str, ...] = ()
+    if empty is not None and not classifies and not not_asked:
+        end_ids, end_notes = _end_ids(whole, empty, tokenizer)
     if not classifies:
         shown = [text for _, text, _ in texts]
         notes += tuple(encoder.notes(list(map(encoder.encode, shown)), shown, "prompts"))
@@ -91,15 +94,13 @@ def see_prompts(
 
 
 def _end_ids(
-    whole: Checkpoint, empty: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, model: ModelConfig
+    whole: Checkpoint, empty: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return the tokens that end an answer, and notes on others that are named."""
     from transformers import GenerationConfig
 
     from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
 
-    if empty is None:
-        return model.end_ids, ()
     settings: Any = empty.generation_config
     unread: tuple[str, ...] = ()
     if (whole.folder / "generation_config.json").exists():

@@ -26,10 +26,7 @@ def show(found: Inspection, console: Console) -> None:
     rows = [
         ("class", f"{facts.architecture or 'not known'}, {found.task}"),
         ("format", f"{facts.format}, {byte_size(facts.size_bytes)}, {count_text(facts.parameters)} parameters"),
-        (
-            "stored as",
-            ", ".join(facts.dtypes) + (f"; config.json says {found.dtype_named}" if found.dtype_named else ""),
-        ),
+        ("loaded as", found.dtype_loaded or ", ".join(facts.dtypes)),
     ]
     if found.base is not None and found.adapter is not None:
         factors = f"{found.adapter.tensors} tensors, {count_text(found.adapter.weights)} weights"
