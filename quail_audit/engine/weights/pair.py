@@ -19,6 +19,7 @@ from quail_audit.engine.weights.loop_sums import (
     sums_over_even_levels,
     sums_over_table,
 )
+from quail_audit.engine.weights.on_grid import leave_out_on_grid
 from quail_audit.engine.weights.sums import PairSums
 from quail_audit.engine.weights.tensor_sums import sums_by_tensor_operations
 
@@ -69,15 +70,20 @@ class MatrixPair:
         if self._shared is None:
             # If a scheme's scales overflow, the weights themselves were not counted either.
             self._shared = sums if sums.is_finite else None
-            return sums
+        else:
+            sums = self._with_shared(sums, self._shared)
+        return leave_out_on_grid(sums, *self._sides, scheme)
+
+    @staticmethod
+    def _with_shared(sums: PairSums, shared: PairSums) -> PairSums:
         return replace(
             sums,
-            identical=self._shared.identical,
-            update_squared=self._shared.update_squared,
-            update_max=self._shared.update_max,
-            nonfinite_original=self._shared.nonfinite_original,
-            nonfinite_unlearned=self._shared.nonfinite_unlearned,
-            updates=self._shared.updates,
+            identical=shared.identical,
+            update_squared=shared.update_squared,
+            update_max=shared.update_max,
+            nonfinite_original=shared.nonfinite_original,
+            nonfinite_unlearned=shared.nonfinite_unlearned,
+            updates=shared.updates,
         )
 
     def _sums(self, scheme: Scheme) -> PairSums:

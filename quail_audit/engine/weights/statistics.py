@@ -54,6 +54,7 @@ def layer_statistics(
         "update_max": sums.update_max,
         "update_to_bucket": median_of_counts(sums.ratios) if isinstance(sums, PairSums) else None,
         "state": sums.state_under(limits),
+        "on_grid": sums.on_grid / sums.weights if isinstance(sums, PairSums) else None,
     }
     if not sums.is_finite:
         figures = dict.fromkeys(figures)

@@ -94,6 +94,8 @@ class PairSums(Sums):
         transitions: [levels, levels], or [1, 1] if there is nothing to count or there are too many levels: how many
             weights went from the i-th bucket to the j-th, of those that are not bitwise equal or, as a scale moved, got
             another code all the same. Off the diagonal they add up to weights - same_code.
+        on_grid: weights in blocks on which rounding takes nothing, as they lie on the scheme's grid (on_grid.py). The
+            three sums that come first leave these blocks out.
     """
 
     dot: float = 0.0
@@ -101,6 +103,7 @@ class PairSums(Sums):
     rounded_squared: float = 0.0
     ratios: Counts = field(default_factory=no_counts, repr=False)
     transitions: Counts = field(default_factory=no_transitions, repr=False)
+    on_grid: int = 0
 
     @property
     def is_finite(self) -> bool:
@@ -114,8 +117,10 @@ class PairSums(Sums):
 
     @property
     def survival(self) -> float | None:
-        """See Sums."""
-        return self.dot / self.update_squared if self.update_squared > 0 else None
+        """See Sums. All of an update that lies on the grid survives."""
+        if self.update_squared > 0:
+            return self.dot / self.update_squared
+        return 1.0 if self.on_grid else None
 
     @property
     def noise(self) -> float | None:
@@ -123,8 +128,12 @@ class PairSums(Sums):
         survival = self.survival
         if survival is None:
             return None
+        if self.update_squared == 0:
+            return 0.0
         return math.sqrt(max(0.0, self.rounded_squared / self.update_squared - survival * survival))
 
     def state_under(self, limits: Limits) -> State | None:
         """See Sums."""
-        return "untouched" if self.survival is None else limits.state_of(self.survival, self.overlap)
+        if self.update_squared == 0:
+            return "carried" if self.on_grid else "untouched"
+        return limits.state_of(self.survival, self.overlap)
