@@ -92,7 +92,15 @@ class Checkpoint:
             return self.files.read(name)
         parameter = self.layout.parameter_of(name)
         weight = self.adapter_of.read(name)
-        return weight if parameter is None else self.adapter.apply(parameter, weight, parameter in self._transposed)
+        return weight if parameter is None else self.adapter.apply(parameter, weight, self.adapter_of.read_parameter)
+
+    def read_parameter(self, name: str) -> torch.Tensor | None:
+        """Return a parameter of the model by its name there, tied or not; None if no stored tensor is loaded into it.
+
+        Raises: as read.
+        """
+        tensor = self.layout.tensor_of.get(name) or self.layout.tensor_of.get(self.layout.parameter_of(name) or "")
+        return None if tensor is None else self.read(tensor)
 
     def read_matrix(self, matrix: Matrix) -> torch.Tensor:
         """Return the weight of a module as it is rounded: [outputs, inputs], contiguous."""
@@ -140,10 +148,6 @@ class Checkpoint:
         return max(weights, key=lambda scheme: weights[scheme]) if weights else None
 
     @property
-    def _transposed(self) -> frozenset[str]:
-        return frozenset(matrix.parameter for matrix in self.layout.rounded if matrix.transposed)
-
-    @property
     def facts(self) -> CheckpointFacts:
         """Facts for a report. An adapter's parameters and bytes are its own, its layers' types its base's."""
         layers = [self.layout.tensor_of[matrix.parameter] for matrix in self.layout.rounded]
@@ -181,9 +185,11 @@ class Checkpoint:
                 notes.append(f"not measured, because transformers splits or fuses them: {short_list(layout.unread)}")
             if self.scheme is not None:
                 notes.extend(self._notes_on_storage())
-        elif self.adapter_of and self.adapter.base_name not in ("", self.adapter_of.source):
-            trained_on = printable(self.adapter.base_name, limit=200)
-            notes.append(f"the adapter names {trained_on} as its base; it was applied to {self.adapter_of.source}")
+        elif self.adapter_of:
+            notes.extend(self.adapter.notes)
+            if self.adapter.base_name not in ("", self.adapter_of.source):
+                trained_on = printable(self.adapter.base_name, limit=200)
+                notes.append(f"the adapter names {trained_on} as its base; it was applied to {self.adapter_of.source}")
         return tuple(f"{self.source}: {note}" for note in notes)
 
     def _notes_on_storage(self) -> list[str]:
@@ -316,7 +322,7 @@ def _open_adapter_folder(source: str, place: Place, base: Checkpoint | None) -> 
             else "has an adapter_config.json, but no adapter_model.safetensors or adapter_model.bin",
             where=str(folder),
         )
-    adapter = open_adapter(folder, files, base.files.tensors, base.layout)
+    adapter = open_adapter(folder, files, base.config, base.files.tensors, base.layout)
     return Checkpoint(
         source,
         folder,

@@ -197,7 +197,18 @@ def _merge_adapter(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrained
         return model
     from peft import PeftModel
 
-    merged = PeftModel.from_pretrained(model, checkpoint.folder, local_files_only=True).merge_and_unload()
+    base = checkpoint.adapter_of
+    if base.is_converted:  # it was loaded in float32; a layer is merged in the type that it stands for
+        for name in base.names:
+            parameter = base.layout.parameter_of(name)
+            if parameter is not None:
+                held = model.get_parameter(parameter)
+                held.data = held.data.to(base.info(name).dtype)
+    # PEFT starts factors at random before it loads them; two loads are the same, and the caller's numbers too.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = PeftModel.from_pretrained(model, checkpoint.folder, local_files_only=True, torch_device="cpu")
+    merged = adapted.merge_and_unload()
     if not isinstance(merged, PreTrainedModel):
         raise BadInputError("this is not a language model", where=str(checkpoint.folder))
     return merged
