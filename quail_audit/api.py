@@ -57,6 +57,7 @@ class AuditOptions(TypedDict, total=False):
         batch_size: samples generated at once. None: found automatically.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16"; what models compute in.
+        tokenizer: "own", each arm reads with its checkpoint's tokenizer, or "original", all with the original's.
         seed: random seed for bootstrap and calibration.
         policy: TOML file of what a release has to meet. None: the default limits; no quail.toml is looked for.
         limits: limit -> value, which count before the policy's: {"max_recovery_percent": 5}.
@@ -77,6 +78,7 @@ class AuditOptions(TypedDict, total=False):
     batch_size: int | None
     device: str
     dtype: str
+    tokenizer: Literal["own", "original"]
     seed: int
     policy: AnyPath | None
     limits: Mapping[str, float]

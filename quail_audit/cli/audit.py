@@ -97,6 +97,13 @@ def audit(
             metavar="auto|float32|bfloat16|float16",
         ),
     ] = "auto",
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            help="Tokenizer that arms read with: each its checkpoint's own, as deployed, or all the original's.",
+            metavar="own|original",
+        ),
+    ] = "own",
     seed: Annotated[int, typer.Option(help="Random seed for bootstrap and calibration.", min=0)] = 0,
     calibration: Annotated[
         str | None,
@@ -181,6 +188,7 @@ def audit(
             batch_size=None if batch_size == "auto" else batch_size,  # type: ignore[arg-type]  # pydantic parses it
             device=device,
             dtype=dtype,
+            tokenizer=tokenizer,  # type: ignore[arg-type]  # pydantic refuses others
             seed=seed,
             policy=choose_policy(policy, Path()),
             limits=_limits(limit or ()),

@@ -119,6 +119,8 @@ def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
             yield f"<p><strong>{text(shippable)}</strong></p>\n"
         reasons = "".join(f"<li>{text(reason.message)}</li>" for reason in report.verdict.reasons)
         yield f"<ul>{reasons}</ul>\n"
+    if lines := "".join(f"<li>{text(line)}</li>" for line in wording.difference_lines(report)):
+        yield f'<ul class="note">{lines}</ul>\n'
     yield "</section>\n</header>\n"
 
 

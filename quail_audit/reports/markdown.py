@@ -82,6 +82,7 @@ def _main(report: Report) -> Iterator[str]:
         )
         if not is_alone:
             yield f"\n**{plain(wording.safe_to_ship_line(found, weights_only=report.request.data is None))}**"
+    yield from (f"- {plain(line)}" for line in wording.difference_lines(report))
     yield ""
     yield from _table(
         ("format", "verdict", "worst recovery [95 %]", "layers at risk", "utility kept"), "llrrr", map(_row, found)

@@ -52,6 +52,7 @@ IN_DOUBT: Mapping[str, str] = {
     "nothing_changed": "No rounded layer differs between the two checkpoints.",
     "rule_not_judged": "It cannot be told whether a rule of the policy is met.",
     "required_not_judged": "A figure that the policy requires could not be measured.",
+    "differs_in_more_than_weights": "The checkpoints differ in more than weights, which may be what forgot.",
     "baseline_not_comparable": "The baseline measured none of these schemes.",
 }
 PASSED = frozenset({"held", "layers_carried", "rule_passed", "required_passed", "waived", "known", "no_worse"})

@@ -225,6 +225,17 @@ def quantizing_line(scheme: str, side: str, found: QuantizingProgress, at_s: flo
     return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
 
 
+def difference_lines(report: Report) -> list[str]:
+    """Return what differs beside the weights, at most three lines and how many more there are."""
+    lines = [
+        f"{'differs' if each.side == 'unlearned' else 'the reference differs'} beside the weights: {each.name} "
+        f"({each.original} → {each.other})"
+        for each in report.differences[:3]
+    ]
+    more = len(report.differences) - len(lines)
+    return [*lines, f"and {more} more differences, in report.json"] if more > 0 else lines
+
+
 def integrity_lines(report: Report) -> list[str]:
     """Return how many files were read, and the report's digest."""
     lines = []

@@ -138,6 +138,25 @@ class Recovery(Value):
     floor_arm: Name | None = None
 
 
+class Difference(Value):
+    """A difference between a checkpoint and the original beside the weights.
+
+    Attributes:
+        side: the checkpoint that is compared with the original.
+        kind: where it lies.
+        name: what differs, in words.
+        original, other: the two values, shortened.
+        decides: it changes what is asked, computed or read, so that scores say not only what the weights forgot.
+    """
+
+    side: Literal["unlearned", "retrain"] = "unlearned"
+    kind: Literal["tokenizer", "configuration", "generation"]
+    name: str
+    original: str
+    other: str
+    decides: bool = False
+
+
 class Reason(Value):
     code: str
     message: str

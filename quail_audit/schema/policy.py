@@ -16,6 +16,7 @@ from quail_audit.core.values import Value
 RECOVERY, LAYERS_AT_RISK = "recovery", "layers at risk"
 REQUIRED_METRIC, REQUIRED_SCHEME, REQUIRED_SAMPLES = "required metric", "required scheme", "required samples"
 EXPIRED_WAIVER, BASELINE = "expired waiver", "baseline"
+DIFFERENCES = "differences"  # beside the weights
 RULES_OF_QUAIL = (
     RECOVERY,
     LAYERS_AT_RISK,
@@ -24,6 +25,7 @@ RULES_OF_QUAIL = (
     REQUIRED_SAMPLES,
     EXPIRED_WAIVER,
     BASELINE,
+    DIFFERENCES,
 )
 
 MetricFigure = Literal["recovery", "score"]

@@ -14,6 +14,7 @@ from quail_audit.schema.events.cures import AttributionPlanned, LayerCarried, Re
 from quail_audit.schema.events.training import TrainEval, TrainingPlanned, TrainStep
 from quail_audit.schema.figures import (
     CheckpointFacts,
+    Difference,
     Execution,
     FileHash,
     LayerStatistics,
@@ -107,6 +108,7 @@ class Report(Value):
     policy: PolicyUsed | None = None  # null, and no rules: written by an older Quail
     rules: tuple[RuleOutcome, ...] = ()
     files: tuple[FileHash, ...] = ()  # what was read; empty if the run ended before all was hashed
+    differences: tuple[Difference, ...] = ()  # beside the weights, those that decide first; older runs name none
     other_tensors: OtherTensors | None = None  # null: the run ended before, or an older Quail wrote it
     digest: Sha256 | None = None  # of all the rest; see runs/digest.py
 

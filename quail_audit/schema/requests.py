@@ -24,6 +24,7 @@ class AuditRequest(Value):
     batch_size: Annotated[int, Field(ge=1)] | None = None  # None: found automatically
     device: str = "auto"
     dtype: str = "auto"
+    tokenizer: Literal["own", "original"] = "own"  # that each arm reads with: its checkpoint's, or the original's
     seed: int = 0
     policy: str | None = None
     limits: dict[str, float] = {}  # of the command line; they count before the policy's

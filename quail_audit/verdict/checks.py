@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.schema.events.audit import SchemeFailed
-from quail_audit.schema.figures import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score, Verdict
+from quail_audit.schema.figures import (
+    Difference,
+    LayerStatistics,
+    Outcome,
+    Reason,
+    Recovery,
+    RuleOutcome,
+    Score,
+    Verdict,
+)
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.rules import (
     Check,
@@ -18,7 +27,7 @@ from quail_audit.verdict.rules import (
     rule_checks_without_schemes,
     unused_waivers,
 )
-from quail_audit.verdict.standard_rules import judge_layers, judge_recoveries, uninformative_check
+from quail_audit.verdict.standard_rules import differences_check, judge_layers, judge_recoveries, uninformative_check
 
 EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 OUTCOME_OF: Mapping[int, Outcome] = {code: outcome for outcome, code in EXIT_CODE_OF.items()}
@@ -72,6 +81,8 @@ def checks_of(
     scores: Mapping[str, Mapping[str, Score]],
     samples: Mapping[str, int],
     today: datetime.date,
+    differences: Sequence[Difference] = (),
+    are_weights_identical: bool = False,
 ) -> Checks:
     """Check everything that was measured against a policy.
 
@@ -87,6 +98,8 @@ def checks_of(
         scores: scheme -> metric -> score of the unlearned checkpoint at that scheme.
         samples: metric -> how many were scored.
         today: the day that waivers are compared with.
+        differences: of the pair, beside the weights.
+        are_weights_identical: every tensor is the same on both sides.
     """
     schemes: dict[str, tuple[Check, ...]] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
@@ -96,6 +109,10 @@ def checks_of(
             standard = list(judge_recoveries(scheme, measured.recoveries, policy.limits, is_unlearned_stored))
             if not any(found.outcome for found in (*standard, *own)):
                 standard.append(uninformative_check(scheme, measured.recoveries))
+            beside = differences_check(
+                scheme, measured.recoveries, differences, are_weights_identical=are_weights_identical
+            )
+            standard += [beside] if beside is not None else []
         else:
             standard = [judge_layers(scheme, measured.layers)]
         schemes[scheme] = tuple(apply_waivers(found, policy, today) for found in (*standard, *own))

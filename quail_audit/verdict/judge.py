@@ -68,6 +68,20 @@ def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Ch
         },
         samples=report.samples,
         today=today,
+        differences=report.differences,
+        are_weights_identical=_are_weights_identical(report),
+    )
+
+
+def _are_weights_identical(report: Report) -> bool:
+    """Return True if every tensor is known to be the same on both sides; older reports do not know."""
+    others = report.other_tensors
+    layers = [layer for found in report.schemes.values() for layer in found.layers]
+    return (
+        others is not None
+        and not others.weights_changed
+        and bool(layers)
+        and all(layer.identical == 1.0 for layer in layers)
     )
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from quail_audit.schema.figures import LayerStatistics, Reason, Recovery, RuleOutcome
-from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY, Limits
+from quail_audit.schema.figures import Difference, LayerStatistics, Reason, Recovery, RuleOutcome
+from quail_audit.schema.policy import DIFFERENCES, LAYERS_AT_RISK, RECOVERY, Limits
 from quail_audit.verdict.rules import Check, check_of
 
 # Why a recovery is unknown; only for checkpoints that are already quantized.
@@ -64,6 +64,38 @@ def uninformative_check(scheme: str, measured: Mapping[str, Recovery]) -> Check:
         text = "no metric that decides was measured: give verbmem, knowmem or labelled forget data"
     rule = RuleOutcome(rule=RECOVERY, scheme=scheme, figure="recovery", standing="not judged", message=text)
     return Check(rule, Reason(code="uninformative", message=text))
+
+
+def differences_check(
+    scheme: str, measured: Mapping[str, Recovery], differences: Sequence[Difference], *, are_weights_identical: bool
+) -> Check | None:
+    """Return an inconclusive check if scores do not say what the weights forgot; None if they do.
+
+    An arm runs as its checkpoint would be deployed, so another tokenizer, configuration or end token may lower its
+    scores by itself, and who puts it right has the memory back. So no such pair passes, whether or not the weights
+    changed as well; what is known to come back fails all the same. Differences that change nothing of what is asked,
+    computed or read decide nothing: they come with every other version of transformers.
+    """
+    named = [each for each in differences if each.side == "unlearned" and each.decides]
+    listed = "; ".join(
+        f"{each.name} ({each.original} in the original, {each.other} in the unlearned checkpoint)" for each in named[:3]
+    )
+    more = f"; and {len(named) - 3} more" if len(named) > 3 else ""
+    if are_weights_identical:
+        if not differences and not any(each.outcome in ("held", "undecided") for each in measured.values()):
+            return None  # the recoveries say that nothing was forgotten
+        others = "; ".join(each.name for each in differences if each.side == "unlearned" and not each.decides)
+        cause = listed + more or others or "nothing that Quail compares"
+        text = f"every tensor is the same on both sides, so the weights forgot nothing; what differs is: {cause}"
+    elif named:
+        text = (
+            "the checkpoints differ in more than weights, so the scores do not say what the weights forgot: "
+            f"{listed}{more}; give both the same (of tokenizers: --tokenizer original)"
+        )
+    else:
+        return None
+    rule = RuleOutcome(rule=DIFFERENCES, scheme=scheme, figure="", standing="not judged", message=text)
+    return Check(rule, Reason(code="differs_in_more_than_weights", message=text))
 
 
 def _not_forgotten_text(metric: str, limits: Limits, stored_as: str | None) -> str:

@@ -83,6 +83,7 @@ def _measure_arm(
         device=request.device,
         dtype=request.dtype,
         tokenizer_of=subject.pair.original,
+        is_tokenizer_shared=request.tokenizer == "original",
     )
     yield ArmStarted(
         arm=arm, execution=loaded.execution, device=loaded.device, dtype=loaded.dtype, reason=loaded.reason

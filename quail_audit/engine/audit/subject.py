@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from quail_audit.engine.audit.calibrated import measure_calibrated
+from quail_audit.engine.audit.differences import differences_of
 from quail_audit.engine.audit.input_files import checkpoint_files, given_files
 from quail_audit.engine.audit.layers import measure_weights
 from quail_audit.engine.audit.other_tensors import read_other_tensors
@@ -91,6 +92,10 @@ Subject: TypeAlias = RoundedPair | StoredPair
 Opened: TypeAlias = "tuple[Subject, ForgettingData | None, list[FileToHash]]"
 
 
+def _note_on_tokenizer(request: AuditRequest) -> tuple[str, ...]:
+    return ("every arm reads with the original's tokenizer, as was asked",) if request.tokenizer == "original" else ()
+
+
 def open_subject(request: AuditRequest) -> Generator[Event, None, Opened]:
     """Open checkpoints and data, and say what will be measured; refuse what can be refused before anything is.
 
@@ -124,7 +129,8 @@ def open_subject(request: AuditRequest) -> Generator[Event, None, Opened]:
         layers=len(pair.layers),
         weights=sum(layer.weights for layer in pair.layers),
         left_in_full_precision=pair.left_in_full_precision,
-        notes=(*pair.notes, *subject.notes),
+        notes=(*pair.notes, *subject.notes, *_note_on_tokenizer(request)),
+        differences=differences_of(pair, data, request.tokenizer),
     )
     if data is not None:
         yield DataRead(samples=data.samples, skipped=data.skipped)

@@ -37,6 +37,8 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     found = scheme_standings(report)
     if report.verdict is not None:
         console.print(_verdict(report.verdict, is_matrix_shown=len(found) > 1))
+    for line in wording.difference_lines(report):
+        console.print(Padding(Text(line, style="yellow"), (0, 0, 0, 3)))
     show_failure(report.failure, console)
     if report.failure is not None:
         console.print(Text("   Everything measured before is below and in the run's folder.", style="dim"))

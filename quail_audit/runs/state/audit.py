@@ -252,6 +252,7 @@ class AuditState:
             policy=self.policy,
             rules=self.rules,
             files=self.files,
+            differences=self.pair.differences if self.pair else (),
             other_tensors=self.other_tensors,
         )
 

@@ -6,6 +6,7 @@ from quail_audit.core.values import Name
 from quail_audit.schema.events.common import Started, Timed
 from quail_audit.schema.figures import (
     CheckpointFacts,
+    Difference,
     Execution,
     FileHash,
     FoundFile,
@@ -47,6 +48,7 @@ class PairOpened(Timed):
     weights: int  # in those layers
     left_in_full_precision: tuple[str, ...]  # modules with a matrix that no scheme rounds: embeddings, head
     notes: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()  # beside the weights; older runs name none
 
 
 class DataRead(Timed):

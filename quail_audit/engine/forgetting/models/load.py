@@ -74,6 +74,7 @@ def load_arm(
     device: str,
     dtype: str,
     tokenizer_of: Checkpoint | None = None,
+    is_tokenizer_shared: bool = False,
 ) -> LoadedArm:
     """Load a checkpoint as an arm.
 
@@ -89,6 +90,7 @@ def load_arm(
         device: "auto" (cuda, then mps, then cpu), "cpu", "cuda", "cuda:1", "mps".
         dtype: dtype to compute in; "auto": the checkpoint's own, but float32 on a CPU.
         tokenizer_of: the checkpoint whose tokenizer to use if this one has none.
+        is_tokenizer_shared: use that one in any case.
 
     Raises:
         UsageError: no such kind of device or dtype.
@@ -98,6 +100,8 @@ def load_arm(
     target = find_device(device)
     asked_dtype = find_dtype(dtype)
     tokenizer, notes = load_tokenizer(checkpoint, tokenizer_of)
+    if is_tokenizer_shared and tokenizer_of is not None:
+        tokenizer, notes = load_tokenizer(tokenizer_of, checkpoint)
     with _explain_errors(checkpoint.source, checkpoint.folder):
         base = checkpoint.adapter_of or checkpoint
         model, own_dtype = _load_base(base)
