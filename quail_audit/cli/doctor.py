@@ -65,6 +65,7 @@ _EXTRAS = (
     ("gptqmodel", "GPTQ and AWQ", "gptq"),
     ("auto-gptq", "GPTQ, on CUDA, where GPTQModel cannot be had", "auto-gptq"),
     ("matplotlib", "quail report --figures", "figures"),
+    ("pyarrow", "data in Parquet", "parquet"),
     ("cryptography", "quail sign, quail verify --public-key", "sign"),
 )
 

@@ -35,6 +35,14 @@ def is_chat(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and _role(turn) for turn in value)
 
 
+def single_question(messages: list[Mapping[str, object]]) -> str | None:
+    """Return the text of a chat that is one user's message and no more; None if it is another."""
+    try:
+        return _text(messages[0]) if len(messages) == 1 and _role(messages[0]) == "user" else None
+    except NoExchangeError:
+        return None
+
+
 def read_exchange(messages: object) -> tuple[str, str, str]:
     """Return the question, the answer, and the system's text, which may be empty.
 

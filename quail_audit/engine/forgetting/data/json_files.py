@@ -121,14 +121,13 @@ def _parse(line: str, path: Path, number: int) -> object:
 
 def _values(text: str, path: Path, line: int | None = None) -> Iterator[tuple[int, object]]:
     """Yield the JSON values of a text, each with the line that it begins on; line: the only line's number."""
-    decoder = json.JSONDecoder(object_pairs_hook=_once)
     at = _skip(text, 0)
     number, counted = line or 1, 0
     while at < len(text):
         number += text.count("\n", counted, at)
         counted = at
         try:
-            value, end = decoder.raw_decode(text, at)
+            value, end = _DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise _not_json(error, text, path, line) from error
         except RecursionError as error:
@@ -160,6 +159,9 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _not_json(error: json.JSONDecodeError, text: str, path: Path, line: int | None) -> BadInputError:

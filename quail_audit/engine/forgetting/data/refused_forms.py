@@ -30,6 +30,8 @@ def find_choices(row: Mapping[str, Any], question: str, answer: str) -> tuple[st
         question: the key of its question.
         answer: the key of its answer.
     """
+    if len(row) <= 2:
+        return None
     said = row[answer]
     named = {key.strip().casefold(): key for key in map(str, row)}
     for name in _CHOICES:
@@ -58,8 +60,13 @@ def mend_unknown(found: Objects, keys: Sequence[str], columns: Columns) -> str:
     """Return what to do about rows of no known form; empty if nothing more can be said than what is expected."""
     first = found.rows[0][1]
     keys = [key for key in keys if len(key) <= LONGEST_KEY]
+    if isinstance(first, list) and len(first) == 2 and all(isinstance(cell, str) for cell in first):
+        command = found.rewritten('{"question": r[0], "answer": r[1]}')
+        return f"If each is a question and its answer: {command}" if command else ""
     if not isinstance(first, dict):
         return ""
+    if found.layout == "lines" and len(found.rows) == 1 and any("?" in key or " " in key.strip() for key in keys):
+        return f"If its keys are questions and its values their answers: {_items_as_rows(found)}"
     if any(name in keys for name in columns.labels) and not any(name in keys for name in columns.texts):
         texts = [key for key in keys if key not in columns.labels and isinstance(first[key], str)]
         if texts:
@@ -82,11 +89,18 @@ def mend_unknown(found: Objects, keys: Sequence[str], columns: Columns) -> str:
         command = found.rewritten(f'{{"question": r[{quoted[0]}], "answer": r[{quoted[1]}]}}')
         if command:
             return f"{expected}{options}{headed}. If {texts[0]!r} is a question and {texts[1]!r} its answer: {command}"
-    if len(texts) == 1:
+    if len(texts) == 1 and not any(isinstance(value, dict | list) for value in first.values()):
         command = found.rewritten(f'{{"text": r[{json.dumps(texts[0])}]}}')
         if command:
             return f"{expected}{options}{headed}. If {texts[0]!r} is the text: {command}"
     return f"{expected}, the same in every row{options}"
+
+
+def _items_as_rows(found: Objects) -> str:
+    old, new = shlex.quote(f"{found.path}.old"), shlex.quote(str(found.path))
+    source = f"json.load(open(0, encoding={json.dumps(found.encoding)}))"
+    program = f'import json; [print(json.dumps({{"question": q, "answer": a}})) for q, a in {source}.items()]'
+    return f"mv {new} {old} && python3 -c {shlex.quote(program)} < {old} > {new}"
 
 
 def _put_above(found: Objects, columns: int) -> str:

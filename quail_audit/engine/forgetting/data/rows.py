@@ -12,7 +12,7 @@ from typing import Any, Generic, cast
 from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.chats import NoExchangeError, is_chat, read_exchange
+from quail_audit.engine.forgetting.data.chats import NoExchangeError, is_chat, read_exchange, single_question
 from quail_audit.engine.forgetting.data.json_files import parse_json
 from quail_audit.engine.forgetting.data.objects import Objects
 from quail_audit.engine.forgetting.data.refused_forms import find_choices, list_keys, mend_unknown
@@ -140,7 +140,8 @@ class _Reader(Generic[R]):
         if self._form.may_be_plain and isinstance(row, str):
             row = {self._names.get(self._form.keys[0], self._form.keys[0]): row}
         if not isinstance(row, dict):
-            raise self._refuse(f"{place} is a JSON {json_kind(row)}")
+            command = self._found.rewritten(kept="r is not None") if row is None else ""
+            raise self._refuse(f"{place} is a JSON {json_kind(row)}", command, "to take such rows out")
         for key in self._form.keys:
             if self._names[key] not in row:
                 found = f"keys {list_keys(sorted(map(str, row)))}" if row else "no keys"
@@ -175,6 +176,8 @@ class _Reader(Generic[R]):
             raise self._refuse(f"{place}: {key} is an object: give one text", command, "to take its value")
         if not isinstance(texts, list):
             return value
+        if is_chat(texts) and (asked := single_question(texts)) is not None:
+            return asked
         if len(texts) and all(isinstance(text, str) and text == texts[0] for text in texts):
             return texts[0]
         several = f"a list of {len(texts)}: give one" if texts else "an empty list"
@@ -215,11 +218,12 @@ class _Reader(Generic[R]):
                 command = self._found.rewritten(kept=wanted) if blank else ""
                 raise self._refuse(f"{place}: {key}: {problem}", command, "to take such rows out") from error
             quoted = json.dumps(key)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_absent = value is None or value != value  # NaN is how pandas writes that there is nothing
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and not is_absent
             command = self._found.rewritten(f"{{**r, {quoted}: str(r[{quoted}])}}") if is_number else ""
-            if value is None:
-                command = self._found.rewritten(kept=f"r[{quoted}] is not None")
-            aim = "to take such rows out" if value is None else "if the number itself is meant"
+            if is_absent:
+                command = self._found.rewritten(kept=f"r[{quoted}] is not None and r[{quoted}] == r[{quoted}]")
+            aim = "to take such rows out" if is_absent else "if the number itself is meant"
             raise self._refuse(
                 f"{place}: {key}: a valid string is needed, not a JSON {json_kind(value)}", command, aim
             ) from error
