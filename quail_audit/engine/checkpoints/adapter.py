@@ -262,11 +262,23 @@ def _check_shapes(folder: Path, files: WeightFiles, base_tensors: Mapping[str, T
         else:
             fits = ".lora_" in name or found == shape
         if not fits:
+            is_table = name.endswith(("embed_tokens.weight", "lm_head.weight", "wte.weight", "base_layer.weight"))
+            is_resized = not factor and is_table and found[1:] == shape[1:]
             raise BadInputError(
                 f"does not fit the base: {printable(name, limit=200)} is {list(found)}, for a weight of {list(shape)}",
                 where=str(folder),
-                mend=ANOTHER_BASE,
+                mend=_resized(found[0]) if is_resized else ANOTHER_BASE,
             )
+
+
+def _resized(rows: int) -> str:
+    """Return what to do about an adapter whose base had another vocabulary."""
+    return (
+        f"If its base's vocabulary was resized to {rows} tokens, merge it there and audit the merged checkpoint: "
+        f"base.resize_token_embeddings({rows}); "
+        'PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained("merged"). '
+        "Else name the ORIGINAL that it was trained on"
+    )
 
 
 def _parameter_of(name: str, layout: Layout) -> str | None:

@@ -187,6 +187,10 @@ class Checkpoint:
                 notes.extend(self._notes_on_storage())
         elif self.adapter_of:
             notes.extend(self.adapter.notes)
+            if self.adapter_of.packed:
+                notes.append(
+                    f"its base is stored as {self.adapter_of.scheme}; it was merged into the dequantized weights"
+                )
             if self.adapter.base_name not in ("", self.adapter_of.source):
                 trained_on = printable(self.adapter.base_name, limit=200)
                 notes.append(f"the adapter names {trained_on} as its base; it was applied to {self.adapter_of.source}")

@@ -245,6 +245,7 @@ def test_an_adapter_is_merged_into_the_values_of_a_packed_base(stored: Path, tmp
     adapted.save_pretrained(tmp_path / "adapter")
     pair = open_pair(str(stored / "original-nf4"), str(tmp_path / "adapter"))
     assert pair.unlearned.scheme is None
+    assert any("its base is stored as nf4; it was merged" in note for note in pair.notes)
     loaded = load_arm(pair.unlearned, None, layers=pair.layers, device="cpu", dtype="auto", tokenizer_of=pair.original)
     for layer in pair.layers:
         original, unlearned = pair.read(layer)

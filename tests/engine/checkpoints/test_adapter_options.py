@@ -269,3 +269,16 @@ def test_two_loads_of_an_adapter_are_the_same_and_leave_the_callers_random_numbe
     torch.manual_seed(5)
     open_pair(str(bases / "llama"), str(tmp_path))
     assert torch.get_rng_state().equal(state)
+
+
+def test_an_adapter_of_a_resized_vocabulary_is_refused_with_how_to_merge_it(bases: Path, tmp_path: Path) -> None:
+    train(bases / "llama", tmp_path, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    path = tmp_path / "adapter_model.safetensors"
+    grown = {
+        name: torch.cat([value, value[:1]]) if ".lora_" not in name else value
+        for name, value in load_file(path).items()
+    }
+    save_file(grown, path)
+    with pytest.raises(BadInputError, match=r"does not fit the base: .* is \[97, 64\]") as caught:
+        open_pair(str(bases / "llama"), str(tmp_path))
+    assert "resize_token_embeddings(97)" in caught.value.mend
