@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, read_model_config
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.batches import run_in_batches, token_bytes
+from quail_audit.engine.forgetting.models.forward import asking
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 from quail_audit.runs.journal import Journal
 
@@ -58,7 +59,7 @@ class TransformersClassifier(EvaluatedModel):
 
         def run(batch: Sequence[int]) -> list[F32]:
             ids, mask = pad_right([encoded[place] for place in batch], padding_id(self.model))
-            with torch.inference_mode():
+            with asking(self.model, f"a text of {ids.shape[1]} tokens"), torch.inference_mode():
                 model: Any = self.model
                 logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
             return list(torch.log_softmax(logits.float(), dim=-1).cpu().numpy())

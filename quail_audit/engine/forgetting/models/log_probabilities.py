@@ -49,7 +49,7 @@ def log_probabilities(
         BadInputError: the model fails when it is asked, or has no answer (see ways.py).
         EnvironmentProblemError: memory does not suffice for one text.
     """
-    if not texts:
+    if not texts or not ways_of(model).answers:
         return
     token, ways, filler = token_bytes(model), ways_of(model), filler_id(model)
     logits = BYTES_PER_LOGIT * vocabulary_of(model)

@@ -4,18 +4,19 @@ Rows go together padded, texts in stretches over a cache, a beginning that promp
 one of these changes the answer, or fails: recurrent layers go over padding as if it were text, some caches cannot be
 read on with more than a token. Which models they are changes with every version of transformers, so there is one rule,
 and no list: before a way is first used, two short rows are asked that way and plainly, by themselves, without padding
-or a cache. A way whose log-probabilities differ, or that raises, is not used. If the plain way raises, gives another
-answer when it is asked again, or looks at tokens that come after, then the model has no answer to measure.
+or a cache. This is done once for all models of one structure, such as the arms of an audit. A way whose
+log-probabilities differ, or that raises, is not used. If the plain way raises, gives another answer when it is asked
+again, or looks at tokens that come after, then the model has no answer to measure.
 
 Only rotations that depend on the length of the text cannot be seen on short rows; they are read from the configuration.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -34,39 +35,47 @@ from quail_audit.engine.forgetting.models.forward import (
     logits_over_cache,
     logits_padded,
     read_beginning,
-    vocabulary_of,
+)
+from quail_audit.engine.forgetting.models.plain_rows import (
+    STEPS,
+    PlainRow,
+    distances,
+    log_softmax_of,
+    random_rows,
+    settings_of,
 )
 
-# Rows as short as this are read in no time, yet hold more padding than a convolution is wide.
-LONG, SHORT = 25, 8
-# Both rows go beyond windows and chunks of attention up to this, so that their edges are asked, too.
-LARGEST_REACH = 64
-REACHES = ("window", "chunk", "block", "kernel", "conv")
-STEPS = 3  # the first token is read from the prompt, the second over its cache, the third over the cache as updated
 # In float32 all that is left is rounding, some 1e-6 of the spread of the logits; real differences begin at 1e-3.
 FLOAT32_TOLERANCE = 1e-4
 # In half precision rounding is some 1e-2 of it on average. Over a spread of 2.5 nats, which trained models have, this
-# is 0.12 nats; real differences are 0.3 and more.
-HALF_TOLERANCE = 0.05
+# is a quarter of a nat; real differences are 0.3 and more.
+HALF_TOLERANCE = 0.1
 # Rotary embeddings that depend on the length of the whole text.
 LENGTH_DEPENDENT_ROTATIONS = frozenset({"dynamic", "longrope"})
 
 
-@dataclass(frozen=True, eq=False)
-class _Plain:
-    """A row that was asked plainly, in float32 log-probabilities on the CPU.
+@dataclass
+class _Found:
+    """Which ways leave the answers of models of one structure as they are, by name, and what to say of it."""
 
-    Attributes:
-        ids: the row.
-        new_ids: its greedy continuation.
-        read: [length, vocabulary], of the row.
-        steps: [STEPS, vocabulary], of its continuation.
-    """
+    ways: dict[str, bool] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    ids: list[int]
-    new_ids: list[int]
-    read: torch.Tensor
-    steps: torch.Tensor
+
+def _once(ask: Callable[[Ways], bool]) -> Any:
+    """Make a property of a way that is found out once for all models of one structure, unless they answer NaN."""
+    name = ask.__name__
+
+    def find(self: Ways) -> bool:
+        if name not in self._found.ways:
+            found = ask(self)
+            if self._answers_nan:
+                return found
+            self._found.ways[name] = found
+        return self._found.ways[name]
+
+    find.__doc__ = ask.__doc__
+    return property(find)
 
 
 class Ways:
@@ -84,27 +93,36 @@ class Ways:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._held = ref(model)  # Ways must not keep alive a model that is dropped
+        self._found = _found_of_structure(_structure(model))
         self._name = type(model).__name__
         self._alike_up_to = _alike_up_to(model.config)
-        self.notes: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        return self._found.notes
 
     def fits_generation(self, first: int, other: int) -> bool:
         """Return True if prompts may share a batch that end at these lengths with all that is generated."""
         if first == other:
-            return self.pads_left or self._generates_alike
-        return self._rotates_alike(max(first, other)) and self.pads_left
+            return bool(self.pads_left or self._generates_alike)
+        return bool(self._rotates_alike(max(first, other)) and self.pads_left)
 
     def fits_reading(self, first: int, other: int) -> bool:
         """Return True if texts of these lengths may share a batch."""
         if first == other:
-            return self.pads_right or self._reads_alike
-        return self._rotates_alike(max(first, other)) and self.pads_right
+            return bool(self.pads_right or self._reads_alike)
+        return bool(self._rotates_alike(max(first, other)) and self.pads_right)
 
     def reads_stretches(self, length: int) -> bool:
         """Return True if a text of this length may be read a stretch at a time, over a cache."""
-        return self._rotates_alike(length) and self._stretches
+        return bool(self._rotates_alike(length) and self._stretches)
 
-    @cached_property
+    @_once
+    def answers(self) -> bool:
+        """Whether the model has answers to measure, which it has if this does not raise."""
+        return len(self._long.ids) > 0
+
+    @_once
     def pads_left(self) -> bool:
         """Whether prompts of unlike length may be continued together, padded on the left, over a cache."""
         found = self._generates(self._long, self._short)
@@ -112,10 +130,10 @@ class Ways:
             self._note_apart()
         return found
 
-    @cached_property
+    @_once
     def caches(self) -> bool:
         """Whether one prompt may be continued over a cache."""
-        if self.__dict__.get("pads_left") or self._generates(self._long):
+        if self._found.ways.get("pads_left") or self._generates(self._long):
             return True
         self.notes.append(
             f"{self._name} answers otherwise over its cache, or fails on it: each token was generated from the whole "
@@ -123,20 +141,23 @@ class Ways:
         )
         return False
 
-    @cached_property
+    @_once
     def shares_beginning(self) -> bool:
         """Whether a beginning that prompts share may be read once."""
         rest = len(self._long.ids) // 3
         shared = len(self._long.ids) - rest
 
+        if rest < 2 or not self.pads_left:
+            return False
+        other = self._ask_plainly([*self._long.ids[:shared], *self._short.ids[: rest - 1]])
+
         def ask() -> bool:
-            other = self._ask_plainly([*self._long.ids[:shared], *self._short.ids[: rest - 1]])
             beginning = read_beginning(self._model, self._long.ids[:shared])
             return beginning is not None and self._generates(self._long, other, beginning=(shared, beginning))
 
-        return self.pads_left and rest > 1 and self._holds(ask)
+        return self._holds(ask)
 
-    @cached_property
+    @_once
     def pads_right(self) -> bool:
         """Whether texts of unlike length may be read together, padded on the right without a mask."""
         found = self._reads(lambda ids: logits_at_once(self._model, ids), self._long, self._short)
@@ -144,26 +165,26 @@ class Ways:
             self._note_apart()
         return found
 
-    @cached_property
+    @_once
     def splits_head(self) -> bool:
         """Whether logits may be made a stretch at a time by the head alone."""
         return self._reads(
             lambda ids: torch.cat(list(logits_by_head(self._model, ids, -(-ids.shape[1] // 3))), dim=1), self._long
         )
 
-    @cached_property
+    @_once
     def _stretches(self) -> bool:
         rows = (self._long, self._short) if self.pads_right else (self._long,)
         return self._reads(
             lambda ids: torch.cat(list(logits_over_cache(self._model, ids, -(-ids.shape[1] // 3))), dim=1), *rows
         )
 
-    @cached_property
+    @_once
     def _generates_alike(self) -> bool:
         rows = (self._long, self._as_long)
-        return self._generates(*rows) if self.caches else self._reads_alike
+        return bool(self._generates(*rows) if self.caches else self._reads_alike)
 
-    @cached_property
+    @_once
     def _reads_alike(self) -> bool:
         return self._reads(lambda ids: logits_at_once(self._model, ids), self._long, self._as_long)
 
@@ -186,23 +207,27 @@ class Ways:
             raise ReferenceError("the model was dropped")
         return model
 
-    @cached_property
-    def _rows(self) -> tuple[list[int], list[int], list[int]]:
-        return _random_rows(self._model)
+    @property
+    def _answers_nan(self) -> bool:
+        return bool(self._long.read.isnan().any())
 
     @cached_property
-    def _long(self) -> _Plain:
+    def _rows(self) -> tuple[list[int], list[int], list[int]]:
+        return random_rows(self._model)
+
+    @cached_property
+    def _long(self) -> PlainRow:
         return self._ask_plainly(self._rows[0])
 
     @cached_property
-    def _as_long(self) -> _Plain:
+    def _as_long(self) -> PlainRow:
         return self._ask_plainly(self._rows[1])
 
     @cached_property
-    def _short(self) -> _Plain:
+    def _short(self) -> PlainRow:
         return self._ask_plainly(self._rows[2])
 
-    def _ask_plainly(self, row: list[int]) -> _Plain:
+    def _ask_plainly(self, row: list[int]) -> PlainRow:
         """Ask a row by itself, without padding or a cache.
 
         Raises:
@@ -219,44 +244,44 @@ class Ways:
                 again = self._read_one(row)
         except (RuntimeError, MemoryError) as error:
             raise _memory_error(error) from error
-        if read[0].isfinite().all() and not self._agree(again, read[0]):
+        if not read[0].isnan().any() and not self._agree(again, read[0]):
             raise BadInputError(
                 f"{self._name} gives another answer each time that it is asked, so its scores would mean nothing",
                 mend=MEASURE_WEIGHTS_ONLY,
             )
-        if read[0].isfinite().all() and self._is_another_answer(read[-1][: len(row)], read[0]):
+        if not read[0].isnan().any() and self._is_another_answer(read[-1][: len(row)], read[0]):
             raise BadInputError(
                 f"{self._name} looks at the tokens that come after, so it has no probability of a text's next token",
                 mend="Set is_decoder to true in config.json if it was trained to read from left to right; else leave "
                 "--data out to measure weights only",
             )
-        return _Plain(list(row), ids[len(row) :], read[0], torch.stack(steps))
+        return PlainRow(list(row), ids[len(row) :], read[0], torch.stack(steps))
 
     def _read_one(self, ids: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():
             logits = logits_at_once(self._model, torch.tensor([list(ids)], device=self._model.device))
         if logits.dim() != 3 or logits.shape[:2] != (1, len(ids)):
             raise ValueError(f"its logits {list(logits.shape)} are not one row for each of {len(ids)} tokens")
-        return _log_softmax(logits[0])
+        return log_softmax_of(logits[0])
 
     # -- the same rows, asked in another way
 
-    def _generates(self, *rows: _Plain, beginning: Any = None) -> bool:
+    def _generates(self, *rows: PlainRow, beginning: Any = None) -> bool:
         def ask() -> bool:
             new_ids, logits = logits_padded(self._model, [row.ids for row in rows], STEPS, beginning)
             return all(
-                self._continues(row, ids, _log_softmax(of_row))
+                self._continues(row, ids, log_softmax_of(of_row))
                 for row, ids, of_row in zip(rows, new_ids, logits, strict=True)
             )
 
         return self._holds(ask)
 
-    def _continues(self, row: _Plain, new_ids: Sequence[int], steps: torch.Tensor) -> bool:
+    def _continues(self, row: PlainRow, new_ids: Sequence[int], steps: torch.Tensor) -> bool:
         """Compare as many steps as begin with the same tokens: what is nearly a tie, rounding may decide."""
         same = next((step for step in range(STEPS) if list(new_ids[:step]) != row.new_ids[:step]), STEPS)
         return len(new_ids) == STEPS and self._agree(steps[:same], row.steps[:same])
 
-    def _reads(self, read: Callable[[torch.Tensor], torch.Tensor], *rows: _Plain) -> bool:
+    def _reads(self, read: Callable[[torch.Tensor], torch.Tensor], *rows: PlainRow) -> bool:
         def ask() -> bool:
             filler = filler_id(self._model)
             longest = max(len(row.ids) for row in rows)
@@ -264,7 +289,7 @@ class Ways:
             with torch.inference_mode():
                 logits = read(ids.to(self._model.device))
             return all(
-                self._agree(_log_softmax(of_row[: len(row.ids)]), row.read)
+                self._agree(log_softmax_of(of_row[: len(row.ids)]), row.read)
                 for row, of_row in zip(rows, logits, strict=True)
             )
 
@@ -273,20 +298,21 @@ class Ways:
     def _agree(self, found: torch.Tensor, plain: torch.Tensor) -> bool:
         if found.shape != plain.shape:
             return False
-        mean, most = _distances(found, plain)
+        mean, most = distances(found, plain)
         half = self._model.dtype.itemsize < 4
         return mean <= HALF_TOLERANCE if half else most <= FLOAT32_TOLERANCE
 
     def _is_another_answer(self, found: torch.Tensor, plain: torch.Tensor) -> bool:
         """Return True if an answer differs by more than kernels of other sizes make of rounding."""
-        return _distances(found, plain)[0] > (HALF_TOLERANCE if self._model.dtype.itemsize < 4 else 1e-3)
+        mean, most = distances(found, plain)
+        return mean > HALF_TOLERANCE if self._model.dtype.itemsize < 4 else most > 3 * FLOAT32_TOLERANCE
 
     def _holds(self, ask: Callable[[], bool]) -> bool:
         """Return the answer; False if the model fails on the way to it."""
         try:
             with _unchanged_random_state(self._model):
                 return ask()
-        except (BadInputError, EnvironmentProblemError):
+        except EnvironmentProblemError:
             raise
         except Exception as error:  # a model's own code may fail in any way on what it was not made for
             if is_out_of_memory(error):
@@ -294,76 +320,36 @@ class Ways:
             return False
 
 
-_found: WeakKeyDictionary[PreTrainedModel, Ways] = WeakKeyDictionary()
+_ways: WeakKeyDictionary[PreTrainedModel, Ways] = WeakKeyDictionary()
 
 
 def ways_of(model: PreTrainedModel) -> Ways:
-    """Return a model's ways: the same each time, so that each is found out once."""
-    return _found.setdefault(model, Ways(model))
+    """Return a model's ways: the same each time."""
+    if model not in _ways:
+        _ways[model] = Ways(model)
+    return _ways[model]
 
 
-def _random_rows(model: PreTrainedModel) -> tuple[list[int], list[int], list[int]]:
-    """Return two rows of one length and a shorter one, the same each time, without special tokens."""
-    config = read_model_config(model.config)
-    vocabulary = min(vocabulary_of(model), config.vocabulary or vocabulary_of(model))
-    settings = _settings(model.config)
-    special = {
-        token
-        for name, value in settings
-        if "token" in name
-        for token in (value if isinstance(value, list | tuple) else (value,))
-    }
-    usual = [token for token in range(min(vocabulary, 10_000)) if token not in special] or list(range(vocabulary))
-    reaches = (value for name, value in settings if any(word in name for word in REACHES) and type(value) is int)
-    reach = max((value for value in reaches if value <= LARGEST_REACH), default=0)
-    long, short = max(LONG, 2 * reach + SHORT), max(SHORT, reach + 2)
-    if config.window is not None:
-        long = max(1, min(long, config.window - STEPS))
-        short = max(1, min(short, long // 2))
-    generator = random.Random(long)  # noqa: S311 - the same rows each time
-    return tuple([generator.choice(usual) for _ in range(length)] for length in (long, long, short))  # type: ignore[return-value]
+@lru_cache(maxsize=64)
+def _found_of_structure(structure: tuple[object, ...]) -> _Found:
+    return _Found()
 
 
-def _settings(config: Any) -> list[tuple[str, Any]]:
-    """Return all names and values of a configuration, nested ones, too."""
-    found: list[tuple[str, Any]] = []
-    pending: list[Any] = [config.to_dict()]
-    while pending:
-        for name, value in pending.pop().items():
-            found.append((str(name), value))
-            if isinstance(value, Mapping):
-                pending.append(value)
-    return found
+def _structure(model: PreTrainedModel) -> tuple[object, ...]:
+    """Return all of a model but the values of its weights, as far as its answers may depend on it."""
+    settings = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
+    modules = tuple(type(module) for module in model.modules())
+    return type(model), settings, modules, model.dtype, model.device.type
 
 
 def _alike_up_to(config: Any) -> int | None:
     """Return the length up to which all texts are rotated by the same angles; None: however long they are."""
-    settings = _settings(config)
+    settings = settings_of(config)
     kinds = {value for name, value in settings if name in {"rope_type", "type"} and isinstance(value, str)}
     if not kinds & LENGTH_DEPENDENT_ROTATIONS:
         return None
     original = [value for name, value in settings if name == "original_max_position_embeddings" and type(value) is int]
     return min(original) if original else read_model_config(config).window or 0
-
-
-def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    return logits.float().log_softmax(-1).cpu()
-
-
-def _distances(found: torch.Tensor, plain: torch.Tensor) -> tuple[float, float]:
-    """Return how far log-probabilities [places, vocabulary] are apart, on average and at most, in spreads of the plain.
-
-    Tokens without a finite log-probability in either are left out; without one in only one of them they are infinitely
-    far.
-    """
-    finite = plain.isfinite()
-    if not torch.equal(finite, found.isfinite()):
-        return float("inf"), float("inf")
-    if not finite.any():
-        return 0.0, 0.0
-    spread = plain[finite].std(correction=0).clamp(min=1e-9)
-    apart = (found - plain)[finite].abs() / spread
-    return float(apart.mean()), float(apart.max())
 
 
 def _memory_error(error: BaseException) -> BaseException:

@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.checkpoints.model_config import read_model_config
 from quail_audit.engine.forgetting.models import log_probabilities as reading
 from quail_audit.engine.forgetting.models.batches import BatchSize
 from quail_audit.engine.forgetting.models.generation import generate
@@ -61,6 +63,10 @@ def hold_against_plain(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) 
         assert [found[index] for index in range(len(prompts))] == expected
     for index, of_tokens in enumerate(read_one_at_a_time(model, TEXTS)):
         assert torch.from_numpy(read[index]) == pytest.approx(of_tokens, abs=1e-4)
+    window = read_model_config(model.config).window
+    if window is not None:  # as long as a text is ever asked
+        ((_, whole),) = log_probabilities(model, rows_of(window), size=BatchSize(1, None))
+        assert np.isfinite(whole).all()
     ways = ways_of(model)
     apart = [
         name
