@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 ROWS_TRIED = 16  # spread over the matrix: if no block of theirs lies on the grid, the others are not looked at
-FLAT_ROW = 4096  # weights in such a row if blocks are cut from the matrix as a whole; a multiple of a block
+WEIGHTS_TRIED = 512  # of such a row, or a block if it is larger, and then a quarter of the rows
 WEIGHTS_PER_PIECE = 1 << 20
 
 
@@ -62,23 +62,32 @@ def leave_out_on_grid(sums: PairSums, original: torch.Tensor, unlearned: torch.T
 
 
 def _some_lie_on_grid(unlearned: torch.Tensor, scheme: Scheme) -> bool:
-    """Tell whether any of a few blocks lies on the grid."""
+    """Tell whether any of a few blocks lies on the grid; if their scales depend on the others, whether any may."""
+    size = _block_size(scheme, unlearned)
+    if isinstance(scheme, FourBit):
+        sample = _spread_sample(unlearned, size)
+        if scheme.double_quantization:
+            ordered = _as_blocks(sample, size).sort(dim=1).values
+            distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
+            return bool((distinct <= scheme.levels + 2).any())  # the levels, and an outermost weight on each side
+    else:
+        sample = _spread_sample(unlearned, size) if isinstance(scheme, AffineScheme | Mxfp4) else unlearned
+    rounded = scheme.dequantize(scheme.quantize(sample))
+    return bool(_lies_on_grid(_as_blocks(sample, size), _as_blocks(rounded, size)).any())
+
+
+def _spread_sample(matrix: torch.Tensor, size: int) -> torch.Tensor:
+    """Return whole blocks of some rows, spread over the matrix: [rows, columns]."""
     import torch
 
-    matrix, size = unlearned, _block_size(scheme, unlearned)
-    if isinstance(scheme, FourBit) and matrix.numel() > FLAT_ROW:
-        matrix = matrix.reshape(-1)[: matrix.numel() // FLAT_ROW * FLAT_ROW].reshape(-1, FLAT_ROW)
-    is_separable = isinstance(scheme, AffineScheme | Mxfp4) or (
-        isinstance(scheme, FourBit) and not scheme.double_quantization
-    )
-    if is_separable and matrix.shape[0] > ROWS_TRIED:
-        rows = torch.linspace(0, matrix.shape[0] - 1, ROWS_TRIED, dtype=torch.float64).long()
-        matrix = matrix[rows.to(matrix.device)]
-    elif not is_separable:  # a block's scale depends on the others, or may
-        matrix = unlearned
-    rounded = scheme.dequantize(scheme.quantize(matrix))
-    pieces = zip(_pieces(matrix, size), _pieces(rounded, size), strict=True)
-    return any(bool(_lies_on_grid(weight, value).any()) for weight, value in pieces)
+    columns = max(size, WEIGHTS_TRIED // size * size)
+    flat = matrix.reshape(-1)
+    count = min(ROWS_TRIED if columns <= WEIGHTS_TRIED else ROWS_TRIED // 4, flat.numel() // columns)
+    if count == 0:
+        return matrix
+    blocks = flat.numel() // size
+    starts = torch.linspace(0, blocks - columns // size, count, dtype=torch.float64).long().tolist()
+    return torch.stack([flat[start * size : start * size + columns] for start in starts])
 
 
 def _block_size(scheme: Scheme, weight: torch.Tensor) -> int:
@@ -105,11 +114,18 @@ def _lies_on_grid(weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
 
 
 def _pieces(matrix: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-    """Yield some blocks at a time, float64 [blocks, block size] on the CPU; a short last one is filled with zeros."""
+    """Yield some blocks at a time, float64 [blocks, block size] on the CPU."""
     import torch
 
     flat = matrix.reshape(-1)
     step = max(1, WEIGHTS_PER_PIECE // size) * size
     for start in range(0, flat.numel(), step):
-        piece = flat[start : start + step].cpu().to(torch.float64)
-        yield torch.nn.functional.pad(piece, (0, -piece.numel() % size)).reshape(-1, size)
+        yield _as_blocks(flat[start : start + step].cpu().to(torch.float64), size)
+
+
+def _as_blocks(weights: torch.Tensor, size: int) -> torch.Tensor:
+    """Return weights as blocks [blocks, block size]; a short last one is filled with zeros."""
+    import torch
+
+    flat = weights.reshape(-1)
+    return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).reshape(-1, size)

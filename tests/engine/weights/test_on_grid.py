@@ -19,7 +19,8 @@ BLOCKS: dict[str, int | None] = {
     "nf4": 64, "fp4": 64, "nf4-dq": 64, "int8": None, "rtn-int4-g32": 32, "rtn-int4-g128-asym": 128,
     "rtn-int3-channel": None, "gguf-q4_0": 32, "gguf-q5_1": 32, "gguf-q8_0": 32, "mxfp4": 32,
 }  # fmt: skip
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SLOW = pytest.mark.slow
+DTYPES = [pytest.param(torch.float32, marks=SLOW), torch.bfloat16, pytest.param(torch.float16, marks=SLOW)]
 
 
 def measured(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) -> LayerStatistics:
@@ -62,7 +63,7 @@ def test_what_was_carried_is_carried_and_what_was_not_is_as_before(name: str, dt
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.parametrize("shape", [(24, 256), (37, 128)])
+@pytest.mark.parametrize("shape", [(24, 256), pytest.param((37, 128), marks=SLOW)])
 def test_survival_is_that_of_the_blocks_off_the_grid(name: str, shape: tuple[int, int]) -> None:
     scheme = scheme_named(name)
     assert isinstance(scheme, Scheme)
