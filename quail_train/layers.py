@@ -45,6 +45,29 @@ def select_layers(layers: Sequence[Layer], selectors: Sequence[str], at_risk: fr
     return tuple(layer for layer in layers if layer.name in chosen)
 
 
+def refuse_experts(layers: Sequence[Layer], of: Sequence[Layer], verb: str) -> None:
+    """Refuse layers that share a parameter with others, as the experts of a mixture do.
+
+    Args:
+        layers: the layers that were chosen.
+        of: the layers to choose from.
+        verb: what is done to them.
+
+    Raises:
+        UsageError: names the first, and says how to choose others.
+    """
+    experts = [layer for layer in layers if layer.part is not None]
+    if experts:
+        others = [layer for layer in of if layer.part is None]
+        raise UsageError(
+            f"{len(experts)} of the chosen layers are experts' matrices, which lie in one parameter with others: "
+            f"{experts[0].name}; Quail cannot {verb} them one by one",
+            where="--layers",
+            mend="Choose others by their roles: "
+            + " ".join(f"--layers role:{role}" for role in dict.fromkeys(each.role for each in others)),
+        )
+
+
 def names_at_risk(selectors: Sequence[str], run: str | None, scheme: str) -> frozenset[str]:
     """Return the layers that "at-risk" selects: those at risk under the scheme. Empty if no selector is "at-risk".
 

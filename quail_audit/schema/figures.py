@@ -70,6 +70,9 @@ class OtherTensors(Value):
     changed: tuple[str, ...]  # the first 20 of the others
     weights_changed: int  # weights that differ; all of a tensor that has another shape, or is on one side only
     on_one_side: tuple[str, ...] = ()  # the first 20 that the other side does not store
+    matrices: tuple[str, ...] = ()  # the first 20 that are matrices of the blocks, which a deployment may round
+    matrix_weights: int = 0  # weights in those matrices, all of them
+    matrix_weights_changed: int = 0  # of them, those that differ
 
 
 class LayerDetail(Value):

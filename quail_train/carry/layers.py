@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 
 from quail_audit.core.machine import usable_cores
-from quail_audit.engine.checkpoints.architecture import Matrix
 from quail_audit.schema.events.cures import LayerCarried
 from quail_audit.schema.events.lines import Event
 from quail_train.carry.calibration import round_block_by_block
@@ -94,7 +93,7 @@ class _WaitingLayers(Mapping[str, "torch.Tensor"]):
     def __init__(self, folder: Path, work: CarryWork) -> None:
         tensor_of = work.pair.unlearned.layout.tensor_of
         self._files = {layer.name: folder / f"{place}.safetensors" for place, layer in enumerate(work.layers)}
-        self._layers = {tensor_of[Matrix(layer.name, layer.transposed).parameter]: layer for layer in work.layers}
+        self._layers = {tensor_of[layer.matrix.parameter]: layer for layer in work.layers}
 
     def save(self, layer: Layer, weight: torch.Tensor) -> None:
         """Write a layer's carried weights to its file."""

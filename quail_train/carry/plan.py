@@ -20,7 +20,7 @@ from quail_audit.schema.events.cures import CarryPlanned
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.requests import CarryRequest
 from quail_train.carry.calibration import read_calibration_rows
-from quail_train.layers import names_at_risk, select_layers
+from quail_train.layers import names_at_risk, refuse_experts, select_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,6 +70,9 @@ def prepare_work(request: CarryRequest) -> Generator[Event, None, CarryWork]:
         pair = replace(pair, layers=tuple(layer for layer in pair.layers if layer not in unrounded))
     sums = _measure(pair, scheme)
     layers = _select(request, pair, sums)
+    refuse_experts(layers, pair.layers, "carry")
+    if any(layer.part is not None for layer in pair.layers):
+        pair = replace(pair, layers=tuple(layer for layer in pair.layers if layer.part is None))
     yield CarryPlanned(layers=tuple(layer.name for layer in layers), weights=sum(layer.weights for layer in layers))
     if not layers:
         yield Noted(message=f"no layer is erased under {scheme.name}: the result is the unlearned checkpoint as it is")

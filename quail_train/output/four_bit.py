@@ -56,12 +56,11 @@ def _tensors(source: Checkpoint, layers: Sequence[Layer], scheme: FourBit) -> It
     """Yield every tensor of the copy, in the source's order; a packed weight is followed by what dequantizes it."""
     from bitsandbytes.functional import quantize_4bit
 
-    from quail_audit.engine.checkpoints.architecture import Matrix
     from quail_audit.engine.schemes.bitsandbytes import BLOCK_SIZE
 
     matrix_of = {}
     for layer in layers:
-        matrix = Matrix(layer.name, layer.transposed)
+        matrix = layer.matrix
         matrix_of[source.layout.tensor_of[matrix.parameter]] = matrix
     for name in source.names:
         if name not in matrix_of:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 from transformers import PrinterCallback
 
-from quail_audit.engine.checkpoints.architecture import Matrix
 from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
@@ -70,7 +69,7 @@ def assemble_trainer(
 
 def _tensor_names(checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, str]:
     """Return each layer's tensor in the checkpoint's files."""
-    return {layer.name: checkpoint.layout.tensor_of[Matrix(layer.name, layer.transposed).parameter] for layer in layers}
+    return {layer.name: checkpoint.layout.tensor_of[layer.matrix.parameter] for layer in layers}
 
 
 def _original_weights(work: Work, model: PreTrainedModel, arguments: TrainingArguments) -> dict[str, torch.Tensor]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError, UsageError
-from quail_audit.engine.checkpoints.architecture import Matrix
 from quail_audit.engine.checkpoints.pair import Layer, Pair, open_pair
 from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.measurable import task_of
@@ -19,7 +19,7 @@ from quail_audit.schema.requests import TrainRequest
 from quail_train.data.batches import plan_batches
 from quail_train.data.labelled import read_labelled
 from quail_train.data.samples import TrainingData, read_training_data
-from quail_train.layers import names_at_risk, select_layers
+from quail_train.layers import names_at_risk, refuse_experts, select_layers
 from quail_train.objectives.margin import half_step, quantization_step
 from quail_train.objectives.objective import Objective
 from quail_train.objectives.presets import Preset, preset_named
@@ -58,6 +58,10 @@ def prepare_work(
     pair = open_pair(request.original, request.unlearned)
     _refuse_quantized(pair)
     layers = select_layers(pair.layers, request.layers, at_risk)
+    refuse_experts(layers, pair.layers, "train")
+    if any(layer.part is not None for layer in pair.layers):
+        yield Noted(message="experts are neither trained nor rounded in training, and stay as they are")
+        pair = replace(pair, layers=tuple(layer for layer in pair.layers if layer.part is None))
     source = pair.unlearned if request.init == "unlearned" else pair.original
     refuse_other_tokenizer(pair)
     model, tokenizer, notes = load_source(source, pair, request)
@@ -166,10 +170,7 @@ def _quantization_steps(layers: Sequence[Layer], scheme: Scheme, source: Checkpo
             where="--scheme",
             mend="Choose another scheme, or other layers",
         )
-    return {
-        layer.name: quantization_step(source.read_matrix(Matrix(layer.name, layer.transposed)), scheme)
-        for layer in rounded
-    }
+    return {layer.name: quantization_step(source.read_matrix(layer.matrix), scheme) for layer in rounded}
 
 
 def _margin(request: TrainRequest, layers: Sequence[Layer], steps: Mapping[str, float]) -> float:

@@ -71,9 +71,22 @@ def read_other_tensors(pair: Pair, measured: Sequence[LayerStatistics], work: Wo
     Raises:
         BadInputError: says how many values are NaN or infinite, in which tensors, on which side.
     """
-    reading = _read(pair, {f"{layer.name}.weight" for layer in measured})
+    reading = _read(pair, _tensors_of(pair, measured))
     spoilt = yield from work.journal.once(("other tensors",), KeptOtherTensors, reading)
     _refuse([*_spoilt_layers(measured, pair), *spoilt], "tensors" if spoilt else "layers")
+
+
+def _tensors_of(pair: Pair, measured: Sequence[LayerStatistics]) -> set[str]:
+    """Return the tensors that hold nothing but measured layers: parameters, and stored tensors they are made of."""
+    read = {layer.name for layer in measured}
+    not_read = {layer.matrix.parameter for layer in pair.layers if layer.name not in read}
+    found: set[str] = set()
+    for parameter in {layer.matrix.parameter for layer in pair.layers} - not_read:
+        found.add(parameter)
+        for side in (pair.original, pair.unlearned):
+            conversion = side.layout.conversions.get(parameter)
+            found.update(() if conversion is None else conversion.names)
+    return found
 
 
 def _read(pair: Pair, measured: set[str]) -> Generator[OtherTensorsRead, None, list[Spoilt]]:
@@ -83,6 +96,9 @@ def _read(pair: Pair, measured: set[str]) -> Generator[OtherTensorsRead, None, l
     spoilt: list[Spoilt] = []
     ours, theirs = _kept_tensors(pair.original), _kept_tensors(pair.unlearned)
     count = identical = weights = differing = 0
+    unmeasured = [_unmeasured_matrices(side) for side in (pair.original, pair.unlearned)]
+    matrices: dict[str, int] = {}
+    matrices_changed = 0
     changed: list[str] = []
     lacking: list[str] = []
     for place, name in enumerate(dict.fromkeys((*ours, *theirs))):
@@ -103,6 +119,9 @@ def _read(pair: Pair, measured: set[str]) -> Generator[OtherTensorsRead, None, l
             different = count_differing(first, second) if first.shape == second.shape else size
         count, weights, differing = count + 1, weights + size, differing + different
         identical += different == 0
+        if any(name in names for names in unmeasured):
+            matrices[name] = size
+            matrices_changed += different
         if different:
             changed.append(name)
     if pair.retrain is not None:
@@ -116,9 +135,19 @@ def _read(pair: Pair, measured: set[str]) -> Generator[OtherTensorsRead, None, l
         changed=tuple(printable(name) for name in changed[:NAMES_KEPT]),
         weights_changed=differing,
         on_one_side=tuple(printable(name) for name in lacking[:NAMES_KEPT]),
+        matrices=tuple(printable(name) for name in list(matrices)[:NAMES_KEPT]),
+        matrix_weights=sum(matrices.values()),
+        matrix_weights_changed=matrices_changed,
     )
     yield OtherTensorsRead(tensors=tensors)
     return spoilt
+
+
+def _unmeasured_matrices(side: Checkpoint) -> set[str]:
+    """Return the blocks' matrices that no scheme rounds here: parameters, and stored tensors that are made to them."""
+    layout = side.layout
+    loaded = {name: layout.parameter_of(name) for name in side.names}
+    return {*layout.unmeasured, *(name for name, parameter in loaded.items() if parameter in layout.unmeasured)}
 
 
 def _kept_tensors(checkpoint: Checkpoint) -> dict[str, str]:

@@ -98,11 +98,10 @@ class StoredPair:
 
     def _measure_layer(self, work: Work, index: int, layer: Layer) -> Generator[Event, None, Found]:
         """Compare one layer, which is gone when this returns, so that never two are in memory."""
-        from quail_audit.engine.checkpoints.architecture import Matrix
         from quail_audit.engine.weights.statistics import layer_statistics
         from quail_audit.engine.weights.stored_sums import stored_sums
 
-        original, unlearned, comparable = _read_sides(self.pair, Matrix(layer.name, layer.transposed))
+        original, unlearned, comparable = _read_sides(self.pair, layer.matrix)
         sums = stored_sums(original, unlearned, comparable=comparable)
         limits = work.policy.limits.layer_limits(self.stored_as, layer.name)
         measured = layer_statistics(sums, name=layer.name, block=layer.block, role=layer.role, limits=limits)
@@ -184,7 +183,7 @@ def rounding_to(name: str) -> Scheme | None:
 
 def _read_sides(pair: Pair, matrix: Matrix) -> tuple[RoundedMatrix | torch.Tensor, RoundedMatrix | torch.Tensor, bool]:
     """Read a layer of both sides; tell whether their codes can be compared."""
-    packed = [side.packed.get(matrix.parameter) for side in (pair.original, pair.unlearned)]
+    packed = [side.packed.get(matrix.weight_name) for side in (pair.original, pair.unlearned)]
     known = [each for each in packed if each is not None]
     one_full = pair.original.scheme is None or pair.unlearned.scheme is None
     rounding = rounding_to(known[0].scheme) if one_full and known else None

@@ -8,16 +8,20 @@ run, and no weights are read. transformers_rules.py has what depends on the vers
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.conversion import Conversion, conversions_of
+from quail_audit.engine.checkpoints.experts import Part, expert_parts
+from quail_audit.engine.checkpoints.kept_parameters import BLOCK, may_be_block_matrix
 from quail_audit.engine.checkpoints.model_class import class_note, model_class
 from quail_audit.engine.checkpoints.transformers_rules import (
     config_for_this_version,
@@ -42,16 +46,35 @@ class Matrix:
 
     Attributes:
         module: its name in the model: "model.layers.0.mlp.down_proj".
+            An expert's is that of its weights in the files: "model.layers.0.mlp.experts.3.w1".
         transposed: whether its weight is stored [inputs, outputs], as in GPT-2's Conv1D. It is rounded as
             [outputs, inputs].
+        part: its place in a parameter that holds several matrices; None if it is a module's whole weight.
     """
 
     module: str
     transposed: bool
+    part: Part | None = None
 
     @property
     def parameter(self) -> str:
+        """The parameter that it is, or lies in."""
+        return self.part.parameter if self.part is not None else f"{self.module}.weight"
+
+    @property
+    def weight_name(self) -> str:
+        """The name that its weight has, or would have if it were a module's."""
         return f"{self.module}.weight"
+
+    def shape_in(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the matrix's (outputs, inputs), of its parameter's shape."""
+        if self.part is None:
+            first, second = shape
+        else:
+            first, second = shape[-2:]
+            length = len(range(*self.part.outputs))
+            first, second = (length, second) if self.part.side == 0 else (first, length)
+        return (second, first) if self.transposed else (first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +91,9 @@ class Layout:
         absent: parameters of the model that the checkpoint lacks.
         unused: stored tensors that the model has no use for.
         note: what a reader should know about how this was found out; may be empty.
+        conversions: parameter -> how it is made, of those that are split or fused on loading.
+        shapes: parameter -> its shape in the model, in model order; tied parameters are there once.
+        unmeasured: parameters of the blocks that may be matrices and are not rounded: parameter -> weights.
     """
 
     architecture: str | None
@@ -79,6 +105,51 @@ class Layout:
     absent: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     note: str = ""
+    conversions: Mapping[str, Conversion] = field(default_factory=dict, repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    unmeasured: Mapping[str, int] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameter -> shape, in model order, of those that the files hold, or what they are made of."""
+        return {
+            name: shape for name, shape in self.shapes.items() if name in self.tensor_of or name in self.conversions
+        }
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The stored tensors that the model's parameters are made of."""
+        converted = (name for conversion in self.conversions.values() for name in conversion.names)
+        return tuple(dict.fromkeys((*self.tensor_of.values(), *converted)))
+
+    def sources(self, matrix: Matrix) -> tuple[str, ...]:
+        """Return the stored tensors that a matrix is read from."""
+        if (stored := self.tensor_of.get(matrix.parameter)) is not None:
+            return (stored,)
+        conversion = self.conversions[matrix.parameter]
+        single = self._single_source(matrix)
+        return conversion.names if single is None else (single,)
+
+    def read(self, matrix: Matrix, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        """Return a matrix as it is rounded: [outputs, inputs], contiguous. `read` returns a stored tensor by name."""
+        stored, part = self.tensor_of.get(matrix.parameter), matrix.part
+        if stored is not None:
+            weight = read(stored)
+            weight = weight if part is None else part.of(weight)
+        elif (single := self._single_source(matrix)) is not None:
+            weight = read(single)
+        elif part is None or part.index is None:
+            weight = self.conversions[matrix.parameter].make(read)
+            weight = weight if part is None else part.of(weight)
+        else:
+            weight = part.of_expert(self.conversions[matrix.parameter].make_expert(read, part.index))
+        return (weight.T if matrix.transposed else weight).contiguous()
+
+    def _single_source(self, matrix: Matrix) -> str | None:
+        part, conversion = matrix.part, self.conversions.get(matrix.parameter)
+        if part is None or part.index is None or conversion is None:
+            return None
+        return conversion.single_source(part.index, part.number, part.parts)
 
 
 def lay_out(
@@ -183,11 +254,11 @@ def _match_tensors(
 
     found: dict[str, str] = {}
     unused: list[str] = []
-    converts = False
+    converted: list[tuple[str, str, str]] = []
     for name, info in tensors.items():
-        renamed, is_converted = rename(name)
-        if is_converted:
-            converts = True
+        renamed, pattern = rename(name)
+        if pattern:
+            converted.append((name, renamed, pattern))
         elif renamed in shapes:
             if info.shape != shapes[renamed]:
                 raise BadInputError(
@@ -201,30 +272,39 @@ def _match_tensors(
         elif not _is_expected(model, renamed):
             unused.append(name)
 
+    conversions = conversions_of(model, converted, lambda name: tensors[name].shape)
     rounded = _rounded_matrices(model, skip_modules)
-    names_of_rounded = {matrix.module for matrix in rounded}
-    lacking = [matrix.module for matrix in rounded if matrix.parameter not in found]
-    if lacking and not converts:
+    lacking = [matrix for matrix in rounded if matrix.parameter not in found and matrix.parameter not in conversions]
+    if lacking and not converted:
         raise BadInputError(
-            f"config.json describes layers that the weight files do not hold: {short_list(lacking)}",
+            "config.json describes layers that the weight files do not hold: "
+            f"{short_list([matrix.module for matrix in lacking])}",
             where=where,
             mend="Copy or download the checkpoint again",
         )
     parameters = [name for name in shapes if name not in tied_to]
+    read = tuple(matrix for matrix in rounded if matrix.parameter in found or matrix.parameter in conversions)
+    wholly = {matrix.parameter for matrix in read}
     return Layout(
         architecture=type(model).__name__,
         tensor_of={name: found[name] for name in parameters if name in found},
-        rounded=tuple(matrix for matrix in rounded if matrix.parameter in found),
+        rounded=read,
         left=tuple(
-            name
-            for name, module in model.named_modules()
-            if name not in names_of_rounded
-            and any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
+            module
+            for module, parameter in _matrices_of(model)
+            if parameter not in {matrix.parameter for matrix in rounded}
         ),
         parameter_of=parameter_of,
-        unread=tuple(lacking),
-        absent=() if converts else tuple(name for name in parameters if name not in found),
+        unread=tuple(matrix.module for matrix in lacking),
+        absent=() if converted else tuple(name for name in parameters if name not in found),
         unused=tuple(unused),
+        conversions={name: conversions[name] for name in parameters if name in conversions},
+        shapes={name: shapes[name] for name in parameters},
+        unmeasured={
+            name: math.prod(shapes[name])
+            for name in parameters
+            if name not in wholly and may_be_block_matrix(model, name, skip_modules)
+        },
     )
 
 
@@ -241,13 +321,30 @@ def _rounded_matrices(model: PreTrainedModel, skip_modules: tuple[str, ...] | No
         left += [name for name, _ in model.named_children() if name != model.base_model_prefix]
     tied_to = tied_weights(model)
     tied = {*tied_to, *tied_to.values()}
-    return tuple(
+    found = [
         Matrix(name, isinstance(module, Conv1D))
         for name, module in model.named_modules()
-        if (isinstance(module, Conv1D) or type(module) is nn.Linear)
-        and is_converted(name, left)
-        and f"{name}.weight" not in tied
+        if isinstance(module, Conv1D) or type(module) is nn.Linear
+    ]
+    found += [Matrix(name, transposed, part) for name, transposed, part in expert_parts(model)]
+    order = {name: place for place, (name, _) in enumerate(model.named_parameters())}
+    found.sort(key=lambda matrix: order.get(matrix.parameter, len(order)))
+    return tuple(
+        matrix
+        for matrix in found
+        if is_converted(matrix.module, left)
+        and is_converted(matrix.parameter.removesuffix(".weight"), left)
+        and matrix.parameter not in tied
     )
+
+
+def _matrices_of(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
+    """Yield each module that has a matrix, once, with the parameter."""
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() >= 2:
+                yield name, f"{name}.{own}" if name else own
+                break
 
 
 def _is_expected(model: PreTrainedModel, name: str) -> bool:
@@ -263,6 +360,7 @@ def _guess_layout(
     """Take two-dimensional weights that are no embedding, norm or head by name: for models transformers lacks."""
     rounded: list[Matrix] = []
     left: list[str] = []
+    unmeasured: dict[str, int] = {}
     for name, info in tensors.items():
         module = name.removesuffix(".weight")
         role = module.rpartition(".")[2]
@@ -271,6 +369,8 @@ def _guess_layout(
             rounded.append(Matrix(module, transposed=False))
         elif len(info.shape) >= 2:
             left.append(module)
+            if not _TABLE.search(role) and not skipped and BLOCK.search(module):
+                unmeasured[name] = math.prod(info.shape)
     known = config.get("model_type")
     why = f"transformers knows no {printable(str(known), limit=60)!r} language model" if known else "has no config.json"
     return Layout(
@@ -279,6 +379,8 @@ def _guess_layout(
         rounded=tuple(rounded),
         left=tuple(left),
         parameter_of=lambda name: name if name in tensors else None,
+        shapes={name: info.shape for name, info in tensors.items()},
+        unmeasured=unmeasured,
         note=f"{why}: its layers were found by names and shapes, and may differ from those rounded in use",
     )
 

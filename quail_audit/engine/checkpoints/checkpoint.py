@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,17 +104,23 @@ class Checkpoint:
         return None if tensor is None else self.read(tensor)
 
     def read_matrix(self, matrix: Matrix) -> torch.Tensor:
-        """Return the weight of a module as it is rounded: [outputs, inputs], contiguous."""
-        weight = self.read(self.layout.tensor_of[matrix.parameter])
-        return weight.T.contiguous() if matrix.transposed else weight
+        """Return a matrix as it is rounded: [outputs, inputs], contiguous. It may be mapped: don't write to it."""
+        return self.layout.read(matrix, self.read)
 
-    @property
+    @cached_property
     def packed(self) -> Mapping[str, PackedMatrix]:
-        """The weights that are stored quantized, by the parameter of the model. An adapter, once merged, has none."""
+        """The weights that are stored quantized, by the parameter of the model. An adapter, once merged, has none.
+
+        An expert's matrix that is stored by itself has its name, followed by ".weight".
+        """
         if not isinstance(self.files, PackedFiles):
             return {}
         matrices = self.files.matrices
-        return {name: matrices[tensor] for name, tensor in self.layout.tensor_of.items() if tensor in matrices}
+        found = {name: matrices[tensor] for name, tensor in self.layout.tensor_of.items() if tensor in matrices}
+        for matrix in self.layout.rounded:
+            if matrix.part is not None and len(sources := self.layout.sources(matrix)) == 1 and sources[0] in matrices:
+                found[matrix.weight_name] = matrices[sources[0]]
+        return found
 
     def read_rounded(self, matrix: Matrix) -> RoundedMatrix | None:
         """Return a module's weight as it is stored, with its codes: [outputs, inputs]; None if it is not quantized.
@@ -121,7 +128,7 @@ class Checkpoint:
         Raises:
             BadInputError: the weight can no longer be read, or makes no sense.
         """
-        packed = self.packed.get(matrix.parameter)
+        packed = self.packed.get(matrix.weight_name)
         return None if packed is None else packed.unpack()
 
     @property
@@ -150,13 +157,13 @@ class Checkpoint:
     @property
     def facts(self) -> CheckpointFacts:
         """Facts for a report. An adapter's parameters and bytes are its own, its layers' types its base's."""
-        layers = [self.layout.tensor_of[matrix.parameter] for matrix in self.layout.rounded]
+        layers = [self.layout.sources(matrix)[0] for matrix in self.layout.rounded]
         packed = self.files.matrices if isinstance(self.files, PackedFiles) else {}
         dtypes = Counter(
             packed[name].scheme if name in packed else str(self.info(name).dtype).removeprefix("torch.")
             for name in layers or self.names
         )
-        counted = self.files.tensors if self.adapter else self.layout.tensor_of.values()
+        counted = self.files.tensors if self.adapter else self.layout.stored
         return CheckpointFacts(
             source=self.source,
             revision=self.revision,
@@ -182,7 +189,7 @@ class Checkpoint:
             if layout.unused:
                 notes.append(f"holds tensors that are no part of {layout.architecture}: {short_list(layout.unused)}")
             if layout.unread:
-                notes.append(f"not measured, because transformers splits or fuses them: {short_list(layout.unread)}")
+                notes.append(f"not measured, since the files lack what they are made of: {short_list(layout.unread)}")
             if self.scheme is not None:
                 notes.extend(self._notes_on_storage())
         elif self.adapter_of:
@@ -203,7 +210,7 @@ class Checkpoint:
         if others:
             kinds = ", ".join(f"{count} as {scheme}" for scheme, count in others.most_common())
             notes.append(f"not all its matrices are stored as {self.scheme}: {kinds}")
-        if plain := [matrix.module for matrix in self.layout.rounded if matrix.parameter not in packed]:
+        if plain := [matrix.module for matrix in self.layout.rounded if matrix.weight_name not in packed]:
             notes.append(f"not quantized, though most layers are: {short_list(plain)}")
         return notes
 
@@ -251,7 +258,7 @@ def check_layer_types(checkpoint: Checkpoint, matrices: tuple[Matrix, ...]) -> N
     """
     wrong = [
         f"{tensor} ({dtype})"
-        for tensor in (checkpoint.layout.tensor_of[matrix.parameter] for matrix in matrices)
+        for tensor in dict.fromkeys(name for matrix in matrices for name in checkpoint.layout.sources(matrix))
         if (dtype := str(checkpoint.info(tensor).dtype).removeprefix("torch.")) not in _LAYER_DTYPES
     ]
     if wrong:

@@ -59,9 +59,9 @@ def check_fit(original: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
 
 def reshaped_parameters(original: Checkpoint, other: Checkpoint) -> tuple[str, ...]:
     """Return the parameters that both have, in different shapes."""
-    theirs = other.layout.tensor_of
+    theirs = other.layout.parameters
     return tuple(
-        name for name in original.layout.tensor_of if name in theirs and _shape(original, name) != _shape(other, name)
+        name for name in original.layout.parameters if name in theirs and _shape(original, name) != _shape(other, name)
     )
 
 
@@ -96,7 +96,7 @@ def _row_notes(original: Checkpoint, other: Checkpoint, resized: tuple[str, ...]
 def _head_notes(original: Checkpoint, other: Checkpoint) -> list[str]:
     notes = []
     for one, second in ((original, other), (other, original)):
-        if tied := [name for name in one.layout.tensor_of if name not in second.layout.tensor_of]:
+        if tied := [name for name in one.layout.parameters if name not in second.layout.parameters]:
             notes.append(
                 f"{one.source}: only it stores {short_list(tied)}; in {second.source} the embedding stands there"
             )
@@ -105,16 +105,16 @@ def _head_notes(original: Checkpoint, other: Checkpoint) -> list[str]:
 
 def _only_in(one: Checkpoint, second: Checkpoint) -> list[str]:
     """Return the parameters that the second has neither stored nor tied to one that it stores."""
-    theirs = second.layout.tensor_of
+    theirs = second.layout.parameters
     return [
         name
-        for name in one.layout.tensor_of
+        for name in one.layout.parameters
         if name not in theirs and (second.layout.architecture is None or second.layout.parameter_of(name) not in theirs)
     ]
 
 
 def _shape(checkpoint: Checkpoint, parameter: str) -> tuple[int, ...]:
-    return checkpoint.info(checkpoint.layout.tensor_of[parameter]).shape
+    return checkpoint.layout.shapes[parameter]
 
 
 def _text_model_value(config: Mapping[str, Any], key: str) -> object:

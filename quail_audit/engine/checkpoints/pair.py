@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.architecture import Layout, Matrix, lay_out
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint, borrow_config, check_layer_types, open_checkpoint
+from quail_audit.engine.checkpoints.experts import NOTE as EXPERTS_NOTE
+from quail_audit.engine.checkpoints.experts import Part
 from quail_audit.engine.checkpoints.fit import check_fit, resized_tables
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class Layer:
         shape: (outputs, inputs), as it is rounded and as `Pair.read` gives it.
         weights: number of weights.
         transposed: whether it is stored the other way round, as GPT-2's Conv1D.
+        part: its place in a parameter that holds several matrices, as experts lie; None if it is a module's weight.
     """
 
     name: str
@@ -35,6 +38,12 @@ class Layer:
     shape: tuple[int, int]
     weights: int
     transposed: bool
+    part: Part | None = None
+
+    @property
+    def matrix(self) -> Matrix:
+        """The matrix that it is."""
+        return Matrix(self.name, self.transposed, self.part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +74,7 @@ class Pair:
         Raises:
             BadInputError: a file can no longer be read, or an adapter cannot be merged.
         """
-        matrix = Matrix(layer.name, layer.transposed)
-        return self.original.read_matrix(matrix), self.unlearned.read_matrix(matrix)
+        return self.original.read_matrix(layer.matrix), self.unlearned.read_matrix(layer.matrix)
 
 
 def open_pair(
@@ -104,42 +112,51 @@ def open_pair(
         original=first,
         unlearned=others[0],
         retrain=others[1] if retrain is not None else None,
-        layers=tuple(_layer(matrix, first, layout) for matrix in matrices),
+        layers=tuple(_layer(matrix, layout) for matrix in matrices),
         left_in_full_precision=tuple(name for name in layout.left if name not in {each.module for each in matrices}),
         notes=tuple(
-            dict.fromkeys((*(note for checkpoint in (first, *others) for note in checkpoint.notes), *fit_notes))
+            dict.fromkeys(
+                (
+                    *(note for checkpoint in (first, *others) for note in checkpoint.notes),
+                    *fit_notes,
+                    *([EXPERTS_NOTE] if any(matrix.part is not None for matrix in matrices) else []),
+                )
+            )
         ),
     )
 
 
 def _matrices_to_audit(layout: Layout, sides: tuple[Checkpoint, Checkpoint]) -> tuple[Matrix, ...]:
     """Return what a scheme rounds by default, and what either side stores quantized: an embedding, the head."""
-    stored = {
-        Matrix(name.removesuffix(".weight"), matrix.transposed)
-        for side in sides
-        for name, matrix in side.packed.items()
-    }
+    known = {matrix.module: matrix for matrix in layout.rounded}
+    stored: dict[Matrix, None] = {}
+    for side in sides:
+        for name, packed in side.packed.items():
+            module = name.removesuffix(".weight")
+            stored.setdefault(known.get(module, Matrix(module, packed.transposed)))
     original, other = sides
     reshaped = resized_tables(original, other)
-    on_one_side = () if other.adapter_of else (name for name in layout.tensor_of if name not in other.layout.tensor_of)
+    theirs = other.layout.parameters
+    on_one_side = () if other.adapter_of else (name for name in layout.parameters if name not in theirs)
     left = {*reshaped, *on_one_side}
     if not stored and not left:
         return layout.rounded
-    order = {name: place for place, name in enumerate(layout.tensor_of) if name not in left}
-    found = (matrix for matrix in {*layout.rounded, *stored} if matrix.parameter in order)
+    order = {name: place for place, name in enumerate(layout.parameters) if name not in left}
+    found = (matrix for matrix in dict.fromkeys((*layout.rounded, *stored)) if matrix.parameter in order)
     return tuple(sorted(found, key=lambda matrix: order[matrix.parameter]))
 
 
-def _layer(matrix: Matrix, original: Checkpoint, layout: Layout) -> Layer:
-    first, second = original.info(layout.tensor_of[matrix.parameter]).shape
+def _layer(matrix: Matrix, layout: Layout) -> Layer:
+    shape = matrix.shape_in(layout.shapes[matrix.parameter])
     parts = matrix.module.split(".")
     return Layer(
         name=matrix.module,
         block=next((int(part) for part in parts if part.isdecimal()), None),
         role=_role(parts),
-        shape=(second, first) if matrix.transposed else (first, second),
-        weights=math.prod((first, second)),
+        shape=shape,
+        weights=math.prod(shape),
         transposed=matrix.transposed,
+        part=matrix.part,
     )
 
 

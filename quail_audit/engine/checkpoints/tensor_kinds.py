@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from quail_audit.engine.checkpoints.architecture import model_without_weights
 from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights
+from quail_audit.engine.checkpoints.packed.interface import PackedFiles
 from quail_audit.engine.checkpoints.transformers_rules import tied_weights
 from quail_audit.engine.schemes.interface import Scheme
 from quail_audit.schema.inspection import ModulesLeft, RoundedBy, TensorsOfKind
@@ -32,6 +32,8 @@ def sort_tensors(checkpoint: Checkpoint) -> tuple[TensorsOfKind, ...]:
     layout = checkpoint.layout
     rounded = {matrix.parameter for matrix in layout.rounded}
     parameter_of = {tensor: parameter for parameter, tensor in layout.tensor_of.items()}
+    for made, conversion in layout.conversions.items():
+        parameter_of.update(dict.fromkeys(conversion.names, made))
     kinds: dict[str, list[str]] = {kind: [] for kind in (LAYERS, LEFT, VECTORS, UNREAD, UNUSED)}
     for name in checkpoint.names:
         parameter = parameter_of.get(name)
@@ -62,7 +64,7 @@ def adapter_tensors(checkpoint: Checkpoint) -> TensorsOfKind | None:
 
 def _of_kind(checkpoint: Checkpoint, kind: str, names: list[str]) -> TensorsOfKind:
     whole = checkpoint.adapter_of or checkpoint
-    packed = {whole.layout.tensor_of[parameter]: matrix for parameter, matrix in whole.packed.items()}
+    packed = whole.files.matrices if isinstance(whole.files, PackedFiles) else {}
     stored: Counter[str] = Counter()
     loaded: Counter[str] = Counter()
     for name in names:
@@ -108,8 +110,7 @@ def rounded_by(checkpoint: Checkpoint, scheme: Scheme | CalibratedScheme) -> Rou
     left: dict[tuple[str, str], list[int]] = defaultdict(list)
     layers = weights = 0
     for matrix in layout.rounded:
-        shape = checkpoint.info(layout.tensor_of[matrix.parameter]).shape
-        rows, columns = reversed(shape) if matrix.transposed else shape
+        rows, columns = matrix.shape_in(layout.shapes[matrix.parameter])
         if isinstance(scheme, Scheme) and (why := scheme.why_left_alone(rows, columns)):
             left[_numbered(matrix.module), why].append(rows * columns)
         else:
@@ -132,12 +133,13 @@ def rounded_by(checkpoint: Checkpoint, scheme: Scheme | CalibratedScheme) -> Rou
 
 
 def _weights_of(checkpoint: Checkpoint, module: str) -> int:
-    found: Iterable[str] = (
-        tensor
-        for parameter, tensor in checkpoint.layout.tensor_of.items()
-        if parameter.rpartition(".")[0] == module or parameter == module
+    layout = checkpoint.layout
+    return sum(
+        math.prod(shape)
+        for parameter, shape in layout.shapes.items()
+        if (parameter.rpartition(".")[0] == module or parameter == module)
+        and (parameter in layout.tensor_of or parameter in layout.conversions)
     )
-    return sum(math.prod(checkpoint.info(tensor).shape) for tensor in found)
 
 
 def _numbered(module: str) -> str:

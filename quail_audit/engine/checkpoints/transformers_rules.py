@@ -95,12 +95,12 @@ def kept_in_float32(model: PreTrainedModel, dtype: torch.dtype) -> Callable[[str
     return lambda name: dtype if kept.isdisjoint(name.split(".")) else torch.float32
 
 
-def parameter_renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
-    """Return the function from a stored name to (parameter's name, whether its tensor is converted on the way)."""
+def parameter_renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, str]]:
+    """Return the function from a stored name to (parameter's name, the pattern by which it is converted, or "")."""
     parameters = model.state_dict()
     prefix = model.base_model_prefix
     if not is_version_5():
-        return lambda name: (_rename_as_4_47(name, parameters, prefix), False)
+        return lambda name: (_rename_as_4_47(name, parameters, prefix), "")
 
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
@@ -109,11 +109,11 @@ def parameter_renaming(model: PreTrainedModel) -> Callable[[str], tuple[str, boo
     converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
     renamings: list[Any] = [conversion for conversion in conversions if not isinstance(conversion, WeightConverter)]
 
-    def rename(name: str) -> tuple[str, bool]:
+    def rename(name: str) -> tuple[str, str]:
         renamed, converter = rename_source_key(name, renamings, converters, prefix, parameters)
         if renamed not in parameters and name in parameters:
             renamed, converter = rename_source_key(name, [], [], prefix, parameters)
-        return renamed, converter is not None
+        return renamed, converter or ""
 
     return rename
 

@@ -74,7 +74,11 @@ class SwappedModel:
     def _put_layer(self, layer: Layer, scheme: Scheme | None) -> None:
         _, weight = self._pair.read(layer)
         values = weight if scheme is None else scheme.deployed_weights(weight)
-        target = self._loaded.model.get_submodule(layer.name).weight
+        model = self._loaded.model
+        if layer.part is not None:
+            target: object = layer.part.of(model.get_parameter(layer.part.parameter))
+        else:
+            target = model.get_submodule(layer.name).weight
         assert isinstance(target, torch.Tensor)  # noqa: S101 - it was found in the checkpoint under this name
         with torch.no_grad():  # no layer that a scheme rounds is tied to another weight
             target.copy_(values.T if layer.transposed else values)

@@ -39,8 +39,9 @@ def converted(folder: Path, skip_modules: tuple[str, ...] | None = None, auto: A
 def test_layers_are_those_that_bitsandbytes_converts(tmp_path: Path, name: str) -> None:
     save(tmp_path, CONFIGS[name])
     layers = open_pair(str(tmp_path), str(tmp_path)).layers
-    assert [layer.name for layer in layers] == converted(tmp_path)
-    assert len(layers) >= 2 * 4
+    modules = [layer.name for layer in layers if layer.part is None]  # it leaves fused experts, which other tools round
+    assert modules == converted(tmp_path)
+    assert len(modules) >= 2 * 4
 
 
 @pytest.mark.parametrize("skip", [(), ("mlp",), ("model.layers.0",), ("q_proj", "lm_head"), ("model.layers.*.mlp",)])

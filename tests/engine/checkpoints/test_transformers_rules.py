@@ -51,13 +51,13 @@ def test_stored_names_find_their_parameters(tmp_path: Path, name: str, old: None
     for folder in ("whole", "bare"):
         names = open_checkpoint(str(tmp_path / folder)).names
         assert {rename(stored)[0] for stored in names} <= parameters
-    assert rename("no.such.weight") == ("no.such.weight", False)
+    assert rename("no.such.weight") == ("no.such.weight", "")
 
 
 def test_norms_of_old_checkpoints_are_renamed(old: None) -> None:
     model = build(CONFIGS["gpt2"])
-    assert rules.parameter_renaming(model)("h.0.ln_1.gamma") == ("transformer.h.0.ln_1.weight", False)
-    assert rules.parameter_renaming(model)("transformer.h.0.ln_1.beta") == ("transformer.h.0.ln_1.bias", False)
+    assert rules.parameter_renaming(model)("h.0.ln_1.gamma") == ("transformer.h.0.ln_1.weight", "")
+    assert rules.parameter_renaming(model)("transformer.h.0.ln_1.beta") == ("transformer.h.0.ln_1.bias", "")
 
 
 def test_new_words_are_put_in_old_ones(old: None) -> None:

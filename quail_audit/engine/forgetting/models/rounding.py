@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from quail_audit.engine.schemes.bitsandbytes import FourBit, Int8, bitsandbytes
 from quail_audit.engine.schemes.interface import ByLayer
 
 if TYPE_CHECKING:
+    from quail_audit.engine.checkpoints.experts import Part
     from quail_audit.engine.checkpoints.pair import Layer
     from quail_audit.engine.schemes.interface import Scheme
     from quail_audit.schema.figures import Execution
@@ -42,21 +43,29 @@ def round_layers(
     """
     if scheme is None:
         return "full precision", ""
-    absent = [layer.name for layer in layers if not _has_layer(model, layer.name)]
+    absent = [layer.name for layer in layers if not _has_layer(model, layer)]
     if absent:
         raise BadInputError(
             f"the model that transformers makes of the checkpoint has no layer {absent[0]} ({len(absent)} are absent)",
             where=where,
         )
+    _copy_parameters(model, {layer.part.parameter for layer in layers if layer.part is not None})
     if device.type == "cuda" and isinstance(scheme, FourBit):
         for layer in layers:
+            if layer.part is not None:  # bitsandbytes has no module for experts that lie in one parameter
+                _round_part(model, layer, layer.part, scheme)
+                continue
             linear = _linear4bit(model.get_submodule(layer.name), scheme, computing, transposed=layer.transposed)
             model.set_submodule(layer.name, linear.to(device))
         return "bitsandbytes Linear4bit", ""
     for layer in layers:
+        own = scheme.schemes[layer.name] if isinstance(scheme, ByLayer) else scheme
+        if layer.part is not None:
+            _round_part(model, layer, layer.part, own)
+            continue
         module = model.get_submodule(layer.name)
         weight = _matrix(module, transposed=layer.transposed)
-        rounded = (scheme.schemes[layer.name] if isinstance(scheme, ByLayer) else scheme).deployed_weights(weight)
+        rounded = own.deployed_weights(weight)
         # a new parameter, not new values: the weight may be tied to an embedding, which is not rounded
         module.weight = nn.Parameter(rounded.T.contiguous() if layer.transposed else rounded, requires_grad=False)
     if isinstance(scheme, FourBit):
@@ -68,11 +77,28 @@ def round_layers(
     return "dequantized weights", "the scheme has no modules of its own; the values are those it is deployed with"
 
 
-def _has_layer(model: PreTrainedModel, name: str) -> bool:
+def _has_layer(model: PreTrainedModel, layer: Layer) -> bool:
     try:
-        return isinstance(model.get_submodule(name).weight, torch.Tensor)
+        if layer.part is not None:
+            return isinstance(model.get_parameter(layer.part.parameter), torch.Tensor)
+        return isinstance(model.get_submodule(layer.name).weight, torch.Tensor)
     except AttributeError:
         return False
+
+
+def _copy_parameters(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Give the model its own copy of parameters that are changed in place: they may be mapped from their files."""
+    for name in names:
+        path, _, own = name.rpartition(".")
+        copied = nn.Parameter(model.get_parameter(name).detach().clone(), requires_grad=False)
+        setattr(model.get_submodule(path), own, copied)
+
+
+def _round_part(model: PreTrainedModel, layer: Layer, part: Part, scheme: Scheme) -> None:
+    """Round one matrix of a parameter that holds several, in place: experts are tied to nothing."""
+    place = part.of(model.get_parameter(part.parameter).detach())
+    rounded = scheme.deployed_weights((place.T if layer.transposed else place).contiguous())
+    place.copy_(rounded.T if layer.transposed else rounded)
 
 
 def _matrix(module: nn.Module, *, transposed: bool) -> torch.Tensor:

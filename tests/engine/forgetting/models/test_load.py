@@ -38,7 +38,7 @@ SCHEMES = ("nf4", "fp4", "nf4-dq", "fp4-dq")
 def layers_of(model: nn.Module) -> list[Any]:
     """As transformers rounds by default: all but the head."""
     return [
-        SimpleNamespace(name=name, transposed=isinstance(module, Conv1D))
+        SimpleNamespace(name=name, transposed=isinstance(module, Conv1D), part=None)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and "lm_head" not in name
     ]
@@ -203,7 +203,7 @@ def test_rounding_a_tied_head_leaves_the_embedding(tokenizer: Any, tmp_path: Pat
     folder = save(
         LlamaForCausalLM(llama_config(len(tokenizer), tie_word_embeddings=True)), tokenizer, tmp_path / "tied"
     )
-    head = [SimpleNamespace(name="lm_head", transposed=False)]
+    head = [SimpleNamespace(name="lm_head", transposed=False, part=None)]
     arm = load(folder, scheme_named("nf4"), layers=head)
     plain = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(arm.model.model.embed_tokens.weight, plain.model.embed_tokens.weight)
@@ -334,7 +334,7 @@ def test_code_in_a_checkpoint_is_never_run(tokenizer: Any, tmp_path: Path) -> No
 
 
 def test_a_layer_that_the_model_lacks(llama_folder: Path) -> None:
-    layers = [SimpleNamespace(name="model.layers.9.mlp.down_proj", transposed=False)]
+    layers = [SimpleNamespace(name="model.layers.9.mlp.down_proj", transposed=False, part=None)]
     with pytest.raises(BadInputError, match=r"has no layer model\.layers\.9\.mlp\.down_proj"):
         load(llama_folder, scheme_named("nf4"), layers=layers)
 
