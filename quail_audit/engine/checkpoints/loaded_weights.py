@@ -163,7 +163,8 @@ def _check_index(files: WeightFiles, layout: Layout, where: str) -> list[str]:
     needed = [
         name
         for name in files.unheld
-        if layout.architecture is None or layout.parameter_of(name) not in (None, *layout.tensor_of)
+        if layout.architecture is None
+        or layout.parameter_of(name) not in (None, *layout.tensor_of, *layout.conversions)
     ]
     if needed or layout.unread:
         raise BadInputError(
