@@ -128,7 +128,7 @@ def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _are_equal(first: object, second: object) -> bool:
-    if isinstance(first, int | float) and isinstance(second, int | float):
+    if isinstance(first, float) and isinstance(second, float):
         return math.isclose(first, second, rel_tol=1e-6)  # a file of llama.cpp's has float32
     empty: tuple[object, ...] = (None, {}, [])
     return first == second or (first in empty and second in empty)
