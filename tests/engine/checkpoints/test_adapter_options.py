@@ -11,6 +11,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftType
 from safetensors.torch import load_file, save_file
 
@@ -104,6 +106,31 @@ def test_options_are_merged_as_peft_merges_them(bases: Path, tmp_path: Path, use
     }
     train(bases / family, tmp_path, **options)
     assert_whole_model_as_peft(bases / family, tmp_path)
+
+
+MIXED = {
+    "r": st.sampled_from([2, 4, 6]),
+    "lora_alpha": st.integers(1, 20),
+    "use_rslora": st.booleans(),
+    "use_dora": st.booleans(),
+    "init_lora_weights": st.sampled_from([True, False, "gaussian", "olora", "pissa", "orthogonal"]),
+    "target_modules": st.sampled_from([["q_proj"], ["v_proj", "up_proj"], "all-linear", r".*\.1\..*_proj"]),
+    "exclude_modules": st.sampled_from([None, ["o_proj"], r".*gate_proj"]),
+    "rank_pattern": st.sampled_from([{}, {"up_proj": 2}, {r"layers\.1\.self_attn\.q_proj": 8}]),
+    "alpha_pattern": st.sampled_from([{}, {"v_proj": 3}]),
+    "modules_to_save": st.sampled_from([None, ["lm_head"], ["norm", "embed_tokens"]]),
+}
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(options=st.fixed_dictionaries(MIXED))
+def test_any_mixture_of_options_is_merged_as_peft_merges_it(
+    bases: Path, tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("mixed")
+    train(bases / "llama", folder, **options)
+    assert_whole_model_as_peft(bases / "llama", folder)
 
 
 def plain_adapter(base: Path, folder: Path, **options: Any) -> None:
