@@ -53,9 +53,9 @@ class LayerStatistics(Value):
     update_to_bucket: float | None  # median of abs(w_u - w_o) / bucket width, over changed weights
     state: State | None
     at_risk: bool
-    on_grid: Share | None = None  # in blocks that rounding leaves as they are; survival and noise are of the others
     nonfinite_original: int = 0
     nonfinite_unlearned: int = 0
+    on_grid: Share | None = None  # in blocks that rounding leaves as they are; survival and noise are of the others
 
 
 class OtherTensors(Value):
