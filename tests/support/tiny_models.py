@@ -48,6 +48,7 @@ _SUFFIXES = re.compile(r"(token_id|token_index|_id|_ids)$")
 _SPECIAL: dict[str, dict[str, Any]] = {
     "BambaForCausalLM": {"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1, 3]},
     "CodeGenForCausalLM": {"rotary_dim": 4},
+    "DeepseekV4ForCausalLM": {"head_dim": 64, "qk_rope_head_dim": 8},
     "DeepseekV2ForCausalLM": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "Dots1ForCausalLM": {
         "n_routed_experts": 4,
@@ -136,7 +137,6 @@ def tiny_language_model(name: str, **changes: Any) -> PreTrainedModel:
 def tiny_config(kind: type[PreTrainedConfig], **changes: Any) -> PreTrainedConfig:
     """Return a configuration of a class with small numbers."""
     defaults = kind().to_dict()
-    defaults.pop("per_layer_config", None)
     return kind(**{**_shrunk(defaults), **changes})
 
 
@@ -144,7 +144,15 @@ def _shrunk(settings: Mapping[str, Any]) -> dict[str, Any]:
     depths = {settings.get(name) for name in ("num_hidden_layers", "n_layer", "num_layers")}
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        if name in {"architectures", "transformers_version", "model_type", "id2label", "label2id", "_name_or_path"}:
+        if name in {
+            "architectures",
+            "transformers_version",
+            "model_type",
+            "id2label",
+            "label2id",
+            "_name_or_path",
+            "per_layer_config",
+        }:
             continue
         if isinstance(value, Mapping):
             found[name] = (
