@@ -17,6 +17,7 @@ RECOVERY, LAYERS_AT_RISK = "recovery", "layers at risk"
 REQUIRED_METRIC, REQUIRED_SCHEME, REQUIRED_SAMPLES = "required metric", "required scheme", "required samples"
 EXPIRED_WAIVER, BASELINE = "expired waiver", "baseline"
 DIFFERENCES = "differences"  # beside the weights
+MEASURED_SHARE = "measured share"  # of what changed in the blocks
 RULES_OF_QUAIL = (
     RECOVERY,
     LAYERS_AT_RISK,
@@ -26,6 +27,7 @@ RULES_OF_QUAIL = (
     EXPIRED_WAIVER,
     BASELINE,
     DIFFERENCES,
+    MEASURED_SHARE,
 )
 
 MetricFigure = Literal["recovery", "score"]

@@ -9,6 +9,7 @@ from quail_audit.schema.events.audit import SchemeFailed
 from quail_audit.schema.figures import (
     Difference,
     LayerStatistics,
+    OtherTensors,
     Outcome,
     Reason,
     Recovery,
@@ -17,6 +18,7 @@ from quail_audit.schema.figures import (
     Verdict,
 )
 from quail_audit.schema.policy import Policy
+from quail_audit.verdict.measured_share import measured_share_check
 from quail_audit.verdict.rules import (
     Check,
     SchemeResults,
@@ -83,6 +85,7 @@ def checks_of(
     today: datetime.date,
     differences: Sequence[Difference] = (),
     are_weights_identical: bool = False,
+    others: OtherTensors | None = None,
 ) -> Checks:
     """Check everything that was measured against a policy.
 
@@ -100,6 +103,7 @@ def checks_of(
         today: the day that waivers are compared with.
         differences: of the pair, beside the weights.
         are_weights_identical: every tensor is the same on both sides.
+        others: the tensors that are not measured as layers; None: not known.
     """
     schemes: dict[str, tuple[Check, ...]] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
@@ -115,6 +119,8 @@ def checks_of(
             standard += [beside] if beside is not None else []
         else:
             standard = [judge_layers(scheme, measured.layers)]
+        share = measured_share_check(scheme, measured.layers, others)
+        standard += [share] if share is not None else []
         schemes[scheme] = tuple(apply_waivers(found, policy, today) for found in (*standard, *own))
     asked = (*schemes, *(failed.scheme for failed in unmeasured))
     overall = (

@@ -12,6 +12,7 @@ from quail_audit.engine.checkpoints.checkpoint import Checkpoint, borrow_config,
 from quail_audit.engine.checkpoints.experts import NOTE as EXPERTS_NOTE
 from quail_audit.engine.checkpoints.experts import Part
 from quail_audit.engine.checkpoints.fit import check_fit, resized_tables
+from quail_audit.engine.checkpoints.weight_files import short_list
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import
@@ -119,6 +120,7 @@ def open_pair(
                 (
                     *(note for checkpoint in (first, *others) for note in checkpoint.notes),
                     *fit_notes,
+                    *_share_notes(layout, matrices),
                     *([EXPERTS_NOTE] if any(matrix.part is not None for matrix in matrices) else []),
                 )
             )
@@ -144,6 +146,17 @@ def _matrices_to_audit(layout: Layout, sides: tuple[Checkpoint, Checkpoint]) -> 
     order = {name: place for place, name in enumerate(layout.parameters) if name not in left}
     found = (matrix for matrix in dict.fromkeys((*layout.rounded, *stored)) if matrix.parameter in order)
     return tuple(sorted(found, key=lambda matrix: order[matrix.parameter]))
+
+
+def _share_notes(layout: Layout, matrices: tuple[Matrix, ...]) -> list[str]:
+    """Say how much of the blocks' weights is measured, if it is not all."""
+    read = {matrix.parameter for matrix in matrices}
+    left = {name: weights for name, weights in layout.unmeasured.items() if name not in read}
+    if not left:
+        return []
+    measured = sum(math.prod(matrix.shape_in(layout.shapes[matrix.parameter])) for matrix in matrices)
+    share = math.floor(100 * measured / (measured + sum(left.values())))
+    return [f"measured: {share} % of the blocks' weights; not rounded: {short_list(list(left))}"]
 
 
 def _layer(matrix: Matrix, layout: Layout) -> Layer:
