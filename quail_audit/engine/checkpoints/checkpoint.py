@@ -21,7 +21,7 @@ from quail_audit.engine.checkpoints.adapter import Adapter, open_adapter
 from quail_audit.engine.checkpoints.architecture import Layout, Matrix, lay_out
 from quail_audit.engine.checkpoints.config_file import read_config
 from quail_audit.engine.checkpoints.folders import Place, locate, open_weights
-from quail_audit.engine.checkpoints.foreign_formats import no_weights_error
+from quail_audit.engine.checkpoints.foreign_formats import is_split_gguf, no_weights_error, refuse_split_gguf
 from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights, load_weights, loading_dtype
 from quail_audit.engine.checkpoints.packed.gguf import open_gguf
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles, PackedMatrix
@@ -284,7 +284,7 @@ def _open_folder(source: str, place: Place, base: Checkpoint | None) -> Checkpoi
 
     described = read_config(folder / "config.json") if (folder / "config.json").exists() else {}
     ggufs = sorted(folder.glob("*.gguf"))
-    if files is None and len(ggufs) == 1:
+    if files is None and (len(ggufs) == 1 or (ggufs and is_split_gguf(ggufs[0]))):
         return _open_gguf_file(source, replace(place, path=ggufs[0]))
     if files is None or not files.tensors:
         raise _no_weights_error(folder, files, ggufs)
@@ -312,6 +312,7 @@ def _open_gguf_file(source: str, place: Place) -> Checkpoint:
     path = place.path
     if not path.is_file():  # a pipe or a device would block or never end
         raise BadInputError("is not a regular file", where=str(path))
+    refuse_split_gguf(path)
     config, weights = open_gguf(path)
     layout = lay_out(config, weights.tensors, where=str(path))
     return Checkpoint(source, path.parent, place.revision, config, layout, weights, gguf=path, found=place.notes)

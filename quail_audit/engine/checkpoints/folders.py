@@ -175,8 +175,11 @@ def _may_hold(folder: Path) -> bool:
     """Tell whether a subfolder is a checkpoint, if perhaps one that only its trainer reads."""
     if _holds_checkpoint(folder) or folder.name.startswith("models--"):
         return True
+    inside = [child for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]
+    if any(_holds_checkpoint(child) for child in inside):
+        return True
     numbered = _NUMBER.search(folder.name) is not None and folder.name.startswith(("checkpoint", "step", "epoch"))
-    return numbered and any(child.is_dir() for child in folder.iterdir())
+    return numbered and bool(inside)
 
 
 def _hub_snapshots(folder: Path) -> list[Path]:

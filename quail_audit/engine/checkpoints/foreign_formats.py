@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -116,6 +117,26 @@ def refuse_foreign_format(folder: Path) -> None:
                     folder=shlex.quote(str(folder)), path=str(folder), parent=shlex.quote(str(found.parent))
                 ),
             )
+
+
+def is_split_gguf(path: Path) -> bool:
+    """Tell whether a GGUF file is one part of several, by its name."""
+    return re.search(r"-\d{5}-of-(?!00001)\d{5}\.gguf$", path.name) is not None
+
+
+def refuse_split_gguf(path: Path) -> None:
+    """Refuse a part of a GGUF file that was split.
+
+    Raises:
+        BadInputError: says how to merge the parts.
+    """
+    if is_split_gguf(path):
+        first = path.with_name(re.sub(r"-\d{5}-of-", "-00001-of-", path.name))
+        raise BadInputError(
+            "is one part of a GGUF file that was split",
+            where=str(path),
+            mend=f"Merge the parts: llama-gguf-split --merge {shlex.quote(str(first))} OUT.gguf",
+        )
 
 
 def no_weights_error(folder: Path) -> BadInputError:

@@ -84,6 +84,7 @@ def load_weights(config: Mapping[str, Any], files: WeightFiles, where: str) -> t
     Raises:
         BadInputError: config.json describes no model that can be built, or one that the tensors don't fit.
     """
+    loading_dtype(config, files.tensors, where)  # refuses one that no model can be built in
     names = find_bare_names(config, files.tensors, where)
     notes = []
     if names.wrappers:

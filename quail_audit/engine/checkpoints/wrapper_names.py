@@ -95,6 +95,7 @@ def _shared_prefix(names: Iterable[str]) -> str:
 def _prefix_by_model(model: PreTrainedModel, bare: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> str:
     """Return the prefix without which the model knows most names; "" if it knows at least half its own without."""
     shape_of = _shape_lookup(model)
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     names = list(bare.items())
     known = sum(shape_of(found) is not None for _, found in names)
     if 2 * known >= min(len(names), sum(1 for _ in model.parameters())):
@@ -103,11 +104,17 @@ def _prefix_by_model(model: PreTrainedModel, bare: Mapping[str, str], tensors: M
     step = max(1, len(names) // _ASKED)
     for name, found in islice(names, 0, None, step):
         parts = found.split(".")
-        for length in range(1, min(_LONGEST, len(parts) - 1) + 1):
-            shape = shape_of(".".join(parts[length:]))
-            if shape is not None and (shape == tensors[name].shape or 0 in tensors[name].shape):
-                votes[".".join(parts[:length]) + "."] += 1
-                break
+        lengths = range(1, min(_LONGEST, len(parts) - 1) + 1)
+        fitting = [
+            length
+            for length in lengths
+            if (shape := shape_of(".".join(parts[length:]))) is not None
+            and (shape in ((), tensors[name].shape) or 0 in tensors[name].shape)
+        ]
+        # a parameter's own name, before one that transformers would still find
+        exact = [length for length in fitting if ".".join(parts[length:]) in own]
+        if fitting:
+            votes[".".join(parts[: (exact or fitting)[0]]) + "."] += 1
     first = votes.most_common(2)
     if not first or (len(first) == 2 and first[0][1] == first[1][1]):
         return ""  # nothing, or two models side by side
