@@ -111,6 +111,8 @@ def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
     word = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else unjudged
     yield f'<header>\n<h1><span class="brand">Quail</span>{text(_names(report))}</h1>\n'
     yield f'<section class="verdict {outcome}" aria-label="Verdict">\n<div class="word">{word}</div>\n'
+    if share := wording.measured_share_line(report):
+        yield f'<p class="share">{text(share)}</p>\n'
     if report.failure is not None:
         yield f"<p>{text(wording.failure_line(report.failure))}. Everything measured before is below.</p>\n"
     if report.verdict is not None:

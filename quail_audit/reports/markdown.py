@@ -71,6 +71,8 @@ def _main(report: Report) -> Iterator[str]:
         else wording.unjudged_mark(report.exit_code)
     )
     yield f"## Quail: {mark}"
+    if share := wording.measured_share_line(report):
+        yield f"\n{plain(share)}"
     yield f"\n{pair}\n"
     found = scheme_standings(report)
     if report.failure is not None:

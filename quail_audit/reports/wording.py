@@ -7,7 +7,7 @@ from typing import Literal
 from quail_audit.core.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
 from quail_audit.runs.state.audit import HashingProgress, QuantizingProgress
 from quail_audit.schema.events.cures import UnitMeasured
-from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, Score, State
+from quail_audit.schema.figures import NAMES_KEPT, LayerStatistics, Outcome, Recovery, Score, State
 from quail_audit.schema.report import STATES_BY_RISK, Failure, Report
 from quail_audit.verdict.standings import SchemeOutcome, SchemeStanding, safe_to_ship
 
@@ -103,6 +103,8 @@ METRIC_TITLES: Mapping[str, str] = {
 }
 
 _WHOLE_SET_METRICS = ("privleak", "mia_", "macro_f1")
+
+NAMES_SHOWN = 3  # of matrices that are not measured
 
 UNKNOWN = "—"  # an unknown number; never stands for zero
 
@@ -223,6 +225,20 @@ def quantizing_line(scheme: str, side: str, found: QuantizingProgress, at_s: flo
     left = found.remaining_s(at_s)
     remaining = f", ~{duration(left)} left" if left is not None else ""
     return f"{scheme}: quantizing the {side}, layer {found.index} of {found.total}{remaining}"
+
+
+def measured_share_line(report: Report) -> str:
+    """Return how much of the weights of the blocks' matrices is measured, or nothing if it is all or is not known."""
+    others = report.other_tensors
+    if others is None or not others.matrix_weights:
+        return ""
+    read = max((sum(layer.weights for layer in found.layers) for found in report.schemes.values()), default=0)
+    percent = 100 * read // (read + others.matrix_weights)
+    share = f"{percent} %" if percent or not read else "less than 1 %"
+    names, count = others.matrices[:NAMES_SHOWN], len(others.matrices)
+    at_least = " or more" if count == NAMES_KEPT else ""
+    listed = ", ".join(names) + (f", … ({count}{at_least})" if count > len(names) else "")
+    return f"measured: {share} of the weights of the blocks' matrices; not measured: {listed}"
 
 
 def difference_lines(report: Report) -> list[str]:

@@ -58,6 +58,9 @@ class LayerStatistics(Value):
     on_grid: Share | None = None  # in blocks that rounding leaves as they are; survival and noise are of the others
 
 
+NAMES_KEPT = 20  # in each list of tensors below
+
+
 class OtherTensors(Value):
     """The tensors of a pair that are not measured as layers, side by side: norms, embeddings, the head, biases.
 

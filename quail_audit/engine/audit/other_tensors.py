@@ -14,7 +14,7 @@ from quail_audit.core.untrusted import printable
 from quail_audit.runs.journal import Entry
 from quail_audit.schema.events.audit import OtherTensorsRead
 from quail_audit.schema.events.lines import Events
-from quail_audit.schema.figures import LayerStatistics, OtherTensors
+from quail_audit.schema.figures import NAMES_KEPT, LayerStatistics, OtherTensors
 
 if TYPE_CHECKING:
     from typing import Self
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.checkpoints.pair import Pair
 
-NAMES_KEPT = 20  # of tensors that changed
 NAMES_SHOWN = 3  # of tensors that are not finite
 
 

@@ -35,8 +35,11 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     report = Report.model_validate(printable_document(report.model_dump(mode="json")))
     show_heading(f"{report.request.original} → {report.request.unlearned}", f"run {report.run_id}", console)
     found = scheme_standings(report)
+    share = wording.measured_share_line(report)
     if report.verdict is not None:
-        console.print(_verdict(report.verdict, is_matrix_shown=len(found) > 1))
+        console.print(_verdict(report.verdict, share, is_matrix_shown=len(found) > 1))
+    elif share:
+        console.print(_share(share))
     for line in wording.difference_lines(report):
         console.print(Padding(Text(line, style="yellow"), (0, 0, 0, 3)))
     show_failure(report.failure, console)
@@ -66,11 +69,18 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     show_notes(_footnotes(report), console)
 
 
-def _verdict(reached: Verdict, *, is_matrix_shown: bool = False) -> RenderableType:
-    """Return the verdict and its reasons; beside a matrix, only the reasons that are not about one scheme."""
-    lines = [Text(f" {wording.OUTCOME_MARKS[reached.outcome]}", style=wording.OUTCOME_STYLES[reached.outcome])]
+def _verdict(reached: Verdict, share: str = "", *, is_matrix_shown: bool = False) -> RenderableType:
+    """Return the verdict, the share and reasons; beside a matrix, only those that are not about one scheme."""
+    lines: list[RenderableType] = [
+        Text(f" {wording.OUTCOME_MARKS[reached.outcome]}", style=wording.OUTCOME_STYLES[reached.outcome]),
+        *([_share(share)] if share else []),
+    ]
     reasons = [reason for reason in reached.reasons if not is_matrix_shown or reason.scheme is None]
     return Group(*lines, *(Padding(Text(reason.message), (0, 0, 0, 3)) for reason in reasons))
+
+
+def _share(line: str) -> RenderableType:
+    return Padding(Text(line, style="yellow"), (0, 0, 0, 3))
 
 
 def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
