@@ -18,6 +18,7 @@ REQUIRED_METRIC, REQUIRED_SCHEME, REQUIRED_SAMPLES = "required metric", "require
 EXPIRED_WAIVER, BASELINE = "expired waiver", "baseline"
 DIFFERENCES = "differences"  # beside the weights
 MEASURED_SHARE = "measured share"  # of what changed in the blocks
+KNOWN_LAYERS = "known layers"  # of a class that transformers has
 RULES_OF_QUAIL = (
     RECOVERY,
     LAYERS_AT_RISK,
@@ -28,6 +29,7 @@ RULES_OF_QUAIL = (
     BASELINE,
     DIFFERENCES,
     MEASURED_SHARE,
+    KNOWN_LAYERS,
 )
 
 MetricFigure = Literal["recovery", "score"]

@@ -3,10 +3,12 @@
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.schema.events.audit import SchemeFailed
 from quail_audit.schema.figures import (
+    CheckpointFacts,
     Difference,
     LayerStatistics,
     OtherTensors,
@@ -18,7 +20,7 @@ from quail_audit.schema.figures import (
     Verdict,
 )
 from quail_audit.schema.policy import Policy
-from quail_audit.verdict.measured_share import measured_share_check
+from quail_audit.verdict.measured_share import known_layers_check, measured_share_check
 from quail_audit.verdict.rules import (
     Check,
     SchemeResults,
@@ -86,6 +88,7 @@ def checks_of(
     differences: Sequence[Difference] = (),
     are_weights_identical: bool = False,
     others: OtherTensors | None = None,
+    checkpoints: Mapping[str, CheckpointFacts] = MappingProxyType({}),
 ) -> Checks:
     """Check everything that was measured against a policy.
 
@@ -104,6 +107,7 @@ def checks_of(
         differences: of the pair, beside the weights.
         are_weights_identical: every tensor is the same on both sides.
         others: the tensors that are not measured as layers; None: not known.
+        checkpoints: side -> what was found of it, as far as it is known.
     """
     schemes: dict[str, tuple[Check, ...]] = {}
     for scheme in dict.fromkeys([*layers, *recoveries]):
@@ -118,7 +122,8 @@ def checks_of(
             )
             standard += [beside] if beside is not None else []
         else:
-            standard = [judge_layers(scheme, measured.layers)]
+            known = known_layers_check(scheme, checkpoints)
+            standard = [judge_layers(scheme, measured.layers), *([known] if known is not None else [])]
         share = measured_share_check(scheme, measured.layers, others)
         standard += [share] if share is not None else []
         schemes[scheme] = tuple(apply_waivers(found, policy, today) for found in (*standard, *own))

@@ -71,6 +71,7 @@ def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Ch
         differences=report.differences,
         are_weights_identical=_are_weights_identical(report),
         others=report.other_tensors,
+        checkpoints=report.checkpoints,
     )
 
 

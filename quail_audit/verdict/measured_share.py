@@ -1,9 +1,9 @@
-"""Judge how much of what changed in the blocks was measured: what was not may hold the unlearning."""
+"""Judge if what was measured is what a deployment rounds: what was left out may hold the unlearning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from quail_audit.schema.figures import LayerStatistics, OtherTensors, Reason, RuleOutcome
-from quail_audit.schema.policy import MEASURED_SHARE
+from quail_audit.schema.figures import CheckpointFacts, LayerStatistics, OtherTensors, Reason, RuleOutcome
+from quail_audit.schema.policy import KNOWN_LAYERS, MEASURED_SHARE
 from quail_audit.verdict.rules import Check
 
 LEAST_SHARE = 0.99  # of the weights of the blocks' matrices that differ
@@ -34,3 +34,22 @@ def measured_share_check(scheme: str, layers: Sequence[LayerStatistics], others:
         message=text,
     )
     return Check(rule, Reason(code="not_all_measured", message=text))
+
+
+def known_layers_check(scheme: str, checkpoints: Mapping[str, CheckpointFacts]) -> Check | None:
+    """Return an inconclusive check if a side's layers were found by names and shapes only; None if a class has them.
+
+    Args:
+        scheme: of the layers.
+        checkpoints: "original", "unlearned" -> what was found of it.
+    """
+    guessed = [side for side in ("original", "unlearned") if side in checkpoints and not checkpoints[side].architecture]
+    if not guessed:
+        return None
+    text = (
+        f"transformers knows no model of the {' and the '.join(guessed)}, so the layers were found by names and "
+        "shapes, and a deployment may round others; give it the config.json of a model that transformers has, install "
+        f"a transformers that has it, or compare the layers with those that are rounded in use and waive {KNOWN_LAYERS}"
+    )
+    rule = RuleOutcome(rule=KNOWN_LAYERS, scheme=scheme, figure="", standing="not judged", message=text)
+    return Check(rule, Reason(code="layers_guessed", message=text))

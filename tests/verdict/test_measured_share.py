@@ -1,12 +1,13 @@
-"""A pair of which much that changed was not measured: it never passes, and what fails still fails."""
+"""A pair of which much was not measured, or only guessed: it never passes, and what fails still fails."""
 
 import pytest
 
-from quail_audit.schema.figures import OtherTensors, Recovery
+from quail_audit.schema.figures import CheckpointFacts, LayerStatistics, OtherTensors, Recovery
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import checks_of, judgement_of
 from quail_audit.verdict.measured_share import measured_share_check
 from tests.support.judged_figures import HELD, NOT_FORGOTTEN, TODAY
+from tests.support.small_run import FACTS, layer
 
 
 def others(changed: int, weights: int = 1000) -> OtherTensors:
@@ -44,3 +45,45 @@ def test_verdicts(recovery: Recovery, changed: int, outcome: str) -> None:
 
 def test_older_reports_do_not_know() -> None:
     assert measured_share_check("nf4", (), None) is None
+
+
+CARRIED = layer(state="carried", survival=1.0, overlap=0.0, at_risk=False)
+UNKNOWN = FACTS.model_copy(update={"architecture": None})
+WAIVER = {"rule": "known layers", "reason": "compared by hand", "owner": "release@example.org", "expires": TODAY}
+
+
+@pytest.mark.parametrize(
+    ("measured", "original", "unlearned", "policy", "outcome", "said"),
+    [
+        (CARRIED, FACTS, FACTS, {}, "pass", ""),
+        (CARRIED, UNKNOWN, UNKNOWN, {}, "inconclusive", "no model of the original and the unlearned, so"),
+        (CARRIED, FACTS, UNKNOWN, {}, "inconclusive", "no model of the unlearned, so"),
+        (CARRIED, UNKNOWN, FACTS, {}, "inconclusive", "no model of the original, so"),
+        (CARRIED, UNKNOWN, UNKNOWN, {"waivers": [WAIVER]}, "pass", ""),
+        (layer(), UNKNOWN, UNKNOWN, {}, "fail", "no model of the original and"),
+    ],
+)
+def test_layers_that_were_guessed(
+    measured: LayerStatistics,
+    original: CheckpointFacts,
+    unlearned: CheckpointFacts,
+    policy: dict[str, object],
+    outcome: str,
+    said: str,
+) -> None:
+    asked = Policy.model_validate(policy)
+    checks = checks_of(
+        {"nf4": (measured,)},
+        {},
+        asked,
+        is_unlearned_stored=False,
+        scores={},
+        samples={},
+        today=TODAY,
+        checkpoints={"original": original, "unlearned": unlearned, "retrain": UNKNOWN},
+    )
+    found = judgement_of(checks, asked, TODAY)
+    assert found.overall.outcome == found.schemes["nf4"].outcome == outcome
+    reasons = [reason.message for reason in found.overall.reasons if reason.code == "layers_guessed"]
+    assert len(reasons) == bool(said)
+    assert all(said in reason and "config.json" in reason for reason in reasons)

@@ -157,7 +157,8 @@ def _kept_tensors(checkpoint: Checkpoint) -> dict[str, str]:
     kept = dict(checkpoint.layout.tensor_of)
     known = set(kept.values())
     others = [name for name in checkpoint.names if name not in known]
-    kept.update({name: name for name in others if checkpoint.layout.parameter_of(name) is not None})
+    layout = checkpoint.layout
+    kept.update({name: name for name in others if layout.parameter_of(name) is not None or name in layout.unmeasured})
     kept.update({name: name for name in _kept_buffers([name for name in others if name not in kept], checkpoint)})
     return kept
 

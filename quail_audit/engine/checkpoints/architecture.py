@@ -21,7 +21,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.conversion import Conversion, conversions_of
 from quail_audit.engine.checkpoints.experts import Part, expert_parts
-from quail_audit.engine.checkpoints.kept_parameters import BLOCK, may_be_block_matrix
+from quail_audit.engine.checkpoints.kept_parameters import TABLE, may_be_block_matrix, may_be_block_tensor
 from quail_audit.engine.checkpoints.model_class import class_note, model_class
 from quail_audit.engine.checkpoints.transformers_rules import (
     config_for_this_version,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
-_TABLE = re.compile(r"embed|^wte$|^wpe$|norm|^ln(_|\d|$)", re.IGNORECASE)
 _HEAD = re.compile(r"^(lm_head|head|embed_out|output|score|classifier|classification_head)$")
 
 
@@ -94,7 +93,8 @@ class Layout:
         note: what a reader should know about how this was found out; may be empty.
         conversions: parameter -> how it is made, of those that are split or fused on loading.
         shapes: parameter -> its shape in the model, in model order; tied parameters are there once.
-        unmeasured: parameters of the blocks that may be matrices and are not rounded: parameter -> weights.
+        unmeasured: parameters of the blocks that may be matrices and are not rounded: parameter -> weights. Stored
+            tensors too, if they are no part of a class that stands in for the one that config.json names.
     """
 
     architecture: str | None
@@ -174,7 +174,16 @@ def lay_out(
     model = model_without_weights(config, tensors, where)
     if model is None:
         return _guess_layout(config, tensors, skip_modules)
-    return replace(_match_tensors(model, tensors, skip_modules, where), note=class_note(config))
+    layout = _match_tensors(model, tensors, skip_modules, where)
+    if not (note := class_note(config)):
+        return layout
+    beside = {  # the class that stands in does not read them, the one that is named may
+        name: math.prod(shape)
+        for name in layout.unused
+        if may_be_block_tensor(name, shape := tensors[name].shape)
+        and is_converted(name.removesuffix(".weight"), skip_modules or ())
+    }
+    return replace(layout, note=note, unmeasured={**layout.unmeasured, **beside})
 
 
 def model_without_weights(
@@ -366,11 +375,11 @@ def _guess_layout(
         module = name.removesuffix(".weight")
         role = module.rpartition(".")[2]
         skipped = _HEAD.search(role) if skip_modules is None else not is_converted(module, skip_modules)
-        if name.endswith(".weight") and len(info.shape) == 2 and not _TABLE.search(role) and not skipped:
+        if name.endswith(".weight") and len(info.shape) == 2 and not TABLE.search(role) and not skipped:
             rounded.append(Matrix(module, transposed=False))
         elif len(info.shape) >= 2:
             left.append(module)
-            if not _TABLE.search(role) and not skipped and BLOCK.search(module):
+            if may_be_block_tensor(name, info.shape) and not skipped:
                 unmeasured[name] = math.prod(info.shape)
     known = config.get("model_type")
     why = f"transformers knows no {printable(str(known), limit=60)!r} language model" if known else "has no config.json"

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLOCK = re.compile(r"(^|\.)\d+(\.|$)")  # a part of a list of blocks
+TABLE = re.compile(r"embed|^wte$|^wpe$|norm|^ln(_|\d|$)", re.IGNORECASE)  # the last part of a module's name
 # Biases, norms' scales, tables of positions and the like: they are no matrices that inputs are multiplied by.
 _NO_MATRIX = re.compile(
     r"bias|norm|embed|position|A_log|(^|[._])D$|dt_bias|time_mix|time_decay|time_first|token|query$|probe|latents|scale"
@@ -36,3 +37,9 @@ def may_be_block_matrix(model: PreTrainedModel, parameter: str, skip_modules: tu
     if weight.dim() > 2 and weight.shape[1] == 1 and hasattr(module, "kernel_size"):
         return False
     return skip_modules is None or is_converted(path, skip_modules)
+
+
+def may_be_block_tensor(name: str, shape: tuple[int, ...]) -> bool:
+    """Tell by name and shape alone if a stored tensor may be a matrix of a block."""
+    module = name.removesuffix(".weight")
+    return len(shape) >= 2 and not TABLE.search(module.rpartition(".")[2]) and bool(BLOCK.search(module))
