@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.config_file import check_counts
 from quail_audit.engine.checkpoints.conversion import Conversion, conversions_of
 from quail_audit.engine.checkpoints.experts import Part, expert_parts
 from quail_audit.engine.checkpoints.kept_parameters import TABLE, may_be_block_matrix, may_be_block_tensor
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     import torch  # 1.6 s to import, transformers' models 2.8 s
     from transformers import PreTrainedModel
 
-_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 _HEAD = re.compile(r"^(lm_head|head|embed_out|output|score|classifier|classification_head)$")
 
 
@@ -193,7 +193,7 @@ def model_without_weights(
 
     Arguments and errors as in lay_out.
     """
-    _check_counts(config, tensors, where)
+    check_counts(config, tensors, where)
     return _build_empty_model(json.dumps(config, sort_keys=True), where) if config else None
 
 
@@ -204,22 +204,6 @@ def transposed_parameters(config: Mapping[str, Any], tensors: Mapping[str, Tenso
     model = model_without_weights(config, tensors, where)
     modules = () if model is None else model.named_modules()
     return frozenset(f"{name}.weight" for name, module in modules if isinstance(module, Conv1D))
-
-
-def _check_counts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str) -> None:
-    """Refuse a model far larger than its weights: it would take hours or all memory to build, and cannot be loaded."""
-    nested = [value for value in config.values() if isinstance(value, Mapping)]
-    longest = max((side for info in tensors.values() for side in info.shape), default=0)
-    limits = {**dict.fromkeys(_DEPTHS, len(tensors)), "num_labels": longest}
-    for part in (config, *nested):
-        for key, limit in limits.items():
-            count = part.get(key)
-            if isinstance(count, (int, float)) and count > limit:
-                raise BadInputError(
-                    f"says {key} = {printable(str(count), limit=40)}, more than the weight files have room for",
-                    where=f"{where}/config.json",
-                    mend="Copy or download the checkpoint again",
-                )
 
 
 @lru_cache(maxsize=2)  # the sides of a pair mostly share their config

@@ -1,4 +1,4 @@
-"""Read config.json as transformers reads it, and name what it says about dtype and attention.
+"""Read config.json as transformers reads it, and name its dtype, attention and counts.
 
 A value that transformers itself refuses, and whose meaning is plain ("torch.bfloat16", "bf16"), is read too.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.weight_files import read_json_object
+from quail_audit.core.untrusted import printable
+from quail_audit.engine.checkpoints.weight_files import TensorInfo, read_json_object
 
 # How transformers 5 writes the numbers that JSON lacks (PreTrainedConfig._encode_special_floats).
 _FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
@@ -24,6 +25,7 @@ _DTYPE_WORDS = {
     "bf16": "bfloat16",
     "double": "float64",
 }
+_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ATTENTION_ANYWHERE = ("eager", "sdpa")  # kinds of attention that need no package and no kind of GPU
 
@@ -97,3 +99,19 @@ def _plain_dtypes(config: dict[str, Any]) -> dict[str, Any]:
         if spelled is not None:
             found[key] = spelled
     return found
+
+
+def check_counts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str) -> None:
+    """Refuse a model far larger than its weights: it would take hours or all memory to build, and cannot be loaded."""
+    nested = [value for value in config.values() if isinstance(value, Mapping)]
+    longest = max((side for info in tensors.values() for side in info.shape), default=0)
+    limits = {**dict.fromkeys(_DEPTHS, len(tensors)), "num_labels": longest}
+    for part in (config, *nested):
+        for key, limit in limits.items():
+            count = part.get(key)
+            if isinstance(count, (int, float)) and count > limit:
+                raise BadInputError(
+                    f"says {key} = {printable(str(count), limit=40)}, more than the weight files have room for",
+                    where=f"{where}/config.json",
+                    mend="Copy or download the checkpoint again",
+                )
