@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.adapter import CONFIG_NAME
+from quail_audit.engine.checkpoints.adapters.adapter import CONFIG_NAME
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
 from quail_audit.engine.checkpoints.config_file import dtype_name
 from quail_audit.engine.checkpoints.folders import locate
-from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.checkpoints.tensor_kinds import (
     adapter_tensors,
     find_tied,

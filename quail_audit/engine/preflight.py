@@ -113,7 +113,7 @@ def _open_base(question: AboutCheckpoint) -> Checkpoint | None:
 
 
 def _is_adapter(source: str) -> bool:
-    from quail_audit.engine.checkpoints.adapter import CONFIG_NAME
+    from quail_audit.engine.checkpoints.adapters.adapter import CONFIG_NAME
 
     with suppress(OSError, ValueError, RuntimeError):  # no usable path, which opening it explains
         return (Path(source).expanduser() / CONFIG_NAME).exists()

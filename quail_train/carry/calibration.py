@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.model_class import model_class
+from quail_audit.engine.checkpoints.model.model_class import model_class
 from quail_audit.engine.forgetting.data.calibration_texts import read_texts
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.forgetting.data.files.text_files import TextFile, read_text
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.names import suggest_names
 from quail_audit.engine.forgetting.data.spellings import Columns
-from quail_audit.engine.forgetting.data.text_files import TextFile, read_text
 from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Questions, Split
 from quail_audit.engine.forgetting.measurable import fit_data
 from quail_train.objectives.terms import IGNORED

@@ -21,7 +21,7 @@ from torch import nn
 
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.writing import write_error
-from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_audit.engine.forgetting.models.device import find_dtype
 from quail_audit.engine.forgetting.models.load import load_arm

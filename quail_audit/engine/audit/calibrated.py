@@ -118,7 +118,7 @@ def _calibration_rows(pair: Pair, work: Work) -> Rows:
         UsageError: there is nothing to calibrate on.
         BadInputError: the texts cannot be read, or are too few.
     """
-    from quail_audit.engine.checkpoints.model_config import read_model_config
+    from quail_audit.engine.checkpoints.model.model_config import read_model_config
     from quail_audit.engine.forgetting.data.calibration_texts import cut_into_rows, read_calibration_texts
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
 

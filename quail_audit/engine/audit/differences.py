@@ -102,7 +102,7 @@ def _parsed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a configuration's class with their values, nested ones by dotted names."""
     from transformers import AutoConfig
 
-    from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version
+    from quail_audit.engine.checkpoints.model.transformers_rules import config_for_this_version
 
     settings = config_for_this_version(config)
     try:

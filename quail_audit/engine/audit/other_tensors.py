@@ -165,8 +165,8 @@ def _kept_tensors(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _kept_buffers(names: Sequence[str], checkpoint: Checkpoint) -> Iterator[str]:
     """Yield the stored tensors that are loaded into a buffer of the model, such as the bias of a router."""
-    from quail_audit.engine.checkpoints.architecture import model_without_weights
-    from quail_audit.engine.checkpoints.transformers_rules import parameter_renaming
+    from quail_audit.engine.checkpoints.model.architecture import model_without_weights
+    from quail_audit.engine.checkpoints.model.transformers_rules import parameter_renaming
 
     if not names:
         return

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from quail_audit.engine.audit.kept_layers import Found
     from quail_audit.engine.audit.work import Work
-    from quail_audit.engine.checkpoints.architecture import Matrix
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
+    from quail_audit.engine.checkpoints.model.architecture import Matrix
     from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.engine.schemes.interface import ByLayer, Scheme
     from quail_audit.engine.schemes.rounded import RoundedMatrix

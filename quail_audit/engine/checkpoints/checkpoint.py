@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from quail_audit.engine.checkpoints.adapter import Adapter, open_adapter
-from quail_audit.engine.checkpoints.architecture import Layout, Matrix, lay_out
+from quail_audit.engine.checkpoints.adapters.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from quail_audit.engine.checkpoints.adapters.adapter import Adapter, open_adapter
 from quail_audit.engine.checkpoints.config_file import read_config
 from quail_audit.engine.checkpoints.folders import Place, locate, open_weights
 from quail_audit.engine.checkpoints.foreign_formats import is_split_gguf, no_weights_error, refuse_split_gguf
 from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights, load_weights, loading_dtype
+from quail_audit.engine.checkpoints.model.architecture import Layout, Matrix, lay_out
 from quail_audit.engine.checkpoints.packed.gguf import open_gguf
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles, PackedMatrix
 from quail_audit.engine.checkpoints.packed.registry import find_packing

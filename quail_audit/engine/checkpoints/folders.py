@@ -15,7 +15,7 @@ from pathlib import Path
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.hub import fetch, parse_hub_id
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from quail_audit.engine.checkpoints.adapters.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from quail_audit.engine.checkpoints.foreign_formats import no_weights_error, refuse_foreign_format
 from quail_audit.engine.checkpoints.weight_files import (
     WeightFiles,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import Layout, lay_out, model_without_weights
 from quail_audit.engine.checkpoints.config_file import dtype_name
-from quail_audit.engine.checkpoints.transformers_rules import kept_in_float32
+from quail_audit.engine.checkpoints.model.architecture import Layout, lay_out, model_without_weights
+from quail_audit.engine.checkpoints.model.transformers_rules import kept_in_float32
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles, short_list
 from quail_audit.engine.checkpoints.wrapper_names import find_bare_names
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.architecture import Layout, Matrix, lay_out
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint, borrow_config, check_layer_types, open_checkpoint
-from quail_audit.engine.checkpoints.experts import NOTE as EXPERTS_NOTE
-from quail_audit.engine.checkpoints.experts import Part
 from quail_audit.engine.checkpoints.fit import check_fit, resized_tables
+from quail_audit.engine.checkpoints.model.architecture import Layout, Matrix, lay_out
+from quail_audit.engine.checkpoints.model.experts import NOTE as EXPERTS_NOTE
+from quail_audit.engine.checkpoints.model.experts import Part
 from quail_audit.engine.checkpoints.weight_files import short_list
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from quail_audit.engine.checkpoints.architecture import model_without_weights
 from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights
+from quail_audit.engine.checkpoints.model.architecture import model_without_weights
+from quail_audit.engine.checkpoints.model.transformers_rules import tied_weights
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles
-from quail_audit.engine.checkpoints.transformers_rules import tied_weights
 from quail_audit.engine.schemes.interface import Scheme
 from quail_audit.schema.inspection import ModulesLeft, RoundedBy, TensorsOfKind
 

@@ -14,8 +14,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.architecture import model_without_weights
-from quail_audit.engine.checkpoints.transformers_rules import parameter_renaming
+from quail_audit.engine.checkpoints.model.architecture import model_without_weights
+from quail_audit.engine.checkpoints.model.transformers_rules import parameter_renaming
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, short_list
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import model_without_weights
-from quail_audit.engine.checkpoints.model_class import is_classifier, why_not_asked
+from quail_audit.engine.checkpoints.model.architecture import model_without_weights
+from quail_audit.engine.checkpoints.model.model_class import is_classifier, why_not_asked
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.labels import is_numbered, label_names, list_words, match_label
 from quail_audit.engine.forgetting.data.names import list_found, note_unread, put_into_folder, suggest_names

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import model_without_weights
-from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, ModelConfig
+from quail_audit.engine.checkpoints.model.architecture import model_without_weights
+from quail_audit.engine.checkpoints.model.model_config import LARGEST_WINDOW, ModelConfig
 from quail_audit.engine.forgetting.data.types import ForgettingData, QuestionAnswer, Questions
 from quail_audit.engine.forgetting.measurable import task_of
 from quail_audit.engine.forgetting.metrics import knowmem, verbmem
@@ -61,7 +61,7 @@ def see_prompts(
         data: fitted to the checkpoint; None: plain examples.
         model: what its configuration says.
     """
-    from quail_audit.engine.checkpoints.model_class import why_not_asked
+    from quail_audit.engine.checkpoints.model.model_class import why_not_asked
     from quail_audit.engine.forgetting.models.prompts import Prompts
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import RecurrentGemmaConfig
 
 import quail_audit
-from quail_audit.engine.checkpoints.transformers_rules import is_version_5
+from quail_audit.engine.checkpoints.model.transformers_rules import is_version_5
 from quail_audit.schema.report import Report
 from tests.support.tiny_checkpoints import VOCABULARY, save
 from tests.support.tiny_experts import tiny_mixture

@@ -18,8 +18,12 @@ import numpy.typing as npt
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import model_without_weights, silence_libraries, transposed_parameters
-from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.model.architecture import (
+    model_without_weights,
+    silence_libraries,
+    transposed_parameters,
+)
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.checkpoints.packed.gguf_header import StoredTensor, read_header
 from quail_audit.engine.checkpoints.packed.interface import PackedFiles, PackedMatrix, packed_files
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, short_list, unreadable_error

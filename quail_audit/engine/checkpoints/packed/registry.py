@@ -8,7 +8,7 @@ from typing import Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.architecture import transposed_parameters
+from quail_audit.engine.checkpoints.model.architecture import transposed_parameters
 from quail_audit.engine.checkpoints.packed import awq, bitsandbytes, compressed_tensors, gptq
 from quail_audit.engine.checkpoints.packed.interface import MAKE_AGAIN, PackedFiles, PackedMatrix, packed_files
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles, read_json_object

@@ -67,8 +67,8 @@ def read_texts(path: Path, *, by_line: bool = False) -> tuple[str, ...]:
     Raises:
         QuailError: it cannot be read, its encoding cannot be told, or its rows are of no form.
     """
+    from quail_audit.engine.forgetting.data.files.text_files import read_text
     from quail_audit.engine.forgetting.data.rows import read_rows
-    from quail_audit.engine.forgetting.data.text_files import read_text
 
     if path.name.endswith(ROW_SUFFIXES):
         return tuple(map(_text_of, read_rows(path).rows))

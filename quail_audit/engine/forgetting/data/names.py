@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.forgetting.data.tables import as_json_lines
+from quail_audit.engine.forgetting.data.files.tables import as_json_lines
 from quail_audit.schema.layout import ROW_SUFFIXES, data_files, known_data_names
 
 SETS = ("forget", "retain", "holdout", "test")

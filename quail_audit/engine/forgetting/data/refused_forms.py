@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quail_audit.engine.forgetting.data.objects import Objects
+from quail_audit.engine.forgetting.data.files.objects import Objects
 from quail_audit.engine.forgetting.data.spellings import Columns
 
 LONGEST_KEY = 60  # that a command names

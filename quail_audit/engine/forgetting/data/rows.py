@@ -13,8 +13,10 @@ from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.chats import NoExchangeError, is_chat, read_exchange, single_question
-from quail_audit.engine.forgetting.data.json_files import parse_json
-from quail_audit.engine.forgetting.data.objects import Objects
+from quail_audit.engine.forgetting.data.files.json_files import parse_json
+from quail_audit.engine.forgetting.data.files.objects import Objects
+from quail_audit.engine.forgetting.data.files.tables import PARQUET, parse_csv, read_parquet
+from quail_audit.engine.forgetting.data.files.text_files import decode_file, read_bytes
 from quail_audit.engine.forgetting.data.refused_forms import find_choices, list_keys, mend_unknown
 from quail_audit.engine.forgetting.data.spellings import (
     BY_MODEL,
@@ -26,8 +28,6 @@ from quail_audit.engine.forgetting.data.spellings import (
     R,
     match_form,
 )
-from quail_audit.engine.forgetting.data.tables import PARQUET, parse_csv, read_parquet
-from quail_audit.engine.forgetting.data.text_files import decode_file, read_bytes
 from quail_audit.engine.forgetting.data.types import Continuation, Labelled, QuestionAnswer, Row
 
 TABLE_SUFFIXES = (".csv", ".tsv")

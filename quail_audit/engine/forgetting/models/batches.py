@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.runs.journal import Entry, Journal, KeptArray
 
 if TYPE_CHECKING:

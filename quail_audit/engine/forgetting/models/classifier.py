@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, read_model_config
+from quail_audit.engine.checkpoints.model.model_config import LARGEST_WINDOW, read_model_config
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.batches import run_in_batches, token_bytes
 from quail_audit.engine.forgetting.models.forward import asking

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.checkpoints.config_file import without_foreign_attention
 from quail_audit.engine.checkpoints.loaded_weights import LoadedWeights
-from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version
+from quail_audit.engine.checkpoints.model.transformers_rules import config_for_this_version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

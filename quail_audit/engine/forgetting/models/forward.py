@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from quail_audit.core.errors import BadInputError, QuailError
-from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models.batches import is_out_of_memory
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.checkpoints.model_config import LARGEST_WINDOW, read_model_config
+from quail_audit.engine.checkpoints.model.model_config import LARGEST_WINDOW, read_model_config
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
 from quail_audit.engine.forgetting.models.generation import generate

@@ -23,8 +23,8 @@ from transformers import (
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.config_file import without_foreign_attention
-from quail_audit.engine.checkpoints.model_class import is_classifier, model_class
-from quail_audit.engine.checkpoints.transformers_rules import config_for_this_version, is_version_5
+from quail_audit.engine.checkpoints.model.model_class import is_classifier, model_class
+from quail_audit.engine.checkpoints.model.transformers_rules import config_for_this_version, is_version_5
 from quail_audit.engine.forgetting.models.batches import is_out_of_memory
 from quail_audit.engine.forgetting.models.device import find_device, find_dtype
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers

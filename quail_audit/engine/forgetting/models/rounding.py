@@ -14,7 +14,7 @@ from quail_audit.engine.schemes.bitsandbytes import FourBit, Int8, bitsandbytes
 from quail_audit.engine.schemes.interface import ByLayer
 
 if TYPE_CHECKING:
-    from quail_audit.engine.checkpoints.experts import Part
+    from quail_audit.engine.checkpoints.model.experts import Part
     from quail_audit.engine.checkpoints.pair import Layer
     from quail_audit.engine.schemes.interface import Scheme
     from quail_audit.schema.figures import Execution

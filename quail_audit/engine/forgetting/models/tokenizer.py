@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
-from quail_audit.engine.checkpoints.transformers_rules import is_version_5
+from quail_audit.engine.checkpoints.model.transformers_rules import is_version_5
 from quail_audit.engine.checkpoints.weight_files import read_json_object
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 

@@ -24,7 +24,7 @@ import torch
 from transformers import PreTrainedModel
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models.batches import is_out_of_memory
 from quail_audit.engine.forgetting.models.forward import (
     MEASURE_WEIGHTS_ONLY,

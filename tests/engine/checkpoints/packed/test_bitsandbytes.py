@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.architecture import Matrix
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.model.architecture import Matrix
 from quail_audit.engine.schemes.registry import scheme_named
 from tests.support.tiny_checkpoints import build, gpt2_config, llama_config
 

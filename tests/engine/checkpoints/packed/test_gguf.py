@@ -12,8 +12,8 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.architecture import Matrix
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.model.architecture import Matrix
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.schemes.registry import scheme_named
 from tests.support.slow_packers import gguf_block

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.model_config import read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models import log_probabilities as reading
 from quail_audit.engine.forgetting.models.batches import BatchSize
 from quail_audit.engine.forgetting.models.generation import generate

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quail_audit.engine.checkpoints.conversion import source_words
+from quail_audit.engine.checkpoints.model.conversion import source_words
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

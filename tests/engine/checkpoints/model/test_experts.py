@@ -11,8 +11,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.model.transformers_rules import is_version_5
 from quail_audit.engine.checkpoints.pair import Layer, open_pair
-from quail_audit.engine.checkpoints.transformers_rules import is_version_5
 from quail_audit.engine.forgetting.models.rounding import round_layers
 from quail_audit.engine.schemes.registry import scheme_named
 from tests.support.tiny_experts import MIXTURES, tiny_mixture

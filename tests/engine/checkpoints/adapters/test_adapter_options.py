@@ -17,11 +17,11 @@ from peft import LoraConfig, PeftType
 from safetensors.torch import load_file, save_file
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.checkpoints.adapter_config import MERGED_FIELDS, REFUSED_FIELDS, SILENT_FIELDS
+from quail_audit.engine.checkpoints.adapters.adapter_config import MERGED_FIELDS, REFUSED_FIELDS, SILENT_FIELDS
 from quail_audit.engine.checkpoints.checkpoint import Checkpoint
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.forgetting.models.load import _load_base, _merge_adapter
-from tests.engine.checkpoints.test_adapter import edit, merged, train
+from tests.engine.checkpoints.adapters.test_adapter import edit, merged, train
 from tests.support.tiny_checkpoints import CONFIGS, save
 
 PLAIN: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"]}

@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers
 
-from quail_audit.engine.checkpoints.architecture import model_without_weights
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
-from quail_audit.engine.checkpoints.model_class import class_note, model_class, why_not_asked
+from quail_audit.engine.checkpoints.model.architecture import model_without_weights
+from quail_audit.engine.checkpoints.model.model_class import class_note, model_class, why_not_asked
 from quail_audit.engine.checkpoints.pair import open_pair
 
 _SIZES: dict[str, Any] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from quail_audit.engine.checkpoints.transformers_rules import is_version_5
+from quail_audit.engine.checkpoints.model.transformers_rules import is_version_5
 
 if TYPE_CHECKING:
     import torch  # 1.6 s to import

@@ -25,7 +25,7 @@ def may_be_block_matrix(model: PreTrainedModel, parameter: str, skip_modules: tu
     """
     from torch import nn
 
-    from quail_audit.engine.checkpoints.transformers_rules import is_converted
+    from quail_audit.engine.checkpoints.model.transformers_rules import is_converted
 
     path, _, name = parameter.rpartition(".")
     module = model.get_submodule(path)

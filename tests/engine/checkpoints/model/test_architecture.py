@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
 
 from quail_audit.core.errors import BadInputError, QuailError
-from quail_audit.engine.checkpoints.architecture import lay_out
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.model.architecture import lay_out
 from quail_audit.engine.checkpoints.pair import open_pair
 from quail_audit.engine.checkpoints.weight_files import TensorInfo
 from tests.support.tiny_checkpoints import CONFIGS, build, gpt2_config, llama_config, save

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from quail_audit.core.errors import BadInputError, QuailError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.adapter_config import MERGE_IT, starts_at_zero
-from quail_audit.engine.checkpoints.architecture import silence_libraries
+from quail_audit.engine.checkpoints.adapters.adapter_config import MERGE_IT, starts_at_zero
+from quail_audit.engine.checkpoints.model.architecture import silence_libraries
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, short_list
 
 if TYPE_CHECKING:

@@ -43,8 +43,8 @@ def class_note(config: Mapping[str, Any]) -> str:
     name = first_architecture(config)
     if not name or _named_class(config) is not None or (found := _usual_class(config)) is None:
         return ""
-    named = printable(name, limit=80)
-    return f"config.json names the class {named}, which transformers lacks: read as {found.__name__}"
+    named = f"config.json names the class {printable(name, limit=80)}, which transformers lacks for a model of its type"
+    return f"{named}: read as {found.__name__}"
 
 
 def why_not_asked(model: PreTrainedModel | None) -> str:

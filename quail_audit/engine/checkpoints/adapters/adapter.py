@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.adapter_config import (
+from quail_audit.engine.checkpoints.adapters.adapter_config import (
     MERGE_IT,
     changes_its_base,
     describe_unknown,
     read_lora_config,
     unknown_keys,
 )
-from quail_audit.engine.checkpoints.adapter_plan import (
+from quail_audit.engine.checkpoints.adapters.adapter_plan import (
     ANOTHER_BASE,
     PREFIX,
     SAMPLER,
@@ -31,7 +31,7 @@ from quail_audit.engine.checkpoints.adapter_plan import (
     cannot_merge_error,
     plan_changes,
 )
-from quail_audit.engine.checkpoints.architecture import Layout, model_without_weights
+from quail_audit.engine.checkpoints.model.architecture import Layout, model_without_weights
 from quail_audit.engine.checkpoints.weight_files import TensorInfo, WeightFiles, read_json_object, short_list
 
 if TYPE_CHECKING:

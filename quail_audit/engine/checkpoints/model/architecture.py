@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.config_file import check_counts
-from quail_audit.engine.checkpoints.conversion import Conversion, conversions_of
-from quail_audit.engine.checkpoints.experts import Part, expert_parts
-from quail_audit.engine.checkpoints.kept_parameters import TABLE, may_be_block_matrix, may_be_block_tensor
-from quail_audit.engine.checkpoints.model_class import class_note, model_class
-from quail_audit.engine.checkpoints.transformers_rules import (
+from quail_audit.engine.checkpoints.model.conversion import Conversion, conversions_of
+from quail_audit.engine.checkpoints.model.experts import Part, expert_parts
+from quail_audit.engine.checkpoints.model.kept_parameters import TABLE, may_be_block_matrix, may_be_block_tensor
+from quail_audit.engine.checkpoints.model.model_class import class_note, model_class
+from quail_audit.engine.checkpoints.model.transformers_rules import (
     config_for_this_version,
     is_converted,
     modules_left,

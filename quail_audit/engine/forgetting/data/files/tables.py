@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
-from quail_audit.engine.forgetting.data.objects import Objects, new_name
-from quail_audit.engine.forgetting.data.text_files import TextFile
+from quail_audit.engine.forgetting.data.files.objects import Objects, new_name
+from quail_audit.engine.forgetting.data.files.text_files import TextFile
 
 PARQUET = b"PAR1"
 LONGEST_FIELD = 2**31 - 1  # in characters; csv's own limit is 131072

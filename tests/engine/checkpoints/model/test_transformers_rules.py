@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quail_audit.engine.checkpoints import transformers_rules as rules
 from quail_audit.engine.checkpoints.checkpoint import open_checkpoint
+from quail_audit.engine.checkpoints.model import transformers_rules as rules
 from quail_audit.engine.checkpoints.pair import open_pair
 from tests.support.tiny_checkpoints import CONFIGS, build, llama_config, save
 

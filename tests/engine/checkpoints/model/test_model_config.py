@@ -9,7 +9,7 @@ import pytest
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from quail_audit.engine.checkpoints.model_config import ModelConfig, read_model_config
+from quail_audit.engine.checkpoints.model.model_config import ModelConfig, read_model_config
 
 # These say no such thing, or nothing by default, so that None is the right answer.
 UNBOUNDED = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.encodings import decode
+from quail_audit.engine.forgetting.data.files.encodings import decode
 
 GZIP = b"\x1f\x8b"
 MOST_BYTES = 2 << 30  # of a compressed file's content; a bomb unpacks to more

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.data.objects import Layout, Objects
-from quail_audit.engine.forgetting.data.text_files import TextFile
+from quail_audit.engine.forgetting.data.files.objects import Layout, Objects
+from quail_audit.engine.forgetting.data.files.text_files import TextFile
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 WRAPPERS = ("data", "rows", "examples", "instances", "items", "samples", "records")

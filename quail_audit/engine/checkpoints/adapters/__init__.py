@@ -1,0 +1,1 @@
+"""Adapters, merged one weight at a time as PEFT merges them."""

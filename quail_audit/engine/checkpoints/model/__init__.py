@@ -1,0 +1,1 @@
+"""Which class a checkpoint is, its modules, its matrices and its sizes."""
