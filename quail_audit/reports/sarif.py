@@ -52,6 +52,8 @@ IN_DOUBT: Mapping[str, str] = {
     "nothing_changed": "No rounded layer differs between the two checkpoints.",
     "rule_not_judged": "It cannot be told whether a rule of the policy is met.",
     "required_not_judged": "A figure that the policy requires could not be measured.",
+    "not_all_measured": "Matrices changed that were not measured, and may hold the unlearning.",
+    "layers_guessed": "Layers were found by names and shapes, and may differ from those that are rounded in use.",
     "differs_in_more_than_weights": "The checkpoints differ in more than weights, which may be what forgot.",
     "baseline_not_comparable": "The baseline measured none of these schemes.",
 }
