@@ -100,7 +100,8 @@ def collate(pairs: Sequence[tuple[TrainingSample, TrainingSample | None]], paddi
 
     For a language model: input_ids and labels, int64 [rows, longest], and samples, int64 [rows], their numbers. A
     causal mask hides the padding, so there is no attention mask. For a classifier: input_ids and attention_mask, int64
-    [rows, longest], and labels, other_labels and samples, int64 [rows]; `padding` must be its own padding token.
+    [rows, longest], and labels, other_labels and samples, int64 [rows]; `padding` must be its own padding token. A
+    language model's rows are filled with token 0, which the original has, too; a padding token may have been added.
     """
     samples = [forget for forget, _ in pairs] + [retain for _, retain in pairs if retain is not None]
     longest = max(len(sample.ids) for sample in samples)
@@ -114,7 +115,7 @@ def collate(pairs: Sequence[tuple[TrainingSample, TrainingSample | None]], paddi
             "samples": torch.tensor([sample.number for sample in samples]),
         }
     return {
-        "input_ids": torch.tensor([sample.ids + (padding,) * (longest - len(sample.ids)) for sample in samples]),
+        "input_ids": torch.tensor([sample.ids + (0,) * (longest - len(sample.ids)) for sample in samples]),
         "labels": torch.tensor([sample.labels + (IGNORED,) * (longest - len(sample.ids)) for sample in samples]),
         "samples": torch.tensor([sample.number for sample in samples]),
     }

@@ -67,6 +67,12 @@ class TrainingData:
     retain: tuple[TrainingSample, ...]
     notes: tuple[str, ...] = ()
 
+    def samples_for_original(self, asks_forget: bool, asks_retain: bool) -> tuple[TrainingSample, ...]:
+        """Return the samples that the original is asked about; with any, the forget samples are the first."""
+        if not (asks_forget or asks_retain):
+            return ()
+        return (*self.forget, *(self.retain if asks_retain else ()))
+
 
 def read_training_data(
     path: str,

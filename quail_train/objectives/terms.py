@@ -6,7 +6,7 @@ Each term is returned as values per token or per sample; the term is their mean,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -50,6 +50,15 @@ def predictions(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
     return Predictions(
         logits=logits[:, :-1][counts].float(), targets=shifted[counts], rows=rows[counts], samples=labels.shape[0]
     )
+
+
+def over_shared_tokens(found: Predictions, original: Predictions) -> tuple[Predictions, Predictions]:
+    """Return two models' predictions over the tokens that both have: the first of the larger vocabulary's.
+
+    A log-softmax over these is each model's distribution given that the token is one of them.
+    """
+    shared = min(found.logits.shape[-1], original.logits.shape[-1])
+    return replace(found, logits=found.logits[:, :shared]), replace(original, logits=original.logits[:, :shared])
 
 
 def nll(found: Predictions) -> torch.Tensor:

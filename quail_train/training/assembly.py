@@ -101,10 +101,9 @@ def _round_forward(work: Work, model: PreTrainedModel, arguments: TrainingArgume
 
 
 def _load_original(work: Work, arguments: TrainingArguments, emit: Emit) -> Original | None:
-    asks_forget, asks_retain = work.objective.needs_original_on
-    if not (asks_forget or asks_retain):
+    samples = work.data.samples_for_original(*work.objective.needs_original_on)
+    if not samples:
         return None
-    samples = (*work.data.forget, *(work.data.retain if asks_retain else ()))
     original, note = load_original(work.pair, work.request, arguments.device, samples, work.folder)
     if note:
         emit(Noted(message=note))

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from quail_audit.core.errors import EnvironmentProblemError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_error
 from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models.classifier import padding_id
@@ -31,7 +32,7 @@ from quail_train.data.samples import TrainingSample
 from quail_train.objectives.terms import predictions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from quail_audit.engine.checkpoints.pair import Pair
     from quail_audit.schema.requests import TrainRequest
@@ -40,6 +41,41 @@ if TYPE_CHECKING:
 Original = Callable[[Mapping[str, torch.Tensor], slice], torch.Tensor]
 FOUR_BITS = "nf4"
 FOLDER = "original-logits"
+
+
+def check_vocabulary(
+    pair: Pair, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[TrainingSample], data: str
+) -> tuple[str, ...]:
+    """Return a note if the original and the trained model have different numbers of tokens.
+
+    Args:
+        pair: pair with the original.
+        model: the trained model.
+        tokenizer: its tokenizer.
+        samples: samples that the original will be asked about.
+        data: the data folder, for messages.
+
+    Raises:
+        BadInputError: a sample holds a token that the original lacks.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    ours, theirs = read_model_config(pair.original.config).vocabulary, int(embeddings.weight.shape[0])
+    if ours is None or ours == theirs:
+        return ()
+    if lacking := [sample for sample in samples if max(sample.ids) >= ours]:
+        token = max(lacking[0].ids)
+        raise BadInputError(
+            f"{len(lacking)} of {len(samples)} samples hold tokens that {pair.original.source} lacks, which has "
+            f"{ours}: token {token}, {printable(repr(tokenizer.decode([token])), limit=60)}",
+            where=data,
+            mend="Leave these texts out; or give the original as many tokens as the other model, "
+            f"model.resize_token_embeddings({theirs}), and save it; or choose an objective that does not ask the "
+            "original: ga_gdr, simnpo_gdr",
+        )
+    if samples[0].label is not None:
+        return ()  # its logits are of classes
+    shared = min(ours, theirs)
+    return (f"logits are compared with the original's over the first {shared} tokens, which both models have",)
 
 
 def load_original(
@@ -96,8 +132,13 @@ def _load(pair: Pair, request: TrainRequest, device: torch.device, scheme: str |
 
 
 def _live_original(model: PreTrainedModel) -> Original:
+    padding = padding_id(model)
+
     @torch.no_grad()
     def logits(batch: Mapping[str, torch.Tensor], rows: slice) -> torch.Tensor:
+        if "attention_mask" in batch:  # padded with the trained model's token, which this one may not have
+            ids = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, padding)
+            batch = {**batch, "input_ids": ids}
         return logits_of(model, batch, rows)
 
     return logits

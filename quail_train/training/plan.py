@@ -26,6 +26,7 @@ from quail_train.objectives.presets import Preset, preset_named
 from quail_train.training.arguments import batch_parts, check_resumable, refuse_on_shards, trainer_arguments
 from quail_train.training.evaluation import evaluation_of
 from quail_train.training.model import load_source, refuse_other_tokenizer
+from quail_train.training.original import check_vocabulary
 from quail_train.training.work import Work
 
 if TYPE_CHECKING:
@@ -77,11 +78,13 @@ def prepare_work(
     arguments = trainer_arguments(request, batch_size=batches.batch_size, steps=batches.steps)
     refuse_on_shards(request, preset, arguments)
     _refuse_weight_decay(preset, arguments)
-    for note in (*pair.notes, *notes, *data.notes):
-        yield Noted(message=note)
-
     steps = _quantization_steps(layers, scheme, source) if preset.hinge else {}
     margin = _margin(request, layers, steps) if preset.hinge else None
+    objective = _objective(request, preset, margin or 0.0)
+    asked = data.samples_for_original(*objective.needs_original_on)
+    compared = check_vocabulary(pair, model, tokenizer, asked, request.data) if asked else ()
+    for note in (*pair.notes, *compared, *notes, *data.notes):
+        yield Noted(message=note)
     planned = TrainingPlanned(
         steps=batches.steps,
         layers=tuple(layer.name for layer in layers),
@@ -95,7 +98,7 @@ def prepare_work(
     work = Work(
         request=request,
         preset=preset,
-        objective=_objective(request, preset, margin or 0.0),
+        objective=objective,
         scheme=scheme,
         pair=pair,
         source=source,

@@ -33,6 +33,7 @@ from quail_train.objectives.terms import (
     l1_of_update,
     nll,
     npo,
+    over_shared_tokens,
     predictions,
     simnpo,
 )
@@ -182,7 +183,7 @@ class UnlearningTrainer(Trainer):
             case "ga":
                 values["forget"] = gradient_ascent(found["forget"], objective.forget_loss_cap)
             case "npo":
-                values["forget"] = npo(found["forget"], compared["forget"])
+                values["forget"] = npo(*over_shared_tokens(found["forget"], compared["forget"]))
             case "simnpo":
                 values["forget"] = simnpo(found["forget"])
             case "relabel":
@@ -193,10 +194,11 @@ class UnlearningTrainer(Trainer):
             if objective.retain == "gdr":
                 values["retain"] = torch.cat([nll(one) for one in kept])
             else:
-                values["retain"] = torch.cat([forward_kl(one, compared["retain"]) for one in kept])
+                values["retain"] = torch.cat([forward_kl(*over_shared_tokens(one, compared["retain"])) for one in kept])
         satisfied = None
         if objective.hinge is not None:
-            hinged = hinge(objective.hinge, found["hinged"], compared["forget"], objective.margin)
+            both = over_shared_tokens(found["hinged"], compared["forget"])
+            hinged = hinge(objective.hinge, *both, objective.margin)
             values["hinge"] = hinged.values
             satisfied = self._mean(hinged.satisfied)
         terms = {name: self._mean(value) for name, value in values.items()}

@@ -25,6 +25,7 @@ _DTYPE_WORDS = {
     "bf16": "bfloat16",
     "double": "float64",
 }
+OTHER_CONFIG = "config.json does not belong to these weights: give the config.json that was saved with them"
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ATTENTION_ANYWHERE = ("eager", "sdpa")  # kinds of attention that need no package and no kind of GPU
@@ -113,5 +114,5 @@ def check_counts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], w
                 raise BadInputError(
                     f"says {key} = {printable(str(count), limit=40)}, more than the weight files have room for",
                     where=f"{where}/config.json",
-                    mend="Copy or download the checkpoint again",
+                    mend=OTHER_CONFIG,
                 )

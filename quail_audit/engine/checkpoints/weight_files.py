@@ -139,7 +139,7 @@ def open_weight_files(folder: Path, *, safetensors: str, torch_bin: str) -> Weig
                 raise BadInputError(
                     f"names weight files that are missing: {short_list(absent)}",
                     where=str(index),
-                    mend="Copy or download the checkpoint again",
+                    mend="Copy these files into the folder, or download them",
                 )
             return describe_files(format_, files, {tensor: folder / shard for tensor, shard in weight_map.items()})
     return None
@@ -224,7 +224,7 @@ def _read_index(path: Path) -> dict[str, str]:
         raise BadInputError(
             'should map tensors to files under "weight_map", and does not',
             where=str(path),
-            mend="Copy or download the checkpoint again",
+            mend="Give the index that was saved with the weights; or remove it: weight files are read without one",
         )
     for shard in weight_map.values():
         if not isinstance(shard, str) or not is_inside(shard):

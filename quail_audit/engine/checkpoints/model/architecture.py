@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.checkpoints.config_file import check_counts
+from quail_audit.engine.checkpoints.config_file import OTHER_CONFIG, check_counts
 from quail_audit.engine.checkpoints.model.conversion import Conversion, conversions_of
 from quail_audit.engine.checkpoints.model.experts import Part, expert_parts
 from quail_audit.engine.checkpoints.model.kept_parameters import TABLE, may_be_block_matrix, may_be_block_tensor
@@ -258,7 +258,7 @@ def _match_tensors(
                 raise BadInputError(
                     f"{printable(name)} is {list(info.shape)}, but config.json asks for {list(shapes[renamed])}",
                     where=where,
-                    mend="Copy or download the checkpoint again",
+                    mend=OTHER_CONFIG,
                 )
             parameter = tied_to.get(renamed, renamed)
             if renamed == parameter or parameter not in found:
@@ -274,7 +274,7 @@ def _match_tensors(
             "config.json describes layers that the weight files do not hold: "
             f"{short_list([matrix.module for matrix in lacking])}",
             where=where,
-            mend="Copy or download the checkpoint again",
+            mend=f"{OTHER_CONFIG}; or copy the weight files that are missing into the folder",
         )
     parameters = [name for name in shapes if name not in tied_to]
     read = tuple(matrix for matrix in rounded if matrix.parameter in found or matrix.parameter in conversions)

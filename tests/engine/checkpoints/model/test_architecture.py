@@ -147,22 +147,25 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "said", "mend"),
     [
-        ({"num_hidden_layers": 3}, "does not hold|do not hold"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
-        ({"num_labels": 10**9}, "num_labels"),
-        ({"num_hidden_layers": "many"}, "transformers can build"),
-        ({"hidden_size": 128}, "asks for"),
-        ({"hidden_act": "nonsense"}, "transformers can build"),
+        ({"num_hidden_layers": 3}, "does not hold|do not hold", "give the config.json that was saved with them"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers", "give the config.json that was saved with them"),
+        ({"num_labels": 10**9}, "num_labels", "give the config.json that was saved with them"),
+        ({"num_hidden_layers": "many"}, "transformers can build", "Compare it with the config.json"),
+        ({"hidden_size": 128}, "asks for", "give the config.json that was saved with them"),
+        ({"hidden_act": "nonsense"}, "transformers can build", "Compare it with the config.json"),
     ],
 )
-def test_a_config_that_does_not_fit_is_bad_input(tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_a_config_that_does_not_fit_is_bad_input(
+    tmp_path: Path, change: dict[str, object], said: str, mend: str
+) -> None:
     save(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said) as caught:
         open_checkpoint(str(tmp_path))
+    assert mend in str(caught.value.mend)
 
 
 nonsense = st.one_of(
