@@ -17,6 +17,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/quail demo $(DEMO); code=$$?; test $$code -eq 1 || { echo "the demo ended with $$code instead of 1"; exit 1; }
 
+# A test process for each core: one thread each, and none that spins while it waits for a turn.
+test: export OMP_NUM_THREADS = 1
+test: export OMP_WAIT_POLICY = PASSIVE
 test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses auto --dist worksteal
 
