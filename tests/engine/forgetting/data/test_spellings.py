@@ -139,9 +139,9 @@ FORMATS = {
     ),
     "a table in UTF-16": ("csv", table(QA).encode("utf-16")),
     "lines under a .csv name": ("csv", LINES),
-    "compressed lines": ("jsonl.gz", gzip.compress(LINES.encode())),
-    "a compressed table": ("csv.gz", gzip.compress(table(QA).encode())),
-    "compressed without saying so": ("jsonl", gzip.compress(LINES.encode())),
+    "compressed lines": ("jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+    "a compressed table": ("csv.gz", gzip.compress(table(QA).encode(), mtime=0)),
+    "compressed without saying so": ("jsonl", gzip.compress(LINES.encode(), mtime=0)),
 }  # fmt: skip
 
 
@@ -235,7 +235,7 @@ CONVERTED: list[tuple[str, Any, str, tuple[Row | str, ...]]] = [
      r"line 2: answer is a list of 2", (WHO, WHO)),
     ("forget.json", {"data": [{"question": "Who?", "answers": {"text": ["Bob", "Al"], "answer_start": [1, 2]}}]},
      r"row 1: answers is a list of 2", (WHO,)),
-    ("forget.jsonl.gz", gzip.compress(jsonl([THREE]).encode()), r"answer is a list of 2", (WHO,)),
+    ("forget.jsonl.gz", gzip.compress(jsonl([THREE]).encode(), mtime=0), r"answer is a list of 2", (WHO,)),
     ("forget.jsonl", jsonl([THREE]).encode("utf-16"), r"answer is a list of 2", (WHO,)),
     ("forget.jsonl", jsonl([{"question": "How many?", "answer": 4}]), r"answer: .*not a JSON number",
      (QuestionAnswer(question="How many?", answer="4"),)),
