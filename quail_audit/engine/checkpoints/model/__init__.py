@@ -1,1 +1,1 @@
-"""Which class a checkpoint is, its modules, its matrices and its sizes."""
+"""The class of a checkpoint, its modules, its matrices and its sizes."""

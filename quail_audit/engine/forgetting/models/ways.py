@@ -56,7 +56,7 @@ LENGTH_DEPENDENT_ROTATIONS = frozenset({"dynamic", "longrope"})
 
 @dataclass
 class _Found:
-    """Which ways leave the answers of models of one structure as they are, by name, and what to say of it."""
+    """The ways that leave the answers of models of one structure as they are, by name, and what to say of it."""
 
     ways: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -119,12 +119,12 @@ class Ways:
 
     @_once
     def answers(self) -> bool:
-        """Whether the model has answers to measure, which it has if this does not raise."""
+        """Tell whether the model has answers to measure, which it has if this does not raise."""
         return len(self._long.ids) > 0
 
     @_once
     def pads_left(self) -> bool:
-        """Whether prompts of unlike length may be continued together, padded on the left, over a cache."""
+        """Tell whether prompts of unlike length may be continued together, padded on the left, over a cache."""
         found = self._generates(self._long, self._short)
         if not found and self.caches:
             self._note_apart()
@@ -132,7 +132,7 @@ class Ways:
 
     @_once
     def caches(self) -> bool:
-        """Whether one prompt may be continued over a cache."""
+        """Tell whether one prompt may be continued over a cache."""
         if self._found.ways.get("pads_left") or self._generates(self._long):
             return True
         self.notes.append(
@@ -143,7 +143,7 @@ class Ways:
 
     @_once
     def shares_beginning(self) -> bool:
-        """Whether a beginning that prompts share may be read once."""
+        """Tell whether a beginning that prompts share may be read once."""
         rest = len(self._long.ids) // 3
         shared = len(self._long.ids) - rest
 
@@ -159,7 +159,7 @@ class Ways:
 
     @_once
     def pads_right(self) -> bool:
-        """Whether texts of unlike length may be read together, padded on the right without a mask."""
+        """Tell whether texts of unlike length may be read together, padded on the right without a mask."""
         found = self._reads(lambda ids: logits_at_once(self._model, ids), self._long, self._short)
         if not found:
             self._note_apart()
@@ -167,7 +167,7 @@ class Ways:
 
     @_once
     def splits_head(self) -> bool:
-        """Whether logits may be made a stretch at a time by the head alone."""
+        """Tell whether logits may be made a stretch at a time by the head alone."""
         return self._reads(
             lambda ids: torch.cat(list(logits_by_head(self._model, ids, -(-ids.shape[1] // 3))), dim=1), self._long
         )
