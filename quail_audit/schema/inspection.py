@@ -43,7 +43,7 @@ class ModulesLeft(Value):
 
 
 class RoundedBy(Value):
-    """What a scheme rounds in the model.
+    """The part of the model that a scheme rounds.
 
     Attributes:
         scheme: as --scheme names it.

@@ -29,7 +29,7 @@ _LINE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tokenizer and a configuration say of texts.
+    """The word of a tokenizer and a configuration on texts.
 
     Attributes:
         window: in tokens.
