@@ -43,6 +43,11 @@ class QuailError(Exception):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class UsageError(QuailError):
     """An invalid option or argument (exit 2)."""
 

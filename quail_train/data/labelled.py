@@ -11,11 +11,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.names import suggest_names
 from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.measurable import EXPECTED, fit_data
-from quail_audit.engine.forgetting.models.classifier import token_ids_of, window_of
+from quail_audit.engine.forgetting.models.classifier import token_ids_of
+from quail_audit.engine.forgetting.models.windows import window_of_classifier
 from quail_train.data.samples import TrainingData, TrainingSample, number_samples
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def read_labelled(
             mend=EXPECTED["classification"],
         )
     data = fit_data(read_folder(folder, columns=columns), pair.original, pair.unlearned)
-    window = window_of(model, tokenizer)
+    window = window_of_classifier(read_model_config(model.config), tokenizer)
     most = max_length if window is None else min(max_length, window)
     random = Random(seed)  # noqa: S311 - nothing secret
     classes = {label: place for place, label in enumerate(data.labels)}

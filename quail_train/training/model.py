@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.models.device import find_dtype
+from quail_audit.engine.forgetting.models.forward import vocabulary_of
 from quail_audit.engine.forgetting.models.load import load_arm
-from quail_audit.engine.forgetting.models.quiet import quiet_transformers
-from quail_audit.engine.forgetting.models.tokenizer import TOKENIZER_FILES
+from quail_audit.engine.forgetting.models.tokenizer import TOKENIZER_FILES, load_tokenizer
 
 if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
@@ -29,21 +29,13 @@ def refuse_other_tokenizer(pair: Pair) -> None:
 
     Raises:
         BadInputError: they differ, or one cannot be read.
+        EnvironmentProblemError: a package that reads one is missing.
     """
     vocabularies = []
     for checkpoint in (pair.original, pair.unlearned):
         if not any((checkpoint.folder / name).exists() for name in TOKENIZER_FILES):
             return
-        with quiet_transformers():
-            try:
-                tokenizer: Any = AutoTokenizer.from_pretrained(
-                    checkpoint.folder, local_files_only=True, trust_remote_code=False
-                )
-            except Exception as error:  # the files are untrusted
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                raise BadInputError(
-                    f"the tokenizer cannot be read: {lines[0]}", where=str(checkpoint.folder)
-                ) from error
+        tokenizer, _ = load_tokenizer(checkpoint, None)
         vocabularies.append(tokenizer.get_vocab())
     first, second = vocabularies
     if first != second:
@@ -78,8 +70,7 @@ def load_source(
 
 
 def _refuse_foreign_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    embeddings: Any = model.get_input_embeddings()
-    known: int = embeddings.weight.shape[0]
+    known = vocabulary_of(model)
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= known:
         raise BadInputError(

@@ -25,6 +25,7 @@ from quail_audit.core.writing import write_error
 from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models.classifier import padding_id
 from quail_audit.engine.forgetting.models.device import find_dtype
+from quail_audit.engine.forgetting.models.forward import vocabulary_of
 from quail_audit.engine.forgetting.models.load import load_arm
 from quail_audit.engine.schemes.registry import scheme_named
 from quail_train.data.batches import collate, logits_of
@@ -58,8 +59,7 @@ def check_vocabulary(
     Raises:
         BadInputError: a sample holds a token that the original lacks.
     """
-    embeddings: Any = model.get_input_embeddings()
-    ours, theirs = read_model_config(pair.original.config).vocabulary, int(embeddings.weight.shape[0])
+    ours, theirs = read_model_config(pair.original.config).vocabulary, vocabulary_of(model)
     if ours is None or ours == theirs:
         return ()
     if lacking := [sample for sample in samples if max(sample.ids) >= ours]:
@@ -207,8 +207,7 @@ def precompute(
         EnvironmentProblemError: the disk is full.
     """
     ask = _live_original(model)
-    embeddings: Any = model.get_input_embeddings()
-    vocabulary = read_model_config(model.config).vocabulary or int(embeddings.weight.shape[0])
+    vocabulary = read_model_config(model.config).vocabulary or vocabulary_of(model)
     kept = min(kept, vocabulary)
     first = tuple(np.cumsum([0, *(len(sample.ids) for sample in samples)]).tolist())
     try:

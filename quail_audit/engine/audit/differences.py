@@ -144,46 +144,44 @@ def _of_tokenizer(
         (first, _), (second, _) = load_tokenizer(original, other), load_tokenizer(other, original)
     except QuailError:
         return
-    yield from _of_encodings(first, second, data, decides=not are_shared)
-    yield from _of_parts(first, second, decides=not are_shared)
+    parts = _backend(first), _backend(second)
+    if type(first) is not type(second) or not parts[0] or parts[0] != parts[1]:  # else any text is encoded alike
+        yield from _of_encodings(first, second, data, decides=not are_shared)
+    yield from _of_parts(first, second, parts, decides=not are_shared)
     if not data.labels:
         yield from _of_end_tokens(original, other, first, first if are_shared else second)
 
 
 def _of_encodings(first: Any, second: Any, data: ForgettingData, *, decides: bool) -> Iterator[Difference]:
     """Yield how many texts of the data are encoded differently, or read back differently, with an example."""
-    from quail_audit.engine.forgetting.models.prompts import Prompts
-    from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+    from quail_audit.engine.forgetting.models.prompts import Prompts, token_ids
 
     texts = _texts_of(data)
     ours, theirs = Prompts(first), Prompts(second)
-
-    def encoded(tokenizer: Any, text: str) -> list[int]:
-        with quiet_transformers():
-            return list(tokenizer(text, truncation=False, padding=False)["input_ids"])
-
-    whole = [text for text in texts if encoded(first, text) != encoded(second, text)]
+    pairs = ((text, token_ids(first, text), token_ids(second, text)) for text in texts)
+    whole = [(text, ids, others) for text, ids, others in pairs if ids != others]
     asked = whole
     if not data.labels:  # a language model is asked without what is put behind a text, a classifier with it
-        asked = [text for text in whole if ours.encode(text).ids != theirs.encode(text).ids]
+        asked = [each for each in whole if ours.encode(each[0]).ids != theirs.encode(each[0]).ids]
     if whole:
-        text = (asked or whole)[0]
+        text, ids, others = (asked or whole)[0]
         name = f"tokenizer: {len(whole)} of {len(texts)} texts get other tokens, such as {printable(text, limit=30)!r}"
-        yield _difference(
-            "tokenizer", name, encoded(first, text)[-6:], encoded(second, text)[-6:], decides=decides and bool(asked)
-        )
+        yield _difference("tokenizer", name, ids[-6:], others[-6:], decides=decides and bool(asked))
     if data.labels or asked:
         return
     for text in texts:
         ids = ours.encode(text).ids
-        if ours.decode(ids) != theirs.decode(ids):
+        read, read_otherwise = ours.decode(ids), theirs.decode(ids)
+        if read != read_otherwise:
             name = "tokenizer: tokens are read back as other text"
-            yield _difference("tokenizer", name, ours.decode(ids), theirs.decode(ids), decides=decides)
+            yield _difference("tokenizer", name, read, read_otherwise, decides=decides)
             return
 
 
-def _of_parts(first: Any, second: Any, *, decides: bool) -> Iterator[Difference]:
-    """Yield the parts of tokenizers that differ. Only a token of another meaning decides beside the encodings."""
+def _of_parts(
+    first: Any, second: Any, parts: tuple[dict[str, Any], dict[str, Any]], *, decides: bool
+) -> Iterator[Difference]:
+    """Yield the parts of tokenizers that differ, of their backends and beside. Another meaning of a token decides."""
     ours, theirs = first.get_vocab(), second.get_vocab()
     if len(ours) != len(theirs):
         yield _difference("tokenizer", "tokenizer: vocabulary size", len(ours), len(theirs), decides=False)
@@ -196,7 +194,6 @@ def _of_parts(first: Any, second: Any, *, decides: bool) -> Iterator[Difference]
         values = [getattr(tokenizer, name, None) for tokenizer in (first, second)]
         if values[0] != values[1]:
             yield _difference("tokenizer", f"tokenizer: {name.replace('_', ' ')}", *values, decides=False)
-    parts = [_backend(tokenizer) for tokenizer in (first, second)]
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"):
         values = [each.get(part) for each in parts]
         if all(parts) and values[0] != values[1]:
@@ -212,29 +209,23 @@ def _backend(tokenizer: Any) -> dict[str, Any]:
 
 
 def _of_end_tokens(original: Checkpoint, other: Checkpoint, first: Any, second: Any) -> Iterator[Difference]:
-    """Yield the tokens that end an answer, as each arm will use them, if they differ."""
+    """Yield the tokens that end an answer, as each arm will use them, if they differ; those that have a text."""
     ours, theirs = (
-        [str(tokenizer.convert_ids_to_tokens(token)) for token in sorted(_end_ids(checkpoint, tokenizer))]
+        [str(word) for word in tokenizer.convert_ids_to_tokens(sorted(_end_ids(checkpoint, tokenizer))) if word]
         for checkpoint, tokenizer in ((original, first), (other, second))
     )
     if set(ours) != set(theirs):
         yield _difference("generation", "end tokens", ", ".join(ours), ", ".join(theirs), decides=True)
 
 
-def _end_ids(checkpoint: Checkpoint, tokenizer: Any) -> set[int]:
-    from quail_audit.engine.checkpoints.weight_files import read_json_object
-    from quail_audit.engine.forgetting.models.end_tokens import listed_ids
+def _end_ids(checkpoint: Checkpoint, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end a checkpoint's answers; none if transformers knows no such model."""
+    from quail_audit.engine.checkpoints.model.architecture import model_without_weights
+    from quail_audit.engine.forgetting.models.end_tokens import end_ids_of_checkpoint
 
-    base = checkpoint.adapter_of or checkpoint
-    file = base.folder / "generation_config.json"
-    named: tuple[int, ...] = ()
-    with suppress(QuailError):
-        named = listed_ids(read_json_object(file).get("eos_token_id")) if file.exists() else ()
-    text = base.config.get("text_config")
-    for config in (base.config, text if isinstance(text, Mapping) else {}):
-        named = named or listed_ids(config.get("eos_token_id"))
-    known = len(tokenizer)
-    return {token for token in (*named, *listed_ids(tokenizer.eos_token_id)) if 0 <= token < known}
+    whole = checkpoint.adapter_of or checkpoint
+    model = model_without_weights(whole.config, whole.files.tensors, str(whole.folder))
+    return () if model is None else end_ids_of_checkpoint(whole, model, tokenizer)[0]
 
 
 def _texts_of(data: ForgettingData) -> list[str]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.model.architecture import model_without_weights
-from quail_audit.engine.checkpoints.model.model_config import LARGEST_WINDOW, ModelConfig
+from quail_audit.engine.checkpoints.model.model_config import ModelConfig
 from quail_audit.engine.forgetting.data.types import ForgettingData, QuestionAnswer, Questions
 from quail_audit.engine.forgetting.measurable import task_of
 from quail_audit.engine.forgetting.metrics import knowmem, verbmem
 from quail_audit.schema.inspection import PromptSeen, SpecialToken
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
     from quail_audit.engine.forgetting.models.prompts import Prompts
@@ -62,8 +61,10 @@ def see_prompts(
         model: what its configuration says.
     """
     from quail_audit.engine.checkpoints.model.model_class import why_not_asked
+    from quail_audit.engine.forgetting.models.end_tokens import end_ids_of_checkpoint
     from quail_audit.engine.forgetting.models.prompts import Prompts
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
+    from quail_audit.engine.forgetting.models.windows import window_of_classifier, window_of_language_model
 
     whole = checkpoint.adapter_of or checkpoint
     empty = model_without_weights(whole.config, whole.files.tensors, str(whole.folder))
@@ -74,14 +75,14 @@ def see_prompts(
         tokenizer, notes = load_tokenizer(checkpoint, base)
     except QuailError as error:
         return Seen(window=model.window, not_measured=(*not_measured, f"forgetting: {error}"))
-    window = _window(model, tokenizer)
+    window = (window_of_classifier if classifies else window_of_language_model)(model, tokenizer)
     encoder = Prompts(tokenizer)
     texts = list(_texts(data) if data is not None else _examples(classifies))
     prompts = tuple(_see(encoder, name, text, window, new, classifies=classifies) for name, text, new in texts)
     end_ids: tuple[int, ...] = model.end_ids
     end_notes: tuple[str, ...] = ()
     if empty is not None and not classifies and not not_asked:
-        end_ids, end_notes = _end_ids(whole, empty, tokenizer)
+        end_ids, end_notes = end_ids_of_checkpoint(whole, empty, tokenizer)
     if not classifies:
         shown = [text for _, text, _ in texts]
         notes += tuple(encoder.notes(list(map(encoder.encode, shown)), shown, "prompts"))
@@ -91,36 +92,6 @@ def see_prompts(
     first_line = printable(template.strip().partition("\n")[0], limit=_LINE_CHARACTERS) if template else None
     special = tuple(_special(tokenizer, model, end_ids))
     return Seen(window, special, first_line, prompts, (*notes, *end_notes), not_measured)
-
-
-def _end_ids(
-    whole: Checkpoint, empty: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the tokens that end an answer, and notes on others that are named."""
-    from transformers import GenerationConfig
-
-    from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
-
-    settings: Any = empty.generation_config
-    unread: tuple[str, ...] = ()
-    if (whole.folder / "generation_config.json").exists():
-        try:
-            settings = GenerationConfig.from_pretrained(whole.folder, local_files_only=True)
-        except Exception as error:  # the file is untrusted, and transformers may fail on it in any way
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            unread = (f"generation_config.json cannot be read: {printable(lines[0], limit=_LINE_CHARACTERS)}",)
-    stand_in: Any = SimpleNamespace(
-        generation_config=settings, config=empty.config, get_input_embeddings=empty.get_input_embeddings
-    )
-    found, notes = find_end_ids(stand_in, tokenizer)
-    return found, (*unread, *notes)
-
-
-def _window(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    if model.window is not None:
-        return model.window
-    length = tokenizer.model_max_length
-    return int(length) if 0 < length < LARGEST_WINDOW else None
 
 
 def _examples(classifier: bool) -> Iterator[tuple[str, str, int]]:

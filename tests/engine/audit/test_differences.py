@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from transformers import (
     AutoConfig,
     Gemma2Config,
@@ -19,6 +20,7 @@ from transformers import (
 
 from quail_audit.engine.audit.differences import differences_of
 from quail_audit.engine.audit.run import audit
+from quail_audit.engine.checkpoints.weight_files import TensorInfo
 from quail_audit.engine.forgetting.data.types import Continuation, ForgettingData
 from quail_audit.schema.figures import Difference
 from tests.support.tiny_audits import request, state_of
@@ -36,8 +38,15 @@ def side(folder: Path, name: str, config: Any, tokenizer: Any = None, generation
     if generation is not None:
         (place / "generation_config.json").write_text(json.dumps(generation))
     parsed = config if isinstance(config, dict) else json.loads(config.to_json_string(use_diff=False))
+    tensors = {f"layers.{number}.weight": TensorInfo((8, 8), torch.float32) for number in range(64)}
     return SimpleNamespace(
-        source=name, folder=place, config=parsed, adapter_of=None, borrowed_from=None, gguf=None, layout=None
+        source=name,
+        folder=place,
+        config=parsed,
+        files=SimpleNamespace(tensors=tensors),
+        adapter_of=None,
+        borrowed_from=None,
+        gguf=None,
     )
 
 
@@ -102,8 +111,8 @@ def test_an_old_spelling_of_rope_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("after", "before", "decides"), [("</s>", "<s>", False), ("", "", True), ("", "<sop>", True)])
 def test_tokenizers_that_put_others_around(tmp_path: Path, family: str, after: str, before: str, decides: bool) -> None:
     made = FAMILIES[family]("<s>", "")
-    first = side(tmp_path, "a", LlamaConfig(), made)
-    second = side(tmp_path, "b", LlamaConfig(), made)
+    first = side(tmp_path, "a", LlamaConfig(num_hidden_layers=1), made)
+    second = side(tmp_path, "b", LlamaConfig(num_hidden_layers=1), made)
     around = json.loads((FAMILIES[family](before, after)).backend_tokenizer.to_str())["post_processor"]
     file = second.folder / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": around}))
@@ -114,17 +123,19 @@ def test_tokenizers_that_put_others_around(tmp_path: Path, family: str, after: s
 
 
 def test_tokenizers_of_other_kinds_and_equal_ones(tmp_path: Path) -> None:
-    first = side(tmp_path, "a", LlamaConfig(), byte_level("<s>"))
-    assert found(first, side(tmp_path, "b", LlamaConfig(), byte_level("<s>"))) == []
-    assert found(first, side(tmp_path, "c", LlamaConfig())) == []  # the original's stands in
-    assert any(each.decides for each in found(first, side(tmp_path, "d", LlamaConfig(), metaspace())))
+    first = side(tmp_path, "a", LlamaConfig(num_hidden_layers=1), byte_level("<s>"))
+    assert found(first, side(tmp_path, "b", LlamaConfig(num_hidden_layers=1), byte_level("<s>"))) == []
+    assert found(first, side(tmp_path, "c", LlamaConfig(num_hidden_layers=1))) == []  # the original's stands in
+    assert any(
+        each.decides for each in found(first, side(tmp_path, "d", LlamaConfig(num_hidden_layers=1), metaspace()))
+    )
 
 
 def test_a_template_or_a_token_more_is_named_and_does_not_decide(tmp_path: Path) -> None:
-    first, more = side(tmp_path, "a", LlamaConfig(), byte_level("<s>")), byte_level("<s>")
+    first, more = side(tmp_path, "a", LlamaConfig(num_hidden_layers=1), byte_level("<s>")), byte_level("<s>")
     more.add_tokens(["<new>"])
     more.chat_template = "{{ messages }}\x1b[31m"
-    named = found(first, side(tmp_path, "b", LlamaConfig(), more))
+    named = found(first, side(tmp_path, "b", LlamaConfig(num_hidden_layers=1), more))
     assert {each.name for each in named} >= {"tokenizer: vocabulary size", "tokenizer: chat template"}
     assert not any(each.decides for each in named)
     assert all(f"{each.original}{each.other}".isprintable() for each in named)
@@ -141,7 +152,7 @@ def test_a_template_or_a_token_more_is_named_and_does_not_decide(tmp_path: Path)
     ],
 )
 def test_end_tokens(tmp_path: Path, ours: Any, theirs: Any, expected: Any) -> None:
-    config = LlamaConfig(eos_token_id=1)
+    config = LlamaConfig(num_hidden_layers=1, eos_token_id=1)
     first = side(tmp_path, "a", config, byte_level("<s>"), ours)
     second = side(tmp_path, "b", config, byte_level("<s>"), theirs)
     named = [each for each in found(first, second) if each.kind == "generation"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.models.batches import batch_size_for
+from quail_audit.engine.forgetting.models.forward import vocabulary_of
 from quail_audit.engine.forgetting.models.nonfinite import refuse_nonfinite
 from quail_audit.engine.forgetting.models.ways import ways_of
 from quail_audit.runs.journal import Journal
@@ -86,8 +86,7 @@ class EvaluatedModel:
 
 def refuse_unknown_tokens(ids: Sequence[int], model: PreTrainedModel) -> None:
     """Raise BadInputError if a model has no embedding for a token."""
-    embeddings: Any = model.get_input_embeddings()
-    vocabulary = embeddings.weight.shape[0]
+    vocabulary = vocabulary_of(model)
     if ids and max(ids) >= vocabulary:
         raise BadInputError(
             f"the tokenizer does not belong to this model: it gives token {max(ids)}, the model knows {vocabulary}"

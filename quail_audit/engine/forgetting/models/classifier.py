@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.checkpoints.model.model_config import LARGEST_WINDOW, read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.batches import run_in_batches, token_bytes
 from quail_audit.engine.forgetting.models.forward import asking
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
+from quail_audit.engine.forgetting.models.windows import window_of_classifier
 from quail_audit.runs.journal import Journal
 
 F32 = npt.NDArray[np.float32]
@@ -34,7 +35,8 @@ class TransformersClassifier(EvaluatedModel):
         batch_size: int | None = None,
         journal: Journal | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, window=window_of(model, tokenizer), batch_size=batch_size, journal=journal)
+        window = window_of_classifier(read_model_config(model.config), tokenizer)
+        super().__init__(model, tokenizer, window=window, batch_size=batch_size, journal=journal)
         self._answered: dict[str, F32] = {}
 
     def label_log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, F32]]:
@@ -96,13 +98,3 @@ def pad_right(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor
 def padding_id(model: PreTrainedModel) -> int:
     """Return the padding token: a decoder finds a text's last token by it (see load.py), RoBERTa its positions."""
     return read_model_config(model.config).padding_id or 0
-
-
-def window_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return how many tokens of a text a deployed classifier reads; None if nothing tells.
-
-    This is the tokenizer's limit, if it has one, and no more than the model has positions for.
-    """
-    places = read_model_config(model.config).window
-    limits = [limit for limit in (places, tokenizer.model_max_length) if limit and 0 < limit < LARGEST_WINDOW]
-    return int(min(limits)) if limits else None

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quail_audit.engine.checkpoints.model.model_config import LARGEST_WINDOW, read_model_config
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
+from quail_audit.engine.forgetting.models.forward import vocabulary_of
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
 from quail_audit.engine.forgetting.models.nonfinite import generate_finite
 from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts
+from quail_audit.engine.forgetting.models.windows import window_of_language_model
 from quail_audit.runs.journal import Journal
 
 
@@ -37,9 +38,10 @@ class TransformersModel(EvaluatedModel):
         batch_size: int | None = None,
         journal: Journal | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, window=_window(model, tokenizer), batch_size=batch_size, journal=journal)
+        window = window_of_language_model(read_model_config(model.config), tokenizer)
+        super().__init__(model, tokenizer, window=window, batch_size=batch_size, journal=journal)
         self.prompts = Prompts(tokenizer)
-        self.end_ids, notes = find_end_ids(model, tokenizer)
+        self.end_ids, notes = find_end_ids(model.generation_config, model.config, vocabulary_of(model), tokenizer)
         for note in notes:
             self.note(note)
         self._read: dict[str, npt.NDArray[np.float32]] = {}
@@ -117,15 +119,6 @@ class TransformersModel(EvaluatedModel):
         return [start, *ids] if len(ids) == 1 and start is not None and ids != [start] else ids
 
     def _start_id(self) -> int | None:
-        embeddings: Any = self.model.get_input_embeddings()
         start: int | None = self.tokenizer.bos_token_id
-        is_known = start is not None and start < embeddings.weight.shape[0]
+        is_known = start is not None and start < vocabulary_of(self.model)
         return start if is_known else next(iter(self.end_ids), None)
-
-
-def _window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the number of tokens that the model was made for; None if nothing tells."""
-    window = read_model_config(model.config).window
-    if window is None and 0 < tokenizer.model_max_length < LARGEST_WINDOW:
-        window = int(tokenizer.model_max_length)
-    return window

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, first_line
 from quail_audit.core.untrusted import printable
 from quail_audit.engine.checkpoints.config_file import without_foreign_attention
 from quail_audit.engine.checkpoints.model.model_class import is_classifier, model_class
@@ -144,8 +144,7 @@ def _explain_errors(source: str, folder: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, ImportError):
             raise EnvironmentProblemError(f"a package is missing: {error}", where=source) from error
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInputError(f"transformers cannot load the model: {lines[0]}", where=str(folder)) from error
+        raise BadInputError(f"transformers cannot load the model: {first_line(error)}", where=str(folder)) from error
 
 
 def _load_base(base: Checkpoint) -> tuple[PreTrainedModel, torch.dtype]:

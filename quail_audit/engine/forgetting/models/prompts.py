@@ -59,7 +59,7 @@ class Prompts:
 
     def encode(self, text: str) -> Encoded:
         """Return a text's ids, as a prompt or as a text whose probability is read."""
-        ids = _ids(self.tokenizer, text, special=True)
+        ids = token_ids(self.tokenizer, text)
         before, after = self.before, self.after
         if ids[: len(before)] != before or ids[len(ids) - len(after) :] != after or len(ids) < len(before + after):
             before, after = [], []  # a tokenizer may leave out what the text brings
@@ -112,7 +112,8 @@ class Prompts:
         return printable("".join(map(str, self.tokenizer.convert_ids_to_tokens(list(ids)))), limit=EXAMPLE_CHARACTERS)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = True) -> list[int]:
+    """Return a whole text's ids, with or without the tokenizer's special ones."""
     untyped: Any = tokenizer
     with quiet_transformers():  # it warns of long texts, which are cut elsewhere
         return list(untyped(text, add_special_tokens=special, truncation=False, padding=False)["input_ids"])
@@ -121,7 +122,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> lis
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Return the special tokens that a tokenizer puts before and behind a text; none if it changes the text's own."""
     for text in _PROBES:
-        own, whole = (_ids(tokenizer, text, special=special) for special in (False, True))
+        own, whole = (token_ids(tokenizer, text, special=special) for special in (False, True))
         for place in range(len(whole) - len(own) + 1 if own else 0):
             if whole[place : place + len(own)] == own:
                 return whole[:place], whole[place + len(own) :]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, QuailError, first_line
 from quail_audit.engine.checkpoints.model.transformers_rules import is_version_5
 from quail_audit.engine.checkpoints.weight_files import read_json_object
 from quail_audit.engine.forgetting.models.quiet import quiet_transformers
@@ -77,14 +77,10 @@ def _reading_error(folder: Path, error: Exception) -> QuailError:
     if "tiktoken" in str(error) and model is not None and _is_sentencepiece(model):  # its packages are here: see above
         what = f"{model.name} is damaged"
     elif isinstance(error, ImportError):
-        return EnvironmentProblemError(f"the tokenizer needs a package: {_first_line(error)}", where=str(folder))
+        return EnvironmentProblemError(f"the tokenizer needs a package: {first_line(error)}", where=str(folder))
     else:
-        what = _first_line(error)
+        what = first_line(error)
     return BadInputError(f"the tokenizer cannot be read: {what}", where=str(folder), mend=_SAVE_AGAIN)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _tokenizer_class(folder: Path) -> Any:

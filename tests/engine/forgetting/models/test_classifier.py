@@ -10,9 +10,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.checkpoints.pair import open_pair
-from quail_audit.engine.forgetting.models.classifier import TransformersClassifier, window_of
+from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
 from quail_audit.engine.forgetting.models.load import load_arm
+from quail_audit.engine.forgetting.models.windows import window_of_classifier
 from quail_audit.engine.schemes.registry import scheme_named
 from tests.support.tiny_classifiers import WINDOW, Kind, make_tokenizer, new_classifier
 
@@ -55,7 +57,7 @@ def test_roberta_has_fewer_places_than_its_table() -> None:
     )  # fmt: skip
     model = AutoModelForSequenceClassification.from_config(config)
     tokenizer = make_tokenizer("encoder")
-    assert window_of(model, tokenizer) == 32
+    assert window_of_classifier(read_model_config(model.config), tokenizer) == 32
     found = dict(TransformersClassifier(model, tokenizer).label_log_probabilities(["my " * 100]))
     assert np.isfinite(found[0]).all()
 

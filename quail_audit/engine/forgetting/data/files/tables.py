@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from quail_audit.core.errors import BadInputError, EnvironmentProblemError
+from quail_audit.core.errors import BadInputError, EnvironmentProblemError, first_line
 from quail_audit.engine.forgetting.data.files.objects import Objects, new_name
 from quail_audit.engine.forgetting.data.files.text_files import TextFile
 
@@ -93,8 +93,7 @@ def read_parquet(data: bytes, path: Path) -> Objects:
         table: Any = pyarrow.parquet.read_table(io.BytesIO(data))
         found = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise _not_whole(path, lines[0]) from error
+        raise _not_whole(path, first_line(error)) from error
     rows = tuple((f"row {number}", row) for number, row in enumerate(found, start=1))
     return Objects(path, rows, "parquet", columns=tuple(table.column_names))
 
