@@ -18,7 +18,7 @@ from quail_audit.engine.checkpoints.tensor_kinds import (
     rounded_by,
     sort_tensors,
 )
-from quail_audit.engine.checkpoints.weight_files import read_json_object
+from quail_audit.engine.checkpoints.weight_files import read_json_object, short_list
 from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.measurable import fit_data, read_data, task_of
 from quail_audit.engine.forgetting.seen_prompts import see_prompts
@@ -63,7 +63,7 @@ def inspect_checkpoint(
     seen = see_prompts(checkpoint, beneath, found, model)
     renamed = list_renamed(checkpoint)
     unread = checkpoint.layout.unread
-    not_measured = [f"{len(unread)} layers, which transformers splits or fuses: {unread[0]}"] if unread else []
+    not_measured = [f"layers whose files lack what they are made of: {short_list(unread)}"] if unread else []
     if found is not None:
         not_measured += [f"{metric}: {why}" for metric, why in found.skipped.items()]
     return Inspection(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.checkpoint import Checkpoint
 
 _SAME_MODEL = "Both must be the same model, before and after unlearning"
-_TABLE = re.compile(r"(^|\.)(\w*embed\w*|wte|lm_head|head|embed_out|output|decoder|predictions)\.(weight|bias)$")
+_TABLE = re.compile(
+    r"(^|\.)((?!\w*pos)\w*embed\w*|wte|lm_head|head|embed_out|output|decoder|predictions)\.(weight|bias)$"
+)
 
 
 def check_fit(original: Checkpoint, other: Checkpoint) -> tuple[str, ...]:

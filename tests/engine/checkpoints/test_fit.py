@@ -86,3 +86,13 @@ def test_another_model_is_refused_whatever_its_vocabulary(tmp_path: Path, config
     save(tmp_path / "other", config)
     with pytest.raises(BadInputError, match=said):
         open_pair(str(tmp_path / "original"), str(tmp_path / "other"))
+
+
+def test_positions_of_another_number_are_no_vocabulary(tmp_path: Path) -> None:
+    config = deepcopy(CONFIGS["opt"])
+    save(tmp_path / "original", config)
+    longer = deepcopy(config)
+    longer.max_position_embeddings += 8
+    save(tmp_path / "longer", longer)
+    with pytest.raises(BadInputError, match=r"of other shapes are model\.decoder\.embed_positions\.weight"):
+        open_pair(str(tmp_path / "original"), str(tmp_path / "longer"))

@@ -30,7 +30,7 @@ def measured(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme) ->
 
 
 def on_grid_one_by_one(original: torch.Tensor, unlearned: torch.Tensor, scheme: Scheme, size: int) -> list[bool]:
-    """Of each block, in plain loops over the scheme's own quantizer."""
+    """Tell of each block, in plain loops over the scheme's own quantizer."""
     rounded = scheme.dequantize(scheme.quantize(unlearned))
     sides = [side.double().reshape(-1).tolist() for side in (original, unlearned, rounded)]
     found = []

@@ -54,7 +54,8 @@ def end_ids_of_checkpoint(
         tokenizer: what it is asked with.
     """
     untyped: Any = model  # transformers types this by halves
-    settings, unread = untyped.generation_config, ()
+    settings = untyped.generation_config
+    unread: tuple[str, ...] = ()
     if (checkpoint.folder / "generation_config.json").exists():
         try:
             settings = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)

@@ -30,7 +30,7 @@ def default_config(kind: type[PreTrainedConfig]) -> PreTrainedConfig:
 
 @pytest.fixture(scope="module")
 def read_configs() -> dict[str, tuple[ModelConfig, ModelConfig]]:
-    """What is read of every class's defaults: of the object, and of its config.json."""
+    """Read every class's defaults: of the object, and of its config.json."""
     configs = {kind.__name__: default_config(kind) for kind in AutoModelForCausalLM._model_mapping.keys()}  # noqa: SIM118
     return {name: (read_model_config(each), read_model_config(each.to_dict())) for name, each in configs.items()}
 

@@ -105,7 +105,7 @@ def test_a_first_word_keeps_its_space_and_a_middle_its_word() -> None:
 
 
 def spied(model: LlamaForCausalLM, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the model is given for prompts, and the notes about it."""
+    """Return the ids that the model is given for prompts, and the notes about them."""
     seen: list[list[int]] = []
     real = generate
 
