@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+import quail_audit.cli.main  # noqa: F401 - registers the commands
 from quail_audit.cli.app import app
 from tests.support.made_runs import events, write_run
 from tests.support.places import ROOT

@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import quail_audit.cli.main  # noqa: F401 - registers the commands
 from quail_audit.cli.app import app
 from quail_audit.engine.audit.run import audit
 from quail_audit.runs.state.audit import AuditState
