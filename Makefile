@@ -81,7 +81,7 @@ docs: $(INSTALLED)
 
 # GPTQModel and auto-gptq need other versions of torch and transformers than the rest, and than each other.
 BACKEND_TESTS := tests/engine/schemes/backends/test_real_backends.py \
-	tests/engine/checkpoints/test_transformers_rules.py tests/train/carry/test_compensation_against_gptqmodel.py
+	tests/engine/checkpoints/model/test_transformers_rules.py tests/train/carry/test_compensation_against_gptqmodel.py
 TEST_TOOLS := pytest pytest-timeout hypothesis pytest-asyncio
 
 .venv-gptqmodel/.installed: pyproject.toml constraints-gptqmodel.txt

@@ -117,6 +117,19 @@ def test_the_readmes_make_targets_exist() -> None:
         assert set(named) <= set(targets)
 
 
+def test_the_files_that_commands_and_pages_name_exist() -> None:
+    """A test that moved is named anew in the Makefile, in CI and in every page that tells how to run it."""
+    says = [ROOT / "Makefile", ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run"]
+    says += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").rglob("*.yml"))]
+    named = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in says
+        for name in re.findall(r"\b(?:tests|docs)/[\w./-]+\.(?:py|md|json|svg|sh)\b", path.read_text())
+    }
+    assert len(named) > 20
+    assert [each for each in sorted(named) if not (ROOT / each[1]).exists()] == []
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
