@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quail_audit.engine.forgetting.confidence import ENOUGH, Share, items_needed
+from quail_audit.verdict.confidence import ENOUGH, Share, items_needed
 
 F64 = npt.NDArray[np.float64]
 
