@@ -49,6 +49,7 @@ def test_any_text_and_figure_survive(text: str, score: float, at_s: float) -> No
         prompt=text,
         truth=text,
         answer=text,
+        way=text,
     )
     line = to_line(event)
     assert "\n" not in line

@@ -14,10 +14,16 @@ from quail_audit.engine.forgetting.models.classifier import TransformersClassifi
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.load import LoadedArm
 from quail_audit.runs.journal import Journal
-from quail_audit.schema.events.audit import MetricScored, SampleScored
+from quail_audit.schema.events.audit import ITEM_DECIMALS, MetricScored, SampleScored
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import Score
+from quail_audit.verdict.recovery import DECIDING_METRICS
+
+# Scores of one forward pass, of continuations and of questions, that decide as the greedy answer does.
+DECIDING_SCORES = ("probability", "extraction_strength")
+# The loss has no scale, and macro-F1 is no mean of items.
+NO_UTILITY = ("nll_retain", "macro_f1_retain")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +98,25 @@ def evaluate_arm(
                 truth=sample.truth,
                 answer=sample.answer,
                 probabilities=dict(sample.probabilities),
+                way=sample.way,
             )
         means[metric.name], scores[metric.name] = measured.score, measured.values
-        yield MetricScored(arm=arm, metric=metric.name, score=measured.score)
+        items = _round_items(measured.values) if has_items(metric.name) else ()
+        yield MetricScored(arm=arm, metric=metric.name, score=measured.score, items=items)
         for note in model.notes[noted:]:
             yield Noted(message=f"{arm}: {note}")
         noted = len(model.notes)
     return ArmScores(means, scores, model.size.used)
+
+
+def has_items(metric: str) -> bool:
+    """Return True if a metric decides or tells utility, so that its items' scores are needed, whose mean it is."""
+    is_deciding = metric in DECIDING_METRICS or metric in {
+        f"{kind}_{score}_forget" for kind in ("verbmem", "knowmem") for score in DECIDING_SCORES
+    }
+    return is_deciding or (metric.endswith("_retain") and metric not in NO_UTILITY)
+
+
+def _round_items(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Return one score for each item; none if a metric of another package keeps something else."""
+    return tuple(values.round(ITEM_DECIMALS).tolist()) if values.ndim == 1 else ()

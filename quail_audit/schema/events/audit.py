@@ -23,6 +23,8 @@ from quail_audit.schema.figures import (
 )
 from quail_audit.schema.requests import AuditRequest
 
+ITEM_DECIMALS = 3  # of a point
+
 
 class RunStarted(Started):
     type: Literal["run_started"] = "run_started"
@@ -145,6 +147,7 @@ class SampleScored(Timed):
     truth: str = ""
     answer: str = ""
     probabilities: dict[str, Share] = {}  # a classifier's, of its labels, the likeliest first
+    way: str = ""  # how it was asked when it scored highest, if not as the data has it: "longer prompt"
 
 
 class MetricScored(Timed):
@@ -152,6 +155,8 @@ class MetricScored(Timed):
     arm: Name
     metric: Name
     score: Score
+    # The items' scores in the order of the data file, rounded to ITEM_DECIMALS, if the metric decides or tells utility.
+    items: tuple[float, ...] = ()
 
 
 class ArmFinished(Timed):

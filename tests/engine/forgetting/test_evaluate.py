@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from quail_audit.engine.forgetting.data.types import ForgettingData
-from quail_audit.engine.forgetting.evaluate import ArmScores, evaluate_arm
+from quail_audit.engine.forgetting.evaluate import ArmScores, evaluate_arm, has_items
 from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.models.load import LoadedArm
 from quail_audit.schema.events.audit import MetricScored, SampleScored
@@ -84,6 +84,36 @@ def test_events_tell_the_whole_story(measured: tuple[list[Event], ArmScores], da
             by_index = {event.sample: event.score for event in of_metric}
             assert scores.scores[metric].tolist() == [by_index[index] for index in range(count)]
     assert all(from_line(to_line(event)) == event for event in events)
+
+
+def test_metrics_that_decide_or_tell_utility_have_their_items(
+    measured: tuple[list[Event], ArmScores], data: ForgettingData
+) -> None:
+    events, scores = measured
+    with_items = {event.metric: event.items for event in events if isinstance(event, MetricScored) and event.items}
+    assert set(with_items) == {"verbmem_forget", "verbmem_retain", "knowmem_forget"}
+    for metric, items in with_items.items():
+        assert items == tuple(round(value, 3) for value in scores.scores[metric].tolist())
+        assert len(items) == data.samples[metric]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("knowmem_forget", True),
+        ("verbmem_probability_forget", True),
+        ("knowmem_extraction_strength_forget", True),
+        ("label_probability_forget", True),
+        ("accuracy_retain", True),
+        ("verbmem_exact_memorization_forget", False),
+        ("nll_retain", False),
+        ("macro_f1_retain", False),
+        ("accuracy_test", False),
+        ("privleak", False),
+    ],
+)
+def test_only_they_have_items(metric: str, expected: bool) -> None:
+    assert has_items(metric) == expected
 
 
 def test_cheap_metrics_come_first(measured: tuple[list[Event], ArmScores]) -> None:

@@ -86,6 +86,7 @@ class Sample:
         score: its score, in the metric's own unit.
         prompt, truth, answer: texts for a person who looks closer; empty if there is none.
         probabilities: probabilities of a classifier's labels, by name, from 0 to 1, the likeliest first.
+        way: how it was asked when it scored highest, if not as the data has it: "longer prompt".
     """
 
     index: int
@@ -94,6 +95,7 @@ class Sample:
     truth: str = ""
     answer: str = ""
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    way: str = ""
 
 
 @dataclass(frozen=True, eq=False)
