@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from quail_audit.engine.forgetting.measurable import read_data
 from quail_audit.engine.forgetting.metrics.knowmem import MAX_NEW_TOKENS as KNOWMEM_TOKENS
-from quail_audit.engine.forgetting.metrics.knowmem import prompts_of as knowmem_prompts
+from quail_audit.engine.forgetting.metrics.questions import text_prompts as knowmem_prompts
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 from quail_audit.engine.forgetting.metrics.verbmem import MAX_NEW_TOKENS as VERBMEM_TOKENS
 from quail_audit.engine.forgetting.models.batches import batch_size_for

@@ -230,10 +230,10 @@ def _end_ids(checkpoint: Checkpoint, tokenizer: Any) -> tuple[int, ...]:
 
 def _texts_of(data: ForgettingData) -> list[str]:
     """Return every text that the arms are given or scored by, each once."""
-    from quail_audit.engine.forgetting.metrics.knowmem import prompts_of
+    from quail_audit.engine.forgetting.metrics.questions import text_prompts
 
     texts = [text for rows in data.continuations.values() for row in rows for text in (row.prompt, row.truth)]
-    texts += [prompt for questions in data.questions.values() for prompt in prompts_of(questions)]
+    texts += [prompt for questions in data.questions.values() for prompt in text_prompts(questions)]
     texts += [text for passages in data.texts.values() for text in passages]
     texts += [row.text for rows in data.labelled.values() for row in rows]
     return list(dict.fromkeys(texts))

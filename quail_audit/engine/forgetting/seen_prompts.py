@@ -12,7 +12,7 @@ from quail_audit.engine.checkpoints.model.architecture import model_without_weig
 from quail_audit.engine.checkpoints.model.model_config import ModelConfig
 from quail_audit.engine.forgetting.data.types import ForgettingData, QuestionAnswer, Questions
 from quail_audit.engine.forgetting.measurable import task_of
-from quail_audit.engine.forgetting.metrics import knowmem, verbmem
+from quail_audit.engine.forgetting.metrics import knowmem, questions, verbmem
 from quail_audit.schema.inspection import PromptSeen, SpecialToken
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _examples(classifier: bool) -> Iterator[tuple[str, str, int]]:
     if classifier:
         yield "a text to classify", text, 0
         return
-    yield "a question", knowmem.prompts_of(_QUESTION)[0], knowmem.MAX_NEW_TOKENS
+    yield "a question", questions.text_prompts(_QUESTION)[0], knowmem.MAX_NEW_TOKENS
     yield "a text to continue", "The quick brown fox", verbmem.MAX_NEW_TOKENS
     yield "a text whose probability is read", text, 0
 
@@ -109,7 +109,7 @@ def _texts(data: ForgettingData) -> Iterator[tuple[str, str, int]]:
     for split in ("forget", "retain"):
         found: list[tuple[str, str, int]] = []
         if split in data.questions:
-            found.append((f"knowmem_{split}", knowmem.prompts_of(data.questions[split])[0], knowmem.MAX_NEW_TOKENS))
+            found.append((f"knowmem_{split}", questions.text_prompts(data.questions[split])[0], knowmem.MAX_NEW_TOKENS))
         if split in data.continuations:
             found.append((f"verbmem_{split}", data.continuations[split][0].prompt, verbmem.MAX_NEW_TOKENS))
         if split in data.texts:
@@ -125,7 +125,7 @@ def _filled(found: list[tuple[str, str, int]], data: ForgettingData, split: Any)
     """Return three texts: the first of each kind, then more questions, continuations or texts."""
     more: list[tuple[str, str, int]] = []
     if split in data.questions:
-        prompts = knowmem.prompts_of(data.questions[split])[1:MOST_PROMPTS]
+        prompts = questions.text_prompts(data.questions[split])[1:MOST_PROMPTS]
         more += [(f"knowmem_{split}", prompt, knowmem.MAX_NEW_TOKENS) for prompt in prompts]
     rows = data.continuations.get(split, ())[1:MOST_PROMPTS]
     more += [(f"verbmem_{split}", row.prompt, verbmem.MAX_NEW_TOKENS) for row in rows]

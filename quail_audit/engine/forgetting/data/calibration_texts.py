@@ -77,7 +77,7 @@ def read_texts(path: Path, *, by_line: bool = False) -> tuple[str, ...]:
 
 
 def _text_of(row: Row) -> str:
-    return " ".join(part.strip() for part in row.model_dump(exclude={"label"}).values())
+    return " ".join(part.strip() for part in row.model_dump(exclude={"label", "paraphrases"}).values())
 
 
 def _read_retain_texts(folder: Path) -> tuple[str, ...]:

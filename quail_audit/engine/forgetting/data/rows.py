@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, cast
@@ -13,10 +12,11 @@ from pydantic import ValidationError
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.forgetting.data.chats import NoExchangeError, is_chat, read_exchange, single_question
-from quail_audit.engine.forgetting.data.files.json_files import parse_json
+from quail_audit.engine.forgetting.data.files.json_files import json_kind, parse_cell, parse_json
 from quail_audit.engine.forgetting.data.files.objects import Objects
 from quail_audit.engine.forgetting.data.files.tables import PARQUET, parse_csv, read_parquet
 from quail_audit.engine.forgetting.data.files.text_files import decode_file, read_bytes
+from quail_audit.engine.forgetting.data.paraphrases import read_paraphrases
 from quail_audit.engine.forgetting.data.refused_forms import find_choices, list_keys, mend_unknown
 from quail_audit.engine.forgetting.data.spellings import (
     BY_MODEL,
@@ -116,6 +116,11 @@ def _read_rows(found: Objects, form: tuple[Form[R], dict[str, str]], expected: s
         notes.append(f"{found.path.name}: {form[0]} was {form[0].note}")
     reader = _Reader(found, *form, expected)
     rows = tuple(reader.row(place, value) for place, value in found.rows)
+    without = sum(isinstance(row, QuestionAnswer) and not row.paraphrases for row in rows)
+    if form[0].model is QuestionAnswer and without < len(rows) and without:
+        notes.append(
+            f"{found.path.name}: {without} of {len(rows)} questions have no paraphrase, and are asked fewer ways"
+        )
     if reader.systems:
         notes.append(
             f"{found.path.name}: the system's message of {reader.systems} of {len(rows)} chats is left out, as "
@@ -154,11 +159,13 @@ class _Reader(Generic[R]):
             raise self._refuse(f"{place}: {choices[0]}", self._found.rewritten(choices[1]) if choices[1] else "")
         cells = {key: self._cell(place, self._names[key], row[self._names[key]]) for key in self._form.keys}
         first = self._form.keys[0]
+        joined = ""
         for key in self._form.joined:
             more = row.get(self._names.get(key, ""))
-            if isinstance(more, str) and more.strip() and isinstance(cells[first], str):
-                cells[first] += f"\n{more}"
-        return self._validated(place, list(cells.values()))
+            joined += f"\n{more}" if isinstance(more, str) and more.strip() else ""
+        if isinstance(cells[first], str):
+            cells[first] += joined
+        return self._with_paraphrases(place, self._validated(place, list(cells.values())), row, joined)
 
     def _cell(self, place: str, key: str, value: object) -> Any:
         """Return a cell's value; a list of one text as that text."""
@@ -186,7 +193,7 @@ class _Reader(Generic[R]):
 
     def _exchange(self, place: str, row: Mapping[str, Any]) -> R:
         keys = [self._names[key] for key in self._form.keys]
-        row = {**row, **{key: _parsed(row[key]) for key in keys}}
+        row = {**row, **{key: parse_cell(row[key]) for key in keys}}
         messages = [message for key in keys if isinstance(row[key], list) for message in row[key]]
         try:
             question, answer, system = read_exchange(messages if len(keys) > 1 or messages else row[keys[0]])
@@ -199,10 +206,20 @@ class _Reader(Generic[R]):
             aim = "to take the first question of each"
             raise self._refuse(f"{place}: {keys[0]} {error}", command, aim) from error
         self.systems += bool(system)
-        return self._validated(place, [question, answer])
+        return self._with_paraphrases(place, self._validated(place, [question, answer]), row)
+
+    def _with_paraphrases(self, place: str, validated: R, row: Mapping[str, Any], joined: str = "") -> R:
+        if not isinstance(validated, QuestionAnswer):
+            return validated
+        try:
+            paraphrases = read_paraphrases(row, validated.question, joined)
+        except ValueError as error:
+            raise self._refuse(f"{place}: {error}") from error
+        return validated.model_copy(update={"paraphrases": paraphrases})
 
     def _validated(self, place: str, cells: list[Any]) -> R:
-        values = dict(zip(self._form.model.model_fields, cells, strict=True))
+        fields = [name for name in self._form.model.model_fields if name != "paraphrases"]
+        values = dict(zip(fields, cells, strict=True))
         keys = self._form.keys if len(self._form.keys) == len(cells) else (self._form.keys[0],) * len(cells)
         try:
             return self._form.model.model_validate(values)
@@ -235,23 +252,9 @@ class _Reader(Generic[R]):
         return BadInputError(what, where=str(self._found.path), mend=mend)
 
 
-def _parsed(cell: object) -> object:
-    """Return the messages in a table's cell, which holds them as JSON; any other cell as it is."""
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        with suppress(ValueError, RecursionError):
-            return json.loads(cell)
-    return cell
-
-
 def _whole(found: Objects) -> str:
     return "list" if found.layout == "list" else "file"
 
 
 def _forms_in_words(columns: Columns) -> str:
     return f"{{prompt, completion}} or {{question, answer}} or {{text}} or {columns}"
-
-
-def json_kind(value: object) -> str:
-    """Return the word for a JSON value's kind."""
-    kinds = {dict: "object", list: "list", str: "string", bool: "truth value", type(None): "null"}
-    return kinds.get(type(value), "number")

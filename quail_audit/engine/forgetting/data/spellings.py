@@ -39,6 +39,7 @@ def _continuations(prompts: str, truths: str) -> tuple[Form[Continuation], ...]:
     return tuple(Form(Continuation, (prompt, truth)) for prompt in prompts.split() for truth in truths.split())
 
 
+PARAPHRASES = ("paraphrase", "paraphrases", "paraphrased_question", "paraphrased_questions")  # TOFU has the third
 ANSWERS = "answer answers response output best_answer"
 
 

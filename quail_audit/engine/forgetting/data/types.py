@@ -21,22 +21,31 @@ LabelledSet = Literal["forget", "retain", "test", "holdout"]
 LABELLED_SETS: tuple[LabelledSet, ...] = ("forget", "retain", "test", "holdout")
 
 
+Kind = Literal[
+    "verbmem", "knowmem", "labelled"
+]  # of what there is to forget: continuations, questions, classified texts
+
+
+KINDS: tuple[Kind, ...] = ("verbmem", "knowmem", "labelled")
+
+
 def _refuse_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be blank")
     return text
 
 
-def _refuse_surrogates(text: str) -> str:
+def refuse_surrogates(text: str) -> str:
+    """Return a text that has none; raise ValueError if it has one."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("has a lone surrogate, which is not a character")
     return text
 
 
-Text = Annotated[str, AfterValidator(_refuse_blank), AfterValidator(_refuse_surrogates)]
+Text = Annotated[str, AfterValidator(_refuse_blank), AfterValidator(refuse_surrogates)]
 
 
-TextOrNothing = Annotated[str, AfterValidator(_refuse_surrogates)]
+TextOrNothing = Annotated[str, AfterValidator(refuse_surrogates)]
 
 
 class Row(BaseModel):
@@ -53,8 +62,15 @@ class Continuation(Row):
 
 
 class QuestionAnswer(Row):
+    """A question and its answer.
+
+    Attributes:
+        paraphrases: the question in other words, none of them blank, alike, or the question itself.
+    """
+
     question: Text
     answer: Text
+    paraphrases: tuple[Text, ...] = ()
 
 
 class Passage(Row):
@@ -94,6 +110,8 @@ class ForgettingData:
         samples: metric -> how many samples it scores, for the metrics to measure, in the order they are measured.
         skipped: metric -> why it is not measured.
         notes: what a reader of the report should know about the data.
+        population: kind -> how many items there are to forget in all, if that is declared; those in the files are then
+            drawn from so many.
     """
 
     folder: Path
@@ -105,3 +123,4 @@ class ForgettingData:
     samples: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    population: Mapping[Kind, int] = field(default_factory=dict)

@@ -22,8 +22,39 @@ if TYPE_CHECKING:
 Task = Literal["language modelling", "classification"]
 
 
+PromptFormat = Literal["auto", "raw", "chat"]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A question and the examples before it, as a chat template is given them.
+
+    Attributes:
+        turns: texts of the user and the assistant in turn; the first and the last are the user's.
+        in_one: the same as one text, for a template that takes only one turn.
+    """
+
+    turns: tuple[str, ...]
+    in_one: str
+
+
 class LanguageModel(Protocol):
-    """A language model as a metric sees it: text in, text or probabilities out. It batches and bounds memory itself."""
+    """A language model as a metric sees it: text in, text or probabilities out. It batches and bounds memory itself.
+
+    Attributes:
+        prompt_format: how questions are asked: "raw", as texts; "chat", through the tokenizer's chat template; "auto",
+            both, if it has one.
+    """
+
+    prompt_format: PromptFormat
+
+    def chat_prompts(self, chats: Sequence[Chat]) -> Sequence[str | None]:
+        """Return each chat as the chat template makes it; None if it is not asked so.
+
+        Raises:
+            BadInputError: only chats are to be asked, and there is no template, or it fails.
+        """
+        ...
 
     def continuations(
         self, prompts: Sequence[str], *, max_new_tokens: int, stop_words: Sequence[str] = ()

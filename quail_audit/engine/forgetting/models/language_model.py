@@ -10,13 +10,15 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.engine.checkpoints.model.model_config import read_model_config
+from quail_audit.engine.forgetting.metrics.interface import Chat, PromptFormat
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
+from quail_audit.engine.forgetting.models.chat_templates import make_chats, refuse_unmade
 from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
 from quail_audit.engine.forgetting.models.forward import vocabulary_of
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
 from quail_audit.engine.forgetting.models.nonfinite import generate_finite
-from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts
+from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts, Rendered
 from quail_audit.engine.forgetting.models.windows import window_of_language_model
 from quail_audit.runs.journal import Journal
 
@@ -28,6 +30,7 @@ class TransformersModel(EvaluatedModel):
         model: as in EvaluatedModel.
         tokenizer: its tokenizer, which need not have a padding token.
         batch_size, journal: as in EvaluatedModel.
+        prompt_format: see interface.LanguageModel.
     """
 
     def __init__(
@@ -37,14 +40,29 @@ class TransformersModel(EvaluatedModel):
         *,
         batch_size: int | None = None,
         journal: Journal | None = None,
+        prompt_format: PromptFormat = "auto",
     ) -> None:
         window = window_of_language_model(read_model_config(model.config), tokenizer)
         super().__init__(model, tokenizer, window=window, batch_size=batch_size, journal=journal)
+        self.prompt_format: PromptFormat = prompt_format
         self.prompts = Prompts(tokenizer)
+        self._turn_ends: tuple[int, ...] = ()
         self.end_ids, notes = find_end_ids(model.generation_config, model.config, vocabulary_of(model), tokenizer)
         for note in notes:
             self.note(note)
         self._read: dict[str, npt.NDArray[np.float32]] = {}
+
+    def chat_prompts(self, chats: Sequence[Chat]) -> Sequence[str | None]:
+        """See interface.LanguageModel."""
+        if self.prompt_format == "raw":
+            return [None] * len(chats)
+        found = make_chats(self.tokenizer, chats)
+        if self.prompt_format == "chat":
+            refuse_unmade(found)
+        for note in found.notes():
+            self.note(note)
+        self._turn_ends = found.turn_ends
+        return found.prompts
 
     def continuations(
         self, prompts: Sequence[str], *, max_new_tokens: int, stop_words: Sequence[str] = ()
@@ -55,8 +73,11 @@ class TransformersModel(EvaluatedModel):
         if self.window is not None:
             encoded = self._cut_prompts(encoded, max(1, self.window - new))
 
+        chats = any(isinstance(prompt, Rendered) for prompt in prompts)
+
         def is_over(ids: Sequence[int]) -> bool:
             text = self.prompts.decode(ids)
+            text = text.lstrip() if chats else text
             return any(word in text for word in stop_words)
 
         rows = [each.ids for each in encoded]
@@ -69,7 +90,12 @@ class TransformersModel(EvaluatedModel):
             is_over=is_over if stop_words else None,
         )
         for index, ids in generate_finite(self.model, found, rows):
-            text = self.prompts.decode(ids, prompt=encoded[index].ids)
+            if isinstance(prompts[index], Rendered):
+                # an answer ends with its turn, and may begin with line breaks that say nothing
+                ends = next((place for place, token in enumerate(ids) if token in self._turn_ends), len(ids))
+                text = self.prompts.decode(ids[:ends], prompt=encoded[index].ids).lstrip()
+            else:
+                text = self.prompts.decode(ids, prompt=encoded[index].ids)
             for word in stop_words:
                 text = text.split(word)[0]
             yield index, text

@@ -46,6 +46,18 @@ class Encoded:
         return [*self.ids[:first], *self.ids[len(self.ids) - most + first :]]
 
 
+class Rendered(str):
+    """A prompt that a chat template made: its special tokens are in it, and a tokenizer adds none.
+
+    What is put behind it, such as an answer, is of the same kind.
+    """
+
+    __slots__ = ()
+
+    def __add__(self, other: str) -> Rendered:
+        return Rendered(str.__add__(self, other))
+
+
 class Prompts:
     """Encodes and decodes a tokenizer's texts.
 
@@ -59,13 +71,16 @@ class Prompts:
 
     def encode(self, text: str) -> Encoded:
         """Return a text's ids, as a prompt or as a text whose probability is read."""
+        start = self.tokenizer.bos_token_id
+        if isinstance(text, Rendered):
+            ids = token_ids(self.tokenizer, text, special=False)
+            return Encoded(ids, int(start is not None and ids[:1] == [start]))
         ids = token_ids(self.tokenizer, text)
         before, after = self.before, self.after
         if ids[: len(before)] != before or ids[len(ids) - len(after) :] != after or len(ids) < len(before + after):
             before, after = [], []  # a tokenizer may leave out what the text brings
         own = ids[len(before) : len(ids) - len(after)]
         brought = next((n for n in range(min(len(before), len(own)), 0, -1) if before[-n:] == own[:n]), 0)
-        start = self.tokenizer.bos_token_id
         first = len(before) if before else int(start is not None and own[:1] == [start])
         return Encoded([*before[: len(before) - brought], *own], first, brought, len(after))
 

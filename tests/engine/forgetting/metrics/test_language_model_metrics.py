@@ -12,22 +12,32 @@ from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from quail_audit.engine.forgetting.data.types import Continuation, ForgettingData, QuestionAnswer, Questions
-from quail_audit.engine.forgetting.metrics.interface import Measured, Sample
-from quail_audit.engine.forgetting.metrics.knowmem import KnowMem, prompts_of
+from quail_audit.engine.forgetting.metrics.interface import Chat, Measured, PromptFormat, Sample
+from quail_audit.engine.forgetting.metrics.knowmem import KnowMem
 from quail_audit.engine.forgetting.metrics.nll import NegativeLogLikelihood, loss_texts
 from quail_audit.engine.forgetting.metrics.privleak import PrivLeak, auc, min_k_probability, relative_auc
+from quail_audit.engine.forgetting.metrics.questions import text_prompts
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 from quail_audit.engine.forgetting.metrics.verbmem import VerbMem
 from quail_audit.schema.figures import Score
 
 
 class ScriptedModel:
-    """Answers by a script, in reverse order, as a batched model may; counts a word as a token."""
+    """Answers by a script, in reverse order, as a batched model may; counts a word as a token.
+
+    Its chat template writes the turns one after another, and is asked for if the model has any.
+    """
+
+    prompt_format: PromptFormat = "auto"
+    has_template = False
 
     def __init__(self, answers: dict[str, str] | None = None, **likelihoods: list[float]) -> None:
         self.answers = answers or {}
         self.likelihoods = likelihoods
         self.asked: list[tuple[int, tuple[str, ...]]] = []
+
+    def chat_prompts(self, chats: Sequence[Chat]) -> Sequence[str | None]:
+        return [" | ".join(chat.turns) if self.has_template else None for chat in chats]
 
     def continuations(
         self, prompts: Sequence[str], *, max_new_tokens: int, stop_words: Sequence[str] = ()
@@ -112,7 +122,7 @@ def test_knowmem_prompt_is_muses() -> None:
         asked=(QuestionAnswer(question="Who?", answer="Nobody"),),
         examples=(QuestionAnswer(question="Where?", answer="Here"), QuestionAnswer(question="When?", answer="Now")),
     )
-    (prompt,) = prompts_of(questions)
+    (prompt,) = text_prompts(questions)
     assert prompt == "Question: Where?\nAnswer: Here\n\nQuestion: When?\nAnswer: Now\n\nQuestion: Who?\nAnswer: "
     model = ScriptedModel({prompt: "Nobody at all"})
     samples, measured = run(KnowMem("retain").measure(data(questions={"retain": questions}), model, seed=0))

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,17 @@ def _explain(error: json.JSONDecodeError, text: str, path: Path) -> tuple[str, s
             'Give JSON lines or a JSON list; call a table .csv, and make one object {"text": …} of each text',
         )
     return error.msg, ""
+
+
+def parse_cell(cell: object) -> object:
+    """Return the list in a table's cell, which holds it as JSON; any other cell as it is."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+    return cell
+
+
+def json_kind(value: object) -> str:
+    """Return the word for a JSON value's kind."""
+    kinds = {dict: "object", list: "list", str: "string", bool: "truth value", type(None): "null"}
+    return kinds.get(type(value), "number")
