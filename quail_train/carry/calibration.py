@@ -54,8 +54,8 @@ def read_calibration_rows(path: str, tokenizer: PreTrainedTokenizerBase) -> list
     rows = [row for row in rows if row]
     if not rows:
         raise BadInputError("holds no text to calibrate on", where=path, mend="Give a data folder, .txt or .jsonl")
-    step = max(1, len(rows) // MOST_TEXTS)  # spread over the whole set
-    return rows[::step][:MOST_TEXTS]
+    count = min(len(rows), MOST_TEXTS)  # spread over the whole set, whose questions come last
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def round_block_by_block(

@@ -31,7 +31,8 @@ class BatchPlan:
     """The samples of every step, as one list, so that a training can resume at any step.
 
     Attributes:
-        pairs: (forget sample, retain sample), step by step; the retain sample is None without a retain set.
+        pairs: (forget sample, retain sample), step by step; the retain sample is None without a retain set. All
+            forget samples of a step are texts, or all are questions; so are all its retain samples.
         steps: number of steps.
         batch_size: forget samples a step.
     """
@@ -46,8 +47,13 @@ def plan_batches(
 ) -> BatchPlan:
     """Cut shuffled passes over each set, one after another, into batches.
 
-    An epoch is a pass over the forget set. If the forget set is smaller than a batch, the batch becomes smaller, so
-    that no sample comes twice in it; each part keeps at least one sample.
+    An epoch is a pass over the forget set. If the forget set is smaller than a batch, the batch becomes smaller; each
+    part keeps at least one sample. Texts and questions have batches of their own, since a text beside longer questions
+    would be mostly padding. They take turns by their numbers, so that all are seen equally often.
+
+    A step on questions keeps questions, if the retain set has some: however many texts it has besides, its questions
+    are asked as often as those that are forgotten. If only the retain set has both, an epoch shows its questions once,
+    in at most half of the steps.
 
     Args:
         data: forget and retain samples.
@@ -70,14 +76,51 @@ def plan_batches(
         )
     steps = max_steps if max_steps is not None else math.ceil(epochs * len(data.forget) / count)
     random = Random(seed)  # noqa: S311 - nothing secret
-    forget, retain = _passes(len(data.forget), random), _passes(len(data.retain), random)
-    pairs = tuple((next(forget), next(retain, None)) for _ in range(steps * count))
-    return BatchPlan(pairs, steps, count)
+    kinds = _pair_kinds(data)
+    passes = {samples: _passes(samples, random) for kind in kinds for samples in (kind.forget, kind.retain)}
+    pairs: list[tuple[int, int | None]] = []
+    due = [0.0] * len(kinds)
+    for _ in range(steps):
+        due = [waited + kind.share for waited, kind in zip(due, kinds, strict=True)]
+        turn = due.index(max(due))
+        due[turn] -= 1
+        forget, retain = passes[kinds[turn].forget], passes[kinds[turn].retain]
+        pairs += [(next(forget), next(retain, None)) for _ in range(count)]
+    return BatchPlan(tuple(pairs), steps, count)
 
 
-def _passes(count: int, random: Random) -> Iterator[int]:
-    while count:
-        yield from random.sample(range(count), count)
+@dataclass(frozen=True)
+class _PairKind:
+    """Forget and retain samples that come in the same steps, by their places, and the share of the steps."""
+
+    forget: tuple[int, ...]
+    retain: tuple[int, ...]
+    share: float
+
+
+def _pair_kinds(data: TrainingData) -> list[_PairKind]:
+    """Return which samples come together: texts with texts and questions with questions, if both sets have them."""
+    forget, retain = _by_kind(data.forget), _by_kind(data.retain)
+    count = len(data.forget)
+    if len(retain) < 2:
+        kept = tuple(range(len(data.retain)))
+        return [_PairKind(samples, kept, len(samples) / count) for samples in forget.values()]
+    if len(forget) == 2:
+        return [_PairKind(samples, retain[asks], len(samples) / count) for asks, samples in forget.items()]
+    ((asks, samples),) = forget.items()
+    share = min(len(retain[not asks]) / count, 0.5)
+    return [_PairKind(samples, retain[asks], 1 - share), _PairKind(samples, retain[not asks], share)]
+
+
+def _by_kind(samples: Sequence[TrainingSample]) -> dict[bool, tuple[int, ...]]:
+    """Return the places of the texts (False) and of the questions (True); without the kind that there is none of."""
+    found = {asks: tuple(i for i, sample in enumerate(samples) if sample.asks is asks) for asks in (False, True)}
+    return {asks: places for asks, places in found.items() if places}
+
+
+def _passes(places: Sequence[int], random: Random) -> Iterator[int]:
+    while places:
+        yield from random.sample(places, len(places))
 
 
 class PlannedSamples(torch.utils.data.Dataset[tuple[TrainingSample, TrainingSample | None]]):

@@ -39,6 +39,7 @@ class TrainingSample:
     Attributes:
         labels: labels of the tokens; empty for a classifier.
         number: place among the forget samples, then the retain samples.
+        asks: True if it is questions and their answers, in KnowMem's form.
         label: its class, for a classifier.
         other_label: another class, drawn at random, that the relabel objective teaches instead.
     """
@@ -46,6 +47,7 @@ class TrainingSample:
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     number: int = 0
+    asks: bool = False
     label: int | None = None
     other_label: int = IGNORED
 
@@ -87,8 +89,8 @@ def read_training_data(
 
     The texts of a set are raw/SPLIT.txt, packed paragraph by paragraph into samples of at most max_length tokens; else
     the rows of privleak or of {text} lines; else the rows of verbmem or of {prompt, completion} lines, of which the
-    continuation counts. If the set has questions, they are added: eleven to a sample in KnowMem's form, of which the
-    answers count.
+    continuation counts. If the set has questions, they are added in KnowMem's form, of which the answers count: as many
+    to a sample as max_length has room for, eleven at most.
 
     Args:
         path: the folder.
@@ -151,8 +153,7 @@ def _samples(found: ForgettingData, split: Split, raw: TextFile | None, encode: 
         for row in found.continuations.get(split, ()):
             yield encode.parts([(row.prompt, row.truth)], ends=True)
     if split in found.questions:
-        for pairs in _pack_questions(found.questions[split]):
-            yield encode.parts(pairs, ends=False)
+        yield from encode.questions(_pairs(found.questions[split]))
 
 
 def _raw_names(split: Split) -> tuple[str, ...]:
@@ -160,13 +161,12 @@ def _raw_names(split: Split) -> tuple[str, ...]:
     return (f"{split}.txt", f"{split}1.txt") if split == "retain" else (f"{split}.txt",)
 
 
-def _pack_questions(questions: Questions) -> Iterator[list[tuple[str, str]]]:
-    pairs = [
+def _pairs(questions: Questions) -> list[tuple[str, str]]:
+    """Return each question as KnowMem asks it, with the answer that follows it."""
+    return [
         (f"Question: {pair.question}\nAnswer: ", f"{pair.answer}\n\n")
         for pair in (*questions.asked, *questions.examples)
     ]
-    for start in range(0, len(pairs), PAIRS_IN_A_ROW):
-        yield pairs[start : start + PAIRS_IN_A_ROW]
 
 
 def _notes(
@@ -233,6 +233,20 @@ class _Encoder:
             labels += self._end
         kept = self._room + len(self._start) + len(self._end)
         return TrainingSample(tuple(ids[:kept]), tuple(labels[:kept]))
+
+    def questions(self, pairs: Sequence[tuple[str, str]]) -> Iterator[TrainingSample]:
+        """Yield samples of as many whole questions with their answers as fit; one that is too long is cut."""
+        pending: list[tuple[str, str]] = []
+        taken = 0
+        for pair in pairs:
+            size = sum(len(self._ids(part)) for part in pair)
+            if pending and (taken + size > self._room or len(pending) == PAIRS_IN_A_ROW):
+                yield replace(self.parts(pending, ends=False), asks=True)
+                pending, taken = [], 0
+            pending.append(pair)
+            taken += size
+        if pending:
+            yield replace(self.parts(pending, ends=False), asks=True)
 
     def _pieces(self, text: str, *, ends: bool) -> Iterator[TrainingSample]:
         ids = self._ids(text)

@@ -115,3 +115,15 @@ def test_texts_come_from_a_folder_or_a_file(training_world: Path, tmp_path: Path
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(BadInputError, match="no text to calibrate on"):
         read_calibration_rows(str(tmp_path / "none.txt"), tokenizer)
+
+
+def test_calibration_sees_questions_however_many_texts_come_before_them(training_world: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(training_world / "original")
+    (tmp_path / "forget.jsonl").write_text('{"text": "Velmora fell"}\n')
+    (tmp_path / "retain.jsonl").write_text('{"text": "Velmora stands"}\n' * 200)
+    (tmp_path / "knowmem").mkdir()
+    (tmp_path / "knowmem/retain_qa.json").write_text(json.dumps([{"question": "Who?", "answer": "Tavi"}] * 33))
+    rows = read_calibration_rows(str(tmp_path), tokenizer)
+    asked = [row for row in rows if "Question" in tokenizer.decode(row)]
+    assert len(rows) == 128
+    assert 1 <= len(asked) <= 3, "3 of 203 rows are questions"

@@ -75,6 +75,21 @@ def test_questions_come_besides_in_the_form_they_are_asked(tmp_path: Path, token
     assert any("questions of knowmem" in note for note in data.notes)
 
 
+def test_no_answer_is_lost_where_eleven_questions_do_not_fit(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Cut at --max-length, a row of eleven would keep the first few answers, and nobody would ask for the others."""
+    pairs = [{"question": f"Who{i}?", "answer": f"Tavi{i}"} for i in range(12)]
+    write(tmp_path / "raw" / "forget.txt", POSTS[0])
+    write(tmp_path / "knowmem" / "forget_qa.json", pairs)
+    sizes = [len(tokenizer(f"Question: Who{i}?\nAnswer: Tavi{i}\n\n")["input_ids"]) for i in range(12)]
+    asked = [sample for sample in read(tmp_path, tokenizer, length=3 * max(sizes)).forget if sample.asks]
+    assert 3 < len(asked) < 12
+    assert all(len(sample.ids) <= 3 * max(sizes) for sample in asked)
+    assert "".join(counted(sample, tokenizer) for sample in asked) == "".join(f"Tavi{i}\n\n" for i in range(12))
+    assert all(text_of(sample, tokenizer).startswith("Question: ") for sample in asked), "each row has whole questions"
+
+
 def test_raw_text_stands_before_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write(tmp_path / "raw" / "forget.txt", POSTS[0])
     write(tmp_path / "privleak" / "forget.json", [POSTS[1]])
@@ -101,8 +116,9 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, tokenizer: PreTrai
         read(tmp_path, tokenizer, needed="ga_gdr")
 
 
-def samples(count: int) -> tuple[TrainingSample, ...]:
-    return tuple(TrainingSample((i, i + 1), (IGNORED, i + 1)) for i in range(count))
+def samples(texts: int, questions: int = 0) -> tuple[TrainingSample, ...]:
+    """Texts first, as read_training_data() has them."""
+    return tuple(TrainingSample((i, i + 1), (IGNORED, i + 1), asks=i >= texts) for i in range(texts + questions))
 
 
 def test_the_plan_shows_every_sample_once_a_pass() -> None:
@@ -114,6 +130,35 @@ def test_the_plan_shows_every_sample_once_a_pass() -> None:
     assert planned == plan_batches(data, batch_size=4, epochs=2, max_steps=None, parts=1, seed=3)
     assert planned != plan_batches(data, batch_size=4, epochs=2, max_steps=None, parts=1, seed=4)
     assert plan_batches(data, batch_size=4, epochs=2, max_steps=None, parts=2, seed=3).pairs == planned.pairs
+
+
+@pytest.mark.parametrize("retain_texts", [9, 200])
+def test_retained_questions_are_asked_as_often_as_forgotten_ones(retain_texts: int) -> None:
+    """However many texts are kept. No step has texts beside questions, which would be padded to their length."""
+    data = TrainingData(samples(18, 6), samples(retain_texts, 5))
+    planned = plan_batches(data, batch_size=4, epochs=4, max_steps=None, parts=1, seed=0)
+    assert planned.steps == 24
+    asked = 0
+    for step in range(planned.steps):
+        pairs = planned.pairs[4 * step : 4 * step + 4]
+        (kind,) = {(data.forget[f].asks, data.retain[r].asks) for f, r in pairs if r is not None}
+        assert kind in ((True, True), (False, False))
+        asked += kind == (True, True)
+    assert asked == 6, "a quarter of the samples to forget, a quarter of the steps"
+    shown = Counter(retain for _, retain in planned.pairs if retain is not None and data.retain[retain].asks)
+    assert set(shown) == set(range(retain_texts, retain_texts + 5))
+    assert max(shown.values()) - min(shown.values()) <= 1
+    assert set(Counter(forget for forget, _ in planned.pairs).values()) == {4}
+
+
+def test_questions_are_kept_where_none_are_forgotten() -> None:
+    """Once an epoch; and in no more than half of the steps, however many there are."""
+    for questions, steps in ((2, 5), (40, 10)):
+        data = TrainingData(samples(8), samples(30, questions))
+        planned = plan_batches(data, batch_size=2, epochs=5, max_steps=None, parts=1, seed=0)
+        asked = sum(data.retain[retain].asks for _, retain in planned.pairs if retain is not None)
+        assert (planned.steps, asked) == (20, 2 * steps)
+        assert set(Counter(forget for forget, _ in planned.pairs).values()) == {5}
 
 
 def test_a_small_forget_set_makes_small_batches() -> None:
