@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= quail-demo
 
-.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser test-backends fuzz screenshots gallery docs clean
+.PHONY: demo test check format first-paint bench test-slow test-real-data test-real-model test-cuda test-terminal test-browser test-backends fuzz screenshots gallery validity docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quail needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -73,6 +73,11 @@ screenshots: $(INSTALLED)
 # One real report in every format, from quail-demo.
 gallery: $(INSTALLED)
 	$(BIN)/python docs/gallery.py
+
+# The page on validity: checkpoints are made, audited and held to the truth. It resumes from build/validity.
+validity: export OMP_NUM_THREADS = 1
+validity: $(INSTALLED)
+	$(BIN)/python -m tests.validity
 
 # The site, in build/site. A warning fails it, which --quiet would hide from it too; nothing is fetched.
 docs: export NO_MKDOCS_2_WARNING = 1
