@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.engine.forgetting.bootstrap import interval
-from quail_audit.engine.forgetting.metrics.privleak import auc
+from quail_audit.engine.forgetting.metrics.auc import auc
 from quail_audit.schema.figures import Recovery
 from quail_audit.schema.policy import DEFAULT_LIMITS, Limits
 from quail_audit.verdict.recovery import (

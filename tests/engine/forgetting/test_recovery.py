@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.engine.forgetting.metrics.privleak import auc, membership_values
+from quail_audit.engine.forgetting.metrics.auc import auc, membership_values
 from quail_audit.engine.forgetting.recovery import recovery
 from quail_audit.schema.figures import Recovery
 from quail_audit.schema.policy import Limits
