@@ -46,7 +46,7 @@ class AuditOptions(TypedDict, total=False):
     """The options of `audit`, beside the two checkpoints. Every one may be left out.
 
     Attributes:
-        retrain: reference model trained without the forget set; sets the floor for recovery.
+        retrain: reference model trained without the forget set; sets the floor.
         retrain_auc: AUC of Min-40% Prob of such a model, between 0 and 1, if only that is known.
         data: data folder in MUSE layout, or a classifier's. Without it only the weights are measured.
         schemes: names of quantization schemes; "all" among them stands for every one. Default: ["nf4"].
@@ -60,7 +60,7 @@ class AuditOptions(TypedDict, total=False):
         tokenizer: "own", each arm reads with its checkpoint's tokenizer, or "original", all with the original's.
         seed: random seed for bootstrap and calibration.
         policy: TOML file of what a release has to meet. None: the default limits; no quail.toml is looked for.
-        limits: limit -> value, which count before the policy's: {"max_recovery_percent": 5}.
+        limits: limit -> value, which count before the policy's: {"max_known_percent": 5}.
         baseline: folder of an earlier run; only what got worse since then fails.
         calibration: file of texts for the calibrated schemes. None: the data's retain texts.
         calibration_samples: at most so many samples of 512 tokens to calibrate on. Default: 128.
@@ -174,7 +174,7 @@ def audit(
 
         report = quail.audit("original/", "unlearned/", data="data/", schemes=["nf4", "rtn-int4-g128"])
         report.verdict.outcome                                             # "fail"
-        report.schemes["nf4"].recovery["verbmem_forget"].percent           # 100.0
+        report.schemes["nf4"].knowledge["verbmem_forget"].known.percent    # 100.0
 
     Args:
         original, unlearned: a local folder, a GGUF file or a Hugging Face id; unlearned may be a LoRA adapter.

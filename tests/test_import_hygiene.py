@@ -53,7 +53,7 @@ def loaded_by(code: str) -> set[str]:
         ("import sys, quail_audit.reports.formats", "pydantic", ENGINE | {"numpy", "matplotlib"}),
         ("import sys, quail_audit as quail; quail.read_report, quail.Scheme, quail.Metric", "pydantic", ENGINE),
         (
-            "import sys, quail_audit.engine.forgetting.data.folder, quail_audit.engine.forgetting.recovery",
+            "import sys, quail_audit.engine.forgetting.data.folder, quail_audit.engine.forgetting.membership",
             "numpy",
             ENGINE,
         ),

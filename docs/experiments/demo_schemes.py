@@ -34,7 +34,8 @@ def row(name: str, report: Report, verdict: str) -> tuple[str, ...]:
     measured = report.schemes[name]
     summary = measured.summary
     assert summary is not None
-    found = measured.recovery[f"{METRIC}_forget"].percent
+    known = measured.knowledge[f"{METRIC}_forget"].known
+    found = None if known is None else known.percent
     return (
         f"`{name}`",
         f"{BITS[name]:.3g}",

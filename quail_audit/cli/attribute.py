@@ -67,16 +67,18 @@ def worst_scheme(run: Path) -> str:
     """Return the scheme of an audit under which most comes back.
 
     Raises:
-        BadInputError: the run measured no recovery.
+        BadInputError: the run did not measure forgetting.
     """
     from quail_audit.runs.folder import read_report
     from quail_audit.verdict.standings import worst
 
     report = read_report(run)
     found = worst(report)
-    if found is None or not any(scheme.recovery for scheme in report.schemes.values()):
+    if found is None or not any(scheme.knowledge for scheme in report.schemes.values()):
         raise BadInputError(
-            "the audit measured no recovery", where=str(run), mend="Name a scheme with --scheme, or audit with --data"
+            "the audit did not measure forgetting",
+            where=str(run),
+            mend="Name a scheme with --scheme, or audit with --data",
         )
     return found
 

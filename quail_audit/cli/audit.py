@@ -53,7 +53,8 @@ def audit(
     retrain: Annotated[
         str | None,
         typer.Option(
-            help="Reference model trained without the forget set; sets the floor for recovery.", metavar="CHECKPOINT"
+            help="Reference model trained without the forget set; sets the floor: what a model may know.",
+            metavar="CHECKPOINT",
         ),
     ] = None,
     retrain_auc: Annotated[
@@ -127,7 +128,7 @@ def audit(
     limit: Annotated[
         list[str] | None,
         typer.Option(
-            help="Limit that replaces the policy's, as max_recovery_percent=5; repeat for several.",
+            help="Limit that replaces the policy's, as max_known_percent=5; repeat for several.",
             metavar="NAME=VALUE",
         ),
     ] = None,
@@ -315,7 +316,7 @@ def _limits(given: Iterable[str]) -> dict[str, float]:
             limits[name.strip()] = float(value)
         except ValueError as error:
             raise UsageError(
-                f"{each!r} is not NAME=VALUE", where="--limit", mend="For example --limit max_recovery_percent=5"
+                f"{each!r} is not NAME=VALUE", where="--limit", mend="For example --limit max_known_percent=5"
             ) from error
     refuse_bad_limits(limits)
     return limits

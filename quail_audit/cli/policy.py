@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -63,15 +64,15 @@ def check(
     from quail_audit.schema.policy import Policy
     from quail_audit.verdict.checks import exit_code
     from quail_audit.verdict.judge import day_of, judge_report, unmeasured_schemes
-    from quail_audit.verdict.policy_file import choose_policy, read_policy
+    from quail_audit.verdict.policy_file import choose_policy, read_policy_and_notes
 
     found = read_report(run)
     if found.verdict is None:
         raise BadInputError("the run has no verdict: it was stopped before its end", where=str(run))
     recorded = found.policy.effective if found.policy is not None else Policy()
-    used = recorded if policy is None else read_policy(choose_policy(policy, Path()))
+    used, notes = (recorded, ()) if policy is None else read_policy_and_notes(choose_policy(policy, Path()))
     today = day_of(found) if policy is None else datetime.datetime.now(datetime.UTC).date()
     before = found.request.baseline if baseline is None else baseline
     judged = judge_report(found, used, today, None if before is None else read_baseline(before))
-    rules.show(judged, new_console(sys.stdout))
+    rules.show(replace(judged, notes=(*notes, *judged.notes)), new_console(sys.stdout))
     return exit_code(judged.overall, unmeasured_schemes(found))

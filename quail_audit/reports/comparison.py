@@ -72,7 +72,7 @@ def _tables(found: Comparison) -> Iterator[_ChangeTable]:
     for scheme in found.schemes:
         scores = list(_score_rows(scheme))
         if scores:
-            yield _ChangeTable(f"Recoveries and scores at {scheme.scheme}", "metric", scores)
+            yield _ChangeTable(f"Knowledge and scores at {scheme.scheme}", "metric", scores)
         moved = sorted((layer for layer in scheme.layers if layer.size > 0), key=lambda layer: -layer.size)
         if moved:
             title = f"Layers at {scheme.scheme}: the {min(len(moved), LAYERS_SHOWN)} of {len(moved)} that changed most"
@@ -94,13 +94,13 @@ def _scheme_row(change: StandingChange) -> tuple[str, str, str, Change]:
 def _standing(each: SchemeStanding | None) -> str:
     if each is None:
         return wording.UNKNOWN
-    return f"{wording.STANDING_MARKS[each.standing]} {wording.recovery_text(each.recovery)}".strip()
+    return f"{wording.STANDING_MARKS[each.standing]} {wording.knowledge_text(each.knowledge)}".strip()
 
 
 def _score_rows(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
-    for change in scheme.recoveries:
-        title = f"{wording.metric_title(change.metric)}: recovery"
-        yield title, wording.recovery_text(change.before), wording.recovery_text(change.after), change.standing
+    for change in scheme.knowledge:
+        title = f"{wording.metric_title(change.metric)}: known"
+        yield title, wording.knowledge_text(change.before), wording.knowledge_text(change.after), change.standing
     for score in scheme.scores:
         if score.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/"):  # the other checkpoints are the same in both audits
             before, after = (wording.mean_with_interval(found, score.metric) for found in (score.before, score.after))

@@ -1,4 +1,4 @@
-"""Draw a report's figures for a paper, as SVG and PNG: recovery, scores, overlap, survival.
+"""Draw a report's figures for a paper, as SVG and PNG: what is known, scores, overlap, survival.
 
 Only report.json is read. Colours are those of Okabe and Ito (2008) and matplotlib's cividis, which colour-blind readers
 tell apart; a marker or a number repeats what a colour says. Text stays text in the SVG. No screen is needed. matplotlib
@@ -101,8 +101,8 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 def drawings(report: Report) -> Iterator[tuple[str, Figure]]:
     """Yield each figure with its name, in matplotlib's current style."""
     limits = _limits(report)
-    if any(found.percent is not None for scheme in report.schemes.values() for found in scheme.recovery.values()):
-        yield "recovery", _recovery(report, limits)
+    if any(found.known is not None for scheme in report.schemes.values() for found in scheme.knowledge.values()):
+        yield "known", _known(report, limits)
     for scheme, measured in report.schemes.items():
         if measured.metrics:
             yield f"scores-{scheme}", _scores(scheme, measured)
@@ -236,36 +236,35 @@ def _limits(report: Report) -> Limits | None:
     return None if limits.where else limits
 
 
-def _recovery(report: Report, limits: Limits | None) -> Figure:
+def _known(report: Report, limits: Limits | None) -> Figure:
     rows = [
-        (scheme, metric, found)
+        (scheme, metric, found.outcome, found.known)
         for scheme, measured in report.schemes.items()
-        for metric, found in measured.recovery.items()
-        if found.percent is not None
+        for metric, found in measured.knowledge.items()
+        if found.known is not None
     ]
     figure, (axes,) = _new_figure(0.95 + 0.2 * len(rows))
     if limits is not None:
-        limit = limits.max_recovery_percent
+        limit = limits.max_known_percent
         axes.axvspan(limit, 1000.0, color="#D55E00", alpha=0.07, lw=0)
         axes.axvline(limit, color="#D55E00", lw=0.9, ls=(0, (4, 2)))
         axes.text(limit, 1.0, f" limit {limit:g} %", color="#A34700", fontsize=7, va="bottom",
                   transform=axes.get_xaxis_transform())  # fmt: skip
-    for row, (_, _, found) in enumerate(rows):
-        decides = found.outcome != "reported only"
-        colour = {"recovered": "#D55E00", "held": "#009E73", "undecided": "#E69F00"}.get(found.outcome, "#777777")
-        percent = found.percent or 0.0
-        low, high = (percent if bound is None else bound for bound in (found.low, found.high))
-        axes.plot([low, high], [row, row], color=colour, lw=1.2, solid_capstyle="butt")
-        axes.plot(percent, row, marker="D", ms=4.5, color=colour, mfc=colour if decides else "white")
-        axes.annotate(found.outcome, (1.0, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
+    for row, (_, _, outcome, found) in enumerate(rows):
+        decides = outcome != "reported only"
+        colours = {"not forgotten": "#D55E00", "comes back": "#D55E00", "holds": "#009E73", "undecided": "#E69F00"}
+        colour = colours.get(outcome, "#777777")
+        axes.plot([found.low, found.high], [row, row], color=colour, lw=1.2, solid_capstyle="butt")
+        axes.plot(found.percent, row, marker="D", ms=4.5, color=colour, mfc=colour if decides else "white")
+        axes.annotate(outcome, (1.0, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
                       textcoords="offset points", va="center", fontsize=7, color="#333333")  # fmt: skip
     several = len(report.schemes) > 1
-    names = [f"{_short(wording.metric_title(m))}{f' · {_short(s)}' if several else ''}" for s, m, _ in rows]
+    names = [f"{_short(wording.metric_title(m))}{f' · {_short(s)}' if several else ''}" for s, m, *_ in rows]
     axes.set_yticks(range(len(rows)), names)
-    highest = max(110.0, *(found.high or found.percent or 0.0 for _, _, found in rows))
+    highest = max(110.0, *(found.high for *_, found in rows))
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3.0, highest * 1.02))
-    axes.set_xlabel("recovery, % of what there was to forget, with 95 % interval")
-    title = "Recovery" if several else f"Recovery at {_short(rows[0][0])}"
+    axes.set_xlabel("known, % of what there was to forget, with 95 % interval")
+    title = "Known" if several else f"Known at {_short(rows[0][0])}"
     axes.set_title(title, pad=14)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")

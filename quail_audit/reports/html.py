@@ -20,7 +20,7 @@ from quail_audit.reports.shared_words import shared_words
 from quail_audit.reports.worst_samples import WorstSample
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
-from quail_audit.schema.figures import LayerStatistics, Recovery
+from quail_audit.schema.figures import Knowledge, LayerStatistics
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings, worst
 
@@ -117,7 +117,7 @@ def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
         yield f"<p>{text(wording.failure_line(report.failure))}. Everything measured before is below.</p>\n"
     if report.verdict is not None:
         if len(found) > 1:
-            shippable = wording.safe_to_ship_line(found, weights_only=report.request.data is None)
+            shippable = wording.holds_at_line(found, weights_only=report.request.data is None)
             yield f"<p><strong>{text(shippable)}</strong></p>\n"
         reasons = "".join(f"<li>{text(reason.message)}</li>" for reason in report.verdict.reasons)
         yield f"<ul>{reasons}</ul>\n"
@@ -135,12 +135,12 @@ def _matrix(found: Sequence[SchemeStanding]) -> Iterator[str]:
         rows.append(
             f'<th scope="row"><code>{text(each.scheme)}</code></th>'
             f'<td class="standing {standing}">{wording.STANDING_MARKS[each.standing]}</td>'
-            f'<td class="{standing}">{_track(each.recovery)}{wording.worst_recovery(each)}</td>'
+            f'<td class="{standing}">{_track(each.knowledge)}{wording.worst_knowledge(each)}</td>'
             f"<td>{text(metric)}</td>"
             f'<td class="number">{wording.layers_at_risk(each)}</td>'
             f'<td class="number">{wording.percent_text(each.utility_percent)}</td>'
         )
-    headings = (("format", ""), ("verdict", ""), ("worst recovery, 95 % interval", ""), ("metric", ""))
+    headings = (("format", ""), ("verdict", ""), ("worst known, 95 % interval", ""), ("metric", ""))
     yield from _table("Formats", (*headings, ("layers at risk", "number"), ("utility kept", "number")), rows)
     for each in found:
         if each.failure is not None:
@@ -163,13 +163,12 @@ def _rules(report: Report) -> Iterator[str]:
         yield f'<ul class="note">{reasons}</ul>\n'
 
 
-def _track(recovery: Recovery | None) -> str:
+def _track(knowledge: Knowledge | None) -> str:
     """Return the interval as a bar from 0 to 110 %, with the mean as a line."""
-    if recovery is None or recovery.percent is None:
+    known = knowledge.known if knowledge is not None else None
+    if known is None:
         return ""
-    low = recovery.percent if recovery.low is None else recovery.low
-    high = recovery.percent if recovery.high is None else recovery.high
-    places = {"low": low, "high": high, "at": recovery.percent}
+    places = {"low": known.low, "high": known.high, "at": known.percent}
     style = ";".join(f"--{name}:{min(100.0, max(0.0, value / 1.1)):.1f}%" for name, value in places.items())
     return f'<span class="track" style="{style}" aria-hidden="true"><i></i><b></b></span>'
 
@@ -196,12 +195,12 @@ def _scores(scheme: str, measured: SchemeReport) -> Iterator[str]:
         figures = "".join(
             f'<td class="number">{wording.mean_with_interval(scores.get(arm), metric)}</td>' for arm in arms
         )
-        recovery = measured.recovery.get(metric)
+        knowledge = measured.knowledge.get(metric)
         rows.append(
             f'<th scope="row">{text(wording.metric_title(metric))}</th>{figures}'
-            f"<td>{_track(recovery)}{text(wording.recovery_with_outcome(recovery))}</td>"
+            f"<td>{_track(knowledge)}{text(wording.knowledge_with_outcome(knowledge))}</td>"
         )
-    headings = [("metric", ""), *((arm.replace("/", " / "), "number") for arm in arms), ("recovery, 95 % interval", "")]
+    headings = [("metric", ""), *((arm.replace("/", " / "), "number") for arm in arms), ("known, 95 % interval", "")]
     yield from _table(f"Scores at {scheme}", headings, rows)
 
 

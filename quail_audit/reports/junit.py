@@ -14,11 +14,11 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.reports.rule_rows import rule_row
-from quail_audit.schema.figures import Recovery, RuleOutcome
-from quail_audit.schema.policy import LAYERS_AT_RISK, RECOVERY
+from quail_audit.schema.figures import Knowledge, RuleOutcome
+from quail_audit.schema.policy import FORGETTING, LAYERS_AT_RISK
 from quail_audit.schema.report import Report, SchemeReport
 
-_STANDARD = (RECOVERY, LAYERS_AT_RISK)  # these have their own cases
+_STANDARD = (FORGETTING, LAYERS_AT_RISK)  # these have their own cases
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")  # allowed by printable(), forbidden by XML 1.0
 
 
@@ -56,7 +56,7 @@ def _add_checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapp
             case, "error", type=_text(measured.failure.kind), message=_text(wording.failure_line(measured.failure))
         )
         return
-    deciding = {m: found for m, found in measured.recovery.items() if found.outcome != "reported only"}
+    deciding = {m: found for m, found in measured.knowledge.items() if found.outcome != "reported only"}
     for metric, found in deciding.items():
         name = f"{wording.metric_title(metric)}: stays forgotten"
         case = SubElement(suite, "testcase", classname=classname, name=_text(name))
@@ -93,11 +93,11 @@ def _add_rule(suite: Element, rule: RuleOutcome) -> None:
         SubElement(case, "skipped", message=_text(rule.message))
 
 
-def _add_outcome(case: Element, found: Recovery) -> None:
-    message = f"recovery {wording.recovery_with_outcome(found)}"
-    if found.outcome in ("recovered", "not forgotten"):
+def _add_outcome(case: Element, found: Knowledge) -> None:
+    message = f"known {wording.knowledge_with_outcome(found)}"
+    if found.outcome in ("comes back", "swapped", "not forgotten"):
         SubElement(case, "failure", type=found.outcome, message=message)
-    elif found.outcome != "held":
+    elif found.outcome != "holds":
         SubElement(case, "skipped", message=message)
 
 

@@ -83,11 +83,11 @@ def _main(report: Report) -> Iterator[str]:
             f"- {plain(reason.message)}" for reason in report.verdict.reasons if is_alone or reason.scheme is None
         )
         if not is_alone:
-            yield f"\n**{plain(wording.safe_to_ship_line(found, weights_only=report.request.data is None))}**"
+            yield f"\n**{plain(wording.holds_at_line(found, weights_only=report.request.data is None))}**"
     yield from (f"- {plain(line)}" for line in wording.difference_lines(report))
     yield ""
     yield from _table(
-        ("format", "verdict", "worst recovery [95 %]", "layers at risk", "utility kept"), "llrrr", map(_row, found)
+        ("format", "verdict", "worst known [95 %]", "layers at risk", "utility kept"), "llrrr", map(_row, found)
     )
     for each in found:
         if each.failure is not None:
@@ -98,7 +98,7 @@ def _row(each: SchemeStanding) -> Sequence[str]:
     return (
         code(each.scheme),
         wording.STANDING_MARKS[each.standing],
-        wording.worst_recovery(each),
+        wording.worst_knowledge(each),
         wording.layers_at_risk(each),
         wording.percent_text(each.utility_percent),
     )
@@ -117,12 +117,12 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
             (
                 plain(wording.metric_title(metric)),
                 *(wording.mean_with_interval(scores.get(arm), metric) for arm in arms),
-                wording.recovery_with_outcome(measured.recovery.get(metric)),
+                wording.knowledge_with_outcome(measured.knowledge.get(metric)),
             )
             for metric, scores in measured.metrics.items()
         )
         yield from _open_details(f"Forgetting at {scheme}")
-        yield from _table(("metric", *map(code, arms), "recovery [95 %]"), "l" + "r" * (len(arms) + 1), rows)
+        yield from _table(("metric", *map(code, arms), "known [95 %]"), "l" + "r" * (len(arms) + 1), rows)
         yield "\n</details>"
     if measured.layers:
         worst = sorted(measured.layers, key=badness)[:WORST_LAYERS_SHOWN]

@@ -126,7 +126,7 @@ def _merge_results(index: Any, report: Report) -> list[dict[str, Any]]:
 
 
 def eval_results(report: Report) -> Iterator[EvalResult]:
-    """Yield each scheme's verdict, weight statistics, recoveries, and the deployed model's scores."""
+    """Yield each scheme's verdict, weight statistics, what is known, and the deployed model's scores."""
     for each in scheme_standings(report):
         scheme, measured = each.scheme, report.schemes[each.scheme]
         if each.standing not in ("not measured", "unknown"):
@@ -138,11 +138,11 @@ def eval_results(report: Report) -> Iterator[EvalResult]:
                     yield _result(report, scheme, name, f"Weights: {name} at {scheme}", value)
             at_risk = f"Weights: layers at risk at {scheme}, of {len(measured.layers)}"
             yield _result(report, scheme, "layers_at_risk", at_risk, summary.layers_at_risk)
-        for metric, recovery in measured.recovery.items():
-            if recovery.percent is not None:
-                name = f"{wording.metric_title(metric)}: recovery at {scheme}, %"
-                bounds = {"low": recovery.low, "high": recovery.high, "outcome": recovery.outcome}
-                yield _result(report, scheme, f"recovery_{metric}", name, recovery.percent, bounds)
+        for metric, knowledge in measured.knowledge.items():
+            if (known := knowledge.known) is not None:
+                name = f"{wording.metric_title(metric)}: known at {scheme}, %"
+                bounds = {"low": known.low, "high": known.high, "outcome": knowledge.outcome}
+                yield _result(report, scheme, f"known_{metric}", name, known.percent, bounds)
         yield from _scores(report, scheme, arm_at("unlearned", scheme))
     if report.schemes:  # every scheme has the same scores in full precision
         yield from _scores(report, next(iter(report.schemes)), f"unlearned/{FULL}", config=FULL)

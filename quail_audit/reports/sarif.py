@@ -33,8 +33,10 @@ _Json = dict[str, Any]
 
 # Reasons by their codes in report.json.
 FAILED: Mapping[str, str] = {
-    "recovered": "Forgotten knowledge comes back when the unlearned model is rounded.",
+    "comes_back": "Forgotten knowledge comes back when the unlearned model is rounded.",
     "not_forgotten": "The forget set is still known before anything is rounded.",
+    "swapped": "The unlearned checkpoint knows more of the forget set than the original.",
+    "utility_lost": "The deployed model lost too much of what it should keep.",
     "layers_at_risk": "Rounding erases or drowns the update of some layers.",
     "rule_failed": "A rule of the policy is not met.",
     "required_failed": "A figure that the policy requires was not measured.",
@@ -43,7 +45,11 @@ FAILED: Mapping[str, str] = {
 }
 IN_DOUBT: Mapping[str, str] = {
     "not_measured": "A requested format could not be measured.",
-    "undecided": "Forgotten knowledge may come back: there are too few samples to tell.",
+    "undecided": "Forgotten knowledge may come back: there are too few items to tell.",
+    "broken_format": "The format breaks the model, so forgetting cannot be told from damage.",
+    "utility_undecided": "Too few items tell whether the model kept what it should keep.",
+    "weights_only": "No layer is at risk, but forgetting was not measured.",
+    "membership": "Membership in the forget set can be told again.",
     "uninformative": "No forget metric is informative: the original knew no more than the floor.",
     "no_floor": "It is not known what the unlearned model knew before it was rounded.",
     "no_rounded_arm": "The unlearned checkpoint was not given as it will be deployed.",
@@ -57,7 +63,12 @@ IN_DOUBT: Mapping[str, str] = {
     "differs_in_more_than_weights": "The checkpoints differ in more than weights, which may be what forgot.",
     "baseline_not_comparable": "The baseline measured none of these schemes.",
 }
-PASSED = frozenset({"held", "layers_carried", "rule_passed", "required_passed", "waived", "known", "no_worse"})
+PASSED = frozenset(
+    {
+        *("holds", "utility_kept", "layers_carried", "rule_passed", "required_passed", "waived", "known", "no_worse"),
+        "utility_not_measured",
+    }
+)
 
 
 def render(report: Report) -> str:

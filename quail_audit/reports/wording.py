@@ -7,9 +7,9 @@ from typing import Literal
 from quail_audit.core.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
 from quail_audit.runs.state.audit import HashingProgress, QuantizingProgress
 from quail_audit.schema.events.cures import UnitMeasured
-from quail_audit.schema.figures import NAMES_KEPT, LayerStatistics, Outcome, Recovery, Score, State
+from quail_audit.schema.figures import NAMES_KEPT, Estimate, Knowledge, LayerStatistics, Outcome, Score, State
 from quail_audit.schema.report import STATES_BY_RISK, Failure, Report
-from quail_audit.verdict.standings import SchemeOutcome, SchemeStanding, safe_to_ship
+from quail_audit.verdict.standings import SchemeOutcome, SchemeStanding, holds_at
 
 STATE_MARKS: Mapping[State, str] = {"untouched": "░", "carried": "▁", "drowned": "▃", "erased": "█"}
 
@@ -102,7 +102,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "nll_retain": "NLL, retain",
 }
 
-_WHOLE_SET_METRICS = ("privleak", "mia_", "membership_", "macro_f1")
+_WHOLE_SET_METRICS = ("privleak", "mia_", "macro_f1")
 
 NAMES_SHOWN = 3  # of matrices that are not measured
 
@@ -166,21 +166,29 @@ def mean_with_interval(score: Score | None, metric: str) -> str:
     )
 
 
-def recovery_with_outcome(value: Recovery | None) -> str:
-    """Return a recovery with its interval and outcome, or why there is none."""
-    if value is None or value.percent is None:
-        return recovery_text(value)
-    return f"{recovery_text(value)} {value.outcome}"
+def back_text(value: Knowledge | None) -> str:
+    """Return how many items are back, or still there in full precision: "4 of 32"; nothing if that was not counted."""
+    found = None if value is None else value.kept if value.outcome == "not forgotten" else value.back
+    return "" if found is None else f"{found.count} of {found.items}"
 
 
-def recovery_text(value: Recovery | None) -> str:
-    """Return a recovery with its interval, or why there is none."""
+def knowledge_with_outcome(value: Knowledge | None) -> str:
+    """Return what is known with its interval and outcome, or why nothing is."""
+    if value is None or _known_of(value) is None:
+        return knowledge_text(value)
+    return f"{knowledge_text(value)} {value.outcome}"
+
+
+def knowledge_text(value: Knowledge | None) -> str:
+    """Return what is known with its interval, or why nothing is."""
     if value is None:
         return ""
-    if value.percent is None:
-        return value.outcome
-    interval = "" if value.low is None or value.high is None else f" [{round(value.low)}, {round(value.high)}]"
-    return f"{round(value.percent)} %{interval}"
+    known = _known_of(value)
+    return value.outcome if known is None else f"{round(known.percent)} % [{round(known.low)}, {round(known.high)}]"
+
+
+def _known_of(value: Knowledge) -> Estimate | None:
+    return value.residual if value.outcome == "not forgotten" else value.known
 
 
 def brought_back_text(unit: UnitMeasured | None, *, with_interval: bool = True) -> str:
@@ -200,18 +208,16 @@ def layers_at_risk(each: SchemeStanding) -> str:
     return UNKNOWN if each.layers_at_risk is None else f"{each.layers_at_risk} of {each.layers}"
 
 
-def worst_recovery(each: SchemeStanding) -> str:
-    """Return the recovery that decides a scheme's verdict, with its interval, or why there is none."""
-    return recovery_text(each.recovery) or UNKNOWN
+def worst_knowledge(each: SchemeStanding) -> str:
+    """Return what is known by the metric that decides a scheme's verdict, with its interval, or why nothing is."""
+    return knowledge_text(each.knowledge) or UNKNOWN
 
 
-def safe_to_ship_line(standings: Sequence[SchemeStanding], *, weights_only: bool) -> str:
-    """Return a sentence that names the formats which are safe to ship."""
-    safe = safe_to_ship(standings)
-    if not safe:
-        return "No format is safe to ship"
+def holds_at_line(standings: Sequence[SchemeStanding], *, weights_only: bool) -> str:
+    """Return a sentence that names the formats at which forgetting holds."""
+    held = holds_at(standings)
     basis = ", by the weights alone" if weights_only else ""
-    return f"Safe to ship{basis}: {', '.join(safe)}"
+    return f"Forgetting holds at{basis}: {', '.join(held)}" if held else "Forgetting holds at no format"
 
 
 def failure_line(failure: Failure) -> str:

@@ -121,27 +121,94 @@ class Score(Value):
     samples: int
 
 
-class Recovery(Value):
-    """The share of what there was to forget that came back, in percent.
+Standing = Literal["above", "within", "undecided"]  # of a share, by a limit
 
-    The verdict uses outcome. percent is null if the metric does not decide or the forget set was not forgotten.
+
+class Estimate(Value):
+    """A share in percent, with the range that its items allow.
+
+    Attributes:
+        percent: the share of means; it may lie below 0 and above 100.
+        low, high: the shares that the items don't exclude: a confidence sequence, each end at 95 % by itself, and
+            stricter if several metrics or schemes are judged together.
+        items: how many it rests on.
+        standing: by its limit; null if it is not judged.
     """
 
-    outcome: Literal[
-        "recovered",
-        "held",
-        "undecided",
-        "uninformative",
-        "not forgotten",
-        "reported only",
-        "no floor",  # stored quantized, with neither the unlearned model in full precision nor a reference
-        "no rounded arm",  # the original is stored quantized, and no scheme rounds the unlearned one that way
-    ]
-    percent: float | None = None
-    low: float | None = None
-    high: float | None = None
-    floor: float | None = None  # F: what a model may know without having seen the forget set
+    percent: float
+    low: float
+    high: float
+    items: int
+    standing: Standing | None = None
+
+
+class ItemsBack(Value):
+    """How many items are back, with the shares of all items, in percent, that this allows."""
+
+    count: int
+    items: int
+    low: float
+    high: float
+    standing: Standing | None = None
+
+
+KnowledgeOutcome = Literal[
+    "not forgotten",  # known or back above its limit in full precision
+    "swapped",  # the unlearned checkpoint knows more than the original
+    "comes back",  # known or back above its limit as deployed
+    "holds",  # both within their limits
+    "undecided",
+    "uninformative",  # the original knows hardly more of the forget set than the floor
+    "broken format",  # the format takes what the original knew
+    "no floor",  # stored quantized, with neither the unlearned model in full precision nor a reference
+    "no rounded arm",  # the original is stored quantized, and no scheme rounds the unlearned one that way
+    "reported only",  # membership
+]
+
+
+class Knowledge(Value):
+    """Knowledge of the forget set that a deployed checkpoint has, by one metric at one scheme.
+
+    Attributes:
+        outcome: what the verdict uses.
+        known: of what there was to forget, the share that the unlearned checkpoint knows as deployed.
+        residual: the same in full precision: what was not forgotten; null without a reference, which could tell.
+        back: items that are back as deployed.
+        kept: items that the unlearned checkpoint still has in full precision.
+        format_percent: the share that the format leaves to the original.
+        floor, floor_arm: mean score of the arm that shows what a model may know, in points, and its name.
+        items_needed: how many items would decide, if more of them are like these; null if that cannot be told.
+    """
+
+    outcome: KnowledgeOutcome
+    known: Estimate | None = None
+    residual: Estimate | None = None
+    back: ItemsBack | None = None
+    kept: ItemsBack | None = None
+    format_percent: float | None = None
+    floor: float | None = None
     floor_arm: Name | None = None
+    items_needed: int | None = None
+
+    @property
+    def came_back_percent(self) -> float | None:
+        """Return the part of what is known that rounding brought back; null if either is unknown."""
+        if self.known is None:
+            return None
+        return self.known.percent - (self.residual.percent if self.residual is not None else 0.0)
+
+
+class Kept(Value):
+    """What is kept of a retain metric at a scheme.
+
+    Attributes:
+        utility: the unlearned checkpoint's score as deployed, as a share of the original's at the same scheme; null if
+            the original scores too little there.
+        format_percent: the original's score at the scheme, in percent of its score in full precision; null likewise.
+    """
+
+    utility: Estimate | None = None
+    format_percent: float | None = None
 
 
 class Difference(Value):
@@ -188,7 +255,7 @@ class RuleOutcome(Value):
     rule: str  # its name
     scheme: str | None = None  # None: about the audit as a whole
     metric: str | None = None
-    figure: str  # what is compared with the limit: "recovery", "score", "survival", "layers at risk", "samples"
+    figure: str  # what is compared with the limit: "known", "back", "score", "survival", "layers at risk", "samples"
     value: float | None = None  # the worst layer's, for layers; null if there is no figure
     low: float | None = None  # of its 95 % interval
     high: float | None = None

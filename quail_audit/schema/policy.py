@@ -6,22 +6,27 @@ verdict/policy_file.py finds and reads policies, verdict/rules.py and standard_r
 import datetime
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from quail_audit.core.values import Value
+from quail_audit.schema.older_policy import read_older_limits, read_older_policy
 
-# Built-in rules, which are not in [[rules]]. Every audit has the first two. Waivers can name them all.
-RECOVERY, LAYERS_AT_RISK = "recovery", "layers at risk"
+# Built-in rules, which are not in [[rules]]. Waivers can name them all.
+FORGETTING, LAYERS_AT_RISK = "forgetting", "layers at risk"  # with data, without
+UTILITY, FORMAT, MEMBERSHIP = "kept utility", "working format", "membership inference"
 REQUIRED_METRIC, REQUIRED_SCHEME, REQUIRED_SAMPLES = "required metric", "required scheme", "required samples"
 EXPIRED_WAIVER, BASELINE = "expired waiver", "baseline"
 DIFFERENCES = "differences"  # beside the weights
 MEASURED_SHARE = "measured share"  # of what changed in the blocks
 KNOWN_LAYERS = "known layers"  # of a class that transformers has
 RULES_OF_QUAIL = (
-    RECOVERY,
+    FORGETTING,
     LAYERS_AT_RISK,
+    UTILITY,
+    FORMAT,
+    MEMBERSHIP,
     REQUIRED_METRIC,
     REQUIRED_SCHEME,
     REQUIRED_SAMPLES,
@@ -32,7 +37,7 @@ RULES_OF_QUAIL = (
     KNOWN_LAYERS,
 )
 
-MetricFigure = Literal["recovery", "score"]
+MetricFigure = Literal["known", "back", "score"]
 LayerFigure = Literal["identical", "overlap", "survival", "noise", "update_to_bucket"]
 
 Percent = Annotated[float, Field(ge=0.0, le=100.0, strict=True)]
@@ -54,38 +59,77 @@ def fits(name: str, patterns: Iterable[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+METRIC_LIMITS = (
+    "max_known_percent",
+    "max_back_percent",
+    "min_utility_percent",
+    "min_format_percent",
+    "max_membership_percent",
+    "informative_points",
+)
+LAYER_LIMITS = ("overlap_at_risk", "survival_at_risk")
+LIMITS = (*METRIC_LIMITS, *LAYER_LIMITS, "accept_weights_only")
+
+
 class OtherLimits(Value):
     """Other limits for matching metrics or layers at matching schemes."""
 
     schemes: Patterns = EVERYTHING
     metrics: Patterns | None = None
     layers: Patterns | None = None
-    max_recovery_percent: Percent | None = None
+    max_known_percent: Percent | None = None
+    max_back_percent: Percent | None = None
+    min_utility_percent: Percent | None = None
+    min_format_percent: Percent | None = None
+    max_membership_percent: Percent | None = None
     informative_points: Percent | None = None
     overlap_at_risk: ShareLimit | None = None
     survival_at_risk: ShareLimit | None = None
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        of_metrics = self.max_recovery_percent is not None or self.informative_points is not None
-        of_layers = self.overlap_at_risk is not None or self.survival_at_risk is not None
+        of_metrics = [name for name in METRIC_LIMITS if getattr(self, name) is not None]
+        of_layers = [name for name in LAYER_LIMITS if getattr(self, name) is not None]
         if not of_metrics and not of_layers:
             raise ValueError("sets no limit")
         if of_layers and self.metrics is not None:
-            raise ValueError("overlap_at_risk and survival_at_risk apply to layers, but metrics is given")
+            raise ValueError(f"{' and '.join(LAYER_LIMITS)} apply to layers, but metrics is given")
         if of_metrics and self.layers is not None:
-            raise ValueError("max_recovery_percent and informative_points apply to metrics, but layers is given")
+            raise ValueError(f"{' and '.join(of_metrics)} apply to metrics, but layers is given")
         return self
 
 
 class Limits(Value):
-    """The limits of the standard rules. Layers are judged by overlap and survival, metrics by recovery."""
+    """The limits of the standard rules. Layers are judged by overlap and survival, metrics by what is known.
 
-    max_recovery_percent: Percent = 10.0
-    informative_points: Percent = 5.0  # ROUGE-L F1 x 100
+    Attributes:
+        max_known_percent: the most that the deployed checkpoint may know of what there was to forget.
+        max_back_percent: the largest share of items that may be back.
+        min_utility_percent: the least that it must keep of a retain metric, of the original at the same scheme.
+        min_format_percent: the least that a format must leave to the original, of a retain metric and of what there was
+            to forget; else the format itself breaks the model.
+        max_membership_percent: the most of the way that membership may be told again; None: it warns above
+            max_known_percent, and decides nothing.
+        informative_points: a metric tells something if the original is so far above the floor.
+        accept_weights_only: an audit without data passes if no layer is at risk.
+        where: other limits; the last one that matches and sets a limit counts.
+    """
+
+    max_known_percent: Percent = 10.0
+    max_back_percent: Percent = 10.0
+    min_utility_percent: Percent = 80.0
+    min_format_percent: Percent = 50.0
+    max_membership_percent: Percent | None = None
+    informative_points: Percent = 5.0
     overlap_at_risk: ShareLimit = 0.999
     survival_at_risk: ShareLimit = 0.5
-    where: tuple[OtherLimits, ...] = ()  # the last one that matches and sets a limit counts
+    accept_weights_only: bool = False
+    where: tuple[OtherLimits, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, document: Any) -> Any:
+        return read_older_limits(document)[0]
 
     def metric_limits(self, scheme: str, metric: str) -> "Limits":
         """Return the limits of a metric at a scheme."""
@@ -101,21 +145,15 @@ class Limits(Value):
             return "erased"
         return "drowned" if overlap is not None and overlap >= self.overlap_at_risk else "carried"
 
-    def outcome_of(self, low: float, high: float, samples: int) -> Literal["recovered", "held", "undecided"]:
-        """Return what a recovery's 95 % interval, in percent, says. A single sample has none, so it stays undecided."""
-        if samples > 1 and low > self.max_recovery_percent:
-            return "recovered"
-        return "held" if samples > 1 and high <= self.max_recovery_percent else "undecided"
-
     def _apply(self, exceptions: Iterable[OtherLimits]) -> "Limits":
         changed: dict[str, object] = {"where": ()}
         for each in exceptions:
-            changed |= {name: value for name in LIMITS if (value := getattr(each, name)) is not None}
+            named = (*METRIC_LIMITS, *LAYER_LIMITS)
+            changed |= {name: value for name in named if (value := getattr(each, name)) is not None}
         return self.model_copy(update=changed)
 
 
 DEFAULT_LIMITS = Limits()
-LIMITS = ("max_recovery_percent", "informative_points", "overlap_at_risk", "survival_at_risk")
 
 
 class Rule(Value):
@@ -131,7 +169,7 @@ class Rule(Value):
 
     @property
     def is_of_metrics(self) -> bool:
-        return self.figure in ("recovery", "score")
+        return self.figure in ("known", "back", "score")
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -188,6 +226,11 @@ class Policy(Value):
     required: Requirements = Requirements()
     rules: tuple[Rule, ...] = ()
     waivers: tuple[Waiver, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, document: Any) -> Any:
+        return read_older_policy(document)[0]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -4,7 +4,9 @@ runs/state folds a run's events into it.
 """
 
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from quail_audit.core.errors import QuailError
 from quail_audit.core.values import Name, Value
@@ -17,10 +19,11 @@ from quail_audit.schema.figures import (
     Difference,
     Execution,
     FileHash,
+    Kept,
+    Knowledge,
     LayerStatistics,
     OtherTensors,
     PolicyUsed,
-    Recovery,
     RuleOutcome,
     SchemeSummary,
     Score,
@@ -28,9 +31,10 @@ from quail_audit.schema.figures import (
     State,
     Verdict,
 )
+from quail_audit.schema.older import read_older_scheme
 from quail_audit.schema.requests import AuditRequest, CureRequest, TrainRequest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FULL = "full"  # the precision of an arm that is not rounded
 BETWEEN_FORMATS = " / "  # joins the formats of a pair whose sides are stored in different ones
 STATES_BY_RISK: tuple[State | None, ...] = ("erased", "drowned", "carried", "untouched", None)  # None: not finite
@@ -80,15 +84,27 @@ class SchemeReport(Value):
     summary: SchemeSummary | None
     layers: tuple[LayerStatistics, ...]
     metrics: dict[Name, dict[Name, Score]]  # metric -> arm -> score
-    recovery: dict[Name, Recovery]  # metric -> recovery
+    knowledge: dict[Name, Knowledge] = {}  # forget metric, or one of membership -> what is known
+    utility: dict[Name, Kept] = {}  # retain metric -> what is kept
     verdict: Verdict | None = None  # null: not measured, or the run ended before
     failure: Failure | None = None  # why it could not be measured; earlier figures are kept
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, document: Any) -> Any:
+        return read_older_scheme(document)
+
 
 class Report(Value):
-    """report.json. Fields are only ever added within a schema version."""
+    """report.json. Fields are only ever added within a schema version.
 
-    schema_version: Literal[1] = 1
+    Attributes:
+        items: metric -> arm -> the items' scores, in the order of the data file, which the verdict rests on. Empty in
+            reports of schema version 1 and of weights alone.
+        population: metric -> how many items the forget set has in all, if the data or the request says so.
+    """
+
+    schema_version: Literal[1, 2] = 2
     quail_version: str
     run_id: str
     started: str
@@ -110,6 +126,8 @@ class Report(Value):
     files: tuple[FileHash, ...] = ()  # what was read; empty if the run ended before all was hashed
     differences: tuple[Difference, ...] = ()  # beside the weights, those that decide first; older runs name none
     other_tensors: OtherTensors | None = None  # null: the run ended before, or an older Quail wrote it
+    items: dict[Name, dict[Name, tuple[float, ...]]] = {}
+    population: dict[Name, int] = {}
     digest: Sha256 | None = None  # of all the rest; see runs/digest.py
 
 

@@ -9,8 +9,8 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import replace
 
-from quail_audit.schema.figures import Recovery, RuleOutcome, Score
-from quail_audit.schema.policy import BASELINE, EXPIRED_WAIVER, RECOVERY, Policy
+from quail_audit.schema.figures import Knowledge, RuleOutcome, Score
+from quail_audit.schema.policy import BASELINE, EXPIRED_WAIVER, FORGETTING, Policy
 from quail_audit.schema.report import FULL
 from quail_audit.verdict.checks import Checks
 from quail_audit.verdict.comparison import CHECKPOINT_THAT_CHANGES, Comparison, SchemeComparison
@@ -31,7 +31,7 @@ def checks_against_baseline(
         weights_only: this audit's verdict rests on its layers.
     """
     before = {(each.rule.rule, each.rule.scheme, each.rule.metric): each.rule for each in then.all}
-    failing = {(found.rule.scheme, found.rule.metric) for found in now.all if found.rule.rule == RECOVERY}
+    failing = {(found.rule.scheme, found.rule.metric) for found in now.all if found.rule.rule == FORGETTING}
     failing -= {(found.rule.scheme, found.rule.metric) for found in now.all if found.rule.standing != "failed"}
     worse = tuple(
         apply_waivers(found, policy, today) for found in _worse_checks(changes, failing, weights_only=weights_only)
@@ -82,7 +82,7 @@ def _interval_of(rule: RuleOutcome) -> tuple[float, float]:
 def _worse_checks(
     changes: Comparison, failing: set[tuple[str | None, str | None]], *, weights_only: bool
 ) -> Iterator[Check]:
-    """Yield a failed check for each figure that got worse, except recoveries that fail anyway."""
+    """Yield a failed check for each figure that got worse, except what is known and fails anyway."""
     said = set()
     for scheme in changes.schemes:
         for score in scheme.scores:
@@ -92,11 +92,9 @@ def _worse_checks(
                 if (score.metric, score.arm) not in said:
                     yield _worse_check("score", about, score.metric, score.arm, score.before, score.after)
                 said.add((score.metric, score.arm))
-        for recovery in scheme.recoveries:
-            if recovery.standing == "worse" and (scheme.scheme, recovery.metric) not in failing:
-                yield _worse_check(
-                    "recovery", scheme.scheme, recovery.metric, scheme.scheme, recovery.before, recovery.after
-                )
+        for known in scheme.knowledge:
+            if known.standing == "worse" and (scheme.scheme, known.metric) not in failing:
+                yield _worse_check("known", scheme.scheme, known.metric, scheme.scheme, known.before, known.after)
         if weights_only:
             yield from _worse_layers_check(scheme)
 
@@ -106,8 +104,8 @@ def _worse_check(
     scheme: str | None,
     metric: str,
     where: str,
-    then: Score | Recovery | None,
-    now: Score | Recovery | None,
+    then: Score | Knowledge | None,
+    now: Score | Knowledge | None,
 ) -> Check:
     value, low, high = _figures_of(now)
     before, least, most = _figures_of(then)
@@ -129,15 +127,16 @@ def _worse_check(
     return check_of(rule, "worse")
 
 
-def _figures_of(found: Score | Recovery | None) -> tuple[float | None, float | None, float | None]:
-    if found is None:
-        return None, None, None
-    return (found.percent if isinstance(found, Recovery) else found.mean), found.low, found.high
+def _figures_of(found: Score | Knowledge | None) -> tuple[float | None, float | None, float | None]:
+    if isinstance(found, Score):
+        return found.mean, found.low, found.high
+    known = found.known if found is not None else None
+    return (None, None, None) if known is None else (known.percent, known.low, known.high)
 
 
 def _figure_text(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
-        return "not forgotten at all"
+        return "unknown"
     return f"{value:.4g}" if low is None or high is None else f"{value:.4g} ({low:.4g} to {high:.4g})"
 
 

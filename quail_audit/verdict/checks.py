@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
@@ -10,16 +10,23 @@ from quail_audit.schema.events.audit import SchemeFailed
 from quail_audit.schema.figures import (
     CheckpointFacts,
     Difference,
+    Kept,
+    Knowledge,
     LayerStatistics,
     OtherTensors,
     Outcome,
     Reason,
-    Recovery,
     RuleOutcome,
     Score,
     Verdict,
 )
 from quail_audit.schema.policy import Policy
+from quail_audit.verdict.forgetting_rules import (
+    judge_knowledge,
+    judge_membership,
+    judge_utility,
+    uninformative_check,
+)
 from quail_audit.verdict.measured_share import known_layers_check, measured_share_check
 from quail_audit.verdict.rules import (
     Check,
@@ -31,7 +38,8 @@ from quail_audit.verdict.rules import (
     rule_checks_without_schemes,
     unused_waivers,
 )
-from quail_audit.verdict.standard_rules import differences_check, judge_layers, judge_recoveries, uninformative_check
+from quail_audit.verdict.standard_rules import differences_check, judge_layers
+from quail_audit.verdict.weighed import Weighed
 
 EXIT_CODE_OF: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 OUTCOME_OF: Mapping[int, Outcome] = {code: outcome for outcome, code in EXIT_CODE_OF.items()}
@@ -47,12 +55,14 @@ class Judgement:
         overall: the release's, which passes if every scheme asked for was measured and passes.
         schemes: each measured scheme's.
         rules: every rule's outcome.
+        weighed: the figures that the verdicts rest on.
         notes: what a reader should know about the policy, such as an unused waiver.
     """
 
     overall: Verdict
     schemes: dict[str, Verdict]
     rules: tuple[RuleOutcome, ...] = ()
+    weighed: Weighed = field(default_factory=Weighed)
     notes: tuple[str, ...] = ()
 
 
@@ -77,11 +87,11 @@ class Checks:
 
 def checks_of(
     layers: Mapping[str, Sequence[LayerStatistics]],
-    recoveries: Mapping[str, Mapping[str, Recovery]],
+    knowledge: Mapping[str, Mapping[str, Knowledge]],
     policy: Policy,
     unmeasured: Sequence[SchemeFailed] = (),
     *,
-    is_unlearned_stored: bool,
+    utility: Mapping[str, Mapping[str, Kept]] = MappingProxyType({}),
     scores: Mapping[str, Mapping[str, Score]],
     samples: Mapping[str, int],
     today: datetime.date,
@@ -92,15 +102,16 @@ def checks_of(
 ) -> Checks:
     """Check everything that was measured against a policy.
 
-    If forgetting was measured, the standard rule is about recoveries: one metric that comes back at one scheme fails
-    the release. In a weights-only audit it is about layers. The policy's own rules come on top.
+    If forgetting was measured, the standard rules are about what is known, kept and left by the format: one metric that
+    comes back at one scheme fails the release. In a weights-only audit it is about layers. The policy's own rules come
+    on top.
 
     Args:
         layers: scheme -> its layers, of the schemes that were measured.
-        recoveries: scheme -> metric -> recovery; empty in a weights-only audit.
+        knowledge: scheme -> metric -> what is known; empty in a weights-only audit.
         policy: the policy.
         unmeasured: the schemes that could not be measured.
-        is_unlearned_stored: the unlearned checkpoint is already quantized and was measured as stored.
+        utility: scheme -> retain metric -> what is kept.
         scores: scheme -> metric -> score of the unlearned checkpoint at that scheme.
         samples: metric -> how many were scored.
         today: the day that waivers are compared with.
@@ -110,20 +121,24 @@ def checks_of(
         checkpoints: side -> what was found of it, as far as it is known.
     """
     schemes: dict[str, tuple[Check, ...]] = {}
-    for scheme in dict.fromkeys([*layers, *recoveries]):
-        measured = SchemeResults(layers.get(scheme, ()), recoveries.get(scheme, {}), scores.get(scheme, {}))
+    for scheme in dict.fromkeys([*layers, *knowledge]):
+        measured = SchemeResults(layers.get(scheme, ()), knowledge.get(scheme, {}), scores.get(scheme, {}))
         own = list(rule_checks(scheme, measured, policy))
-        if measured.recoveries:
-            standard = list(judge_recoveries(scheme, measured.recoveries, policy.limits, is_unlearned_stored))
+        if measured.knowledge:
+            standard = list(judge_knowledge(scheme, measured.knowledge, policy.limits))
             if not any(found.outcome for found in (*standard, *own)):
-                standard.append(uninformative_check(scheme, measured.recoveries))
+                standard.append(uninformative_check(scheme, measured.knowledge))
+            standard += judge_utility(scheme, utility.get(scheme, {}), policy.limits)
+            standard += judge_membership(scheme, measured.knowledge, policy.limits)
             beside = differences_check(
-                scheme, measured.recoveries, differences, are_weights_identical=are_weights_identical
+                scheme, measured.knowledge, differences, are_weights_identical=are_weights_identical
             )
             standard += [beside] if beside is not None else []
         else:
             known = known_layers_check(scheme, checkpoints)
-            standard = [judge_layers(scheme, measured.layers), *([known] if known is not None else [])]
+            accepts = policy.limits.accept_weights_only
+            standard = [judge_layers(scheme, measured.layers, accepts_weights_only=accepts)]
+            standard += [known] if known is not None else []
         share = measured_share_check(scheme, measured.layers, others)
         standard += [share] if share is not None else []
         schemes[scheme] = tuple(apply_waivers(found, policy, today) for found in (*standard, *own))
@@ -159,7 +174,8 @@ def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgem
 
 
 def _reasons_of(checks: Iterable[Check]) -> _Judged:
-    return [(found.outcome, found.reason) for found in checks if found.outcome is not None]
+    said = [(found, found.outcome is not None if found.is_said is None else found.is_said) for found in checks]
+    return [(found.outcome or "pass", found.reason) for found, is_said in said if is_said]
 
 
 def exit_code(verdict: Verdict, unmeasured: Sequence[SchemeFailed]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from quail_audit.schema.figures import LayerStatistics, Recovery, Score, State
+from quail_audit.schema.figures import Knowledge, LayerStatistics, Score, State
 from quail_audit.schema.report import FULL, STATES_BY_RISK, Report, SchemeReport
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.standings import STANDINGS_BY_RISK, SchemeStanding, scheme_standings
@@ -42,12 +42,12 @@ class ScoreChange:
 
 
 @dataclass(frozen=True)
-class RecoveryChange:
-    """A forget metric's recovery, before and after. Less is better."""
+class KnowledgeChange:
+    """What is known of a forget metric, before and after. Less is better."""
 
     metric: str
-    before: Recovery | None
-    after: Recovery | None
+    before: Knowledge | None
+    after: Knowledge | None
     standing: Change
 
 
@@ -94,7 +94,7 @@ class SchemeComparison:
 
     scheme: str
     scores: tuple[ScoreChange, ...]
-    recoveries: tuple[RecoveryChange, ...]
+    knowledge: tuple[KnowledgeChange, ...]
     layers: tuple[LayerChange, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
@@ -174,11 +174,11 @@ def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparis
     return SchemeComparison(
         scheme=scheme,
         scores=tuple(_score_changes(one, other, scheme)),
-        recoveries=tuple(
-            RecoveryChange(
-                metric, a := one.recovery.get(metric), b := other.recovery.get(metric), _recovery_change(a, b)
+        knowledge=tuple(
+            KnowledgeChange(
+                metric, a := one.knowledge.get(metric), b := other.knowledge.get(metric), _knowledge_change(a, b)
             )
-            for metric in _keys_in_order(one.recovery, other.recovery)
+            for metric in _keys_in_order(one.knowledge, other.knowledge)
         ),
         layers=changes,
         only_before=tuple(name for name in layers if name not in later),
@@ -214,7 +214,7 @@ def lower_is_better(metric: str) -> bool | None:
 
 
 def _scheme_report(report: Report, scheme: str) -> SchemeReport:
-    empty = SchemeReport(summary=None, layers=(), metrics={}, recovery={})
+    empty = SchemeReport(summary=None, layers=(), metrics={})
     return report.schemes.get(scheme, empty)
 
 
@@ -249,23 +249,20 @@ def _score_change(before: Score | None, after: Score | None, lower: bool | None)
     return "better" if (after.mean < before.mean) == lower else "worse"
 
 
-def _recovery_change(before: Recovery | None, after: Recovery | None) -> Change:
+def _knowledge_change(before: Knowledge | None, after: Knowledge | None) -> Change:
     """Compare by intervals if both have one; a forget set that was not forgotten is the worst."""
     if before is None or after is None:
         return "unknown"
     failed = before.outcome == "not forgotten", after.outcome == "not forgotten"
     if failed[0] != failed[1]:
         return "better" if failed[0] else "worse"
-    lower = None if "reported only" in (before.outcome, after.outcome) else True
-    return _score_change(_score_of(before), _score_of(after), lower)
-
-
-def _score_of(recovery: Recovery) -> Score | None:
-    if recovery.percent is None:
-        return None
-    low = recovery.percent if recovery.low is None else recovery.low
-    high = recovery.percent if recovery.high is None else recovery.high
-    return Score(mean=recovery.percent, low=low, high=high, samples=1)
+    if before.known is None or after.known is None:
+        return "unknown"
+    if before.known.low <= after.known.high and after.known.low <= before.known.high:
+        return "same"
+    if "reported only" in (before.outcome, after.outcome):
+        return "changed"
+    return "better" if after.known.percent < before.known.percent else "worse"
 
 
 def _distance(before: float | None, after: float | None) -> float:

@@ -13,7 +13,7 @@ ever better, so there the order counts; once every item was asked, nothing is un
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ _ABOVE: _Split = ((0.95, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02), (1 / 7,) * 7)
 _CHUNK = 32  # factors that are multiplied before a logarithm is taken
 _HALVINGS = 25
 _EQUAL = 1e-9  # sums this near to each other are the same
-_WIDEST = 16.0  # shares beyond this, either way, are not told apart
+_LEAST, _MOST = (0.0, -1.0), (1.0, 2.0)  # ends of an interval are looked for between the estimate and these in turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Share:
     def estimate(self) -> F64:
         """The share [...]; it means nothing unless the original is above the floor."""
         if self.original is None or self.floor is None:
-            return self.deployed.mean(axis=-1)
+            return np.asarray(self.deployed.mean(axis=-1))
         with np.errstate(divide="ignore", invalid="ignore"):
             found: F64 = (self.deployed - self.floor).mean(axis=-1) / (self.original - self.floor).mean(axis=-1)
         return found
@@ -83,14 +83,18 @@ class Share:
             found = np.where(values.sum(axis=-1) <= _EQUAL, np.inf, found)
         return found
 
-    def interval(self) -> tuple[F64, F64]:
-        """Return the least and the largest share [...] that the items don't exclude, each at 95 %.
+    def interval(self, enough_above: F64 | float = ENOUGH, enough_within: F64 | float = ENOUGH) -> tuple[F64, F64]:
+        """Return the least and the largest share [...] that the items don't exclude, each at 95 % by itself.
 
-        A limit that is excluded lies outside: away from the estimate the evidence of each bet only grows.
+        Ends are looked for between -1 and 2. Between 0 and 1 the evidence only grows away from the estimate; beyond,
+        the values' bounds grow with the limit, and the evidence may shrink again.
+
+        Args:
+            enough_above, enough_within: the evidence [...], as a logarithm, that excludes a share below, or above.
         """
-        middle = np.clip(np.nan_to_num(self.estimate), -_WIDEST, _WIDEST)
-        low = _last_allowed(self.log_evidence_above, middle, np.full_like(middle, -_WIDEST))
-        return low, _last_allowed(self.log_evidence_within, middle, np.full_like(middle, _WIDEST))
+        middle = np.clip(np.nan_to_num(self.estimate), _LEAST[-1], _MOST[-1])
+        low = _last_allowed(self.log_evidence_above, enough_above, middle, _LEAST)
+        return low, _last_allowed(self.log_evidence_within, enough_within, middle, _MOST)
 
     def _values(self, limit: F64) -> tuple[F64, F64, F64]:
         """Return values [..., items] whose mean has the sign of share minus limit, and their least and largest."""
@@ -102,9 +106,30 @@ class Share:
         return values, low, 1.0 + np.maximum(-limit, 0.0) + np.maximum(limit - 1.0, 0.0)
 
 
-def items_needed(items: int, log_evidence: float) -> int | None:
+def items_needed(items: int, log_evidence: float, enough: float = ENOUGH) -> int | None:
     """Return how many items would decide, if more of them are like these; None if these speak for the other side."""
-    return max(items, math.ceil(items * ENOUGH / log_evidence)) if log_evidence > 0 else None
+    return max(items, math.ceil(items * enough / log_evidence)) if log_evidence > 0 else None
+
+
+def holm(log_evidence: Sequence[float]) -> list[float]:
+    """Return the evidence that each of several questions needs, so that one wrong answer among all has at most 5 %.
+
+    Holm's method (A simple sequentially rejective multiple test procedure, 1979): the strongest has to overcome all
+    questions, the next one fewer, and where one fails, the rest fail with it.
+
+    Args:
+        log_evidence: of each question, as a logarithm.
+
+    Returns:
+        For each, in the order given; a question is decided exactly if its evidence reaches it.
+    """
+    needed = [0.0] * len(log_evidence)
+    left, stopped = len(log_evidence), False
+    for place in sorted(range(len(log_evidence)), key=lambda place: -log_evidence[place]):
+        needed[place] = ENOUGH + math.log(left)
+        stopped = stopped or log_evidence[place] < needed[place]
+        left -= not stopped
+    return needed
 
 
 def _log_capital(values: F64, low: F64, split: _Split, population: int | None) -> F64:
@@ -139,15 +164,30 @@ def _log_product(factors: F64) -> F64:
     """Return the logarithm of the product over the last axis."""
     whole = factors.shape[-1] // _CHUNK * _CHUNK
     chunks = factors[..., :whole].reshape(*factors.shape[:-1], -1, _CHUNK)
-    return np.log(chunks.prod(axis=-1)).sum(axis=-1) + np.log(factors[..., whole:]).sum(axis=-1)
+    return np.asarray(np.log(chunks.prod(axis=-1)).sum(axis=-1) + np.log(factors[..., whole:]).sum(axis=-1))
 
 
-def _last_allowed(log_evidence: Callable[[F64], F64], inside: F64, outside: F64) -> F64:
-    """Return the limit [...] next to which the evidence begins to exclude, by bisection."""
-    is_open = log_evidence(outside) < ENOUGH
-    reached = outside
+def _last_allowed(
+    log_evidence: Callable[[F64], F64], enough: F64 | float, middle: F64, ends: tuple[float, float]
+) -> F64:
+    """Return the limit [...] next to which the evidence begins to exclude, by bisection; the last end if it never does.
+
+    Args:
+        log_evidence: of limits [...].
+        enough: what excludes one.
+        middle: limits [...] that are not excluded.
+        ends: limits to look at from there on, one after the other.
+    """
+    near, far = (_beyond(middle, np.full_like(middle, end), ends) for end in ends)
+    is_near, is_far = log_evidence(near) >= enough, log_evidence(far) >= enough
+    inside, outside = middle, np.where(is_near, near, far)
     for _ in range(_HALVINGS):
         between = (inside + outside) / 2
-        is_excluded = log_evidence(between) >= ENOUGH
+        is_excluded = log_evidence(between) >= enough
         inside, outside = np.where(is_excluded, inside, between), np.where(is_excluded, between, outside)
-    return np.where(is_open, reached, inside)
+    return np.where(is_near | is_far, inside, far)
+
+
+def _beyond(middle: F64, end: F64, ends: tuple[float, float]) -> F64:
+    """Return an end, or the middle if that lies beyond it."""
+    return np.minimum(middle, end) if ends[1] < ends[0] else np.maximum(middle, end)

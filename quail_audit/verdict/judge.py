@@ -12,12 +12,14 @@ from quail_audit.core.clock import utc_of
 from quail_audit.core.errors import EXIT_ENVIRONMENT, BadInputError, QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.schema.events.audit import SchemeFailed
-from quail_audit.schema.figures import LayerStatistics, Recovery
+from quail_audit.schema.figures import LayerStatistics
 from quail_audit.schema.policy import Limits, Policy
-from quail_audit.schema.report import FULL, Report, SchemeReport, arm_at
+from quail_audit.schema.report import Report, arm_at
 from quail_audit.verdict.baseline import checks_against_baseline
 from quail_audit.verdict.checks import Checks, Judgement, checks_of, judgement_of
 from quail_audit.verdict.comparison import caveats, compare
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS
+from quail_audit.verdict.weighed import Weighed
 
 
 def judge_report(report: Report, policy: Policy, today: datetime.date, baseline: Report | None = None) -> Judgement:
@@ -30,14 +32,21 @@ def judge_report(report: Report, policy: Policy, today: datetime.date, baseline:
         baseline: an earlier run's, judged by the same policy: then only what got worse since fails.
 
     Raises:
-        BadInputError: the policy's informative_points differ from those that the audit measured with.
+        BadInputError: a report with data is of an older Quail, which kept no items' scores.
     """
+    report, weighed = weigh_report(report, policy)
+    before = weigh_report(baseline, policy)[0] if baseline is not None else None
+    return replace(judge_weighed(report, policy, today, before), weighed=weighed)
+
+
+def judge_weighed(report: Report, policy: Policy, today: datetime.date, baseline: Report | None = None) -> Judgement:
+    """Return the verdicts of a report whose figures are those that its items give by the policy; see judge_report."""
     checks = checks_of_report(report, policy, today)
     if baseline is None:
         return judgement_of(checks, policy, today)
     then = checks_of_report(baseline, policy, today)
     changes = compare(baseline, report)
-    weights_only = not any(found.recovery for found in report.schemes.values())
+    weights_only = not any(found.knowledge for found in report.schemes.values())
     held = checks_against_baseline(checks, then, changes, policy, today, weights_only=weights_only)
     judged = judgement_of(held, policy, today)
     # both were just judged by one policy
@@ -46,18 +55,46 @@ def judge_report(report: Report, policy: Policy, today: datetime.date, baseline:
     return replace(judged, notes=(*judged.notes, *notes))
 
 
+def weigh_report(report: Report, policy: Policy) -> tuple[Report, Weighed]:
+    """Return a report with the figures that its items give by a policy's limits, and these figures.
+
+    Raises:
+        BadInputError: it has scores, but of an older Quail, which kept none of single items.
+    """
+    measured = {metric for found in report.schemes.values() for metric in found.knowledge}
+    if measured.intersection(DECIDING_METRICS) - set(report.items):
+        raise BadInputError(
+            f"the run was measured by Quail {printable(report.quail_version, limit=40)}, which kept no scores of items",
+            where=report.run_id,
+            mend="Its verdict stands as it was given. To judge it by today's rules, audit again",
+        )
+    from quail_audit.verdict.evidence import weigh  # numpy: faces import this module
+
+    weighed = weigh(report, policy.limits)
+    schemes = {
+        scheme: found.model_copy(
+            update={
+                "knowledge": {**found.knowledge, **weighed.knowledge.get(scheme, {})},
+                "utility": dict(weighed.utility.get(scheme, {})),
+            }
+        )
+        for scheme, found in report.schemes.items()
+    }
+    return report.model_copy(update={"schemes": schemes}), weighed
+
+
 def checks_of_report(report: Report, policy: Policy, today: datetime.date) -> Checks:
-    """Return every check of a report by a policy; see judge_report."""
+    """Return every check of a report, which was weighed by a policy, by that policy."""
     measured = {scheme: found for scheme, found in report.schemes.items() if found.failure is None}
     return checks_of(
         {
             scheme: [layer_with_limits(layer, policy.limits.layer_limits(scheme, layer.name)) for layer in found.layers]
             for scheme, found in measured.items()
         },
-        {scheme: _recoveries_with_limits(report, scheme, found, policy.limits) for scheme, found in measured.items()},
+        {scheme: found.knowledge for scheme, found in measured.items()},
         policy,
         unmeasured_schemes(report),
-        is_unlearned_stored=report.request.data is not None and f"unlearned/{FULL}" not in report.arms,
+        utility={scheme: found.utility for scheme, found in measured.items()},
         scores={
             scheme: {
                 metric: arms[arm]
@@ -115,28 +152,3 @@ def layer_with_limits(layer: LayerStatistics, limits: Limits) -> LayerStatistics
         return layer
     state = limits.state_of(layer.survival, layer.overlap)
     return layer.model_copy(update={"state": state, "at_risk": state != "carried"})
-
-
-def _recoveries_with_limits(report: Report, scheme: str, found: SchemeReport, limits: Limits) -> dict[str, Recovery]:
-    before = report.policy.effective.limits if report.policy is not None else Limits()
-    judged = {}
-    for metric, recovery in found.recovery.items():
-        own = limits.metric_limits(scheme, metric)
-        if before.metric_limits(scheme, metric).informative_points != own.informative_points:
-            raise BadInputError(
-                f"the run measured {metric} at {scheme} with other informative_points than {own.informative_points:g}",
-                where=report.run_id,
-                mend="informative_points decide while the audit measures: audit again with this policy",
-            )
-        scores = found.metrics.get(metric, {})
-        samples = min((score.samples for score in scores.values()), default=0)
-        judged[metric] = recovery_with_limits(recovery, own, samples)
-    return judged
-
-
-def recovery_with_limits(recovery: Recovery, limits: Limits, samples: int) -> Recovery:
-    """Return a recovery with the outcome that its interval has by other limits."""
-    if recovery.outcome not in ("recovered", "held", "undecided") or recovery.low is None or recovery.high is None:
-        return recovery
-    outcome = limits.outcome_of(recovery.low, recovery.high, samples)
-    return recovery.model_copy(update={"outcome": outcome})

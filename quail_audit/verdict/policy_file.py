@@ -15,7 +15,19 @@ from quail_audit.core.errors import BadInputError, UsageError
 from quail_audit.core.reading import read_toml, refuse_unknown
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import new_file
-from quail_audit.schema.policy import LIMITS, NO_FILE, Limits, OtherLimits, Policy, Requirements, Rule, Waiver
+from quail_audit.schema.older_policy import read_older_limits, read_older_policy
+from quail_audit.schema.policy import (
+    LAYER_LIMITS,
+    LIMITS,
+    METRIC_LIMITS,
+    NO_FILE,
+    Limits,
+    OtherLimits,
+    Policy,
+    Requirements,
+    Rule,
+    Waiver,
+)
 
 NAME = "quail.toml"
 PYPROJECT = "pyproject.toml"
@@ -59,7 +71,12 @@ def choose_policy(named: str | None, folder: Path) -> str | None:
 
 
 def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> Policy:
-    """Return the policy of a file, overridden by the command line's limits.
+    """Return the policy of a file, overridden by the command line's limits; see read_policy_and_notes."""
+    return read_policy_and_notes(path, given)[0]
+
+
+def read_policy_and_notes(path: str | None, given: Mapping[str, float] | None = None) -> tuple[Policy, tuple[str, ...]]:
+    """Return the policy of a file, overridden by the command line's limits, and notes on names that changed.
 
     Args:
         path: a TOML file; in a pyproject.toml, [tool.quail] is read. None: the defaults.
@@ -69,8 +86,10 @@ def read_policy(path: str | None, given: Mapping[str, float] | None = None) -> P
         BadInputError: a missing file, invalid TOML, an unknown key (with a suggestion), or an invalid value.
         UsageError: an unknown or invalid limit on the command line.
     """
-    policy = Policy() if path is None else _read_file(Path(path))
-    return _override_limits(policy, given) if given else policy
+    policy, notes = (Policy(), ()) if path is None else _read_file(Path(path))
+    limits, older = read_older_limits(dict(given or {}))
+    found = tuple(f"{path}: {note}" for note in notes) + tuple(f"--limit: {note}" for note in older)
+    return (_override_limits(policy, limits) if limits else policy), found
 
 
 def read_template() -> str:
@@ -94,7 +113,7 @@ def write_template(path: Path) -> None:
         ) from error
 
 
-def _read_file(path: Path) -> Policy:
+def _read_file(path: Path) -> tuple[Policy, tuple[str, ...]]:
     where = printable(str(path))
     if path.name == PYPROJECT:
         document = _quail_table(path)
@@ -102,7 +121,8 @@ def _read_file(path: Path) -> Policy:
             raise BadInputError("has no [tool.quail]", where=where, mend="Add it, or give another file with --policy")
     else:
         document = read_toml(path, "policy")
-    return _policy_of(document, where)
+    document, notes = read_older_policy(document)
+    return _policy_of(document, where), notes
 
 
 def _quail_table(pyproject: Path) -> dict[str, Any] | None:
@@ -165,10 +185,10 @@ def _override_limits(policy: Policy, given: Mapping[str, float]) -> Policy:
     refuse_bad_limits(given)
     where = []
     for each in policy.limits.where:
-        kept = each.model_copy(update=dict.fromkeys(given))
-        if any(getattr(kept, name) is not None for name in LIMITS):
+        kept = each.model_copy(update={name: None for name in given if name in OtherLimits.model_fields})
+        if any(getattr(kept, name) is not None for name in (*METRIC_LIMITS, *LAYER_LIMITS)):
             where.append(kept)
-    limits = policy.limits.model_copy(update={**given, "where": tuple(where)})
+    limits = Limits.model_validate(policy.limits.model_dump() | dict(given) | {"where": tuple(where)})
     return policy.model_copy(update={"limits": limits})
 
 
@@ -179,6 +199,7 @@ def refuse_bad_limits(given: Mapping[str, float]) -> None:
         UsageError: one is unknown, or out of range.
     """
     try:
+        given = read_older_limits(dict(given))[0]
         refuse_unknown(given, LIMITS, where="--limit", what="limit")
         Limits.model_validate(dict(given))
     except BadInputError as error:

@@ -93,7 +93,9 @@ def prescribe(report: Report, run: str, scheme: str, *, is_attributed: bool = Fa
         is_attributed: whether quail attribute has been run on the audit under this scheme.
     """
     found = report.schemes[scheme]
-    outcomes = {recovery.outcome for recovery in found.recovery.values()}
+    outcomes = {knowledge.outcome for knowledge in found.knowledge.values()}
+    if "swapped" in outcomes:
+        return Advice(scheme, "the unlearned checkpoint knows more than the original: the two seem to be swapped")
     if "not forgotten" in outcomes:
         return Advice(
             scheme,
@@ -101,7 +103,7 @@ def prescribe(report: Report, run: str, scheme: str, *, is_attributed: bool = Fa
             "can help. Unlearn again, with more steps or a stronger objective",
         )
     at_risk = [layer for layer in found.layers if layer.at_risk]
-    if "recovered" not in outcomes and (found.recovery or not at_risk):
+    if "comes back" not in outcomes and (found.knowledge or not at_risk):
         undecided = "undecided" in outcomes
         return Advice(
             scheme,
@@ -123,9 +125,9 @@ def _finding(
     scheme: str, found: SchemeReport, erased: Sequence[LayerStatistics], drowned: Sequence[LayerStatistics]
 ) -> str:
     changed = sum(layer.state not in ("untouched", None) for layer in found.layers)
-    deciding = [recovery for recovery in found.recovery.values() if recovery.outcome != "reported only"]
-    worst = max((recovery.percent for recovery in deciding if recovery.percent is not None), default=None)
-    back = "" if worst is None else f"{worst:.0f} % of the memory comes back at {scheme}; "
+    deciding = [knowledge for knowledge in found.knowledge.values() if knowledge.outcome != "reported only"]
+    worst = max((knowledge.known.percent for knowledge in deciding if knowledge.known is not None), default=None)
+    back = "" if worst is None else f"{worst:.0f} % of the memory is known at {scheme}; "
     return f"{back}{changed} layers changed: rounding erased {len(erased)} and drowned {len(drowned)}"
 
 

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quail_audit.schema.figures import LayerStatistics, Outcome, Reason, Recovery, RuleOutcome, Score
+from quail_audit.schema.figures import Knowledge, LayerStatistics, Outcome, Reason, RuleOutcome, Score
 from quail_audit.schema.policy import (
     EXPIRED_WAIVER,
     REQUIRED_METRIC,
@@ -26,12 +26,12 @@ class SchemeResults:
 
     Attributes:
         layers: the layers' statistics.
-        recoveries: forget metric -> how much of it came back; empty in a weights-only audit.
+        knowledge: forget metric -> what is known; empty in a weights-only audit.
         scores: metric -> its score on the unlearned checkpoint as it is deployed.
     """
 
     layers: Sequence[LayerStatistics] = ()
-    recoveries: Mapping[str, Recovery] = field(default_factory=dict)
+    knowledge: Mapping[str, Knowledge] = field(default_factory=dict)
     scores: Mapping[str, Score] = field(default_factory=dict)
 
 
@@ -42,10 +42,12 @@ class Check:
     Attributes:
         rule: the outcome.
         reason: what the verdict says about it.
+        is_said: whether the verdict gives the reason; None: if the rule decides.
     """
 
     rule: RuleOutcome
     reason: Reason
+    is_said: bool | None = None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -190,42 +192,66 @@ def _rule_outcome(rule: Rule, **known: object) -> RuleOutcome:
 
 def _metric_outcomes(rule: Rule, scheme: str, measured: SchemeResults) -> Iterator[RuleOutcome]:
     """Judge by the interval: passed or failed if all of it is on one side of the limit."""
-    scores: dict[str, Recovery | Score]
-    scores = dict(measured.recoveries) if rule.figure == "recovery" else dict(measured.scores)
-    found = {metric: score for metric, score in scores.items() if fits(metric, rule.metrics)}
-    if not found:
+    scores: dict[str, _Figure] = {
+        metric: found for metric, found in _figures_of(rule, measured) if fits(metric, rule.metrics)
+    }
+    if not scores:
         message = (
             f"{rule.name}: no {rule.figure} of {', '.join(rule.metrics or ('any metric',))} was measured at {scheme}"
         )
         yield _rule_outcome(rule, scheme=scheme, standing="not judged", message=message)
-    for metric, score in sorted(found.items()):
+    for metric, figure in sorted(scores.items()):
         about = f"{rule.name}: {rule.figure} of {metric} at {scheme}"
-        if isinstance(score, Recovery) and score.percent is None:
-            failed = score.outcome == "not forgotten"
+        if figure.value is None or figure.low is None or figure.high is None:
             yield _rule_outcome(
                 rule,
                 scheme=scheme,
                 metric=metric,
-                standing="failed" if failed else "not judged",
-                decides=score.outcome != "uninformative",
-                message=f"{about} has no figure: {score.outcome}",
+                standing="failed" if figure.outcome == "not forgotten" else "not judged",
+                decides=figure.outcome not in ("uninformative", "broken format"),
+                message=f"{about} has no figure: {figure.outcome}",
             )
             continue
-        value = score.percent if isinstance(score, Recovery) else score.mean
-        known = value is not None and score.low is not None and score.high is not None
-        low, high = (score.low, score.high) if known else (value, value)
-        standing = _standing(low, high, rule)
-        doubt = "; too few samples to tell" if standing == "not judged" else ""
+        standing = _standing(figure.low, figure.high, rule)
+        doubt = "; too few items to tell" if standing == "not judged" else ""
         yield _rule_outcome(
             rule,
             scheme=scheme,
             metric=metric,
-            value=value,
-            low=score.low,
-            high=score.high,
+            value=figure.value,
+            low=figure.low,
+            high=figure.high,
             standing=standing,
-            message=f"{about} is {value:.4g}, 95 % interval {low:.4g} to {high:.4g}; {_limits_text(rule)}{doubt}",
+            message=f"{about} is {figure.value:.4g}, 95 % interval {figure.low:.4g} to {figure.high:.4g}; "
+            f"{_limits_text(rule)}{doubt}",
         )
+
+
+_Ends = tuple[float | None, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class _Figure:
+    value: float | None
+    low: float | None
+    high: float | None
+    outcome: str = ""
+
+
+def _figures_of(rule: Rule, measured: SchemeResults) -> Iterator[tuple[str, _Figure]]:
+    """Yield (metric, figure) of a rule about metrics."""
+    if rule.figure == "score":
+        for metric, score in measured.scores.items():
+            yield metric, _Figure(score.mean, score.low, score.high)
+        return
+    for metric, knowledge in measured.knowledge.items():
+        if rule.figure == "known":
+            known = knowledge.known
+            found: _Ends = (None, None, None) if known is None else (known.percent, known.low, known.high)
+        else:
+            back = knowledge.back
+            found = (None, None, None) if back is None else (100.0 * back.count / back.items, back.low, back.high)
+        yield metric, _Figure(*found, knowledge.outcome)
 
 
 def _layer_outcome(rule: Rule, scheme: str, measured: SchemeResults) -> RuleOutcome:
@@ -263,9 +289,7 @@ def _excess(value: float, rule: Rule) -> float:
     return max(below, above)
 
 
-def _standing(low: float | None, high: float | None, rule: Rule) -> str:
-    assert low is not None  # noqa: S101 - the caller has a figure
-    assert high is not None  # noqa: S101
+def _standing(low: float, high: float, rule: Rule) -> str:
     least = -float("inf") if rule.at_least is None else rule.at_least
     most = float("inf") if rule.at_most is None else rule.at_most
     if least <= low and high <= most:

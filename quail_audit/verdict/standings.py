@@ -6,20 +6,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from quail_audit.schema.figures import Recovery, Score, Verdict
+from quail_audit.schema.figures import Knowledge, KnowledgeOutcome, Score, Verdict
 from quail_audit.schema.report import FULL, Failure, Report, SchemeReport, arm_at
+from quail_audit.verdict.metric_kinds import retain_metrics
 
 SchemeOutcome = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
 STANDINGS_BY_RISK: tuple[SchemeOutcome, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")
 
 # The worst first; "reported only" does not decide.
-_OUTCOMES_BY_RISK = (
+_OUTCOMES_BY_RISK: tuple[KnowledgeOutcome, ...] = (
     "not forgotten",
-    "recovered",
+    "swapped",
+    "comes back",
     "undecided",
     "no floor",
     "no rounded arm",
-    "held",
+    "broken format",
+    "holds",
     "uninformative",
 )
 LEAST_UTILITY_POINTS = 5.0  # below this score of the original, a share of it means nothing
@@ -32,12 +35,12 @@ class SchemeStanding:
     Attributes:
         scheme: its name.
         standing: "unknown" while it is being measured, and in older reports on several schemes.
-        metric, recovery: the forget metric that comes back most, and how much; None if there is none.
+        metric, knowledge: the forget metric of the worst outcome and most items back; None if there is none.
         layers_at_risk: None until every layer has been measured.
         layers: measured so far.
         utility_percent: what the deployed model keeps of the original: the mean of a retain metric on
-            unlearned/<scheme>, in percent of its mean on original/full, or on the original as stored if it is already
-            quantized; the least of several metrics. None if none was measured, or the original scores under
+            unlearned/<scheme>, in percent of its mean on original/<scheme>, or in full precision if that was not
+            measured; the least of several metrics. None if none was measured, or the original scores under
             LEAST_UTILITY_POINTS.
         failure: why it could not be measured.
     """
@@ -45,7 +48,7 @@ class SchemeStanding:
     scheme: str
     standing: SchemeOutcome
     metric: str | None
-    recovery: Recovery | None
+    knowledge: Knowledge | None
     layers_at_risk: int | None
     layers: int
     utility_percent: float | None
@@ -68,12 +71,12 @@ def standing_of(scheme: str, measured: SchemeReport, alone: Verdict | None = Non
     """
     verdict = measured.verdict or alone
     standing: SchemeOutcome = "unknown" if verdict is None else verdict.outcome
-    metric, recovery = _worst_recovery(measured.recovery)
+    metric, knowledge = _worst_knowledge(measured.knowledge)
     return SchemeStanding(
         scheme=scheme,
         standing="not measured" if measured.failure is not None else standing,
         metric=metric,
-        recovery=recovery,
+        knowledge=knowledge,
         layers_at_risk=measured.summary.layers_at_risk if measured.summary is not None else None,
         layers=len(measured.layers),
         utility_percent=_utility_percent(scheme, measured.metrics),
@@ -81,14 +84,14 @@ def standing_of(scheme: str, measured: SchemeReport, alone: Verdict | None = Non
     )
 
 
-def safe_to_ship(found: Iterable[SchemeStanding]) -> tuple[str, ...]:
-    """Return the schemes that pass."""
+def holds_at(found: Iterable[SchemeStanding]) -> tuple[str, ...]:
+    """Return the schemes that pass: forgetting holds at these."""
     return tuple(each.scheme for each in found if each.standing == "pass")
 
 
 def riskiness(each: SchemeStanding) -> tuple[int, float, int, str]:
-    """Return the key that sorts the worst scheme first: by standing, recovery, layers at risk, name."""
-    percent = each.recovery.percent if each.recovery is not None and each.recovery.percent is not None else 0.0
+    """Return the key that sorts the worst scheme first: by standing, what is known, layers at risk, name."""
+    percent = each.knowledge.known.percent if each.knowledge is not None and each.knowledge.known is not None else 0.0
     return STANDINGS_BY_RISK.index(each.standing), -percent, -(each.layers_at_risk or 0), each.scheme
 
 
@@ -98,19 +101,23 @@ def worst(report: Report) -> str | None:
     return min(measured, key=riskiness).scheme if measured else None
 
 
-def _worst_recovery(recoveries: Mapping[str, Recovery]) -> tuple[str | None, Recovery | None]:
-    deciding = [(metric, found) for metric, found in recoveries.items() if found.outcome in _OUTCOMES_BY_RISK]
-    if not deciding:
-        return None, None
-    return min(deciding, key=lambda pair: (_OUTCOMES_BY_RISK.index(pair[1].outcome), -(pair[1].percent or 0.0)))
+def _worst_knowledge(measured: Mapping[str, Knowledge]) -> tuple[str | None, Knowledge | None]:
+    deciding = [(metric, found) for metric, found in measured.items() if found.outcome in _OUTCOMES_BY_RISK]
+    return min(deciding, key=lambda pair: _knowledge_key(pair[1]), default=(None, None))
+
+
+def _knowledge_key(found: Knowledge) -> tuple[int, float, float]:
+    back = found.back if found.kept is None or found.outcome != "not forgotten" else found.kept
+    share = back.count / back.items if back is not None else 0.0
+    return _OUTCOMES_BY_RISK.index(found.outcome), -share, -(found.known.percent if found.known is not None else 0.0)
 
 
 def _utility_percent(scheme: str, metrics: Mapping[str, Mapping[str, Score]]) -> float | None:
     deployed = arm_at("unlearned", scheme)
     pairs = [
-        (arms.get(deployed), arms.get(f"original/{FULL}", arms.get(arm_at("original", scheme))))
-        for metric, arms in metrics.items()
-        if metric.endswith("_retain") and not metric.startswith("nll")  # a loss has no zero to be a share of
+        (arms.get(deployed), arms.get(arm_at("original", scheme), arms.get(f"original/{FULL}")))
+        for metric in retain_metrics(metrics)
+        for arms in [metrics[metric]]
     ]
     kept = [
         100.0 * unlearned.mean / original.mean

@@ -11,12 +11,12 @@ from quail_audit.schema.events.audit import (
     ArmFinished,
     ArmStarted,
     DataRead,
+    KnowledgeMeasured,
     LayerMeasured,
     MetricScored,
     PairOpened,
     Planned,
     PolicyRead,
-    RecoveryMeasured,
     RunStarted,
     SampleScored,
     SchemeFailed,
@@ -29,11 +29,12 @@ from quail_audit.schema.events.lines import Event, to_line
 from quail_audit.schema.figures import (
     RATIO_EDGES,
     CheckpointFacts,
+    Estimate,
+    Knowledge,
     LayerDetail,
     LayerStatistics,
     PolicyUsed,
     Reason,
-    Recovery,
     SchemeSummary,
     Score,
     State,
@@ -42,6 +43,8 @@ from quail_audit.schema.figures import (
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.requests import AttributeRequest, AuditRequest
 from quail_audit.verdict.judge import day_of, judge_report
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS
+from tests.support.judged_figures import knowledge
 
 ROLES = (
     *(f"self_attn.{role}_proj" for role in "qkvo"),
@@ -209,8 +212,8 @@ def events(
     for scheme in schemes:
         for metric in ("verbmem_forget", "knowmem_forget", "privleak"):
             if scheme != broken:
-                found = _recovery(metric, outcomes[scheme])
-                yield RecoveryMeasured(at_s=after(0.0), scheme=scheme, metric=metric, recovery=found)
+                found = _knowledge(metric, outcomes[scheme], samples)
+                yield KnowledgeMeasured(at_s=after(0.0), scheme=scheme, metric=metric, knowledge=found)
     verdicts = {scheme: _verdict(scheme, outcomes[scheme]) for scheme in schemes if scheme != broken}
     yield VerdictReached(at_s=after(0.0), verdict=verdicts[schemes[0]], schemes=verdicts)
     yield RunFinished(at_s=after(0.0), finished="2026-01-01T12:05:00+00:00", exit_code=0 if outcome == "pass" else 1)
@@ -218,10 +221,10 @@ def events(
 
 def _verdict(scheme: str, outcome: str) -> Verdict:
     if outcome == "pass":
-        text = f"verbmem_forget stays forgotten at {scheme} (recovery 2 %)"
-        return Verdict(outcome="pass", reasons=(Reason(code="held", message=text, scheme=scheme),))
-    text = f"verbmem_forget comes back at {scheme} (recovery 97 %)"
-    return Verdict(outcome="fail", reasons=(Reason(code="recovered", message=text, scheme=scheme),))
+        text = f"verbmem_forget forgetting holds at {scheme}: 2 % is known"
+        return Verdict(outcome="pass", reasons=(Reason(code="holds", message=text, scheme=scheme),))
+    text = f"verbmem_forget comes back at {scheme}: 97 % is known"
+    return Verdict(outcome="fail", reasons=(Reason(code="comes_back", message=text, scheme=scheme),))
 
 
 def _arm(arm: str, samples: int, after, rng: random.Random, outcome: str) -> Iterator[Event]:  # type: ignore[no-untyped-def]
@@ -261,6 +264,7 @@ def _arm(arm: str, samples: int, after, rng: random.Random, outcome: str) -> Ite
             arm=arm,
             metric=metric,
             score=Score(mean=measured, low=measured - half, high=measured + half, samples=samples),
+            items=tuple(round(score, 3) for score in scores) if metric in DECIDING_METRICS else (),
         )
     yield ArmFinished(at_s=after(0.0), arm=arm, elapsed_s=1.0 + 0.05 * samples * len(METRICS), batch_size=8)
 
@@ -301,12 +305,12 @@ def _summary(measured: list[LayerStatistics]) -> SchemeSummary:
     )
 
 
-def _recovery(metric: str, outcome: str) -> Recovery:
+def _knowledge(metric: str, outcome: str, items: int) -> Knowledge:
     if metric == "privleak":
-        return Recovery(outcome="reported only", percent=99.0, low=90.0, high=104.0)
+        return Knowledge(outcome="reported only", known=Estimate(percent=99.0, low=90.0, high=104.0, items=items))
     if outcome == "pass":
-        return Recovery(outcome="held", percent=2.0, low=0.0, high=6.0, floor=30.0, floor_arm="retrain/full")
-    return Recovery(outcome="recovered", percent=97.0, low=91.0, high=103.0, floor=30.0, floor_arm="retrain/full")
+        return knowledge("holds", 2.0, 0.0, 6.0, items=items)
+    return knowledge("comes back", 97.0, 91.0, 103.0, back=items, items=items)
 
 
 def judged_by(policy: Policy, made: Iterator[Event], source: str = "quail.toml") -> Iterator[Event]:

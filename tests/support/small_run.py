@@ -8,11 +8,11 @@ from quail_audit.schema.events.audit import (
     ArmFinished,
     ArmStarted,
     DataRead,
+    KnowledgeMeasured,
     LayerMeasured,
     MetricScored,
     PairOpened,
     Planned,
-    RecoveryMeasured,
     RunStarted,
     SampleScored,
     SchemeFailed,
@@ -21,11 +21,21 @@ from quail_audit.schema.events.audit import (
 )
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.lines import Event
-from quail_audit.schema.figures import CheckpointFacts, LayerStatistics, Reason, Recovery, SchemeSummary, Score, Verdict
+from quail_audit.schema.figures import (
+    CheckpointFacts,
+    Kept,
+    Knowledge,
+    LayerStatistics,
+    Reason,
+    SchemeSummary,
+    Score,
+    Verdict,
+)
 from quail_audit.schema.policy import Policy
 from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.checks import Judgement, checks_of, judgement_of
+from tests.support.judged_figures import knowledge
 
 REQUEST = AuditRequest(original="original", unlearned="unlearned", retrain="retrain", data="data")
 FACTS = CheckpointFacts(
@@ -85,7 +95,7 @@ UNTOUCHED = layer(
     state="untouched",
     at_risk=False,
 )
-RECOVERED = Recovery(outcome="recovered", percent=98.0, low=80.0, high=104.0, floor=20.0, floor_arm="unlearned/full")
+BACK = knowledge("comes back", 98.0, 80.0, 104.0, back=1, items=1)
 
 
 def events(answer: str = "erase debt after 47 tests") -> Iterator[Event]:
@@ -131,11 +141,12 @@ def events(answer: str = "erase debt after 47 tests") -> Iterator[Event]:
             truth="erase debt after 47 tests",
             answer=answer,
         )
-        yield MetricScored(arm=arm, metric="verbmem_forget", score=Score(mean=score, low=score, high=score, samples=1))
+        found = Score(mean=score, low=score, high=score, samples=1)
+        yield MetricScored(arm=arm, metric="verbmem_forget", score=found, items=(score,))
         yield ArmFinished(arm=arm, elapsed_s=2.0, batch_size=8)
-    yield RecoveryMeasured(scheme="nf4", metric="verbmem_forget", recovery=RECOVERED)
+    yield KnowledgeMeasured(scheme="nf4", metric="verbmem_forget", knowledge=BACK)
     yield Noted(message="a note on the run")
-    yield VerdictReached(verdict=Verdict(outcome="fail", reasons=(Reason(code="recovered", message="it comes back"),)))
+    yield VerdictReached(verdict=Verdict(outcome="fail", reasons=(Reason(code="comes_back", message="it comes back"),)))
     yield RunFinished(finished="2026-01-01T12:01:00+00:00", exit_code=1)
 
 
@@ -149,10 +160,11 @@ def report_of(*run: Event) -> Report:
 
 def judge(
     layers: Mapping[str, Sequence[LayerStatistics]],
-    recoveries: Mapping[str, Mapping[str, Recovery]],
+    known: Mapping[str, Mapping[str, Knowledge]],
     policy: Policy,
     unmeasured: Sequence[SchemeFailed] = (),
     *,
+    utility: Mapping[str, Mapping[str, Kept]] | None = None,
     scores: Mapping[str, Mapping[str, Score]] | None = None,
     samples: Mapping[str, int] | None = None,
     today: datetime.date = datetime.date.min,
@@ -160,10 +172,10 @@ def judge(
     """The verdicts that such figures come to, of checkpoints in full precision."""
     checks = checks_of(
         layers,
-        recoveries,
+        known,
         policy,
         unmeasured,
-        is_unlearned_stored=False,
+        utility=utility or {},
         scores=scores or {},
         samples=samples or {},
         today=today,

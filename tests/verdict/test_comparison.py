@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quail_audit.schema.figures import LayerStatistics, Recovery, Score
+from quail_audit.schema.figures import Estimate, Knowledge, LayerStatistics, Score
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.comparison import Change, LayerChange, caveats, compare_scheme, lower_is_better, schemes_of
+from tests.support.judged_figures import HOLDS, NOT_FORGOTTEN, REPORTED, UNINFORMATIVE, knowledge
 from tests.support.small_run import REQUEST, layer
 
 
@@ -18,7 +19,7 @@ def score(mean: float, half: float = 1.0) -> Score:
 def report(
     *layers: LayerStatistics,
     metrics: dict[str, dict[str, Score]] | None = None,
-    recovery: dict[str, Recovery] | None = None,
+    known: dict[str, Knowledge] | None = None,
     scheme: str = "nf4",
     request: AuditRequest = REQUEST,
 ) -> Report:
@@ -38,7 +39,7 @@ def report(
         notes=(),
         verdict=None,
         failure=None,
-        schemes={scheme: SchemeReport(summary=None, layers=layers, metrics=metrics or {}, recovery=recovery or {})},
+        schemes={scheme: SchemeReport(summary=None, layers=layers, metrics=metrics or {}, knowledge=known or {})},
     )
 
 
@@ -120,23 +121,23 @@ def test_the_checkpoint_that_changes_comes_first_full_then_rounded() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "standing"),
     [
-        (Recovery(outcome="recovered", percent=97, low=91, high=103), Recovery(outcome="held", percent=2), "better"),
+        (knowledge("comes back", 97, 91, 103), knowledge("holds", 2, 1, 3), "better"),
         (
-            Recovery(outcome="held", percent=2, low=0, high=6),
-            Recovery(outcome="held", percent=4, low=0, high=9),
+            knowledge("holds", 2, 0, 6),
+            knowledge("holds", 4, 0, 9),
             "same",
         ),
-        (Recovery(outcome="not forgotten"), Recovery(outcome="held", percent=0, low=0, high=1), "better"),
-        (Recovery(outcome="held", percent=0, low=0, high=1), Recovery(outcome="not forgotten"), "worse"),
-        (Recovery(outcome="not forgotten"), Recovery(outcome="not forgotten"), "unknown"),
-        (Recovery(outcome="uninformative"), Recovery(outcome="held", percent=0), "unknown"),
-        (Recovery(outcome="reported only", percent=99), Recovery(outcome="reported only", percent=1), "changed"),
+        (NOT_FORGOTTEN, knowledge("holds", 0, 0, 1), "better"),
+        (knowledge("holds", 0, 0, 1), NOT_FORGOTTEN, "worse"),
+        (NOT_FORGOTTEN, NOT_FORGOTTEN, "same"),
+        (UNINFORMATIVE, HOLDS, "unknown"),
+        (REPORTED, REPORTED.model_copy(update={"known": Estimate(percent=1, low=0, high=3, items=40)}), "changed"),
     ],
 )
-def test_less_recovery_is_better(before: Recovery, after: Recovery, standing: Change) -> None:
-    one = report(recovery={"verbmem_forget": before})
-    other = report(recovery={"verbmem_forget": after})
-    (change,) = compare_scheme(one, other, "nf4").recoveries
+def test_less_that_is_known_is_better(before: Knowledge, after: Knowledge, standing: Change) -> None:
+    one = report(known={"verbmem_forget": before})
+    other = report(known={"verbmem_forget": after})
+    (change,) = compare_scheme(one, other, "nf4").knowledge
     assert change.standing == standing
 
 

@@ -2,22 +2,21 @@
 
 import pytest
 
-from quail_audit.schema.figures import Difference, Recovery
+from quail_audit.schema.figures import Difference, Knowledge
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import checks_of, judgement_of
-from tests.support.judged_figures import HELD, NOT_FORGOTTEN, TODAY, UNDECIDED
+from tests.support.judged_figures import HOLDS, NOT_FORGOTTEN, TODAY, UNDECIDED
 
 TOKENS = Difference(kind="tokenizer", name="tokens", original="[1]", other="[2]", decides=True)
 TEMPLATE = Difference(kind="tokenizer", name="chat template", original="a", other="b")
 OF_REFERENCE = TOKENS.model_copy(update={"side": "retrain", "decides": False})
 
 
-def judged(recovery: Recovery, *differences: Difference, identical: bool = False, policy: Policy = Policy()) -> object:  # noqa: B008
+def judged(recovery: Knowledge, *differences: Difference, identical: bool = False, policy: Policy = Policy()) -> object:  # noqa: B008
     checks = checks_of(
         {"nf4": (), "fp4": ()},
         {scheme: {"verbmem_forget": recovery} for scheme in ("nf4", "fp4")},
         policy,
-        is_unlearned_stored=False,
         scores={},
         samples={},
         today=TODAY,
@@ -30,12 +29,12 @@ def judged(recovery: Recovery, *differences: Difference, identical: bool = False
 @pytest.mark.parametrize(
     ("recovery", "differences", "identical", "outcome", "is_named"),
     [
-        (HELD, (), False, "pass", False),
-        (HELD, (TEMPLATE, OF_REFERENCE), False, "pass", False),
-        (HELD, (TOKENS, TEMPLATE), False, "inconclusive", True),
-        (HELD, (TEMPLATE,), True, "inconclusive", True),
-        (HELD, (TOKENS,), True, "inconclusive", True),
-        (HELD, (), True, "inconclusive", True),
+        (HOLDS, (), False, "pass", False),
+        (HOLDS, (TEMPLATE, OF_REFERENCE), False, "pass", False),
+        (HOLDS, (TOKENS, TEMPLATE), False, "inconclusive", True),
+        (HOLDS, (TEMPLATE,), True, "inconclusive", True),
+        (HOLDS, (TOKENS,), True, "inconclusive", True),
+        (HOLDS, (), True, "inconclusive", True),
         (UNDECIDED, (), True, "inconclusive", True),
         (NOT_FORGOTTEN, (), True, "fail", False),
         (NOT_FORGOTTEN, (TOKENS,), True, "fail", True),
@@ -43,7 +42,7 @@ def judged(recovery: Recovery, *differences: Difference, identical: bool = False
     ],
 )
 def test_verdicts(
-    recovery: Recovery, differences: tuple[Difference, ...], identical: bool, outcome: str, is_named: bool
+    recovery: Knowledge, differences: tuple[Difference, ...], identical: bool, outcome: str, is_named: bool
 ) -> None:
     found = judged(recovery, *differences, identical=identical)
     assert found.overall.outcome == outcome  # type: ignore[attr-defined]
@@ -58,4 +57,4 @@ def test_verdicts(
 def test_a_waiver_lets_a_difference_pass_that_somebody_answers_for() -> None:
     waiver = {"rule": "differences", "reason": "deployed so", "owner": "ana", "expires": "2999-01-01"}
     policy = Policy.model_validate({"waivers": [waiver]})
-    assert judged(HELD, TOKENS, policy=policy).overall.outcome == "pass"  # type: ignore[attr-defined]
+    assert judged(HOLDS, TOKENS, policy=policy).overall.outcome == "pass"  # type: ignore[attr-defined]

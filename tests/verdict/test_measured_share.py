@@ -2,11 +2,11 @@
 
 import pytest
 
-from quail_audit.schema.figures import CheckpointFacts, LayerStatistics, OtherTensors, Recovery
+from quail_audit.schema.figures import CheckpointFacts, Knowledge, LayerStatistics, OtherTensors
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import checks_of, judgement_of
 from quail_audit.verdict.measured_share import measured_share_check
-from tests.support.judged_figures import HELD, NOT_FORGOTTEN, TODAY
+from tests.support.judged_figures import HOLDS, NOT_FORGOTTEN, TODAY
 from tests.support.small_run import FACTS, layer
 
 
@@ -25,14 +25,13 @@ def others(changed: int, weights: int = 1000) -> OtherTensors:
 
 @pytest.mark.parametrize(
     ("recovery", "changed", "outcome"),
-    [(HELD, 0, "pass"), (HELD, 1000, "inconclusive"), (NOT_FORGOTTEN, 1000, "fail")],
+    [(HOLDS, 0, "pass"), (HOLDS, 1000, "inconclusive"), (NOT_FORGOTTEN, 1000, "fail")],
 )
-def test_verdicts(recovery: Recovery, changed: int, outcome: str) -> None:
+def test_verdicts(recovery: Knowledge, changed: int, outcome: str) -> None:
     checks = checks_of(
         {"nf4": ()},
         {"nf4": {"verbmem_forget": recovery}},
         Policy(),
-        is_unlearned_stored=False,
         scores={},
         samples={},
         today=TODAY,
@@ -71,12 +70,11 @@ def test_layers_that_were_guessed(
     outcome: str,
     said: str,
 ) -> None:
-    asked = Policy.model_validate(policy)
+    asked = Policy.model_validate({"limits": {"accept_weights_only": True}, **policy})
     checks = checks_of(
         {"nf4": (measured,)},
         {},
         asked,
-        is_unlearned_stored=False,
         scores={},
         samples={},
         today=TODAY,

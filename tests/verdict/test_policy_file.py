@@ -18,12 +18,12 @@ def write(folder: Path, text: str | bytes, name: str = NAME) -> str:
 
 def test_the_defaults_are_those_of_the_design() -> None:
     assert read_policy(None) == Policy(
-        limits=Limits(max_recovery_percent=10.0, informative_points=5.0, overlap_at_risk=0.999, survival_at_risk=0.5)
+        limits=Limits(max_known_percent=10.0, informative_points=5.0, overlap_at_risk=0.999, survival_at_risk=0.5)
     )
 
 
 def test_limits_are_read(tmp_path: Path) -> None:
-    assert read_policy(write(tmp_path, "[limits]\nmax_recovery_percent = 25\n")).limits.max_recovery_percent == 25.0
+    assert read_policy(write(tmp_path, "[limits]\nmax_known_percent = 25\n")).limits.max_known_percent == 25.0
 
 
 RULE = '[[rules]]\nname = "a"\nfigure = "survival"\nat_least = 0.8\n'
@@ -33,7 +33,7 @@ WAIVER = '[[waivers]]\nrule = "a"\nreason = "r"\nowner = "o"\nexpires = 2030-01-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[limits]\nmax_recovry_percent = 5\n", "Did you mean max_recovery_percent"),
+        ("[limits]\nmax_knwon_percent = 5\n", "Did you mean max_known_percent"),
         ("[limit]\n", "Did you mean limits"),
         ("[limits]\nsurvival_at_risk = 2\n", "survival_at_risk"),
         ("[limits]\nsurvival_at_risk = nan\n", "survival_at_risk"),
@@ -54,8 +54,8 @@ WAIVER = '[[waivers]]\nrule = "a"\nreason = "r"\nowner = "o"\nexpires = 2030-01-
         (RULE + 'metrics = "x"\n', "survival is a figure of layers"),
         (RULE + "layers = []\n", "rules number 1 (a), layers"),
         (RULE.replace("survival", "score"), "a score needs metrics"),
-        (RULE.replace("survival", "recovery") + 'layers = "x"\n', "recovery is a figure of metrics"),
-        (RULE.replace('"a"', '"recovery"'), "choose another"),
+        (RULE.replace("survival", "known") + 'layers = "x"\n', "known is a figure of metrics"),
+        (RULE.replace('"a"', '"forgetting"'), "choose another"),
         (RULE + RULE, "two rules are called 'a'"),
         (WAIVER.replace("owner", "ownr"), "Did you mean owner"),
         (WAIVER.replace('reason = "r"\n', ""), "waivers number 1, reason"),
@@ -63,7 +63,7 @@ WAIVER = '[[waivers]]\nrule = "a"\nreason = "r"\nowner = "o"\nexpires = 2030-01-
         (WAIVER.replace("2030-01-01", '"soon"'), "waivers number 1, expires"),
         ("[[limits.where]]\n", "sets no limit"),
         ('[[limits.where]]\nlayer = "x"\n', "Did you mean layers"),
-        ('[[limits.where]]\nlayers = "x"\nmax_recovery_percent = 1\n', "apply to metrics"),
+        ('[[limits.where]]\nlayers = "x"\nmax_known_percent = 1\n', "apply to metrics"),
         ('[[limits.where]]\nmetrics = "x"\nsurvival_at_risk = 1\n', "apply to layers"),
         ("[required]\nsample = {}\n", "Did you mean samples"),
         ("[required]\nsamples = { verbmem_forget = 0 }\n", "required, samples, verbmem_forget"),
@@ -94,11 +94,11 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 def test_the_last_limit_that_fits_counts() -> None:
     limits = Limits.model_validate(
         {
-            "max_recovery_percent": 8.0,
+            "max_known_percent": 8.0,
             "where": [
-                {"schemes": "gguf-*", "max_recovery_percent": 20.0},
+                {"schemes": "gguf-*", "max_known_percent": 20.0},
                 {"schemes": "gguf-*", "metrics": "knowmem_*", "informative_points": 2.0},
-                {"metrics": ["knowmem_forget"], "max_recovery_percent": 15.0},
+                {"metrics": ["knowmem_forget"], "max_known_percent": 15.0},
                 {"layers": "*.mlp.*", "survival_at_risk": 0.8},
                 {"schemes": "nf4", "layers": "*.down_proj", "survival_at_risk": 0.9, "overlap_at_risk": 0.99},
             ],
@@ -107,7 +107,7 @@ def test_the_last_limit_that_fits_counts() -> None:
 
     def of(scheme: str, metric: str) -> tuple[float, float]:
         found = limits.metric_limits(scheme, metric)
-        return found.max_recovery_percent, found.informative_points
+        return found.max_known_percent, found.informative_points
 
     assert of("nf4", "verbmem_forget") == (8.0, 5.0)
     assert of("gguf-q4_0", "verbmem_forget") == (20.0, 5.0)
@@ -122,20 +122,20 @@ def test_the_last_limit_that_fits_counts() -> None:
 def test_the_command_line_counts_before_the_file_and_the_file_before_the_default(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "[limits]\nmax_recovery_percent = 20\noverlap_at_risk = 0.9\n"
-        '[[limits.where]]\nschemes = "nf4"\nmax_recovery_percent = 30\n'
-        '[[limits.where]]\nschemes = "nf4"\nmax_recovery_percent = 40\ninformative_points = 3\n',
+        "[limits]\nmax_known_percent = 20\noverlap_at_risk = 0.9\n"
+        '[[limits.where]]\nschemes = "nf4"\nmax_known_percent = 30\n'
+        '[[limits.where]]\nschemes = "nf4"\nmax_known_percent = 40\ninformative_points = 3\n',
     )
-    policy = read_policy(path, {"max_recovery_percent": 5.0})
+    policy = read_policy(path, {"max_known_percent": 5.0})
     found = policy.limits.metric_limits("nf4", "verbmem_forget")
-    assert (found.max_recovery_percent, found.informative_points) == (5.0, 3.0)
+    assert (found.max_known_percent, found.informative_points) == (5.0, 3.0)
     assert (policy.limits.overlap_at_risk, policy.limits.survival_at_risk) == (0.9, 0.5)
     assert read_policy(None, {"survival_at_risk": 0.25}).limits.survival_at_risk == 0.25
 
 
 @pytest.mark.parametrize(
     ("given_limits", "said"),
-    [({"max_recovery": 5.0}, "Did you mean max_recovery_percent"), ({"overlap_at_risk": 2.0}, "overlap_at_risk")],
+    [({"max_know": 5.0}, "Did you mean max_known_percent"), ({"overlap_at_risk": 2.0}, "overlap_at_risk")],
 )
 def test_a_bad_limit_of_the_command_line_is_wrong_usage(given_limits: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -166,9 +166,9 @@ def test_a_policy_is_found_in_the_folder_and_nowhere_else(tmp_path: Path) -> Non
     assert find_policy(tmp_path) is None
     write(tmp_path, "[project]\nname = 'x'\n", PYPROJECT)
     assert find_policy(tmp_path) is None
-    path = write(tmp_path, "[tool.quail.limits]\nmax_recovery_percent = 7\n", PYPROJECT)
+    path = write(tmp_path, "[tool.quail.limits]\nmax_known_percent = 7\n", PYPROJECT)
     assert find_policy(tmp_path) == PYPROJECT
-    assert read_policy(path).limits.max_recovery_percent == 7.0
+    assert read_policy(path).limits.max_known_percent == 7.0
     write(tmp_path, "[limits]\n")
     assert find_policy(tmp_path) == NAME
     assert find_policy(inner) is None

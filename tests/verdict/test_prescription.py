@@ -15,30 +15,27 @@ from quail_audit.core.errors import UsageError
 from quail_audit.engine.schemes import rtn
 from quail_audit.engine.schemes.registry import known_schemes
 from quail_audit.runs.folder import list_runs
-from quail_audit.schema.figures import LayerStatistics, Recovery
+from quail_audit.schema.figures import Knowledge, LayerStatistics
 from quail_audit.schema.report import Report, SchemeReport
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict.prescription import can_carry, prescribe
 from quail_train.cli.carry import carry
 from quail_train.cli.train import train
+from tests.support.judged_figures import COMES_BACK, HOLDS, NOT_FORGOTTEN, UNDECIDED
 from tests.support.small_run import REQUEST, layer
 
-RECOVERED = Recovery(outcome="recovered", percent=80.0, low=70.0, high=90.0, floor=1.0, floor_arm="unlearned/full")
-HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=2.0, floor=1.0, floor_arm="unlearned/full")
 ERASED = layer()
 DROWNED = layer("model.layers.1.mlp.down_proj", state="drowned", survival=1.0, noise=7.0)
 CARRIED = layer("model.layers.2.mlp.down_proj", state="carried", at_risk=False, survival=1.0)
 
 
 def report(
-    recovery: Recovery | None,
+    known: Knowledge | None,
     *layers: LayerStatistics,
     request: AuditRequest = REQUEST,
     samples: dict[str, int] | None = None,
 ) -> Report:
-    found = SchemeReport(
-        summary=None, layers=layers, metrics={}, recovery={"verbmem_forget": recovery} if recovery else {}
-    )
+    found = SchemeReport(summary=None, layers=layers, metrics={}, knowledge={"verbmem_forget": known} if known else {})
     if samples is None and request.data is not None:
         samples = {"verbmem_forget": 3, "verbmem_retain": 3}
     return Report(
@@ -53,11 +50,11 @@ def cures(found: Report) -> list[str]:
 
 
 def test_an_erased_update_is_carried() -> None:
-    assert cures(report(RECOVERED, ERASED, CARRIED)) == ["calibrated carry", "carry", "retraining", "recipe"]
+    assert cures(report(COMES_BACK, ERASED, CARRIED)) == ["calibrated carry", "carry", "retraining", "recipe"]
 
 
 def test_a_drowned_update_needs_calibration_or_training() -> None:
-    advice = prescribe(report(RECOVERED, DROWNED), "runs/1", "nf4")
+    advice = prescribe(report(COMES_BACK, DROWNED), "runs/1", "nf4")
     assert [cure.cure for cure in advice.prescriptions] == ["calibrated carry", "retraining", "recipe"]
     (command,) = advice.prescriptions[0].commands
     assert command[command.index("--layers") + 1] == "at-risk"
@@ -71,11 +68,11 @@ def test_without_data_only_what_needs_none() -> None:
 
 
 def test_without_retain_texts_nothing_is_calibrated_or_trained() -> None:
-    assert cures(report(RECOVERED, ERASED, samples={"verbmem_forget": 3})) == ["carry", "recipe"]
+    assert cures(report(COMES_BACK, ERASED, samples={"verbmem_forget": 3})) == ["carry", "recipe"]
 
 
 def test_a_scheme_whose_grid_is_not_known_is_not_carried_onto() -> None:
-    found = report(RECOVERED, ERASED)
+    found = report(COMES_BACK, ERASED)
     found = found.model_copy(update={"schemes": {"mxfp4": found.schemes["nf4"]}})
     assert [cure.cure for cure in prescribe(found, "runs/1", "mxfp4").prescriptions] == ["retraining", "recipe"]
 
@@ -90,23 +87,23 @@ def test_the_grids_that_carry_knows_are_told_by_name() -> None:
 
 
 def test_what_was_attributed_is_not_attributed_again() -> None:
-    found = report(RECOVERED, ERASED)
+    found = report(COMES_BACK, ERASED)
     for is_attributed, names in ((False, ["attribute", "recipe"]), (True, ["recipe"])):
         recipe = prescribe(found, "runs/1", "nf4", is_attributed=is_attributed).prescriptions[-1]
         assert [command[1] for command in recipe.commands] == names
 
 
 def test_what_was_not_forgotten_is_mended_by_none_of_these() -> None:
-    advice = prescribe(report(Recovery(outcome="not forgotten"), ERASED), "runs/1", "nf4")
+    advice = prescribe(report(NOT_FORGOTTEN, ERASED), "runs/1", "nf4")
     assert advice.prescriptions == ()
     assert "the unlearning failed" in advice.finding
 
 
 def test_nothing_came_back_or_nobody_can_tell() -> None:
-    advice = prescribe(report(HELD, ERASED), "runs/1", "nf4")
+    advice = prescribe(report(HOLDS, ERASED), "runs/1", "nf4")
     assert advice.prescriptions == ()
     assert "nothing to repair" in advice.finding
-    undecided = prescribe(report(Recovery(outcome="undecided", percent=9.0)), "runs/1", "nf4")
+    undecided = prescribe(report(UNDECIDED), "runs/1", "nf4")
     assert "more samples" in undecided.finding
 
 
@@ -116,7 +113,7 @@ def test_every_option_of_a_command_is_one_of_that_command(name: str) -> None:
     app = typer.Typer()
     add_command(functions[name], name, to=app)
     options = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
-    prescriptions = prescribe(report(RECOVERED, ERASED, DROWNED), "runs/1", "nf4").prescriptions
+    prescriptions = prescribe(report(COMES_BACK, ERASED, DROWNED), "runs/1", "nf4").prescriptions
     commands = [command for cure in prescriptions for command in cure.commands if command[1] == name]
     assert commands
     for command in commands:

@@ -4,11 +4,21 @@ from collections.abc import Mapping
 
 import pytest
 
-from quail_audit.schema.figures import LayerStatistics, Outcome, Recovery, RuleOutcome, Score
+from quail_audit.schema.figures import Estimate, Knowledge, LayerStatistics, Outcome, RuleOutcome, Score
 from quail_audit.schema.policy import Policy
 from quail_audit.verdict.checks import Judgement
-from tests.support.judged_figures import HELD, NOT_FORGOTTEN, REPORTED, TODAY, UNDECIDED, UNINFORMATIVE, failed_scheme
-from tests.support.small_run import RECOVERED, UNTOUCHED, judge, layer
+from tests.support.judged_figures import (
+    COMES_BACK,
+    HOLDS,
+    NOT_FORGOTTEN,
+    REPORTED,
+    TODAY,
+    UNDECIDED,
+    UNINFORMATIVE,
+    failed_scheme,
+    knowledge,
+)
+from tests.support.small_run import UNTOUCHED, judge, layer
 
 CARRIED = layer("model.layers.0.mlp.up_proj", state="carried", at_risk=False, overlap=0.9, survival=0.9)
 WEAK = layer("model.layers.1.mlp.up_proj", state="carried", at_risk=False, overlap=0.9, survival=0.6)
@@ -19,15 +29,17 @@ def judged(
     policy: Mapping[str, object],
     *,
     layers: tuple[LayerStatistics, ...] = (CARRIED, WEAK, QUERY, UNTOUCHED),
-    recoveries: Mapping[str, Recovery] | None = None,
+    known: Mapping[str, Knowledge] | None = None,
     scores: Mapping[str, Score] | None = None,
     samples: Mapping[str, int] | None = None,
     scheme: str = "nf4",
 ) -> Judgement:
+    limits = policy.get("limits", {})
+    assert isinstance(limits, dict)
     return judge(
         {scheme: layers},
-        {scheme: recoveries or {}},
-        Policy.model_validate(policy),
+        {scheme: known or {}},
+        Policy.model_validate({**policy, "limits": {"accept_weights_only": True, **limits}}),
         scores={scheme: scores or {}},
         samples=samples,
         today=TODAY,
@@ -72,35 +84,43 @@ def test_layers_that_did_not_change_have_no_survival_to_lack() -> None:
 
 
 def test_rules_of_layers_count_with_data_too() -> None:
-    found = judged(rule("survival", at_least=0.8), recoveries={"verbmem_forget": HELD})
+    found = judged(rule("survival", at_least=0.8), known={"verbmem_forget": HOLDS})
     assert found.overall.outcome == "fail"
-    assert [rule.rule for rule in found.rules] == ["recovery", "mine"]
+    assert [rule.rule for rule in found.rules] == ["forgetting", "kept utility", "mine"]
 
 
 @pytest.mark.parametrize(
-    ("recovery", "standing", "outcome"),
+    ("measured", "standing", "outcome"),
     [
-        (HELD, "passed", "pass"),  # 0 to 5
-        (RECOVERED, "failed", "fail"),  # 80 to 104
-        (Recovery(outcome="held", percent=4.0, low=1.0, high=7.0), "not judged", "inconclusive"),
+        (HOLDS, "passed", "pass"),  # 0 to 5
+        (COMES_BACK, "failed", "fail"),  # 91 to 103
+        (knowledge("holds", 4.0, 1.0, 7.0), "not judged", "inconclusive"),
         (NOT_FORGOTTEN, "failed", "fail"),
         (UNINFORMATIVE, "not judged", "inconclusive"),
     ],
 )
-def test_a_rule_of_recovery_is_judged_by_the_interval(recovery: Recovery, standing: str, outcome: Outcome) -> None:
-    found = judged(rule("recovery", at_most=5.0), recoveries={"verbmem_forget": recovery})
+def test_a_rule_of_known_is_judged_by_the_interval(measured: Knowledge, standing: str, outcome: Outcome) -> None:
+    found = judged(rule("known", at_most=5.0), known={"verbmem_forget": measured})
     assert the_rule(found, "mine").standing == standing
     assert found.overall.outcome == outcome
 
 
+def test_a_rule_of_items_back_is_judged_by_their_share() -> None:
+    for most, standing in ((99.0, "passed"), (97.0, "not judged"), (80.0, "failed")):  # 92 to 100
+        found = judged(
+            rule("back", at_most=most), known={"verbmem_forget": knowledge("comes back", 97, 91, 103, back=95)}
+        )
+        assert the_rule(found, "mine").standing == standing
+
+
 def test_a_metric_that_is_reported_only_has_a_say_by_a_rule() -> None:
-    policy = rule("recovery", metrics="privleak", at_most=50.0)
-    low = REPORTED.model_copy(update={"low": 80.0, "high": 95.0})
-    assert judged({}, recoveries={"privleak": low, "verbmem_forget": HELD}).overall.outcome == "pass"
-    assert judged(policy, recoveries={"privleak": low, "verbmem_forget": HELD}).overall.outcome == "fail"
-    alone = REPORTED.model_copy(update={"percent": 3.0, "low": 1.0, "high": 9.0})
-    assert judged(policy, recoveries={"privleak": alone}).overall.outcome == "pass"
-    assert judged({}, recoveries={"privleak": alone}).overall.outcome == "inconclusive"
+    policy = rule("known", metrics="privleak", at_most=50.0)
+    low = REPORTED
+    assert judged({}, known={"privleak": low, "verbmem_forget": HOLDS}).overall.outcome == "pass"
+    assert judged(policy, known={"privleak": low, "verbmem_forget": HOLDS}).overall.outcome == "fail"
+    alone = REPORTED.model_copy(update={"known": Estimate(percent=3.0, low=1.0, high=9.0, items=40)})
+    assert judged(policy, known={"privleak": alone}).overall.outcome == "pass"
+    assert judged({}, known={"privleak": alone}).overall.outcome == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -117,13 +137,13 @@ def test_a_metric_that_is_reported_only_has_a_say_by_a_rule() -> None:
 def test_a_rule_of_scores(limits: dict[str, object], standing: str) -> None:
     policy = rule("score", metrics="knowmem_retain", **limits)
     score = Score(mean=85.0, low=80.0, high=90.0, samples=50)
-    found = judged(policy, recoveries={"verbmem_forget": HELD}, scores={"knowmem_retain": score})
+    found = judged(policy, known={"verbmem_forget": HOLDS}, scores={"knowmem_retain": score})
     mine = the_rule(found, "mine")
     assert (mine.standing, mine.value, mine.low, mine.high) == (standing, 85.0, 80.0, 90.0)
 
 
 def test_a_score_that_was_not_measured_leaves_doubt() -> None:
-    found = judged(rule("score", metrics="knowmem_retian", at_least=1.0), recoveries={"verbmem_forget": HELD})
+    found = judged(rule("score", metrics="knowmem_retian", at_least=1.0), known={"verbmem_forget": HOLDS})
     assert found.overall.outcome == "inconclusive"
     assert "knowmem_retian" in found.overall.reasons[0].message
 
@@ -141,7 +161,7 @@ def test_a_score_that_was_not_measured_leaves_doubt() -> None:
     ],
 )
 def test_what_is_required(required: dict[str, object], outcome: Outcome, said: list[str]) -> None:
-    found = judged({"required": required}, recoveries={"verbmem_forget": HELD}, samples={"verbmem_forget": 50})
+    found = judged({"required": required}, known={"verbmem_forget": HOLDS}, samples={"verbmem_forget": 50})
     assert found.overall.outcome == outcome
     failing = [rule.message for rule in found.rules if rule.standing == "failed"]
     assert len(failing) == len(said)
@@ -151,13 +171,13 @@ def test_what_is_required(required: dict[str, object], outcome: Outcome, said: l
 
 def test_a_required_scheme_that_could_not_be_measured_is_not_judged() -> None:
     policy = Policy.model_validate({"required": {"schemes": ["gptq"]}})
-    found = judge({}, {"nf4": {"a": HELD}}, policy, [failed_scheme("gptq")], today=TODAY)
+    found = judge({}, {"nf4": {"a": HOLDS}}, policy, [failed_scheme("gptq")], today=TODAY)
     assert the_rule(found, "required scheme").standing == "not judged"
     assert found.overall.outcome == "inconclusive"
 
 
 def waiver(**keys: object) -> dict[str, object]:
-    return {"rule": "recovery", "reason": "known", "owner": "ana", "expires": "2026-01-01", **keys}
+    return {"rule": "forgetting", "reason": "agreed", "owner": "ana", "expires": "2026-01-01", **keys}
 
 
 @pytest.mark.parametrize(
@@ -173,31 +193,31 @@ def waiver(**keys: object) -> dict[str, object]:
     ],
 )
 def test_a_waiver_lets_pass_what_it_is_about(keys: dict[str, object], standing: str, outcome: Outcome) -> None:
-    found = judged({"waivers": [waiver(**keys)]}, recoveries={"verbmem_forget": RECOVERED})
-    assert the_rule(found, "recovery").standing == standing
+    found = judged({"waivers": [waiver(**keys)]}, known={"verbmem_forget": COMES_BACK})
+    assert the_rule(found, "forgetting").standing == standing
     assert found.overall.outcome == found.schemes["nf4"].outcome == outcome
     assert bool(found.notes) == (standing == "failed")
     if standing == "waived":
-        assert "waived until 2026-01-01 by ana: known" in found.overall.reasons[0].message
+        assert "waived until 2026-01-01 by ana: agreed" in found.overall.reasons[0].message
         assert found.overall.reasons[0].code == "waived"
 
 
 def test_an_expired_waiver_fails_by_itself() -> None:
     late = {"waivers": [waiver(expires="2025-12-31")]}
-    for recovery, failed in ((RECOVERED, ["recovery", "expired waiver"]), (HELD, ["expired waiver"])):
-        found = judged(late, recoveries={"verbmem_forget": recovery})
+    for measured, failed in ((COMES_BACK, ["forgetting", "expired waiver"]), (HOLDS, ["expired waiver"])):
+        found = judged(late, known={"verbmem_forget": measured})
         assert found.overall.outcome == "fail"
         assert [rule.rule for rule in found.rules if rule.standing == "failed"] == failed
         assert not found.notes
     everything = {"waivers": [waiver(expires="2025-12-31"), waiver(rule="*")]}
-    assert judged(everything, recoveries={"verbmem_forget": HELD}).overall.outcome == "fail"
+    assert judged(everything, known={"verbmem_forget": HOLDS}).overall.outcome == "fail"
 
 
 def test_doubt_can_be_waived_and_a_pass_needs_no_waiver() -> None:
-    assert judged({"waivers": [waiver()]}, recoveries={"verbmem_forget": UNDECIDED}).overall.outcome == "pass"
-    found = judged({"waivers": [waiver()]}, recoveries={"verbmem_forget": HELD})
-    assert the_rule(found, "recovery").standing == "passed"
-    assert found.notes == ("the waiver of recovery by ana waived nothing and can be removed",)
+    assert judged({"waivers": [waiver()]}, known={"verbmem_forget": UNDECIDED}).overall.outcome == "pass"
+    found = judged({"waivers": [waiver()]}, known={"verbmem_forget": HOLDS})
+    assert the_rule(found, "forgetting").standing == "passed"
+    assert found.notes == ("the waiver of forgetting by ana waived nothing and can be removed",)
 
 
 def test_failing_layers_are_waived_only_where_each_is_named() -> None:
@@ -212,9 +232,11 @@ def test_failing_layers_are_waived_only_where_each_is_named() -> None:
 
 
 def test_every_rule_is_said_with_its_limit() -> None:
-    policy = {"limits": {"where": [{"metrics": "knowmem_*", "max_recovery_percent": 30.0}]}}
-    found = judged(policy, recoveries={"verbmem_forget": HELD, "knowmem_forget": RECOVERED, "privleak": REPORTED})
-    assert [(rule.metric, rule.standing, rule.value, rule.at_most) for rule in found.rules] == [
-        ("knowmem_forget", "failed", 98.0, 30.0),
+    policy = {"limits": {"where": [{"metrics": "knowmem_*", "max_known_percent": 30.0}]}}
+    found = judged(policy, known={"verbmem_forget": HOLDS, "knowmem_forget": COMES_BACK, "privleak": REPORTED})
+    assert [
+        (rule.metric, rule.standing, rule.value, rule.at_most) for rule in found.rules if rule.rule == "forgetting"
+    ] == [
+        ("knowmem_forget", "failed", 97.0, 30.0),
         ("verbmem_forget", "passed", 1.0, 10.0),
     ]

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from quail_audit.schema.events.audit import VerdictReached
-from quail_audit.schema.figures import Reason, Recovery, Score, Verdict
+from quail_audit.schema.figures import Reason, Score, Verdict
 from quail_audit.schema.report import Failure, Report, SchemeReport
-from quail_audit.verdict.standings import riskiness, safe_to_ship, scheme_standings, standing_of, worst
+from quail_audit.verdict.standings import holds_at, riskiness, scheme_standings, standing_of, worst
+from tests.support.judged_figures import COMES_BACK, HOLDS, NOT_FORGOTTEN, REPORTED
 from tests.support.made_runs import events as made_events
-from tests.support.small_run import RECOVERED, SUMMARY, UNTOUCHED, events, layer, report_of
+from tests.support.small_run import SUMMARY, UNTOUCHED, events, layer, report_of
 
-HELD = Recovery(outcome="held", percent=1.0, low=0.0, high=5.0)
-PASS = Verdict(outcome="pass", reasons=(Reason(code="held", message="it stays forgotten"),))
+PASS = Verdict(outcome="pass", reasons=(Reason(code="holds", message="it stays forgotten"),))
 FAILURE = Failure(kind="environment", message="no backend", where="", mend="install it")
 
 
@@ -21,25 +21,24 @@ def score(mean: float) -> Score:
 
 
 def measured(**changes: object) -> SchemeReport:
-    values: dict[str, object] = {"summary": SUMMARY, "layers": (layer(), UNTOUCHED), "metrics": {}, "recovery": {}}
+    values: dict[str, object] = {"summary": SUMMARY, "layers": (layer(), UNTOUCHED), "metrics": {}, "knowledge": {}}
     return SchemeReport.model_validate(values | changes)
 
 
 def test_the_metric_that_comes_back_most_stands_for_its_format() -> None:
-    recovery = {
-        "verbmem_forget": HELD,
-        "knowmem_forget": RECOVERED,
-        "privleak": Recovery(outcome="reported only", percent=100.0),
+    known = {
+        "verbmem_forget": HOLDS,
+        "knowmem_forget": COMES_BACK,
+        "privleak": REPORTED,
     }
-    found = standing_of("nf4", measured(recovery=recovery, verdict=PASS))
-    assert (found.metric, found.recovery) == ("knowmem_forget", RECOVERED)
+    found = standing_of("nf4", measured(knowledge=known, verdict=PASS))
+    assert (found.metric, found.knowledge) == ("knowmem_forget", COMES_BACK)
     assert (found.layers_at_risk, found.layers) == (1, 2)
 
 
 def test_what_was_not_forgotten_is_worse_than_what_came_back() -> None:
-    not_forgotten = Recovery(outcome="not forgotten")
-    found = standing_of("nf4", measured(recovery={"a": RECOVERED, "b": not_forgotten}))
-    assert found.recovery == not_forgotten
+    found = standing_of("nf4", measured(knowledge={"a": COMES_BACK, "b": NOT_FORGOTTEN}))
+    assert found.knowledge == NOT_FORGOTTEN
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_utility_is_the_least_share_of_the_original_that_is_kept(
     assert standing_of("nf4", measured(metrics=arms)).utility_percent == expected
 
 
-def test_a_format_that_was_not_measured_is_neither_safe_nor_the_worst() -> None:
+def test_a_format_that_was_not_measured_is_neither_a_pass_nor_the_worst() -> None:
     found = [
         standing_of("a", measured(verdict=PASS)),
         standing_of("b", measured(failure=FAILURE)),
@@ -70,7 +69,7 @@ def test_a_format_that_was_not_measured_is_neither_safe_nor_the_worst() -> None:
         standing_of("d", measured()),
     ]
     assert [each.standing for each in found] == ["pass", "not measured", "fail", "unknown"]
-    assert safe_to_ship(found) == ("a",)
+    assert holds_at(found) == ("a",)
     assert [each.scheme for each in sorted(found, key=riskiness)] == ["c", "b", "a", "d"]
 
 
@@ -79,13 +78,11 @@ def report_on(**schemes: SchemeReport) -> Report:
 
 
 def test_what_does_not_decide_makes_no_scheme_the_worst() -> None:
-    reported = Recovery(outcome="reported only", percent=100.0)
+    reported = REPORTED
     found = report_on(
-        nf4=measured(recovery={"verbmem_forget": HELD, "privleak": reported}),
-        fp4=measured(recovery={"verbmem_forget": RECOVERED, "privleak": HELD}),
+        nf4=measured(knowledge={"verbmem_forget": HOLDS, "privleak": reported}),
+        fp4=measured(knowledge={"verbmem_forget": COMES_BACK, "privleak": HOLDS}),
     )
-    assert RECOVERED.percent is not None
-    assert RECOVERED.percent < 100.0
     assert worst(found) == "fp4"
 
 

@@ -6,14 +6,21 @@ from collections.abc import Iterable
 from contextlib import closing
 
 from quail_audit.core.clock import utc_now
+from quail_audit.engine.audit.arm_comparisons import compare_arms
 from quail_audit.engine.audit.arms import measure_arms
-from quail_audit.engine.audit.recoveries import compare_arms
 from quail_audit.engine.audit.subject import open_subject
 from quail_audit.engine.audit.work import Work
 from quail_audit.runs.integrity.hashing import Hashing
 from quail_audit.runs.journal import Journal
 from quail_audit.runs.state.audit import AuditState
-from quail_audit.schema.events.audit import FilesHashed, PolicyRead, RunStarted, VerdictReached
+from quail_audit.schema.events.audit import (
+    FilesHashed,
+    KnowledgeMeasured,
+    PolicyRead,
+    RunStarted,
+    UtilityMeasured,
+    VerdictReached,
+)
 from quail_audit.schema.events.common import Noted, RunFinished
 from quail_audit.schema.events.lines import Event, Events
 from quail_audit.schema.figures import PolicyUsed
@@ -22,7 +29,7 @@ from quail_audit.schema.report import Report
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.verdict import checks as verdict
 from quail_audit.verdict.judge import day_of, judge_report, unmeasured_schemes
-from quail_audit.verdict.policy_file import read_policy
+from quail_audit.verdict.policy_file import read_policy_and_notes
 
 
 def audit(
@@ -53,13 +60,19 @@ def audit(
     """
     state = AuditState()
     yield from _fold(state, [RunStarted.of(request, run_id, started=started)])
-    policy = read_policy(request.policy, request.limits)
+    policy, policy_notes = read_policy_and_notes(request.policy, request.limits)
     used = PolicyUsed(source=request.policy, given=request.limits, effective=policy)
-    yield from _fold(state, [PolicyRead(policy=used)])
+    yield from _fold(state, [PolicyRead(policy=used), *(Noted(message=note) for note in policy_notes)])
     with closing(_measure(request, policy, journal or Journal())) as events:
         yield from _fold(state, events)
     report = state.report()
     judged = judge_report(report, policy, day_of(report), baseline)
+    for scheme, known in judged.weighed.knowledge.items():
+        for metric, knowledge in known.items():
+            yield KnowledgeMeasured(scheme=scheme, metric=metric, knowledge=knowledge)
+    for scheme, kept in judged.weighed.utility.items():
+        for metric, each in kept.items():
+            yield UtilityMeasured(scheme=scheme, metric=metric, kept=each)
     for note in judged.notes:
         yield Noted(message=note)
     yield VerdictReached(verdict=judged.overall, schemes=judged.schemes, rules=judged.rules)
@@ -74,7 +87,7 @@ def _fold(state: AuditState, events: Iterable[Event]) -> Events:
 
 
 def _measure(request: AuditRequest, policy: Policy, journal: Journal) -> Events:
-    """Measure layers, arms and recoveries, while the files that they are read from are hashed."""
+    """Measure layers and arms, while the files that they are read from are hashed."""
     from quail_audit.engine.schemes.backends.process import Scratch
 
     with Hashing() as hashing:

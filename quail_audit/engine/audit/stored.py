@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Layer, Pair
     from quail_audit.engine.schemes.interface import ByLayer, Scheme
     from quail_audit.engine.schemes.rounded import RoundedMatrix
-    from quail_audit.verdict.recovery import Role
 
 Arms = dict[str, "tuple[Checkpoint, Scheme | ByLayer | None]"]
 DEFAULT_SCHEMES = ("nf4",)  # of a request that names none
@@ -69,17 +68,9 @@ class StoredPair:
         return arms
 
     @property
-    def roles(self) -> dict[str, dict[Role, str]]:
-        """The format -> the arms that recovery is told from; a role that no arm plays is absent."""
-        original, unlearned = self.pair.original.scheme, self.pair.unlearned.scheme
-        roles: dict[Role, str] = {"original/full": f"original/{original or FULL}"}
-        if unlearned is None:
-            roles["unlearned/full"] = f"unlearned/{FULL}"
-        if unlearned is not None or self.rounding is not None:
-            roles["unlearned/quantized"] = f"unlearned/{unlearned or self.stored_as}"
-        if self.pair.retrain is not None:
-            roles["retrain/full"] = f"retrain/{self.pair.retrain.scheme or FULL}"
-        return {self.stored_as: roles}
+    def judged(self) -> tuple[str, ...]:
+        """The format that is judged."""
+        return (self.stored_as,)
 
     def measure_layers(self, work: Work) -> Events:
         """Compare each layer as it is stored, one at a time.

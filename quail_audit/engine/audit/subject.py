@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from quail_audit.engine.checkpoints.pair import Pair
     from quail_audit.engine.forgetting.data.types import ForgettingData
     from quail_audit.runs.integrity.hashing import FileToHash
-    from quail_audit.verdict.recovery import Role
 
 Arms = dict[str, "tuple[Checkpoint, AnyScheme | None]"]  # name -> what is loaded, and what rounds it then
 
@@ -46,7 +45,7 @@ class RoundedPair:
 
     @property
     def arms(self) -> Arms:
-        """The arms in order: first those in full precision, which say whether there is anything to recover."""
+        """The arms in order: first those in full precision, which say whether there was anything to forget."""
         pair = self.pair
         arms: Arms = {f"original/{FULL}": (pair.original, None), f"unlearned/{FULL}": (pair.unlearned, None)}
         if pair.retrain is not None:
@@ -57,18 +56,9 @@ class RoundedPair:
         return arms
 
     @property
-    def roles(self) -> dict[str, dict[Role, str]]:
-        """Scheme -> the arms that recovery is told from."""
-        roles: dict[str, dict[Role, str]] = {}
-        for scheme in self.schemes.going:
-            roles[scheme.name] = {
-                "original/full": f"original/{FULL}",
-                "unlearned/full": f"unlearned/{FULL}",
-                "unlearned/quantized": f"unlearned/{scheme.name}",
-            }
-            if self.pair.retrain is not None:
-                roles[scheme.name]["retrain/full"] = _retrain_arm(self.pair.retrain)
-        return roles
+    def judged(self) -> tuple[str, ...]:
+        """The schemes that are judged."""
+        return tuple(scheme.name for scheme in self.schemes.going)
 
     def measure_layers(self, work: Work) -> Events:
         """Measure each layer under every scheme; those that need calibration come last.

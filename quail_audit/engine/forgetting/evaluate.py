@@ -18,12 +18,7 @@ from quail_audit.schema.events.audit import ITEM_DECIMALS, MetricScored, SampleS
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import Score
-from quail_audit.verdict.recovery import DECIDING_METRICS
-
-# Scores of one forward pass, of continuations and of questions, that decide as the greedy answer does.
-DECIDING_SCORES = ("probability", "extraction_strength")
-# The loss has no scale, and macro-F1 is no mean of items.
-NO_UTILITY = ("nll_retain", "macro_f1_retain")
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS, retain_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +106,7 @@ def evaluate_arm(
 
 def has_items(metric: str) -> bool:
     """Return True if a metric decides or tells utility, so that its items' scores are needed, whose mean it is."""
-    is_deciding = metric in DECIDING_METRICS or metric in {
-        f"{kind}_{score}_forget" for kind in ("verbmem", "knowmem") for score in DECIDING_SCORES
-    }
-    return is_deciding or (metric.endswith("_retain") and metric not in NO_UTILITY)
+    return metric in DECIDING_METRICS or bool(retain_metrics([metric]))
 
 
 def _round_items(values: npt.NDArray[np.float64]) -> tuple[float, ...]:

@@ -88,21 +88,19 @@ def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("format", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for column in ("worst recovery [95 %]", "layers at risk", "utility kept"):
+    for column in ("worst known [95 %]", "layers at risk", "utility kept"):
         table.add_column(column, justify="right", no_wrap=True)
     for each in found:
         table.add_row(
             Text(each.scheme),
             Text(wording.STANDING_MARKS[each.standing], style=wording.STANDING_STYLES[each.standing]),
-            wording.worst_recovery(each),
+            wording.worst_knowledge(each),
             wording.layers_at_risk(each),
             wording.percent_text(each.utility_percent),
         )
     parts: list[RenderableType] = []
     if report.verdict is not None:
-        parts.append(
-            Text(f" {wording.safe_to_ship_line(found, weights_only=report.request.data is None)}", style="bold")
-        )
+        parts.append(Text(f" {wording.holds_at_line(found, weights_only=report.request.data is None)}", style="bold"))
     parts.append(Padding(table, (0, 0, 0, 1)))
     for each in found:
         if each.failure is not None:
@@ -119,14 +117,14 @@ def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool)
     table.add_column("\nmetric", no_wrap=True)
     for arm in arms:
         table.add_column(Text(arm.replace("/", "\n")), justify="right", no_wrap=True)
-    table.add_column("\nrecovery [95 %]", no_wrap=True)
+    table.add_column("\nknown [95 %]", no_wrap=True)
     figure = wording.mean_with_interval if wide else wording.mean_text
-    recovery = wording.recovery_with_outcome if wide else wording.recovery_text
+    known = wording.knowledge_with_outcome if wide else wording.knowledge_text
     for metric, scores in measured.metrics.items():
         table.add_row(
             wording.metric_title(metric),
             *(figure(scores.get(arm), metric) for arm in arms),
-            recovery(measured.recovery.get(metric)),
+            known(measured.knowledge.get(metric)),
         )
     return Group(Text(f" Forgetting at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1)))
 

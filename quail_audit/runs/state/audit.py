@@ -10,6 +10,7 @@ from quail_audit.schema.events.audit import (
     DataRead,
     FilesAwaited,
     FilesHashed,
+    KnowledgeMeasured,
     LayerMeasured,
     LayerQuantized,
     MetricScored,
@@ -21,6 +22,7 @@ from quail_audit.schema.events.audit import (
     RunStarted,
     SampleScored,
     SchemeFailed,
+    UtilityMeasured,
     VerdictReached,
     WeightsMeasured,
 )
@@ -29,15 +31,17 @@ from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import (
     CheckpointFacts,
     FileHash,
+    Kept,
+    Knowledge,
     LayerStatistics,
     OtherTensors,
     PolicyUsed,
-    Recovery,
     RuleOutcome,
     SchemeSummary,
     Score,
     Verdict,
 )
+from quail_audit.schema.older import knowledge_of
 from quail_audit.schema.report import ArmReport, Failure, Report, SchemeReport, arms_in_order
 
 
@@ -118,7 +122,9 @@ class AuditState:
     running: dict[tuple[str, str], RunningMean] = field(default_factory=lambda: defaultdict(RunningMean))
     samples_done: dict[str, int] = field(default_factory=dict)
     scores: dict[str, dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))  # metric -> arm -> score
-    recoveries: dict[str, dict[str, Recovery]] = field(default_factory=lambda: defaultdict(dict))
+    items: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=lambda: defaultdict(dict))  # as scores
+    knowledge: dict[str, dict[str, Knowledge]] = field(default_factory=lambda: defaultdict(dict))  # scheme -> metric
+    utility: dict[str, dict[str, Kept]] = field(default_factory=lambda: defaultdict(dict))
     notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -167,11 +173,18 @@ class AuditState:
                 self.last_sample = event
             case MetricScored():
                 self.scores[event.metric][event.arm] = event.score
+                if event.items:
+                    self.items[event.metric][event.arm] = event.items
             case ArmFinished():
                 if event.arm in self.arms:
                     self.arms[event.arm] = self.arms[event.arm].model_copy(update={"elapsed_s": event.elapsed_s})
+            case KnowledgeMeasured():
+                self.knowledge[event.scheme][event.metric] = event.knowledge
+            case UtilityMeasured():
+                self.utility[event.scheme][event.metric] = event.kept
             case RecoveryMeasured():
-                self.recoveries[event.scheme][event.metric] = event.recovery
+                samples = self.data.samples.get(event.metric, 0) if self.data is not None else 0
+                self.knowledge[event.scheme][event.metric] = knowledge_of(event.recovery, samples)
             case FilesAwaited():
                 self.awaiting = HashingProgress(event if self.awaiting is None else self.awaiting.first, event)
             case FilesHashed():
@@ -254,6 +267,8 @@ class AuditState:
             files=self.files,
             differences=self.pair.differences if self.pair else (),
             other_tensors=self.other_tensors,
+            items={metric: dict(arms) for metric, arms in self.items.items()},
+            population=self.data.population if self.data else {},
         )
 
     def _checkpoints(self) -> dict[str, CheckpointFacts]:
@@ -269,7 +284,8 @@ class AuditState:
             summary=self.summaries.get(scheme),
             layers=tuple(self.layers[scheme]) if scheme in self.layers else (),
             metrics={metric: arms for metric, arms in metrics.items() if arms},
-            recovery=dict(self.recoveries[scheme]) if scheme in self.recoveries else {},
+            knowledge=dict(self.knowledge[scheme]) if scheme in self.knowledge else {},
+            utility=dict(self.utility[scheme]) if scheme in self.utility else {},
             verdict=self.verdicts.get(scheme),
             failure=self.failures.get(scheme),
         )

@@ -10,17 +10,19 @@ from quail_audit.schema.figures import (
     Execution,
     FileHash,
     FoundFile,
+    Kept,
+    Knowledge,
     LayerDetail,
     LayerStatistics,
     OtherTensors,
     PolicyUsed,
-    Recovery,
     RuleOutcome,
     SchemeSummary,
     Score,
     Share,
     Verdict,
 )
+from quail_audit.schema.older import Recovery
 from quail_audit.schema.requests import AuditRequest
 
 ITEM_DECIMALS = 3  # of a point
@@ -57,6 +59,7 @@ class DataRead(Timed):
     type: Literal["data_read"] = "data_read"
     samples: dict[Name, int]  # metric -> samples
     skipped: dict[Name, str]  # metric -> why there is nothing to measure
+    population: dict[Name, int] = {}  # metric -> items of the whole forget set, if that is known
 
 
 class Planned(Timed):
@@ -166,7 +169,23 @@ class ArmFinished(Timed):
     batch_size: int
 
 
+class KnowledgeMeasured(Timed):
+    type: Literal["knowledge_measured"] = "knowledge_measured"
+    scheme: Name
+    metric: Name
+    knowledge: Knowledge
+
+
+class UtilityMeasured(Timed):
+    type: Literal["utility_measured"] = "utility_measured"
+    scheme: Name
+    metric: Name
+    kept: Kept
+
+
 class RecoveryMeasured(Timed):
+    """What came back, as runs of schema version 1 have it."""
+
     type: Literal["recovery_measured"] = "recovery_measured"
     scheme: Name
     metric: Name

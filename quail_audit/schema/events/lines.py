@@ -20,6 +20,7 @@ from quail_audit.schema.events.audit import (
     FilesAwaited,
     FilesFound,
     FilesHashed,
+    KnowledgeMeasured,
     LayerMeasured,
     LayerQuantized,
     MetricScored,
@@ -31,6 +32,7 @@ from quail_audit.schema.events.audit import (
     RunStarted,
     SampleScored,
     SchemeFailed,
+    UtilityMeasured,
     VerdictReached,
     WeightsMeasured,
 )
@@ -75,6 +77,8 @@ Event = (
     | SampleScored
     | MetricScored
     | ArmFinished
+    | KnowledgeMeasured
+    | UtilityMeasured
     | RecoveryMeasured
     | Noted
     | SchemeFailed

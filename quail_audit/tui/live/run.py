@@ -168,18 +168,17 @@ class LiveRun(Followed):
                 offsets[number][arm] = offset
         return [AnswersOf(number, scores[number], offsets[number]) for number in sorted(scores)]
 
-    def running_recovery_percent(self, metric: str, scheme: str) -> float | None:
-        """Return recovery over the samples that all its arms have answered so far; None before that.
+    def running_known_percent(self, metric: str, scheme: str) -> float | None:
+        """Return what is known over the samples that all its arms have answered so far; None before that.
 
-        It has no interval and decides nothing: the run's own recovery follows when its last arm is done.
+        It has no interval and decides nothing: the run's own figure follows when its last arm is done.
         """
         import numpy as np  # a tenth of a second, which the app's start does not need
 
-        from quail_audit.verdict.recovery import DECIDING_METRICS, recovery_percent
+        from quail_audit.verdict.metric_kinds import DECIDING_METRICS
 
-        arms = [f"original/{FULL}", f"unlearned/{scheme}", f"unlearned/{FULL}"]
-        if f"retrain/{FULL}" in self.arms(scheme):
-            arms.append(f"retrain/{FULL}")
+        reference = f"retrain/{FULL}" if f"retrain/{FULL}" in self.arms(scheme) else f"unlearned/{FULL}"
+        arms = [f"original/{FULL}", f"unlearned/{scheme}", reference]
         found = [self.samples[metric, arm] for arm in arms if (metric, arm) in self.samples]
         if metric not in DECIDING_METRICS or len(found) < len(arms):
             return None
@@ -193,7 +192,8 @@ class LiveRun(Followed):
             ]
             for samples, own in zip(found, numbers, strict=True)
         ]
-        return float(recovery_percent(*values))
+        original, deployed, floor = (float(scores.mean()) for scores in values)
+        return 100.0 * (deployed - floor) / (original - floor) if original > floor else None
 
     def texts(self, answers: AnswersOf) -> dict[str, SampleScored]:
         """Read a sample's texts, arm by arm, from the run's folder; they are untrusted.

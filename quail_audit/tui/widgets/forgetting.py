@@ -19,7 +19,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from quail_audit.reports import wording
-from quail_audit.schema.figures import Recovery, Score
+from quail_audit.schema.figures import Knowledge, Score
 from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette
@@ -54,7 +54,7 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Forget metrics: high on the original, low on the unlearned. If unlearned/nf4 is high again, it came back.",
-        "The gauge is recovery: 0 % is what may be known, 100 % is what the original knows; ┊ is the limit.",
+        "The gauge is what is known: 0 % is what may be known, 100 % is what the original knows; ┊ is the limit.",
         "~ means so far; ± is the 95 % interval; in the small plot each bar stands for a few samples, in order.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -145,17 +145,18 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         return Text(f"{'~' + shown:>{columns}}", style=muted)
 
     def _gauge(self, run: LiveRun, scheme: str, metric: str, cells: int) -> Text:
-        recovery = run.state.recoveries.get(scheme, {}).get(metric)
-        limit_percent = run.limits.metric_limits(scheme, metric).max_recovery_percent
-        if recovery is None:
-            percent = run.running_recovery_percent(metric, scheme)
+        knowledge = run.state.knowledge.get(scheme, {}).get(metric)
+        limit_percent = run.limits.metric_limits(scheme, metric).max_known_percent
+        if knowledge is None:
+            percent = run.running_known_percent(metric, scheme)
             if percent is None:
                 return Text("")
             return self._bar(percent, limit_percent, f"~{percent:.0f} %", palette.muted_style(self.app), cells)
-        if recovery.percent is None:
-            return Text(recovery.outcome, style=palette.muted_style(self.app))
-        label = f"{recovery.percent:.0f} % {self._mark(recovery)}"
-        return self._bar(recovery.percent, limit_percent, label, self._style(recovery), cells)
+        if knowledge.known is None:
+            return Text(knowledge.outcome, style=palette.muted_style(self.app))
+        percent = knowledge.known.percent
+        label = f"{percent:.0f} % {self._mark(knowledge)}"
+        return self._bar(percent, limit_percent, label, self._style(knowledge), cells)
 
     def _bar(self, percent: float, limit_percent: float, label: str, style: Style, cells: int) -> Text:
         limit, filled = gauge_cell(limit_percent, cells), gauge_cell(percent, cells)
@@ -169,13 +170,14 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         text.append(f" {label}", style=style)
         return text
 
-    def _mark(self, recovery: Recovery) -> str:
-        marks = {"recovered": "✗", "held": "✓", "undecided": "?"}
-        return marks.get(recovery.outcome, "")
+    def _mark(self, knowledge: Knowledge) -> str:
+        marks = {"not forgotten": "✗", "comes back": "✗", "holds": "✓", "undecided": "?"}
+        return marks.get(knowledge.outcome, "")
 
-    def _style(self, recovery: Recovery) -> Style:
-        outcomes = {"recovered": "verdict-fail", "held": "verdict-pass", "undecided": "verdict-inconclusive"}
-        return palette.style(self.app, outcomes.get(recovery.outcome, "muted"), bold=True)
+    def _style(self, knowledge: Knowledge) -> Style:
+        outcomes = {"comes back": "verdict-fail", "not forgotten": "verdict-fail", "holds": "verdict-pass"}
+        outcomes["undecided"] = "verdict-inconclusive"
+        return palette.style(self.app, outcomes.get(knowledge.outcome, "muted"), bold=True)
 
     def _progress(self, run: LiveRun) -> str:
         plan = run.state.plan

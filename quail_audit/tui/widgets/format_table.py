@@ -14,7 +14,7 @@ from quail_audit.reports import wording
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette
 from quail_audit.tui.widgets.layer_table import end_of
-from quail_audit.verdict.standings import SchemeStanding, safe_to_ship
+from quail_audit.verdict.standings import SchemeStanding, holds_at
 
 COLUMN_WIDTHS = {
     "format": 23,
@@ -37,7 +37,7 @@ class FormatTable(DataTable[Text]):
     """One row for each scheme; the cursor is on the one that the rest of the screen shows."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "A verdict for each scheme the model may ship in; recovery is that of the forget metric that comes back most.",
+        "A verdict for each scheme the model may ship in; known is by the forget metric of which most comes back.",
         "Utility: the part of the original's retain score that the model keeps. NOT MEASURED: the last line says why.",
         "The cursor chooses the scheme of the layers, the map and the scores; Enter goes to them.",
     )
@@ -80,7 +80,7 @@ class FormatTable(DataTable[Text]):
         rows = [each.scheme for each in formats]
         if scheme in rows and self.row_count:
             self.move_cursor(row=rows.index(scheme))
-        self.border_title = f"Formats ── {len(safe_to_ship(formats))} of {len(formats)} safe to ship"
+        self.border_title = f"Formats ── {len(holds_at(formats))} of {len(formats)} hold"
 
     def on_show(self) -> None:
         self.on_resize()
@@ -112,7 +112,7 @@ class FormatTable(DataTable[Text]):
         if each.standing == "unknown" and not is_over:
             verdict = "● measuring"
         right = {
-            "recovery": wording.worst_recovery(each),
+            "recovery": wording.worst_knowledge(each),
             "at risk": wording.UNKNOWN if each.layers_at_risk is None else str(each.layers_at_risk),
             "layers at risk": wording.layers_at_risk(each),
             "utility": wording.percent_text(each.utility_percent),

@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.figures import Recovery, Score
+from quail_audit.schema.figures import Knowledge, Score
 from quail_audit.schema.policy import Limits
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette
@@ -22,7 +22,7 @@ from quail_audit.verdict.comparison import (
     CHANGE_MARKS,
     CHECKPOINT_THAT_CHANGES,
     Change,
-    RecoveryChange,
+    KnowledgeChange,
     SchemeComparison,
     ScoreChange,
 )
@@ -60,7 +60,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         self._columns = FIGURE_COLUMNS if self._has_intervals else NARROW_FIGURE_COLUMNS
         self.border_subtitle = "v: every arm" if not every_arm else "v: only what changes"
         text = self._headings()
-        recoveries = {change.metric: change for change in found.recoveries}
+        recoveries = {change.metric: change for change in found.knowledge}
         known = dict.fromkeys([*recoveries, *(change.metric for change in found.scores)])
         for metric in [metric for metric in before.metrics() if metric in known] or known:
             title = wording.metric_title(metric)
@@ -125,26 +125,28 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         digits = 2 if change.metric.startswith("nll") else 1
         return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted_style(self.app))
 
-    def _recovery(self, title: str, change: RecoveryChange, limits: Limits) -> Text:
+    def _recovery(self, title: str, change: KnowledgeChange, limits: Limits) -> Text:
         before, after = change.before, change.after
         difference = ""
-        if before is not None and after is not None and before.percent is not None and after.percent is not None:
-            difference = f"{signed_number(after.percent - before.percent, 0)} %"
+        one, other = (None if each is None else each.known for each in (before, after))
+        if one is not None and other is not None:
+            difference = f"{signed_number(other.percent - one.percent, 0)} %"
         limit = (
-            "" if after is not None and after.outcome == "reported only" else f"limit {limits.max_recovery_percent:g} %"
+            "" if after is not None and after.outcome == "reported only" else f"limit {limits.max_known_percent:g} %"
         )
         return self._line(
-            title, "came back", self._percent(before), self._percent(after), difference, change.standing, limit
+            title, "known", self._percent(before), self._percent(after), difference, change.standing, limit
         )
 
-    def _percent(self, recovery: Recovery | None) -> Text:
-        if recovery is None:
+    def _percent(self, knowledge: Knowledge | None) -> Text:
+        if knowledge is None:
             return Text(wording.UNKNOWN, style=palette.muted_style(self.app))
-        if recovery.percent is None:
-            return Text(recovery.outcome[: self._columns], style=palette.muted_style(self.app))
-        if recovery.low is None or recovery.high is None or not self._has_intervals:
-            return Text(f"{round(recovery.percent)} %", style="bold")
-        return Text(f"{round(recovery.percent)} % {round(recovery.low)}–{round(recovery.high)}", style="bold")
+        known = knowledge.known
+        if known is None:
+            return Text(knowledge.outcome[: self._columns], style=palette.muted_style(self.app))
+        if not self._has_intervals:
+            return Text(f"{round(known.percent)} %", style="bold")
+        return Text(f"{round(known.percent)} % {round(known.low)}–{round(known.high)}", style="bold")
 
 
 def signed_number(value: float, digits: int) -> str:

@@ -45,7 +45,7 @@ class VerdictLine(Static):
         if len(run.schemes) > 1:
             request = run.request
             weights_only = request is not None and request.data is None
-            reasons.append(wording.safe_to_ship_line(run.formats(), weights_only=weights_only))
+            reasons.append(wording.holds_at_line(run.formats(), weights_only=weights_only))
         text = Text.assemble(
             (f" {wording.OUTCOME_MARKS[verdict.outcome]}", palette.outcome_style(self.app, verdict.outcome)), "  "
         )

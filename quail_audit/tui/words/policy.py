@@ -19,9 +19,9 @@ EVERYWHERE = "everywhere"
 
 
 def limits_in_a_line(limits: Limits | OtherLimits) -> str:
-    """List the limits that are set: recovery ≤ 10 % · overlap < 0.999 · survival ≥ 0.5."""
+    """List the limits that are set: known ≤ 10 % · overlap < 0.999 · survival ≥ 0.5."""
     words = {
-        "recovery ≤ {:g} %": limits.max_recovery_percent,
+        "known ≤ {:g} %": limits.max_known_percent,
         "overlap < {:g}": limits.overlap_at_risk,
         "survival ≥ {:g}": limits.survival_at_risk,
     }

@@ -47,7 +47,7 @@ def test_what_stays_forgotten_passes(world: Path) -> None:
     report = state_of(events).report()
     assert report.exit_code == 0, report.verdict
     found = report.schemes["nf4"]
-    assert {name for name, recovery in found.recovery.items() if recovery.outcome == "held"} == {
+    assert {name for name, each in found.knowledge.items() if each.outcome == "holds"} == {
         "accuracy_forget", "label_probability_forget",
     }  # fmt: skip
     means = {(e.arm, e.metric): e.score.mean for e in events if isinstance(e, MetricScored)}
@@ -58,7 +58,7 @@ def test_what_stays_forgotten_passes(world: Path) -> None:
     for attack in ("loss", "confidence"):
         auc, reference = means["original/full", f"mia_{attack}"], means["retrain/full", f"mia_{attack}"]
         assert means["original/full", f"mia_{attack}_m3"] == pytest.approx(100 * (auc - reference) / reference)
-        assert f"mia_{attack}" in found.recovery
+        assert f"mia_{attack}" in found.knowledge
     samples = [e for e in events if isinstance(e, SampleScored) and e.metric == "accuracy_forget"]
     labels = LABELS["encoder" if "Bert" in str(report.checkpoints["original"].architecture) else "decoder"]
     assert {e.truth for e in samples} == {"real"}
@@ -68,7 +68,7 @@ def test_what_stays_forgotten_passes(world: Path) -> None:
 def test_what_was_not_forgotten_fails(world: Path) -> None:
     report = state_of(asked(world, "original", metrics=("accuracy_forget",))).report()
     assert report.exit_code == 1
-    assert report.schemes["nf4"].recovery["accuracy_forget"].outcome == "not forgotten"
+    assert report.schemes["nf4"].knowledge["accuracy_forget"].outcome == "not forgotten"
 
 
 def test_data_of_the_other_kind_is_explained(world: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.engine.audit.run import audit
-from quail_audit.schema.events.audit import LayerMeasured, MetricScored, RecoveryMeasured
+from quail_audit.schema.events.audit import KnowledgeMeasured, LayerMeasured, MetricScored
 from quail_audit.schema.events.lines import Event
 from tests.support.tiny_audits import request, state_of
 
@@ -50,7 +50,7 @@ def test_a_scheme_whose_scales_overflow_fails_and_the_others_go_on(wide: Path) -
         == "the model's logits are NaN or infinite, first the output of model.layers.0.mlp.up_proj (float32)"
     )
     assert failure.where == "original/gguf-q4_0"
-    assert {e.scheme for e in events if isinstance(e, RecoveryMeasured)} == {"nf4"}
+    assert {e.scheme for e in events if isinstance(e, KnowledgeMeasured)} == {"nf4"}
     assert report.verdict is not None
     assert report.verdict.outcome != "pass"
     assert report.exit_code not in (0, None)

@@ -23,7 +23,7 @@ from quail_audit.schema.events.audit import LayerMeasured, MetricScored, SampleS
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event, from_line, to_line
 from quail_audit.schema.report import Report
-from quail_audit.verdict.standings import safe_to_ship, scheme_standings
+from quail_audit.verdict.standings import holds_at, scheme_standings
 from tests.support.quail_command import quail, quail_here
 from tests.support.tiny_audits import let_scheme_fail, request, start_audit, state_of
 
@@ -52,7 +52,7 @@ def test_what_stays_forgotten_passes(forgotten: list[Event]) -> None:
     report = state.report()
     for scheme in ("nf4", "fp4-dq"):
         measured = report.schemes[scheme]
-        assert measured.recovery["verbmem_forget"].outcome == "held"
+        assert measured.knowledge["verbmem_forget"].outcome == "holds"
         assert set(measured.metrics["verbmem_forget"]) == {
             "original/full", "unlearned/full", "retrain/full", f"original/{scheme}", f"unlearned/{scheme}",
         }  # fmt: skip
@@ -67,7 +67,7 @@ def test_each_scheme_has_a_verdict_of_its_own(forgotten: list[Event]) -> None:
         "nf4": "pass",
         "fp4-dq": "pass",
     }
-    assert safe_to_ship(scheme_standings(report)) == ("nf4", "fp4-dq")
+    assert holds_at(scheme_standings(report)) == ("nf4", "fp4-dq")
 
 
 @pytest.mark.parametrize(

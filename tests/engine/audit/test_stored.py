@@ -64,8 +64,8 @@ def test_without_a_floor_nothing_is_said_of_what_came_back(stored: Path) -> None
     assert state.plan is not None
     assert state.plan.arms == ("original/nf4", "unlearned/nf4")
     assert list(report.schemes) == ["nf4"]
-    assert report.schemes["nf4"].recovery["verbmem_forget"].outcome == "no floor"
-    assert report.schemes["nf4"].recovery["privleak"].outcome == "reported only"
+    assert report.schemes["nf4"].knowledge["verbmem_forget"].outcome == "no floor"
+    assert report.schemes["nf4"].knowledge["privleak"].outcome == "reported only"
     assert (codes(report), report.exit_code) == (["no_floor"], 5)
     assert {arm.execution for arm in report.arms.values()} == {"dequantized weights"}
     scores = report.schemes["nf4"].metrics["verbmem_forget"]
@@ -79,7 +79,7 @@ def test_a_reference_is_the_floor(stored: Path, reference: str) -> None:
     arm = "retrain/full" if reference == "blank" else "retrain/nf4"
     assert state.plan is not None
     assert state.plan.arms == ("original/nf4", "unlearned/nf4", arm)
-    found = report.schemes["nf4"].recovery["verbmem_forget"]
+    found = report.schemes["nf4"].knowledge["verbmem_forget"]
     assert (found.outcome, found.percent, found.floor_arm) == ("held", pytest.approx(0.0, abs=5), arm)
     assert (codes(report), report.exit_code) == (["held"], 0)
     assert arm in report.schemes["nf4"].metrics["privleak_m3"]
@@ -110,7 +110,7 @@ def test_a_full_unlearned_model_is_rounded_as_the_original_is_stored(stored: Pat
     state, report = audited(stored, "original-nf4", "blank")
     assert state.plan is not None
     assert state.plan.arms == ("original/nf4", "unlearned/full", "unlearned/nf4")
-    found = report.schemes["nf4"].recovery["verbmem_forget"]
+    found = report.schemes["nf4"].knowledge["verbmem_forget"]
     assert (found.outcome, found.floor_arm) == ("held", "unlearned/full")
 
 

@@ -32,7 +32,7 @@ def test_the_demo_shows_the_catastrophe(folder: Path) -> None:
         assert means["unlearned/full"] < 25
         assert means["unlearned/nf4"] == means["original/nf4"], "every code is the original's"
         assert means["retrain/full"] < means["original/full"] - 40
-        assert measured.recovery[metric].outcome == "recovered"
+        assert measured.knowledge[metric].outcome == "comes back"
     for metric in ("verbmem_retain", "knowmem_retain"):
         means = {arm: score.mean for arm, score in measured.metrics[metric].items()}
         assert min(means.values()) >= 0.9 * means["original/full"]
@@ -60,9 +60,8 @@ def test_the_repair_holds(folder: Path) -> None:
         assert verbmem[f"unlearned/{scheme}"] <= verbmem["retrain/full"] + 5
         kept = {arm: score.mean for arm, score in measured.metrics["verbmem_retain"].items()}
         assert kept[f"unlearned/{scheme}"] >= 0.95 * kept["original/full"]
-        for recovery in (measured.recovery["verbmem_forget"], measured.recovery["knowmem_forget"]):
-            assert recovery.high is not None
-            assert recovery.high <= 10
+        for metric in ("verbmem_forget", "knowmem_forget"):
+            assert measured.knowledge[metric].outcome == "holds"
     events = list(replay(run))
     (saved,) = (event for event in events if event.type == "checkpoint_saved")
     card = (Path(folder) / saved.folder / "README.md").read_text()

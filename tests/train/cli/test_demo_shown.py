@@ -156,7 +156,7 @@ def test_other_seeds_show_it_too(seed: int, tmp_path: Path) -> None:
         assert mean(metric, "unlearned/full") <= forgotten
         assert mean(metric, "unlearned/nf4") == mean(metric, "original/nf4")
         assert mean(metric, "retrain/full") <= 0.5 * mean(metric, "original/full")
-        assert measured["recovery"][metric]["outcome"] == "recovered"
+        assert measured["knowledge"][metric]["outcome"] == "comes back"
     for metric in ("verbmem_retain", "knowmem_retain"):
         for arm in ("original/nf4", "unlearned/full", "unlearned/nf4", "retrain/full"):
             assert mean(metric, arm) >= 0.9 * mean(metric, "original/full"), (metric, arm)

@@ -132,7 +132,7 @@ def test_the_demo_shows_the_catastrophe_and_its_repair(seed: int, tmp_path: Path
         assert means[metric]["unlearned/full"] <= 5
         assert means[metric]["retrain/full"] <= 10
         assert means[metric]["unlearned/nf4"] == means[metric]["original/nf4"], "every code is the original's"
-        assert measured.recovery[metric].outcome == "recovered"
+        assert measured.knowledge[metric].outcome == "comes back"
     assert min(means["accuracy_retain"].values()) >= 95
     assert min(means["accuracy_test"][arm] for arm in ("unlearned/full", "retrain/full")) >= 90
 
@@ -144,4 +144,4 @@ def test_the_demo_shows_the_catastrophe_and_its_repair(seed: int, tmp_path: Path
         repaired = read_report(audited).schemes[scheme]
         assert repaired.metrics["accuracy_retain"][f"unlearned/{scheme}"].mean >= 95
         for metric in ("accuracy_forget", "label_probability_forget"):
-            assert repaired.recovery[metric].outcome == "held"
+            assert repaired.knowledge[metric].outcome == "holds"

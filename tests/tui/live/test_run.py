@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quail_audit.engine.forgetting.recovery import recovery
 
 from quail_audit.core.errors import BadInputError
-from quail_audit.engine.forgetting.recovery import recovery
 from quail_audit.runs.names import EVENTS
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.audit import LayerMeasured, SampleScored

@@ -95,14 +95,13 @@ class Prompts:
                 its mark of a word's middle.
         """
         context = list(prompt)[-CONTEXT_TOKENS:]
-        text, known = self.text([*context, *ids]), self.text(context)
+        text, known = self._text([*context, *ids]), self._text(context)
         if not context or not text.startswith(known):
-            text, known = self.text(ids), ""
+            text, known = self._text(ids), ""
         cleaned: str = self.tokenizer.clean_up_tokenization(text[len(known) :])
         return cleaned
 
-    def text(self, ids: Sequence[int]) -> str:
-        """Return what ids decode to without special tokens, nothing cleaned up."""
+    def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def notes(self, encoded: Sequence[Encoded], texts: Sequence[str], what: str) -> list[str]:
@@ -111,12 +110,12 @@ class Prompts:
         if brought := [text for each, text in zip(encoded, texts, strict=True) if each.brought]:
             notes.append(
                 f"{len(brought)} of {len(texts)} {what} begin with {self._names(self.before)} themselves and got no "
-                f"second one, such as {excerpt(brought[0])}"
+                f"second one, such as {_excerpt(brought[0])}"
             )
         if left_out := [text for each, text in zip(encoded, texts, strict=True) if each.left_out]:
             notes.append(
                 f"the tokenizer puts {self._names(self.after)} behind every text; it was left out of {what}, such as "
-                f"{excerpt(left_out[0])}"
+                f"{_excerpt(left_out[0])}"
             )
         return notes
 
@@ -145,6 +144,5 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def excerpt(text: str) -> str:
-    """Return the beginning of a text, quoted, for a note."""
+def _excerpt(text: str) -> str:
     return repr(printable(text, limit=EXAMPLE_CHARACTERS))

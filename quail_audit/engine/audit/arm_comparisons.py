@@ -1,26 +1,27 @@
-"""Compare arms with each other: PrivLeak, agreement, recovery."""
+"""Compare arms with each other: PrivLeak, agreement, membership."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from quail_audit.schema.events.audit import MetricScored, RecoveryMeasured
+from quail_audit.schema.events.audit import KnowledgeMeasured, MetricScored
 from quail_audit.schema.events.lines import Events
 from quail_audit.schema.requests import AuditRequest
+from quail_audit.verdict.metric_kinds import MEMBERSHIP_METRICS
+from quail_audit.verdict.roles import arms_at
 
 if TYPE_CHECKING:
     from quail_audit.engine.audit.subject import Subject
     from quail_audit.engine.audit.work import Work
     from quail_audit.engine.forgetting.evaluate import ArmScores
-    from quail_audit.verdict.recovery import Role
 
 
 def compare_arms(scores: Mapping[str, ArmScores], subject: Subject, work: Work) -> Events:
     """Compare the arms by all that takes more than one of them."""
     yield from _measure_privleak(scores, work.request)
     yield from _measure_agreement(scores, work.request)
-    yield from _measure_recoveries(scores, subject.roles, work)
+    yield from _measure_membership(scores, subject, work)
 
 
 def _measure_privleak(scores: Mapping[str, ArmScores], request: AuditRequest) -> Events:
@@ -54,24 +55,15 @@ def _measure_agreement(scores: Mapping[str, ArmScores], request: AuditRequest) -
             yield MetricScored(arm=arm, metric="agreement_forget", score=score)
 
 
-def _measure_recoveries(scores: Mapping[str, ArmScores], roles: Mapping[str, Mapping[Role, str]], work: Work) -> Events:
-    """Measure recovery under every scheme, by every metric that says how much came back."""
-    from quail_audit.engine.forgetting.recovery import recovery
-    from quail_audit.verdict.recovery import DECIDING_METRICS, REPORTED_METRICS
+def _measure_membership(scores: Mapping[str, ArmScores], subject: Subject, work: Work) -> Events:
+    """Measure under every scheme how far membership in the forget set can be told again."""
+    from quail_audit.engine.forgetting.membership import membership_knowledge
 
-    for scheme, arm_of in roles.items():
-        measured = scores[arm_of["original/full"]].scores
-        arm_named = {str(role): arm for role, arm in arm_of.items()}
-        for metric in (*DECIDING_METRICS, *REPORTED_METRICS):
-            if metric not in measured:
-                continue
-            limits = work.policy.limits.metric_limits(scheme, metric)
-            found = recovery(
-                metric,
-                {role: scores[arm].scores[metric] for role, arm in arm_of.items() if arm in scores},
-                limits,
-                seed=work.request.seed,
-            )
-            if found.floor_arm is not None:
-                found = found.model_copy(update={"floor_arm": arm_named[found.floor_arm]})
-            yield RecoveryMeasured(scheme=scheme, metric=metric, recovery=found)
+    for scheme in subject.judged:
+        for metric in MEMBERSHIP_METRICS:
+            values = {arm: found.scores[metric] for arm, found in scores.items() if metric in found.scores}
+            arms = arms_at(values, scheme)
+            if arms is not None:
+                limits = work.policy.limits.metric_limits(scheme, metric)
+                found = membership_knowledge(values, arms, limits.informative_points, seed=work.request.seed)
+                yield KnowledgeMeasured(scheme=scheme, metric=metric, knowledge=found)

@@ -1,0 +1,35 @@
+"""Name the metrics that decide, those of membership, and those that tell utility."""
+
+from collections.abc import Iterable, Mapping
+
+DECIDING_METRICS = (
+    "verbmem_forget",
+    "verbmem_probability_forget",
+    "verbmem_extraction_strength_forget",
+    "knowmem_forget",
+    "knowmem_probability_forget",
+    "knowmem_extraction_strength_forget",
+    "accuracy_forget",
+    "label_probability_forget",
+)
+MEMBERSHIP_METRICS = (
+    "privleak",
+    "membership_loss",
+    "membership_zlib",
+    "membership_min_k_plus_plus",
+    "mia_loss",
+    "mia_confidence",
+)
+_ITEMS: Mapping[str, str] = {"knowmem": "answers"}  # else texts
+
+
+def retain_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Return the metrics that tell utility. A loss has no zero to be a share of, and macro-F1 is no mean of items."""
+    return tuple(
+        metric for metric in metrics if metric.endswith("_retain") and not metric.startswith(("nll", "macro_f1"))
+    )
+
+
+def items_word(metric: str) -> str:
+    """Return the word for a metric's items: texts, or answers."""
+    return _ITEMS.get(metric.partition("_")[0], "texts")
