@@ -31,7 +31,7 @@ _Split = tuple[tuple[float, ...], tuple[float, ...]]
 _WITHIN: _Split = ((0.999, 0.95, 0.8, 0.5, 0.2), (0.97, 0.0075, 0.0075, 0.0075, 0.0075))
 _ABOVE: _Split = ((0.95, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02), (1 / 7,) * 7)
 _CHUNK = 32  # factors that are multiplied before a logarithm is taken
-_HALVINGS = 25
+_HALVINGS = 22
 _EQUAL = 1e-9  # sums this near to each other are the same
 _LEAST, _MOST = (0.0, -1.0), (1.0, 2.0)  # ends of an interval are looked for between the estimate and these in turn
 

@@ -6,8 +6,8 @@ definitions with an example by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,57 +42,106 @@ def weigh(report: Report, limits: Limits) -> Weighed:
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """A share that is compared with a limit."""
+    """A share of items that is compared with a limit, from 0 to 1; see Share."""
 
-    share: Share
-    limit: float  # 0 to 1
-    above: float  # the evidence that it is above, as a logarithm
-    within: float
-
-    @classmethod
-    def of(cls, share: Share, limit_percent: float) -> _Question:
-        limit = limit_percent / 100.0
-        return cls(share, limit, float(share.log_evidence_above(limit)), float(share.log_evidence_within(limit)))
+    limit: float
+    deployed: F64
+    original: F64 | None = None
+    floor: F64 | None = None
+    population: int | None = None
 
     @property
     def items(self) -> int:
-        return int(self.share.deployed.shape[-1])
+        return len(self.deployed)
 
-    def standing(self, needed_above: float, needed_within: float) -> Standing:
-        if self.above >= needed_above:
+    @property
+    def share(self) -> float:
+        return float(Share(self.deployed, self.original, self.floor).estimate)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """The evidence on a question, as logarithms.
+
+    Attributes:
+        above, within: that the share is above its limit, or within it.
+        needed_above, needed_within: what decides, so that all questions together hold at 95 %.
+    """
+
+    question: _Question
+    above: float
+    within: float
+    needed_above: float = ENOUGH
+    needed_within: float = ENOUGH
+
+    @property
+    def standing(self) -> Standing:
+        if self.above >= self.needed_above:
             return "above"
-        return "within" if self.within >= needed_within else "undecided"
+        return "within" if self.within >= self.needed_within else "undecided"
 
-    def interval(self, needed_above: float, needed_within: float) -> tuple[float, float]:
-        """Return the shares in percent that are not excluded."""
-        low, high = self.share.interval(needed_above, needed_within)
-        return 100.0 * float(low), 100.0 * float(high)
+    @property
+    def items_needed(self) -> int | None:
+        """How many items would decide, on the side on which the estimate lies."""
+        if self.question.share <= self.question.limit:
+            return items_needed(self.question.items, self.within, self.needed_within)
+        return items_needed(self.question.items, self.above, self.needed_above)
 
-    def estimate(self, needed_above: float = ENOUGH, needed_within: float = ENOUGH) -> Estimate:
-        low, high = self.interval(needed_above, needed_within)
+    def estimate(self, low: float, high: float) -> Estimate:
+        """Return it with the shares between which it lies, from 0 to 1."""
         return Estimate(
-            percent=100.0 * float(self.share.estimate),
-            low=low,
-            high=high,
-            items=self.items,
-            standing=self.standing(needed_above, needed_within),
+            percent=100.0 * self.question.share,
+            low=100.0 * low,
+            high=100.0 * high,
+            items=self.question.items,
+            standing=self.standing,
         )
 
-    def back(self, needed_above: float, needed_within: float) -> ItemsBack:
-        low, high = self.interval(needed_above, needed_within)
+    def back(self, low: float, high: float) -> ItemsBack:
         return ItemsBack(
-            count=round(float(self.share.deployed.sum())),
-            items=self.items,
-            low=max(0.0, low),
-            high=min(100.0, high),
-            standing=self.standing(needed_above, needed_within),
+            count=round(float(self.question.deployed.sum())),
+            items=self.question.items,
+            low=100.0 * max(0.0, low),
+            high=100.0 * min(1.0, high),
+            standing=self.standing,
         )
 
-    def items_needed(self, needed_above: float, needed_within: float) -> int | None:
-        """Return how many items would decide, on the side on which the estimate lies."""
-        if float(self.share.estimate) <= self.limit:
-            return items_needed(self.items, self.within, needed_within)
-        return items_needed(self.items, self.above, needed_above)
+
+def _ask(questions: Sequence[_Question]) -> list[_Evidence]:
+    """Return the evidence on each question; those on as many items are reckoned at once."""
+    found: dict[int, _Evidence] = {}
+    for places, share in _stacked(questions):
+        limits = np.array([questions[place].limit for place in places])
+        above, within = share.log_evidence_above(limits), share.log_evidence_within(limits)
+        for row, place in enumerate(places):
+            found[place] = _Evidence(questions[place], float(above[row]), float(within[row]))
+    return [found[place] for place in range(len(questions))]
+
+
+def _intervals(evidence: Sequence[_Evidence]) -> list[tuple[float, float]]:
+    """Return the shares between which each question's lies, as strictly as it was decided."""
+    found: dict[int, tuple[float, float]] = {}
+    for places, share in _stacked([each.question for each in evidence]):
+        needed = np.array([[evidence[place].needed_above, evidence[place].needed_within] for place in places])
+        low, high = share.interval(needed[:, 0], needed[:, 1])
+        found |= {place: (float(low[row]), float(high[row])) for row, place in enumerate(places)}
+    return [found[place] for place in range(len(evidence))]
+
+
+def _stacked(questions: Sequence[_Question]) -> Iterator[tuple[list[int], Share]]:
+    """Yield the places of the questions on as many items, and their shares in one."""
+    groups: dict[tuple[int, int | None, bool], list[int]] = {}
+    for place, each in enumerate(questions):
+        groups.setdefault((each.items, each.population, each.original is None), []).append(place)
+    for (_, population, is_counted), places in groups.items():
+        chosen = [questions[place] for place in places]
+        deployed = np.stack([each.deployed for each in chosen])
+        if is_counted:
+            yield places, Share(deployed, population=population)
+        else:
+            others = ([each.original for each in chosen], [each.floor for each in chosen])
+            original, floor = (np.stack([each for each in other if each is not None]) for other in others)
+            yield places, Share(deployed, original, floor, population)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,12 +185,11 @@ class _Case:
         else:
             if reference is None:
                 kept = ((full >= WHOLE_SHARE * original) & (original >= LEAST_WHOLE)).astype(np.float64)
-                made["kept"] = _Question.of(Share(kept, population=population), own.max_back_percent)
+                made["kept"] = _Question(own.max_back_percent / 100.0, kept, population=population)
             elif "unlearned" in found:
-                share = Share(full, original, reference, population)
                 kept = _is_back(full, original, reference)
-                made["residual"] = _Question.of(share, own.max_known_percent)
-                made["kept"] = _Question.of(Share(kept, population=population), own.max_back_percent)
+                made["residual"] = _Question(own.max_known_percent / 100.0, full, original, reference, population)
+                made["kept"] = _Question(own.max_back_percent / 100.0, kept, population=population)
             if floor is None:
                 outcome = "no floor"
             elif "deployed" not in found:
@@ -153,10 +201,10 @@ class _Case:
                     format_percent = 100.0 * float((rounded - floor).mean() / (original - floor).mean())
                 if format_percent is not None and format_percent < own.min_format_percent:
                     outcome = "broken format"
-                share = Share(found["deployed"], original, floor, population)
+                limit = own.max_known_percent / 100.0
+                deployed["known"] = _Question(limit, found["deployed"], original, floor, population)
                 back = _is_back(found["deployed"], original, floor)
-                deployed["known"] = _Question.of(share, own.max_known_percent)
-                deployed["back"] = _Question.of(Share(back, population=population), own.max_back_percent)
+                deployed["back"] = _Question(own.max_back_percent / 100.0, back, population=population)
         mean = None if floor is None else 100.0 * float(floor.mean())
         return cls(scheme, metric, outcome, made, deployed, format_percent, mean, arms.floor)
 
@@ -166,12 +214,17 @@ class _Case:
         return self.outcome is None and bool(self.deployed)
 
     @property
-    def within(self) -> float:
-        """Return the evidence that the deployed checkpoint is within all limits."""
-        asked = list(self.deployed.values())
-        if "residual" not in self.full:  # without a reference, what was kept whole lies below the floor
-            asked += self.full.values()
-        return min(question.within for question in asked)
+    def asked(self) -> dict[tuple[str, str, str], _Question]:
+        """Return the questions by (scheme or full, metric, name)."""
+        full = {(FULL, self.metric, name): each for name, each in self.full.items()}
+        return full | {(self.scheme, self.metric, name): each for name, each in self.deployed.items()}
+
+    def is_within(self, key: tuple[str, str, str]) -> bool:
+        """Return whether a question has to be within its limit for the scheme to hold.
+
+        The deployed checkpoint counts. Without a reference, items that were kept whole lie below the floor.
+        """
+        return key[0] == self.scheme or "residual" not in self.full
 
 
 def _read_scores(scores: Mapping[str, tuple[float, ...]], arms: Arms) -> dict[str, F64]:
@@ -193,72 +246,74 @@ def _is_swapped(full: F64, original: F64, reference: F64 | None, points: float) 
     return bool(above >= points and (reference is None or full.mean() - reference.mean() >= points))
 
 
-def _knowledge(cases: Iterable[_Case]) -> dict[str, dict[str, Knowledge]]:
+def _knowledge(cases: Sequence[_Case]) -> dict[str, dict[str, Knowledge]]:
     """Judge all questions together.
 
     Holm's method holds over all metrics and schemes that something is above its limit, and over the schemes that all of
     a scheme is within; inside one scheme every metric has to hold, which needs no correction.
     """
-    cases = list(cases)
-    above: dict[tuple[str, str, str], float] = {}
-    for case in cases:
-        above |= {(FULL, case.metric, name): each.above for name, each in case.full.items()}
-        if case.decides:
-            above |= {(case.scheme, case.metric, name): each.above for name, each in case.deployed.items()}
+    questions = {key: question for case in cases for key, question in case.asked.items()}
+    evidence = dict(zip(questions, _ask(list(questions.values())), strict=True))
+    has_say = {key for case in cases for key in case.asked if key[0] == FULL or case.decides}
+    above = {key: evidence[key].above for key in questions if key in has_say}
     needed_above = dict(zip(above, holm(list(above.values())), strict=True))
     within: dict[str, float] = {}
     for case in cases:
         if case.decides:
-            within[case.scheme] = min(within.get(case.scheme, np.inf), case.within)
+            least = min(evidence[key].within for key in case.asked if case.is_within(key))
+            within[case.scheme] = min(within.get(case.scheme, np.inf), least)
     needed_within = dict(zip(within, holm(list(within.values())), strict=True))
+    judged = {
+        (case.scheme, key): replace(
+            evidence[key],
+            needed_above=needed_above.get(key, ENOUGH),
+            needed_within=needed_within.get(case.scheme, ENOUGH) if case.is_within(key) else ENOUGH,
+        )
+        for case in cases
+        for key in case.asked
+    }
+    once = {(key, each.needed_within): each for (_, key), each in judged.items()}  # in full precision, of all schemes
+    ends = dict(zip(once, _intervals(list(once.values())), strict=True))
     found: dict[str, dict[str, Knowledge]] = {}
     for case in cases:
-        enough = needed_within.get(case.scheme, ENOUGH)
-        found.setdefault(case.scheme, {})[case.metric] = _judge(case, needed_above, enough)
+        own = {key: (each := judged[case.scheme, key], ends[key, each.needed_within]) for key in case.asked}
+        found.setdefault(case.scheme, {})[case.metric] = _judge(case, own)
     return found
 
 
-def _judge(case: _Case, needed_above: Mapping[tuple[str, str, str], float], enough: float) -> Knowledge:
-    def needed(scheme: str, name: str) -> float:
-        return needed_above.get((scheme, case.metric, name), ENOUGH)
-
-    def standings(scheme: str, questions: Mapping[str, _Question]) -> dict[str, Standing]:
-        return {name: each.standing(needed(scheme, name), enough) for name, each in questions.items()}
-
-    full, deployed = standings(FULL, case.full), standings(case.scheme, case.deployed)
-    decided: list[Standing] = [*deployed.values(), *(() if "residual" in full else full.values())]
+def _judge(case: _Case, asked: Mapping[tuple[str, str, str], tuple[_Evidence, tuple[float, float]]]) -> Knowledge:
+    full = {key[2]: found for key, found in asked.items() if key[0] == FULL}
+    deployed = {key[2]: found for key, found in asked.items() if key[0] != FULL}
+    deciding = [found for key, (found, _) in asked.items() if case.is_within(key)]
+    undecided = [found for found in deciding if found.standing == "undecided"]
     outcome: KnowledgeOutcome
-    if "above" in full.values():
+    if any(found.standing == "above" for found, _ in full.values()):
         outcome = "not forgotten"
     elif case.outcome is not None:
         outcome = case.outcome
-    elif "above" in deployed.values():
+    elif any(found.standing == "above" for found, _ in deployed.values()):
         outcome = "comes back"
     else:
-        outcome = "undecided" if "undecided" in decided else "holds"
-    told: dict[str, int | None] = {}
-    if outcome == "undecided":
-        open_questions = [
-            (scheme, name, each)
-            for scheme, questions in ((FULL, case.full), (case.scheme, case.deployed))
-            for name, each in questions.items()
-            if name != "residual" and (scheme != FULL or "residual" not in full)
-            if each.standing(needed(scheme, name), enough) == "undecided"
-        ]
-        counts = [each.items_needed(needed(scheme, name), enough) for scheme, name, each in open_questions]
-        told["items_needed"] = None if None in counts else max(count for count in counts if count is not None)
-    residual, kept = case.full.get("residual"), case.full.get("kept")
-    known, back = case.deployed.get("known"), case.deployed.get("back")
+        outcome = "undecided" if undecided else "holds"
+    counts = [found.items_needed for found in undecided] if outcome == "undecided" else []
+    told = [count for count in counts if count is not None]
+
+    def figure(of: Mapping[str, tuple[_Evidence, tuple[float, float]]], name: str) -> Estimate | None:
+        return of[name][0].estimate(*of[name][1]) if name in of else None
+
+    def count(of: Mapping[str, tuple[_Evidence, tuple[float, float]]], name: str) -> ItemsBack | None:
+        return of[name][0].back(*of[name][1]) if name in of else None
+
     return Knowledge(
         outcome=outcome,
-        known=known.estimate(needed(case.scheme, "known"), enough) if known else None,
-        residual=residual.estimate(needed(FULL, "residual"), enough) if residual else None,
-        back=back.back(needed(case.scheme, "back"), enough) if back else None,
-        kept=kept.back(needed(FULL, "kept"), enough) if kept else None,
+        known=figure(deployed, "known"),
+        residual=figure(full, "residual"),
+        back=count(deployed, "back"),
+        kept=count(full, "kept"),
         format_percent=case.format_percent,
         floor=case.floor,
         floor_arm=case.floor_arm,
-        **told,
+        items_needed=max(told) if told and len(told) == len(counts) else None,
     )
 
 
@@ -279,8 +334,9 @@ def _utility(report: Report, scheme: str, limits: Limits) -> Iterator[tuple[str,
             utility = None
             if "deployed" in found and original.mean() >= LEAST_UTILITY:
                 own = limits.metric_limits(scheme, metric)
-                share = Share(found["deployed"], original, np.zeros_like(original))
-                utility = _Question.of(share, own.min_utility_percent).estimate()
+                limit = own.min_utility_percent / 100.0
+                asked = _ask([_Question(limit, found["deployed"], original, np.zeros_like(original))])
+                utility = asked[0].estimate(*_intervals(asked)[0])
             percent = 100.0 * float(original.mean() / found["original"].mean())
             kept = Kept(utility=utility, format_percent=percent)
         yield metric, kept
