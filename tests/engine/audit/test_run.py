@@ -174,7 +174,7 @@ def test_without_data_the_weights_alone_are_judged(world: Path) -> None:
     state = state_of(audit(request(world, data=None), "run"))
     assert not state.arms
     assert state.verdict is not None
-    assert [reason.code for reason in state.verdict.reasons] == ["layers_carried"]
+    assert [reason.code for reason in state.verdict.reasons] == ["weights_only"]
 
 
 def test_two_runs_are_the_same(world: Path, forgotten: list[Event]) -> None:
@@ -303,7 +303,7 @@ def test_the_command_streams_events(world: Path, tmp_path: Path) -> None:
     done = quail(
         "audit", world / "original", world / "blank", "--run-dir", tmp_path / "run", "--format", "jsonl", "--quiet"
     )
-    assert done.returncode == 0
+    assert done.returncode == 5  # by the weights alone
     assert done.stdout == (tmp_path / "run" / EVENTS).read_text()
     assert done.stderr == ""
 
@@ -312,9 +312,9 @@ def test_the_command_streams_events(world: Path, tmp_path: Path) -> None:
 def test_output_goes_to_a_file(output: str, world: Path, tmp_path: Path) -> None:
     pair = world / "original", world / "blank"
     done = quail_here("audit", *pair, "--run-dir", tmp_path / "run", "--output", tmp_path / output)
-    assert done.exit_code == 0
+    assert done.exit_code == 5  # by the weights alone
     assert done.stdout == ""
-    assert "✓ PASS" in (tmp_path / output).read_text()
+    assert "? INCONCLUSIVE" in (tmp_path / output).read_text()
 
 
 def test_ctrl_c_is_130_and_leaves_the_folder_readable(world: Path, tmp_path: Path) -> None:
