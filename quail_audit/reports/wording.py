@@ -102,7 +102,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "nll_retain": "NLL, retain",
 }
 
-_WHOLE_SET_METRICS = ("privleak", "mia_", "macro_f1")
+_WHOLE_SET_METRICS = ("privleak", "mia_", "membership_", "macro_f1")
 
 NAMES_SHOWN = 3  # of matrices that are not measured
 

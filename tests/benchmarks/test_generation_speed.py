@@ -23,7 +23,7 @@ from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 from quail_audit.engine.forgetting.metrics.verbmem import MAX_NEW_TOKENS as VERBMEM_TOKENS
 from quail_audit.engine.forgetting.models.batches import batch_size_for
 from quail_audit.engine.forgetting.models.generation import generate
-from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
+from quail_audit.engine.forgetting.models.log_probabilities import TokenRow, read_tokens
 from tests.support.places import SHARED_DATA
 
 pytestmark = pytest.mark.slow
@@ -162,7 +162,7 @@ def test_log_probabilities(small_llama: LlamaForCausalLM, capsys: pytest.Capture
                 plain.append(-float(small_llama(ids, labels=ids, use_cache=False).loss))
         plain_s = min(plain_s, time.perf_counter() - started_s)
         started_s = time.perf_counter()
-        found = dict(log_probabilities(small_llama, texts, size=size))
+        found = dict(read_tokens(small_llama, [TokenRow(ids) for ids in texts], size=size))
         batched_s = min(batched_s, time.perf_counter() - started_s)
     with capsys.disabled():
         tokens = sum(map(len, texts))
@@ -172,7 +172,7 @@ def test_log_probabilities(small_llama: LlamaForCausalLM, capsys: pytest.Capture
             f"  batched       {batched_s:6.2f} s, {tokens / batched_s:8.0f} tokens/s: {plain_s / batched_s:.1f} x"
         )
     for index, mean in enumerate(plain):
-        assert found[index].mean() == pytest.approx(mean, abs=1e-4)
+        assert found[index][0].mean() == pytest.approx(mean, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quail_audit.engine.forgetting.bootstrap import interval
-from quail_audit.engine.forgetting.metrics.privleak import auc
+from quail_audit.engine.forgetting.metrics.auc import auc
 from quail_audit.schema.figures import Estimate, Knowledge
 from quail_audit.verdict.roles import Arms
 

@@ -136,12 +136,18 @@ class SampleScores:
 
 def low_is_known(metric: str) -> bool:
     """Return whether a low score means a known text: losses, and places in the AUC of membership inference."""
-    return metric.startswith(("nll", "privleak", "mia"))
+    return metric.startswith(("nll", "privleak", "mia", "membership"))
 
 
 def has_answers(metric: str) -> bool:
     """Return whether models write answers for a metric; otherwise it comes from probabilities of a text."""
-    return not low_is_known(metric)
+    return not low_is_known(metric) and not scores_truth(metric)
+
+
+def scores_truth(metric: str) -> bool:
+    """Return whether a metric scores the tokens of the truth itself, in one pass over prompt and truth."""
+    scores = ("_probability_forget", "_extraction_strength_forget", "_exact_memorization_forget")
+    return metric.startswith(("verbmem", "knowmem")) and metric.endswith(scores)
 
 
 def figure(value: float | None, metric: str) -> str:

@@ -20,7 +20,7 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports.shared_words import SharedWords, shared_words
 from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.tui.live.sample_scores import LEAK, figure, has_answers
+from quail_audit.tui.live.sample_scores import LEAK, figure, has_answers, scores_truth
 from quail_audit.tui.theme import palette
 
 MOST_ARMS = 5
@@ -155,7 +155,8 @@ class ReadingPane(VerticalScroll, can_focus=True):
         prompt.display = True
         hidden = len(sample.prompt) - PROMPT_CHARACTERS
         cut = hidden > 0 and not self._has_all_of_prompt
-        title = "Prompt" if has_answers(sample.metric) else "Text, its beginning"
+        is_prompt = has_answers(sample.metric) or scores_truth(sample.metric)
+        title = "Prompt" if is_prompt else "Text, its beginning"
         prompt.border_title = f" {title} ── its end; f shows {hidden:,} more characters " if cut else f" {title} "
         shown = f"…{sample.prompt[hidden:]}" if cut else sample.prompt
         prompt.update(self._plain(shown) if shown else Text("none was kept", style=palette.muted_style(self.app)))
@@ -250,6 +251,8 @@ def _readings(metric: str) -> str:
         return ""
     if metric.startswith("nll"):
         return "The mean loss of the text's tokens, in nats: the lower, the better the model knows the text."
+    if scores_truth(metric):
+        return "How well the model knows the truth when it is given: near 100 every token of it was the expected one."
     return "This text's own part of the AUC: near 0 the model knows the forget texts, near 50 there is no telling."
 
 

@@ -79,7 +79,7 @@ def test_events_tell_the_whole_story(measured: tuple[list[Event], ArmScores], da
         assert score == scores.means[metric]
         assert score.samples == count
         assert score.low <= score.mean <= score.high
-        if metric != "privleak":
+        if not metric.startswith(("privleak", "membership")):
             assert score.mean == pytest.approx(np.mean([event.score for event in of_metric]))
             by_index = {event.sample: event.score for event in of_metric}
             assert scores.scores[metric].tolist() == [by_index[index] for index in range(count)]
@@ -91,7 +91,15 @@ def test_metrics_that_decide_or_tell_utility_have_their_items(
 ) -> None:
     events, scores = measured
     with_items = {event.metric: event.items for event in events if isinstance(event, MetricScored) and event.items}
-    assert set(with_items) == {"verbmem_forget", "verbmem_retain", "knowmem_forget"}
+    assert set(with_items) == {
+        "verbmem_forget",
+        "verbmem_retain",
+        "knowmem_forget",
+        "verbmem_probability_forget",
+        "knowmem_probability_forget",
+        "verbmem_extraction_strength_forget",
+        "knowmem_extraction_strength_forget",
+    }
     for metric, items in with_items.items():
         assert items == tuple(round(value, 3) for value in scores.scores[metric].tolist())
         assert len(items) == data.samples[metric]
@@ -122,6 +130,15 @@ def test_cheap_metrics_come_first(measured: tuple[list[Event], ArmScores]) -> No
         "nll_forget",
         "nll_retain",
         "privleak",
+        "membership_loss",
+        "membership_zlib",
+        "membership_min_k_plus_plus",
+        "verbmem_probability_forget",
+        "knowmem_probability_forget",
+        "verbmem_extraction_strength_forget",
+        "knowmem_extraction_strength_forget",
+        "verbmem_exact_memorization_forget",
+        "knowmem_exact_memorization_forget",
         "knowmem_forget",
         "verbmem_forget",
         "verbmem_retain",

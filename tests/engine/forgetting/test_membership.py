@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quail_audit.engine.forgetting.membership import membership_knowledge
-from quail_audit.engine.forgetting.metrics.privleak import auc, membership_values
+from quail_audit.engine.forgetting.metrics.auc import auc, membership_values
 from quail_audit.schema.figures import Knowledge
 from quail_audit.verdict.roles import Arms, arms_at
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from quail_audit.engine.forgetting.data.types import ForgettingData
@@ -36,6 +36,57 @@ class Chat:
 
     turns: tuple[str, ...]
     in_one: str
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """What a model makes of the tokens of a text, or of a truth after its prompt, given all tokens before each.
+
+    Attributes:
+        text: the text or truth as far as it was read, as it is given if it was not cut.
+        log_probabilities: float32 [tokens], in nats; a masked token counts as 1e-38.
+        is_likeliest: bool [tokens], whether greedy decoding would choose the token; of equals it chooses the first
+            by id.
+        means, deviations: float32 [tokens], mean and standard deviation of the log-probability of a token drawn from
+            the model's own distribution at that place; None if they were not asked for.
+    """
+
+    text: str
+    log_probabilities: npt.NDArray[np.float32]
+    is_likeliest: npt.NDArray[np.bool_]
+    means: npt.NDArray[np.float32] | None = None
+    deviations: npt.NDArray[np.float32] | None = None
+
+    @property
+    def tokens(self) -> int:
+        return int(self.log_probabilities.size)
+
+    def part(self, first: int, end: int | None = None) -> TokenScores:
+        """Return the scores of some of the tokens, which are the same whether the prompt holds those before or not."""
+        means, deviations = (None if each is None else each[first:end] for each in (self.means, self.deviations))
+        return replace(
+            self,
+            log_probabilities=self.log_probabilities[first:end],
+            is_likeliest=self.is_likeliest[first:end],
+            means=means,
+            deviations=deviations,
+        )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a text goes on with after its prompt.
+
+    Attributes:
+        prompt: what the model is given.
+        text: the truth.
+        after: what such a text goes on with after the truth, such as a blank line. It is not scored, but a tokenizer
+            may join its beginning with the truth's last token, and models learn it so.
+    """
+
+    prompt: str
+    text: str
+    after: str = ""
 
 
 class LanguageModel(Protocol):
@@ -81,6 +132,37 @@ class LanguageModel(Protocol):
         Yields:
             (index of the text, float32 [tokens - 1]), in the order in which they are finished. The first token has none
             before it, so a text of one token has an empty array.
+        """
+        ...
+
+    def token_scores(self, texts: Sequence[str], *, spread: bool = False) -> Iterator[tuple[int, TokenScores]]:
+        """Score each token of a text given those before it, in one pass.
+
+        Args:
+            texts: as for log_probabilities.
+            spread: with TokenScores.means and .deviations.
+
+        Yields:
+            (index of the text, scores of its tokens but the first), in the order in which they are finished.
+        """
+        ...
+
+    def truth_scores(
+        self, truths: Sequence[Truth], *, most_tokens: int | None = None
+    ) -> Iterator[tuple[int, TokenScores]]:
+        """Score each token of a truth given its prompt and the truth before it, in one pass.
+
+        The truth's tokens begin where those of prompt and truth together differ from those of the prompt alone, so one
+        that joins the prompt's last token counts as the truth's. Tokens that end a text are left out.
+
+        Args:
+            truths: truths. A prompt loses its beginning, as in continuations, if both together are longer than the
+                model's window. A truth that is longer than the window by itself is cut to it.
+            most_tokens: a truth is cut to so many tokens; None: it is read whole.
+
+        Yields:
+            (index of the truth, scores of its tokens), in the order in which they are finished. A truth of no token has
+            no scores.
         """
         ...
 

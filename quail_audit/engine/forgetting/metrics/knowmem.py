@@ -6,13 +6,13 @@ As in MUSE's own code: the split's in-context pairs and then the question, greed
 ends where another question would begin. A question that is asked in several ways has the score of its best answer.
 """
 
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from quail_audit.engine.forgetting.bootstrap import mean_score
-from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Split
+from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Questions, Split
+from quail_audit.engine.forgetting.metrics.asking import best_of_ways
 from quail_audit.engine.forgetting.metrics.interface import LanguageModel, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.questions import Asked, ways_to_ask
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
@@ -40,25 +40,18 @@ class KnowMem(Metric[LanguageModel]):
         questions = data.questions[self.split]
         scores = np.zeros(len(questions.asked))
         asked = ways_to_ask(questions, model)
-        left = Counter(each.index for each in asked)  # question -> ways that are not answered yet
-        best: dict[int, tuple[float, int, str]] = {}  # question -> score, place of the way, answer
-        for place, answer in _answers(model, asked):
-            index = asked[place].index
-            score = rouge_l(questions.asked[index].answer, answer)
-            if index not in best or (score, -place) > (best[index][0], -best[index][1]):
-                best[index] = (score, place, answer)
-            left[index] -= 1
-            if left[index]:
-                continue
-            scores[index], chosen, answer = best.pop(index)
-            prompt, way = asked[chosen].question, asked[chosen].way
-            truth = questions.asked[index].answer
-            yield Sample(index, scores[index], prompt=prompt, truth=truth, answer=answer, way=way)
+        for best in best_of_ways([each.index for each in asked], _score_answers(model, questions, asked)):
+            prompt, answer = best.found
+            scores[best.item] = best.score
+            truth = questions.asked[best.item].answer
+            yield Sample(best.item, best.score, prompt=prompt, truth=truth, answer=answer, way=best.way)
         return Measured(mean_score(scores, seed=seed), scores)
 
 
-def _answers(model: LanguageModel, asked: Sequence[Asked]) -> Iterator[tuple[int, str]]:
-    """Yield the place of each prompt and its answer.
+def _score_answers(
+    model: LanguageModel, questions: Questions, asked: Sequence[Asked]
+) -> Iterator[tuple[int, Mapping[str, float], tuple[str, str]]]:
+    """Yield the place of each prompt, the score of its answer, and the question in its words with the answer.
 
     Texts are answered before chats: those of one form begin alike, with the examples, and what they share is read once.
     """
@@ -68,7 +61,9 @@ def _answers(model: LanguageModel, asked: Sequence[Asked]) -> Iterator[tuple[int
             continue
         prompts = [asked[place].prompt for place in places]
         for found, answer in model.continuations(prompts, max_new_tokens=MAX_NEW_TOKENS, stop_words=STOP_WORDS):
-            yield places[found], answer
+            each = asked[places[found]]
+            score = rouge_l(questions.asked[each.index].answer, answer)
+            yield places[found], {each.way: score}, (each.question, answer)
 
 
 def metrics() -> tuple[Metric[LanguageModel], ...]:

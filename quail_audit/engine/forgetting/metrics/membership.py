@@ -2,7 +2,7 @@
 
 This is membership inference. It makes two attacks on a text and its label: by the loss (Yeom et al., arXiv 1709.01604),
 and by the confidence, the probability of whatever label the model gives (Salem et al., arXiv 1806.01246). As in
-privleak.py the AUC, x 100, is that of telling holdout texts, never trained on, from forget texts by the higher score:
+auc.py the AUC, x 100, is that of telling holdout texts, never trained on, from forget texts by the higher score:
 near 0 if the forget set is known, 50 if the two look alike. PrivLeak is taken from it in the same way.
 """
 
@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from quail_audit.engine.forgetting.data.types import ForgettingData
+from quail_audit.engine.forgetting.metrics.auc import auc_score, holdout_wins, membership_values
 from quail_audit.engine.forgetting.metrics.interface import Classifier, Measured, Metric, Sample
 from quail_audit.engine.forgetting.metrics.predictions import Prediction, classify, needed_files
-from quail_audit.engine.forgetting.metrics.privleak import auc_score, holdout_wins, membership_values
 
 Attack = Literal["loss", "confidence"]
 # The higher, the better known. The loss by its negative.

@@ -5,13 +5,14 @@ it shares; without them, VerbMem's texts, prompt and truth in one. Low means wel
 mean, however long.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from typing import Literal
 
 import numpy as np
 
 from quail_audit.engine.forgetting.bootstrap import mean_score
 from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Split
-from quail_audit.engine.forgetting.metrics.interface import LanguageModel, Measured, Metric, Sample
+from quail_audit.engine.forgetting.metrics.interface import LanguageModel, Measured, Metric, Sample, TokenScores
 
 EXCERPT_CHARACTERS = 200  # of a text, to show which one it is
 
@@ -34,8 +35,8 @@ class NegativeLogLikelihood(Metric[LanguageModel]):
         """See Metric."""
         passages = loss_texts(data, self.split)
         losses = np.zeros(len(passages))
-        for index, log_probabilities in model.log_probabilities(passages):
-            losses[index] = -log_probabilities.mean(dtype=np.float64) if log_probabilities.size else 0.0
+        for index, found in read_texts(data, self.split, model):
+            losses[index] = -found.log_probabilities.mean(dtype=np.float64) if found.tokens else 0.0
             yield Sample(index, losses[index], prompt=passages[index][:EXCERPT_CHARACTERS])
         return Measured(mean_score(losses, seed=seed), losses)
 
@@ -43,6 +44,18 @@ class NegativeLogLikelihood(Metric[LanguageModel]):
 def loss_texts(data: ForgettingData, split: Split) -> tuple[str, ...]:
     """Return the texts of a split whose loss is measured."""
     return data.texts.get(split) or tuple(row.prompt + row.truth for row in data.continuations.get(split, ()))
+
+
+def read_texts(
+    data: ForgettingData, name: Literal["forget", "retain", "holdout"], model: LanguageModel
+) -> Iterator[tuple[int, TokenScores]]:
+    """Score the tokens of a set's texts for all metrics that want them, so that each text is read once.
+
+    Membership inference wants their spread as well, which needs both the forget and the holdout set.
+    """
+    passages = data.texts["holdout"] if name == "holdout" else loss_texts(data, name)
+    spread = name != "retain" and bool(data.texts.get("forget")) and bool(data.texts.get("holdout"))
+    return model.token_scores(passages, spread=spread)
 
 
 def metrics() -> tuple[Metric[LanguageModel], ...]:

@@ -6,12 +6,16 @@ from typing import Any
 from quail_audit.core.plug_ins import add_plug_ins, find_by_name
 from quail_audit.engine.forgetting.metrics import (
     accuracy,
+    exact_memorization,
+    extraction_strength,
     knowmem,
     label_probability,
     macro_f1,
     membership,
     nll,
     privleak,
+    probability,
+    text_membership,
     verbmem,
 )
 from quail_audit.engine.forgetting.metrics.interface import Metric
@@ -27,6 +31,10 @@ def known_metrics() -> tuple[Metric[Any], ...]:
         *membership.metrics(),
         *nll.metrics(),
         *privleak.metrics(),
+        *text_membership.metrics(),
+        *probability.metrics(),
+        *extraction_strength.metrics(),
+        *exact_memorization.metrics(),
         *knowmem.metrics(),
         *verbmem.metrics(),
     )

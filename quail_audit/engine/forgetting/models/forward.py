@@ -99,6 +99,13 @@ def logits_by_head(model: PreTrainedModel, ids: torch.Tensor, stretch: int) -> I
         yield head(hidden[:, start : start + stretch])
 
 
+def logits_after_beginning(model: PreTrainedModel, ids: torch.Tensor, beginning: Beginning) -> torch.Tensor:
+    """Return the logits of ids that come after a beginning, which all rows share; see read_beginning."""
+    output: Any = model(ids, past_key_values=_repeat_cache(beginning, ids.shape[0]), use_cache=True)
+    found: torch.Tensor = output.logits
+    return found
+
+
 # -- greedy continuations: prompts in, new ids out
 
 

@@ -11,17 +11,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from transformers import PreTrainedModel
 
 from quail_audit.engine.forgetting.models.batches import BatchSize, run_in_batches, token_bytes
+from quail_audit.engine.forgetting.models.beginnings import LEAST_SHARED_TOKENS, count_shared, read_shared
 from quail_audit.engine.forgetting.models.forward import (
     Beginning,
     asking,
     continue_padded,
     continue_plainly,
-    read_beginning,
     vocabulary_of,
 )
 from quail_audit.engine.forgetting.models.ways import LENGTH_DEPENDENT_ROTATIONS, ways_of
-
-LEAST_SHARED_TOKENS = 32  # below, sharing a beginning saves less than it costs
 
 
 def generate(
@@ -55,7 +53,7 @@ def generate(
         return
     token, vocabulary, ways = token_bytes(model), vocabulary_of(model), ways_of(model)
     ends = [end for end in end_ids if end < vocabulary]
-    shared, beginning = _share_beginning(model, prompts, token)
+    shared, beginning = _share_beginning(model, prompts)
 
     def run(batch: Sequence[int]) -> list[list[int]]:
         rows = [prompts[index] for index in batch]
@@ -87,19 +85,12 @@ def _cut_at_end(ids: list[int], end_ids: Collection[int]) -> list[int]:
     return next((ids[:place] for place, token in enumerate(ids) if token in end_ids), ids)
 
 
-def _share_beginning(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], token: int
-) -> tuple[int, Beginning | None]:
+def _share_beginning(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[int, Beginning | None]:
     """Return the length of the beginning that is read once, and what was read of it."""
     shared = _shared_length(model, prompts)
     if not shared or not ways_of(model).shares_beginning:
         return 0, None
-
-    def run(_: Sequence[int]) -> list[Beginning | None]:
-        with asking(model, f"a text of {shared} tokens"):
-            return [read_beginning(model, prompts[0][:shared])]
-
-    ((_, beginning),) = run_in_batches([shared], lambda length: length * token, BatchSize(1, None), run)
+    beginning = read_shared(model, prompts[0][:shared])
     return (0, None) if beginning is None else (shared, beginning)
 
 
@@ -113,7 +104,5 @@ def _shared_length(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> 
     rotation = getattr(config, "rope_parameters", None)
     if len(prompts) < 2 or not rotation or rotation.get("rope_type", "default") in LENGTH_DEPENDENT_ROTATIONS:
         return 0
-    first, last = min(map(list, prompts)), max(map(list, prompts))  # what these two share, all between them share
-    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    shared = min(same, min(map(len, prompts)) - 1)
+    shared = min(count_shared(prompts), min(map(len, prompts)) - 1)
     return shared if shared >= LEAST_SHARED_TOKENS else 0

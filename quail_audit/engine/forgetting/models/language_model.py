@@ -10,21 +10,22 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.engine.checkpoints.model.model_config import read_model_config
-from quail_audit.engine.forgetting.metrics.interface import Chat, PromptFormat
+from quail_audit.engine.forgetting.metrics.interface import Chat, PromptFormat, TokenScores, Truth
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.chat_templates import make_chats, refuse_unmade
 from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
 from quail_audit.engine.forgetting.models.forward import vocabulary_of
 from quail_audit.engine.forgetting.models.generation import generate
-from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
+from quail_audit.engine.forgetting.models.log_probabilities import TokenRow, read_tokens
 from quail_audit.engine.forgetting.models.nonfinite import generate_finite
-from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts, Rendered
+from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts, Rendered, excerpt
+from quail_audit.engine.forgetting.models.truths import TruthRow, join_truth
 from quail_audit.engine.forgetting.models.windows import window_of_language_model
 from quail_audit.runs.journal import Journal
 
 
 class TransformersModel(EvaluatedModel):
-    """Implements interface.LanguageModel. Remembers the probabilities of texts, as several metrics read the same.
+    """Implements interface.LanguageModel. Remembers the scores of tokens, as several metrics read the same.
 
     Args:
         model: as in EvaluatedModel.
@@ -50,7 +51,8 @@ class TransformersModel(EvaluatedModel):
         self.end_ids, notes = find_end_ids(model.generation_config, model.config, vocabulary_of(model), tokenizer)
         for note in notes:
             self.note(note)
-        self._read: dict[str, npt.NDArray[np.float32]] = {}
+        self._truth_rows: dict[tuple[Truth, bool, int | None], TruthRow] = {}
+        self._read: dict[tuple[int, ...], tuple[int, TokenScores]] = {}  # ids -> the first that is scored, scores
 
     def chat_prompts(self, chats: Sequence[Chat]) -> Sequence[str | None]:
         """See interface.LanguageModel."""
@@ -103,23 +105,90 @@ class TransformersModel(EvaluatedModel):
 
     def log_probabilities(self, texts: Sequence[str]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See interface.LanguageModel."""
-        known = [index for index, text in enumerate(texts) if text in self._read]
-        unread = [index for index, text in enumerate(texts) if text not in self._read]
-        for index in known:
-            yield index, self._read[texts[index]]
-        encoded = [self._with_start(each.ids) for each in self._encode([texts[index] for index in unread], "texts")]
-        if self.window is not None:
-            self.note_cut(sum(len(ids) > self.window for ids in encoded), "texts", "were cut to it")
-            encoded = [ids[: self.window] for ids in encoded]
-        for place, found in log_probabilities(self.model, encoded, size=self.size):
-            index = unread[place]
-            self._read[texts[index]] = self.replace_nonfinite(found, "tokens", encoded[place])
-            yield index, self._read[texts[index]]
-        self.note_ways()
+        for index, found in self.token_scores(texts):
+            yield index, found.log_probabilities
+
+    def token_scores(self, texts: Sequence[str], *, spread: bool = False) -> Iterator[tuple[int, TokenScores]]:
+        """See interface.LanguageModel."""
+        whole = [self._with_start(each.ids) for each in self._encode(texts, "texts")]
+        rows = [TokenRow(ids[: self.window]) for ids in whole]
+        is_cut = [len(row.ids) < len(ids) for row, ids in zip(rows, whole, strict=True)]
+        self.note_cut(sum(is_cut), "texts", "were cut to it")
+        read = [
+            self.prompts.decode(row.ids) if cut else text for row, text, cut in zip(rows, texts, is_cut, strict=True)
+        ]
+        yield from self._score(rows, read, spread=spread)
+
+    def truth_scores(
+        self, truths: Sequence[Truth], *, most_tokens: int | None = None
+    ) -> Iterator[tuple[int, TokenScores]]:
+        """See interface.LanguageModel."""
+        rows = [self._truth_row(truth, most_tokens) for truth in truths]
+        for note in self.prompts.notes([row.prompt for row in rows], [truth.prompt for truth in truths], "prompts"):
+            self.note(note)
+        self.note_cut(sum(row.lost > 0 for row in rows), "prompts with their truths", "lost the prompt's beginning")
+        self.note_cut(sum(row.is_cut for row in rows), "truths", "were cut to it")
+        if empty := [truth.prompt for row, truth in zip(rows, truths, strict=True) if len(row.ids) <= row.first]:
+            self.note(
+                f"{len(empty)} of {len(rows)} truths have no token of their own, so there is nothing to score: they "
+                f"count as 0 in every arm, such as that of the prompt {excerpt(empty[0])}"
+            )
+        yield from self._score(rows, [row.text for row in rows], spread=False)
 
     def cut(self, text: str, tokens: int) -> str:
         """See interface.LanguageModel."""
         return self.prompts.decode(self.prompts.encode(text).ids[:tokens])
+
+    def _truth_row(self, truth: Truth, most_tokens: int | None) -> TruthRow:
+        key = truth, isinstance(truth.prompt, Rendered), most_tokens
+        if key not in self._truth_rows:
+            row = join_truth(
+                self.prompts,
+                truth,
+                most_tokens=most_tokens,
+                window=self.window,
+                start=self._start_id(),
+                ends=self.end_ids,
+            )
+            refuse_unknown_tokens(row.whole.ids, self.model)
+            self._truth_rows[key] = row
+        return self._truth_rows[key]
+
+    def _score(
+        self, rows: Sequence[TokenRow], texts: Sequence[str], *, spread: bool
+    ) -> Iterator[tuple[int, TokenScores]]:
+        """Yield the scores of rows, each read once however many metrics ask for it."""
+        unread: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        for index, row in enumerate(rows):
+            found = self._find(row, texts[index], spread=spread)
+            if found is None:
+                unread.setdefault((tuple(row.ids), row.first), []).append(index)
+            else:
+                yield index, found
+        alike = list(unread.values())
+        to_read = [rows[indices[0]] for indices in alike]
+        for place, columns in read_tokens(self.model, to_read, size=self.size, spread=spread):
+            ids = to_read[place].ids
+            nats = self.replace_nonfinite(columns[0], "tokens", ids)
+            for index in alike[place]:
+                scores = TokenScores(texts[index], nats, columns[1] == 1.0, *columns[2:])
+                self._read[tuple(ids)] = rows[index].first, scores
+                yield index, scores
+        self.note_ways()
+
+    def _find(self, row: TokenRow, text: str, *, spread: bool) -> TokenScores | None:
+        """Return what is known of a row: that it has no token to score, or what was read of it, or of more of it."""
+        if len(row.ids) <= row.first:
+            nothing = np.zeros(0, dtype=np.float32)
+            return TokenScores(text, nothing, nothing == 1.0, nothing, nothing)
+        longer = [row.whole.ids[: self.window]] if isinstance(row, TruthRow) else []
+        for ids in (row.ids, *longer):
+            first, found = self._read.get(tuple(ids), (0, None))
+            is_part = first <= row.first and ids[: len(row.ids)] == row.ids
+            if found is not None and is_part and (found.means is not None or not spread):
+                is_all = first == row.first and len(ids) == len(row.ids) and found.text == text
+                return found if is_all else replace(found.part(row.first - first, len(row.ids) - first), text=text)
+        return None
 
     def _encode(self, texts: Sequence[str], what: str) -> list[Encoded]:
         """Encode texts, at least a token each, and note what was done with special tokens."""

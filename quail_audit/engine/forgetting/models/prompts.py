@@ -59,7 +59,7 @@ class Rendered(str):
 
 
 class Prompts:
-    """Encodes and decodes a tokenizer's texts.
+    """Encodes and decodes a tokenizer's texts. Remembers what it encoded, as several metrics ask the same.
 
     Attributes:
         before, after: the special tokens that the tokenizer puts before and behind every text.
@@ -68,9 +68,16 @@ class Prompts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer: Any = tokenizer
         self.before, self.after = _around(tokenizer)
+        self._encoded: dict[tuple[str, bool], Encoded] = {}
 
     def encode(self, text: str) -> Encoded:
         """Return a text's ids, as a prompt or as a text whose probability is read."""
+        key = text, isinstance(text, Rendered)
+        if key not in self._encoded:
+            self._encoded[key] = self._encode(text)
+        return self._encoded[key]
+
+    def _encode(self, text: str) -> Encoded:
         start = self.tokenizer.bos_token_id
         if isinstance(text, Rendered):
             ids = token_ids(self.tokenizer, text, special=False)
@@ -95,13 +102,14 @@ class Prompts:
                 its mark of a word's middle.
         """
         context = list(prompt)[-CONTEXT_TOKENS:]
-        text, known = self._text([*context, *ids]), self._text(context)
+        text, known = self.text([*context, *ids]), self.text(context)
         if not context or not text.startswith(known):
-            text, known = self._text(ids), ""
+            text, known = self.text(ids), ""
         cleaned: str = self.tokenizer.clean_up_tokenization(text[len(known) :])
         return cleaned
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what ids decode to without special tokens, nothing cleaned up."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def notes(self, encoded: Sequence[Encoded], texts: Sequence[str], what: str) -> list[str]:
@@ -110,12 +118,12 @@ class Prompts:
         if brought := [text for each, text in zip(encoded, texts, strict=True) if each.brought]:
             notes.append(
                 f"{len(brought)} of {len(texts)} {what} begin with {self._names(self.before)} themselves and got no "
-                f"second one, such as {_excerpt(brought[0])}"
+                f"second one, such as {excerpt(brought[0])}"
             )
         if left_out := [text for each, text in zip(encoded, texts, strict=True) if each.left_out]:
             notes.append(
                 f"the tokenizer puts {self._names(self.after)} behind every text; it was left out of {what}, such as "
-                f"{_excerpt(left_out[0])}"
+                f"{excerpt(left_out[0])}"
             )
         return notes
 
@@ -144,5 +152,6 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
+    """Return the beginning of a text, quoted, for a note."""
     return repr(printable(text, limit=EXAMPLE_CHARACTERS))

@@ -30,6 +30,7 @@ from quail_audit.engine.forgetting.models.forward import (
     MEASURE_WEIGHTS_ONLY,
     asking,
     filler_id,
+    logits_after_beginning,
     logits_at_once,
     logits_by_head,
     logits_over_cache,
@@ -117,6 +118,10 @@ class Ways:
         """Return True if a text of this length may be read a stretch at a time, over a cache."""
         return bool(self._rotates_alike(length) and self._stretches)
 
+    def reads_after_beginning(self, length: int) -> bool:
+        """Return True if texts up to this length may be read after a beginning that they share, which is read once."""
+        return bool(self._rotates_alike(length) and self._reads_after_beginning)
+
     @_once
     def answers(self) -> bool:
         """Tell whether the model has answers to measure, which it has if this does not raise."""
@@ -178,6 +183,25 @@ class Ways:
         return self._reads(
             lambda ids: torch.cat(list(logits_over_cache(self._model, ids, -(-ids.shape[1] // 3))), dim=1), *rows
         )
+
+    @_once
+    def _reads_after_beginning(self) -> bool:
+        """Ask two rows of unlike length, or of one length if others may not be read together."""
+        rest = len(self._long.ids) // 3
+        shared = len(self._long.ids) - rest
+        if rest < 2:
+            return False
+        ends = self._as_long.ids[shared:] if not self.pads_right else self._short.ids[: rest - 1]
+        rows = (self._long, self._ask_plainly([*self._long.ids[:shared], *ends]))
+
+        def read(ids: torch.Tensor) -> torch.Tensor:
+            beginning = read_beginning(self._model, self._long.ids[:shared])
+            if beginning is None:
+                raise TypeError("a layer keeps something else than keys and values")
+            after = logits_after_beginning(self._model, ids[:, shared:], beginning)
+            return torch.cat([logits_at_once(self._model, ids[:, :shared]), after], dim=1)
+
+        return self._reads(read, *rows)
 
     @_once
     def _generates_alike(self) -> bool:

@@ -36,6 +36,16 @@ def jsonl(rows: list[Any]) -> str:
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
 
 
+def truth_scores(kind: str, items: int) -> dict[str, int]:
+    """The scores of one forward pass that come with VerbMem or KnowMem of the forget set."""
+    return {f"{kind}_{score}_forget": items for score in ("probability", "extraction_strength", "exact_memorization")}
+
+
+def membership(texts: int) -> dict[str, int]:
+    names = ("privleak", "membership_loss", "membership_zlib", "membership_min_k_plus_plus")
+    return dict.fromkeys(names, texts)
+
+
 def test_muse_layout_is_read_whole(tmp_path: Path) -> None:
     data = read_data(
         write(
@@ -56,7 +66,9 @@ def test_muse_layout_is_read_whole(tmp_path: Path) -> None:
     assert data.samples == {
         "nll_forget": 3,
         "nll_retain": 2,
-        "privleak": 4,
+        **membership(4),
+        **truth_scores("verbmem", 3),
+        **truth_scores("knowmem", 3),
         "knowmem_forget": 3,
         "knowmem_retain": 2,
         "verbmem_forget": 3,
@@ -83,15 +95,22 @@ def test_names_of_the_public_muse_repository(tmp_path: Path) -> None:
     )
     assert data.samples == {"nll_retain": 3, "knowmem_retain": 3}
     assert len(data.questions["retain"].examples) == 1
-    assert set(data.skipped) == {"nll_forget", "privleak", "knowmem_forget", "verbmem_forget", "verbmem_retain"}
+    unread = {"nll_forget", "knowmem_forget", "verbmem_forget", "verbmem_retain"}
+    assert set(data.skipped) == unread | {*membership(0), *truth_scores("verbmem", 0), *truth_scores("knowmem", 0)}
 
 
 @pytest.mark.parametrize(
     ("rows", "samples"),
     [
         ([{"text": "One."}, {"text": "Two."}], {"nll_forget": 2}),
-        ([{"prompt": "One", "completion": " two"}], {"nll_forget": 1, "verbmem_forget": 1}),
-        ([{"question": "One?", "answer": "Two", "source": "extra keys are ignored"}], {"knowmem_forget": 1}),
+        (
+            [{"prompt": "One", "completion": " two"}],
+            {"nll_forget": 1, "verbmem_forget": 1, **truth_scores("verbmem", 1)},
+        ),
+        (
+            [{"question": "One?", "answer": "Two", "source": "extra keys are ignored"}],
+            {"knowmem_forget": 1, **truth_scores("knowmem", 1)},
+        ),
     ],
 )
 def test_forms_of_jsonl(tmp_path: Path, rows: list[Any], samples: dict[str, int]) -> None:
@@ -111,7 +130,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
 def test_max_samples_takes_the_first_of_each_but_all_examples(tmp_path: Path) -> None:
     files = {"knowmem/forget_qa.json": QA, "knowmem/forget_qa_icl.json": QA, "privleak/forget.json": TEXTS}
     data = read_data(write(tmp_path, files), max_samples=2)
-    assert data.samples == {"nll_forget": 2, "knowmem_forget": 2}
+    assert data.samples == {"nll_forget": 2, "knowmem_forget": 2, **truth_scores("knowmem", 2)}
     assert data.texts["forget"] == tuple(TEXTS[:2])
     assert len(data.questions["forget"].examples) == 3
 
@@ -231,7 +250,9 @@ def test_muse_news_is_read() -> None:
     assert data.samples == {
         "nll_forget": 100,
         "nll_retain": 100,
-        "privleak": 200,
+        **membership(200),
+        **truth_scores("verbmem", 100),
+        **truth_scores("knowmem", 100),
         "knowmem_forget": 100,
         "knowmem_retain": 100,
         "verbmem_forget": 100,

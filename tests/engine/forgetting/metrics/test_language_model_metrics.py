@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from quail_audit.engine.forgetting.data.types import Continuation, ForgettingData, QuestionAnswer, Questions
-from quail_audit.engine.forgetting.metrics.interface import Chat, Measured, PromptFormat, Sample
+from quail_audit.engine.forgetting.metrics.auc import auc
+from quail_audit.engine.forgetting.metrics.interface import Chat, Measured, PromptFormat, Sample, TokenScores, Truth
 from quail_audit.engine.forgetting.metrics.knowmem import KnowMem
 from quail_audit.engine.forgetting.metrics.nll import NegativeLogLikelihood, loss_texts
-from quail_audit.engine.forgetting.metrics.privleak import PrivLeak, auc, min_k_probability, relative_auc
+from quail_audit.engine.forgetting.metrics.privleak import min_k_probability, relative_auc
 from quail_audit.engine.forgetting.metrics.questions import text_prompts
+from quail_audit.engine.forgetting.metrics.registry import metric_named
 from quail_audit.engine.forgetting.metrics.rouge import rouge_l
 from quail_audit.engine.forgetting.metrics.verbmem import VerbMem
 from quail_audit.schema.figures import Score
@@ -31,10 +34,16 @@ class ScriptedModel:
     prompt_format: PromptFormat = "auto"
     has_template = False
 
-    def __init__(self, answers: dict[str, str] | None = None, **likelihoods: list[float]) -> None:
+    def __init__(
+        self,
+        answers: dict[str, str] | None = None,
+        truths: dict[Truth, TokenScores] | None = None,
+        **likelihoods: list[float],
+    ) -> None:
         self.answers = answers or {}
+        self.truths = truths or {}
         self.likelihoods = likelihoods
-        self.asked: list[tuple[int, tuple[str, ...]]] = []
+        self.asked: list[tuple[Any, tuple[Any, ...]]] = []
 
     def chat_prompts(self, chats: Sequence[Chat]) -> Sequence[str | None]:
         return [" | ".join(chat.turns) if self.has_template else None for chat in chats]
@@ -50,8 +59,25 @@ class ScriptedModel:
         for index in reversed(range(len(texts))):
             yield index, np.array(self.likelihoods[texts[index]], dtype=np.float32)
 
+    def token_scores(self, texts: Sequence[str], *, spread: bool = False) -> Iterator[tuple[int, TokenScores]]:
+        for index, nats in self.log_probabilities(texts):
+            yield index, token_scores(nats, text=texts[index])
+
+    def truth_scores(
+        self, truths: Sequence[Truth], *, most_tokens: int | None = None
+    ) -> Iterator[tuple[int, TokenScores]]:
+        self.asked.append((most_tokens, tuple(truths)))
+        for index in reversed(range(len(truths))):
+            yield index, self.truths[truths[index]]
+
     def cut(self, text: str, tokens: int) -> str:
         return " ".join(text.split()[:tokens])
+
+
+def token_scores(nats: Any, likeliest: Sequence[int] = (), text: str = "", **spread: Any) -> TokenScores:
+    found = np.array(nats, dtype=np.float32)
+    is_likeliest = np.array(likeliest, dtype=bool) if len(likeliest) else np.zeros(found.shape, dtype=bool)
+    return TokenScores(text, found, is_likeliest, **spread)
 
 
 def run(samples: Generator[Sample, None, Measured]) -> tuple[list[Sample], Measured]:
@@ -159,7 +185,7 @@ def test_nll_reads_verbmem_where_there_are_no_texts() -> None:
     ],
 )
 def test_min_k_by_hand(log_probabilities: list[float], expected: float) -> None:
-    assert min_k_probability(np.array(log_probabilities, dtype=np.float32)) == pytest.approx(expected)
+    assert min_k_probability(token_scores(log_probabilities)) == pytest.approx(expected)
 
 
 # few values, so that ties are common
@@ -186,7 +212,7 @@ def test_privleak_has_muses_sign() -> None:
     """A memorised forget set has an AUC near 0: MUSE-News' target model has PrivLeak -99.8."""
     model = ScriptedModel(f0=[-0.1], f1=[-0.2], f2=[-4.0], h0=[-3.0], h1=[-5.0])
     sets = {"forget": ("f0", "f1", "f2"), "holdout": ("h0", "h1")}
-    found, measured = run(PrivLeak().measure(data(texts=sets), model, seed=0))
+    found, measured = run(metric_named("privleak").measure(data(texts=sets), model, seed=0))
     # of the six pairs, only h0 over f2 is the wrong way round for a memorised set
     assert measured.score.mean == pytest.approx(100 / 6)
     assert measured.score.mean == pytest.approx(100 * muse_auc([-0.1, -0.2, -4.0], [-3.0, -5.0]))
@@ -208,7 +234,7 @@ def test_m3_against_the_known_reference_of_muse_news() -> None:
 
 
 def test_samples_count_what_is_there() -> None:
-    assert PrivLeak().samples(data(texts={"forget": ("a", "b"), "holdout": ("c",)})) == 3
-    assert PrivLeak().samples(data(texts={"forget": ("a", "b")})) == 0
+    assert metric_named("privleak").samples(data(texts={"forget": ("a", "b"), "holdout": ("c",)})) == 3
+    assert metric_named("privleak").samples(data(texts={"forget": ("a", "b")})) == 0
     assert KnowMem("forget").samples(data()) == 0
     assert VerbMem("forget").samples(data()) == 0

@@ -64,7 +64,8 @@ def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_plugged_in_metric_is_measured_and_broken_ones_are_skipped_loudly(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="plug-in") as warned:
         names = [metric.name for metric in registry.known_metrics() if metric.task == "language modelling"]
-    assert names[:4] == ["nll_forget", "nll_retain", "privleak", "lines"]
+    assert names[:4] == ["nll_forget", "nll_retain", "privleak", "membership_loss"]
+    assert names[-5:] == ["lines", "knowmem_forget", "knowmem_retain", "verbmem_forget", "verbmem_retain"]
     messages = [str(warning.message) for warning in warned]
     assert [message.split(" was")[0] for message in messages] == [
         f"the metric plug-in {name}" for name in ("broken", "no-metric", "hostile", "absent")

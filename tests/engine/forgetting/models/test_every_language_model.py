@@ -16,7 +16,7 @@ from quail_audit.engine.checkpoints.model.model_config import read_model_config
 from quail_audit.engine.forgetting.models import log_probabilities as reading
 from quail_audit.engine.forgetting.models.batches import BatchSize
 from quail_audit.engine.forgetting.models.generation import generate
-from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
+from quail_audit.engine.forgetting.models.log_probabilities import TokenRow, read_tokens
 from quail_audit.engine.forgetting.models.ways import ways_of
 from tests.support.tiny_language_models import greedy_one_at_a_time
 from tests.support.tiny_models import VOCABULARY, language_models, tiny_language_model
@@ -33,17 +33,25 @@ def rows_of(*lengths: int, beginning: Sequence[int] = ()) -> list[list[int]]:
 
 
 PROMPTS = (rows_of(37, 5, 18, 18), rows_of(9, 3, beginning=rows_of(SHARED)[0]))
-TEXTS = rows_of(60, 9, 33, 33, 2)
+TEXTS = [TokenRow(ids) for ids in rows_of(60, 9, 33, 33, 2)]
+# truths after prompts that begin alike, such as in-context examples
+TRUTHS = [TokenRow(ids, SHARED + 2) for ids in rows_of(14, 3, 9, beginning=rows_of(SHARED)[0])]
 
 
-def read_one_at_a_time(model: Any, texts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """The slow plain way: one text, all of it at once."""
+def read_one_at_a_time(model: Any, rows: Sequence[TokenRow]) -> list[torch.Tensor]:
+    """The slow plain way: one row, all of it at once, the columns of read_tokens by their definitions."""
     found = []
-    for text in texts:
-        ids = torch.tensor([text])
+    for row in rows:
+        ids = torch.tensor(row.ids)
         with torch.no_grad():
-            logits = model(ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        found.append(logits.gather(-1, ids[0, 1:, None])[:, 0])
+            logits = model(ids[None], use_cache=False).logits[0, row.first - 1 : -1].double()
+        nats = logits.log_softmax(-1)
+        shares = nats.exp()
+        mean = (shares * nats).sum(-1)
+        deviation = ((shares * nats.square()).sum(-1) - mean.square()).sqrt()
+        targets = ids[row.first :]
+        of_target = nats.gather(-1, targets[:, None])[:, 0]
+        found.append(torch.stack([of_target, (logits.argmax(-1) == targets).double(), mean, deviation]))
     return found
 
 
@@ -55,17 +63,20 @@ def hold_against_plain(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) 
             dict(generate(model, prompts, max_new_tokens=NEW_TOKENS, end_ids=(2,), size=BatchSize(4, None)))
             for prompts in PROMPTS
         ]
-        read = dict(log_probabilities(model, TEXTS, size=BatchSize(4, None)))
+        read = [
+            dict(read_tokens(model, rows, size=BatchSize(4, None), spread=True)) for rows in (TEXTS, TRUTHS, TRUTHS[:1])
+        ]
     except BadInputError as error:
         return f"refused: {error.message}"
     for found, prompts in zip(generated, PROMPTS, strict=True):
         expected = greedy_one_at_a_time(model, prompts, NEW_TOKENS, (2,))
         assert [found[index] for index in range(len(prompts))] == expected
-    for index, of_tokens in enumerate(read_one_at_a_time(model, TEXTS)):
-        assert torch.from_numpy(read[index]) == pytest.approx(of_tokens, abs=1e-4)
+    for of_rows, rows in zip(read, (TEXTS, TRUTHS, TRUTHS[:1]), strict=True):
+        for index, columns in enumerate(read_one_at_a_time(model, rows)):
+            assert torch.from_numpy(of_rows[index]).double() == pytest.approx(columns, abs=1e-4)
     window = read_model_config(model.config).window
     if window is not None:  # as long as a text is ever asked
-        ((_, whole),) = log_probabilities(model, rows_of(window), size=BatchSize(1, None))
+        ((_, whole),) = read_tokens(model, [TokenRow(ids) for ids in rows_of(window)], size=BatchSize(1, None))
         assert np.isfinite(whole).all()
     ways = ways_of(model)
     apart = [

@@ -13,7 +13,7 @@ from quail_audit.engine.forgetting.models import log_probabilities as module
 from quail_audit.engine.forgetting.models.base import LEAST_LOG_PROBABILITY
 from quail_audit.engine.forgetting.models.batches import BatchSize
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
-from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
+from quail_audit.engine.forgetting.models.log_probabilities import TokenRow, read_tokens
 from tests.support.tiny_language_models import POSTS, greedy_one_at_a_time, llama_config
 
 
@@ -32,17 +32,17 @@ def test_log_probabilities_equal_a_plain_pass(
 ) -> None:
     monkeypatch.setattr(module, "LOGIT_BYTES", logit_bytes)
     texts = [tokenizer(text)["input_ids"] for text in (*POSTS, "Velmora", "An odd text\n\nof other words.")]
-    found = dict(log_probabilities(llama, texts, size=BatchSize(rows, None)))
+    found = dict(read_tokens(llama, [TokenRow(ids) for ids in texts], size=BatchSize(rows, None)))
     for index, ids in enumerate(texts):
-        np.testing.assert_allclose(found[index], plain_log_probabilities(llama, ids), rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(found[index][0], plain_log_probabilities(llama, ids), rtol=1e-4, atol=2e-5)
         assert found[index].dtype == np.float32
 
 
 def test_learned_positions_too(gpt2: PreTrainedModel, tokenizer: Any) -> None:
     texts = [tokenizer(text)["input_ids"][:48] for text in POSTS]
-    found = dict(log_probabilities(gpt2, texts, size=BatchSize(4, None)))
+    found = dict(read_tokens(gpt2, [TokenRow(ids) for ids in texts], size=BatchSize(4, None)))
     for index, ids in enumerate(texts):
-        np.testing.assert_allclose(found[index], plain_log_probabilities(gpt2, ids), rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(found[index][0], plain_log_probabilities(gpt2, ids), rtol=1e-4, atol=2e-5)
 
 
 def test_mean_loss_is_the_models_own(llama: LlamaForCausalLM, tokenizer: Any) -> None:

@@ -12,7 +12,7 @@ from quail_audit.engine.forgetting.models import ways
 from quail_audit.engine.forgetting.models.batches import BatchSize
 from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
-from quail_audit.engine.forgetting.models.log_probabilities import log_probabilities
+from quail_audit.engine.forgetting.models.log_probabilities import TokenRow, read_tokens
 from quail_audit.engine.forgetting.models.ways import ways_of
 from tests.support.tiny_language_models import POSTS, greedy_one_at_a_time, llama_config, make_tokenizer
 from tests.support.tiny_models import tiny_language_model
@@ -29,7 +29,8 @@ def _nothing_is_known_of_any_structure() -> Iterator[None]:
 
 
 def read(model: PreTrainedModel, *texts: Sequence[int], rows: int = 8) -> Any:
-    return dict(log_probabilities(model, texts, size=BatchSize(rows, None)))
+    found = read_tokens(model, [TokenRow(ids) for ids in texts], size=BatchSize(rows, None))
+    return {index: columns[0] for index, columns in found}
 
 
 def batches_of(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, prompts: Sequence[Sequence[int]]) -> list[int]:
