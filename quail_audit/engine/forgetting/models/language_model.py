@@ -19,6 +19,7 @@ from quail_audit.engine.forgetting.models.generation import generate
 from quail_audit.engine.forgetting.models.log_probabilities import TokenRow, read_tokens
 from quail_audit.engine.forgetting.models.nonfinite import generate_finite
 from quail_audit.engine.forgetting.models.prompts import Encoded, Prompts, Rendered, excerpt
+from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 from quail_audit.engine.forgetting.models.truths import TruthRow, join_truth
 from quail_audit.engine.forgetting.models.windows import window_of_language_model
 from quail_audit.runs.journal import Journal
@@ -123,7 +124,8 @@ class TransformersModel(EvaluatedModel):
         self, truths: Sequence[Truth], *, most_tokens: int | None = None
     ) -> Iterator[tuple[int, TokenScores]]:
         """See interface.LanguageModel."""
-        rows = [self._truth_row(truth, most_tokens) for truth in truths]
+        with quiet_transformers():
+            rows = [self._truth_row(truth, most_tokens) for truth in truths]
         for note in self.prompts.notes([row.prompt for row in rows], [truth.prompt for truth in truths], "prompts"):
             self.note(note)
         self.note_cut(sum(row.lost > 0 for row in rows), "prompts with their truths", "lost the prompt's beginning")
@@ -192,7 +194,8 @@ class TransformersModel(EvaluatedModel):
 
     def _encode(self, texts: Sequence[str], what: str) -> list[Encoded]:
         """Encode texts, at least a token each, and note what was done with special tokens."""
-        encoded = [self.prompts.encode(text) for text in texts]
+        with quiet_transformers():
+            encoded = [self.prompts.encode(text) for text in texts]
         for each in encoded:
             refuse_unknown_tokens(each.ids, self.model)
         for note in self.prompts.notes(encoded, texts, what):

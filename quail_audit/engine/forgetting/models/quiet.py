@@ -18,13 +18,16 @@ def quiet_transformers() -> Iterator[None]:
 
     logging: Any = untyped
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    is_talkative = verbosity != logging.ERROR  # setting it is slow: every logger forgets what it is to log
+    if is_talkative:
+        logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        if is_talkative:
+            logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
