@@ -223,7 +223,7 @@ def test_text_for_a_terminal_has_the_same_and_no_escape_code(
         "% of the weights: 14 layers",
         "left: lm_head",
         "Question: Who \\x1b[2J is 2?",
-        "samples: knowmem_forget 4",
+        "samples: knowmem_probability_forget 4",
         "not measured: knowmem_retain: no knowmem/retain_qa.json",
     ):
         assert words in done.stdout
