@@ -16,7 +16,7 @@ from quail_audit.runs.folder import read_report
 from quail_audit.schema.report import Report
 from tests.support import made_runs
 from tests.support.made_runs import write_run
-from tests.support.small_run import RECOVERED, events, layer, report_of
+from tests.support.small_run import BACK, events, layer, report_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -117,7 +117,7 @@ def test_files_stay_in_the_folder_and_keep_text_as_text(tmp_path: Path) -> None:
     name = "../../<script>$\\frac{1}$\n"
     report = report_of(*events())
     scheme = report.schemes["nf4"].model_copy(
-        update={"layers": (), "metrics": {}, "recovery": {name: RECOVERED, "knowmem_forget": RECOVERED}}
+        update={"layers": (), "metrics": {}, "knowledge": {name: BACK, "knowmem_forget": BACK}}
     )
     report = report.model_copy(update={"schemes": {name: scheme}})
     written = write_figures(report, tmp_path / "figures")

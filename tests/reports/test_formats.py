@@ -18,7 +18,7 @@ from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.audit import RecoveryMeasured
 from quail_audit.schema.events.common import RunFailed
-from quail_audit.schema.figures import Recovery
+from quail_audit.schema.older import Recovery
 from quail_audit.schema.report import Report
 from tests.support import made_runs
 from tests.support.made_runs import FORMATS, write_run

@@ -12,7 +12,8 @@ import pytest
 
 from quail_audit.reports import sarif
 from quail_audit.schema.events.common import RunFailed
-from quail_audit.schema.figures import Reason, Recovery, Verdict
+from quail_audit.schema.figures import Reason, Verdict
+from quail_audit.schema.older import Recovery
 from quail_audit.schema.report import Report
 from tests.support import made_runs
 from tests.support.small_run import UNTOUCHED, events, layer, report_of

@@ -5,9 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from quail_audit.engine.forgetting.recovery import recovery
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.runs.names import EVENTS
@@ -81,38 +79,6 @@ def test_a_file_that_changed_under_an_open_run_is_said(tmp_path: Path) -> None:
     (folder / EVENTS).write_text(to_line(next(events())) * 500)
     with pytest.raises(BadInputError):
         run.texts(answers)
-
-
-@pytest.mark.parametrize("retrain", [True, False])
-def test_the_recovery_so_far_is_the_recovery_of_the_samples_so_far(tmp_path: Path, retrain: bool) -> None:
-    """Against the audit's own recovery, on the samples that all arms have answered; they come in any order."""
-    order = np.random.default_rng(5).permutation(24)
-    made, late = [], []
-    for event in events(retrain=retrain, outcome="pass"):
-        if not isinstance(event, SampleScored) or event.metric != "verbmem_forget":
-            continue
-        if event.arm == "unlearned/nf4":
-            late.append(event)
-        elif event.arm in ("original/full", "unlearned/full", "retrain/full"):
-            made.append(event)
-    late = [late[place] for place in order[:9]]
-    head = [event for event in events(retrain=retrain) if event.type in ("run_started", "planned")]
-    run = followed(write_run(tmp_path / "run", iter([*head, *made, *late])))
-
-    shared = sorted(event.sample for event in late)
-
-    def scores(arm: str) -> np.ndarray:
-        by_number = {event.sample: event.score for event in [*made, *late] if event.arm == arm}
-        return np.array([by_number[number] for number in shared])
-
-    by_role = {"original/full": scores("original/full"), "unlearned/full": scores("unlearned/full")}
-    by_role["unlearned/quantized"] = scores("unlearned/nf4")
-    if retrain:
-        by_role["retrain/full"] = scores("retrain/full")
-    expected = recovery("verbmem_forget", by_role, seed=0)  # type: ignore[arg-type]
-    assert run.running_recovery_percent("verbmem_forget", "nf4") == pytest.approx(expected.percent)
-    assert run.running_recovery_percent("verbmem_forget", "fp4") is None
-    assert run.running_recovery_percent("nll_forget", "nf4") is None
 
 
 def test_a_run_that_grows_is_followed_to_its_end(tmp_path: Path) -> None:
