@@ -44,7 +44,7 @@ def audit(
         str | None,
         typer.Option(
             help="Data folder in MUSE layout, or a classifier's: forget, retain, test and holdout as .csv or .jsonl. "
-            "Without data only the weights are measured.",
+            "Without data only the weights are measured, and no audit passes.",
             metavar="PATH",
         ),
     ] = None,
@@ -154,8 +154,9 @@ def audit(
 ) -> int:
     """Compare an original and an unlearned checkpoint as they would be deployed, and give a verdict.
 
-    Measures layer by layer which updates the rounding erased, and with --data which forgotten answers come back.
-    The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive; 2, 3 and 4 say why there is none.
+    Measures layer by layer which updates the rounding erased, and with --data what is still known and what comes back.
+    No audit passes without data. The exit code is the verdict: 0 pass, 1 fail, 5 inconclusive; 2, 3 and 4 say why
+    there is none.
     """
     from pydantic import ValidationError
 

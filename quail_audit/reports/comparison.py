@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit.core.untrusted import printable
-from quail_audit.reports import wording
+from quail_audit.reports import findings, wording
 from quail_audit.reports.markdown import code, plain
 from quail_audit.schema.figures import LayerStatistics
 from quail_audit.verdict.comparison import (
@@ -94,13 +94,17 @@ def _scheme_row(change: StandingChange) -> tuple[str, str, str, Change]:
 def _standing(each: SchemeStanding | None) -> str:
     if each is None:
         return wording.UNKNOWN
-    return f"{wording.STANDING_MARKS[each.standing]} {wording.knowledge_text(each.knowledge)}".strip()
+    return f"{wording.STANDING_MARKS[each.standing]} {findings.knowledge_in_brief(each.knowledge)}".strip()
 
 
 def _score_rows(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
     for change in scheme.knowledge:
         title = f"{wording.metric_title(change.metric)}: known"
-        yield title, wording.knowledge_text(change.before), wording.knowledge_text(change.after), change.standing
+        before, after = (findings.knowledge_in_brief(found) for found in (change.before, change.after))
+        yield title, before, after, change.standing
+    for kept in scheme.utility:
+        before, after = (findings.kept_in_brief(found) for found in (kept.before, kept.after))
+        yield f"{wording.metric_title(kept.metric)}: utility", before, after, kept.standing
     for score in scheme.scores:
         if score.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/"):  # the other checkpoints are the same in both audits
             before, after = (wording.mean_with_interval(found, score.metric) for found in (score.before, score.after))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.core.errors import EnvironmentProblemError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import explain_write_errors, write_whole
-from quail_audit.reports import wording
+from quail_audit.reports import findings, wording
 from quail_audit.schema.figures import LayerStatistics, Score, State
 from quail_audit.schema.policy import Limits
 from quail_audit.schema.report import FULL, Report, SchemeReport, arms_in_order
@@ -238,9 +238,10 @@ def _limits(report: Report) -> Limits | None:
 
 def _known(report: Report, limits: Limits | None) -> Figure:
     rows = [
-        (scheme, metric, found.outcome, found.known)
+        (scheme, metric, found, found.known)
         for scheme, measured in report.schemes.items()
-        for metric, found in measured.knowledge.items()
+        for metric in findings.metrics_in_order(measured.knowledge)
+        for found in [measured.knowledge[metric]]
         if found.known is not None
     ]
     figure, (axes,) = _new_figure(0.95 + 0.2 * len(rows))
@@ -250,20 +251,27 @@ def _known(report: Report, limits: Limits | None) -> Figure:
         axes.axvline(limit, color="#D55E00", lw=0.9, ls=(0, (4, 2)))
         axes.text(limit, 1.0, f" limit {limit:g} %", color="#A34700", fontsize=7, va="bottom",
                   transform=axes.get_xaxis_transform())  # fmt: skip
-    for row, (_, _, outcome, found) in enumerate(rows):
+    for row, (_, _, knowledge, found) in enumerate(rows):
+        outcome = knowledge.outcome
         decides = outcome != "reported only"
         colours = {"not forgotten": "#D55E00", "comes back": "#D55E00", "holds": "#009E73", "undecided": "#E69F00"}
         colour = colours.get(outcome, "#777777")
         axes.plot([found.low, found.high], [row, row], color=colour, lw=1.2, solid_capstyle="butt")
         axes.plot(found.percent, row, marker="D", ms=4.5, color=colour, mfc=colour if decides else "white")
-        axes.annotate(outcome, (1.0, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
+        if knowledge.residual is not None:
+            axes.vlines(knowledge.residual.percent, row - 0.25, row + 0.25, color="#333333", lw=1.2)
+        back = "" if knowledge.back is None else f", {wording.back_text(knowledge)} back"
+        axes.annotate(f"{outcome}{back}", (1.0, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
                       textcoords="offset points", va="center", fontsize=7, color="#333333")  # fmt: skip
     several = len(report.schemes) > 1
     names = [f"{_short(wording.metric_title(m))}{f' · {_short(s)}' if several else ''}" for s, m, *_ in rows]
     axes.set_yticks(range(len(rows)), names)
     highest = max(110.0, *(found.high for *_, found in rows))
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3.0, highest * 1.02))
-    axes.set_xlabel("known, % of what there was to forget, with 95 % interval")
+    lowest = min(
+        -3.0, *(found.low for *_, found in rows), *(each.residual.percent for _, _, each, _ in rows if each.residual)
+    )
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(lowest, highest * 1.02))
+    axes.set_xlabel("known, % of what there was to forget, with 95 % interval; the tick is in full precision")
     title = "Known" if several else f"Known at {_short(rows[0][0])}"
     axes.set_title(title, pad=14)
     axes.tick_params(axis="y", length=0)

@@ -14,7 +14,8 @@ from html import escape
 from pathlib import Path
 
 from quail_audit.core.untrusted import printable
-from quail_audit.reports import wording
+from quail_audit.reports import findings, wording
+from quail_audit.reports.reason_codes import said_reasons
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.reports.shared_words import shared_words
 from quail_audit.reports.worst_samples import WorstSample
@@ -22,6 +23,7 @@ from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.figures import Knowledge, LayerStatistics
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.verdict.comparison import was_measured_by_recovery
 from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings, worst
 
 SAMPLES_SHOWN = 8
@@ -43,10 +45,14 @@ alone causes, with all others in full precision. Shares of several layers need n
 block or a role that brings little back, and was not examined."""
 _ABOUT_MISSING_DATA = """No data was given, so only the weights were measured: it was not tested
 whether a forgotten answer comes back."""
-_ABOUT_RECOVERY = """<strong>Recovery</strong> is how much of what there was to forget comes back when the
-unlearned model is rounded: 0 % is what it knows in full precision, or what a model that never saw the data
-knows; 100 % is what the original knows. Intervals are 95 % bootstrap intervals over the samples.
-<strong>Utility kept</strong> is the deployed model's score on the retain set, in percent of the original's."""
+_ABOUT_KNOWLEDGE = """An item, a text or a question with its answer, is <strong>back</strong> if its score on the
+deployed model is nearer to the original's than to the floor, the score of a model that never saw the data or, without
+one, of the unlearned model in full precision. <strong>Known</strong> is the share that the deployed model has of what
+there was to forget: 0 % is the floor, 100 % the original. The same <strong>in full precision</strong> is what was not
+forgotten; the difference <strong>came back</strong> through rounding. <strong>Format leaves</strong> is the original's
+own share once it is rounded. Ranges are the shares that the items do not exclude, at 95 %. <strong>Utility</strong> is
+the deployed model's score on what was to stay, in percent of the original's at the same format. Each item is asked in
+more than one way, and its highest score counts."""
 _ABOUT_LIMITS = """The audit covers these samples, answered by greedy decoding, at these formats. Other prompts,
 other formats, fine-tuning and attacks on the model were not tested."""
 
@@ -78,7 +84,7 @@ def render(
     found = scheme_standings(report)
     yield from _header(report, found)
     yield "<main>\n"
-    yield from _matrix(found)
+    yield from _matrix(report, found)
     yield from _rules(report)
     shown = worst(report)
     if samples and shown is not None:
@@ -111,37 +117,43 @@ def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
     word = wording.OUTCOME_MARKS[report.verdict.outcome] if report.verdict is not None else unjudged
     yield f'<header>\n<h1><span class="brand">Quail</span>{text(_names(report))}</h1>\n'
     yield f'<section class="verdict {outcome}" aria-label="Verdict">\n<div class="word">{word}</div>\n'
+    if report.verdict is not None and (said := findings.headline(report)):
+        yield f'<p class="headline">{text(said)}</p>\n'
     if share := wording.measured_share_line(report):
         yield f'<p class="share">{text(share)}</p>\n'
     if report.failure is not None:
         yield f"<p>{text(wording.failure_line(report.failure))}. Everything measured before is below.</p>\n"
     if report.verdict is not None:
         if len(found) > 1:
-            shippable = wording.holds_at_line(found, weights_only=report.request.data is None)
-            yield f"<p><strong>{text(shippable)}</strong></p>\n"
-        reasons = "".join(f"<li>{text(reason.message)}</li>" for reason in report.verdict.reasons)
+            held = wording.holds_at_line(found, weights_only=report.request.data is None)
+            yield f"<p><strong>{text(held)}</strong></p>\n" if held else ""
+        reasons = "".join(f"<li>{text(reason.message)}</li>" for reason in said_reasons(report.verdict))
         yield f"<ul>{reasons}</ul>\n"
     if lines := "".join(f"<li>{text(line)}</li>" for line in wording.difference_lines(report)):
         yield f'<ul class="note">{lines}</ul>\n'
     yield "</section>\n</header>\n"
 
 
-def _matrix(found: Sequence[SchemeStanding]) -> Iterator[str]:
+def _matrix(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
     yield "<h2>Formats</h2>\n"
     rows = []
     for each in found:
         standing = each.standing.replace(" ", "-")
-        metric = wording.metric_title(each.metric) if each.metric is not None else ""
+        metric = findings.forget_title(each.metric) if each.metric is not None else ""
         rows.append(
             f'<th scope="row"><code>{text(each.scheme)}</code></th>'
             f'<td class="standing {standing}">{wording.STANDING_MARKS[each.standing]}</td>'
+            f'<td class="number">{wording.back_text(each.knowledge) or wording.UNKNOWN}</td>'
             f'<td class="{standing}">{_track(each.knowledge)}{wording.worst_knowledge(each)}</td>'
             f"<td>{text(metric)}</td>"
+            f'<td class="number">{findings.utility_kept(each, report.schemes[each.scheme])}</td>'
             f'<td class="number">{wording.layers_at_risk(each)}</td>'
-            f'<td class="number">{wording.percent_text(each.utility_percent)}</td>'
         )
-    headings = (("format", ""), ("verdict", ""), ("worst known, 95 % interval", ""), ("metric", ""))
-    yield from _table("Formats", (*headings, ("layers at risk", "number"), ("utility kept", "number")), rows)
+    headings = (
+        *(("format", ""), ("verdict", ""), ("back", "number"), ("worst known [95 %]", ""), ("metric", "")),
+        *(("utility kept", "number"), ("layers at risk", "number")),
+    )
+    yield from _table("Formats", headings, rows)
     for each in found:
         if each.failure is not None:
             why = text(wording.failure_line(each.failure))
@@ -177,6 +189,7 @@ def _scheme(scheme: str, measured: SchemeReport, brought: BroughtBack | None, *,
     if not measured.metrics and not measured.layers:
         return
     yield f"<h2>At <code>{text(scheme)}</code></h2>\n"
+    yield from _findings(scheme, measured)
     if measured.metrics:
         yield "<h3>Scores of each arm</h3>\n"
         yield from _scores(scheme, measured)
@@ -188,19 +201,40 @@ def _scheme(scheme: str, measured: SchemeReport, brought: BroughtBack | None, *,
         yield "</details>\n"
 
 
+def _findings(scheme: str, measured: SchemeReport) -> Iterator[str]:
+    """Yield what is known, what is kept, and how far membership can be told again."""
+    for label, headings, rows in (
+        ("Forgetting", findings.KNOWLEDGE_HEADINGS, [row.cells for row in findings.knowledge_rows(measured)]),
+        ("Utility", findings.UTILITY_HEADINGS, findings.utility_rows(measured)),
+        ("Membership", findings.MEMBERSHIP_HEADINGS, findings.membership_rows(measured)),
+    ):
+        if rows:
+            sides = ["" if heading in (headings[0], "outcome") else "number" for heading in headings]
+            shown = (
+                f'<th scope="row">{text(row[0])}</th>'
+                + "".join(
+                    f'<td class="{side}">{text(cell)}</td>' for cell, side in zip(row[1:], sides[1:], strict=True)
+                )
+                for row in rows
+            )
+            yield f"<h3>{label}</h3>\n"
+            yield from _table(f"{label} at {scheme}", zip(headings, sides, strict=True), shown)
+    if findings.has_untold_residual(measured):
+        yield f'<p class="note">{text(findings.NOT_TOLD_NOTE)}</p>\n'
+
+
 def _scores(scheme: str, measured: SchemeReport) -> Iterator[str]:
     arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
     rows = []
-    for metric, scores in measured.metrics.items():
+    for metric in findings.metrics_in_order(measured.metrics):
+        scores = measured.metrics[metric]
         figures = "".join(
             f'<td class="number">{wording.mean_with_interval(scores.get(arm), metric)}</td>' for arm in arms
         )
-        knowledge = measured.knowledge.get(metric)
-        rows.append(
-            f'<th scope="row">{text(wording.metric_title(metric))}</th>{figures}'
-            f"<td>{_track(knowledge)}{text(wording.knowledge_with_outcome(knowledge))}</td>"
-        )
-    headings = [("metric", ""), *((arm.replace("/", " / "), "number") for arm in arms), ("known, 95 % interval", "")]
+        number = max(score.samples for score in scores.values())
+        title = text(wording.metric_title(metric))
+        rows.append(f'<th scope="row">{title}</th>{figures}<td class="number">{number}</td>')
+    headings = [("metric", ""), *((arm.replace("/", " / "), "number") for arm in arms), ("n", "number")]
     yield from _table(f"Scores at {scheme}", headings, rows)
 
 
@@ -269,13 +303,18 @@ def _table(label: str, headings: Iterable[tuple[str, str]], rows: Iterable[str],
 
 def _samples(samples: Sequence[WorstSample], scheme: str) -> Iterator[str]:
     yield f"<h2>Samples that came back most at <code>{text(scheme)}</code></h2>\n"
-    yield '<p class="note">Words that an answer shares with the truth, as ROUGE-L counts them, are marked.</p>\n'
+    yield (
+        '<p class="note">Words that an answer shares with the truth, as ROUGE-L counts them, are marked. The way of '
+        "asking that brought an answer out stands beside its score, if it is not the data's own.</p>\n"
+    )
     for sample in samples:
-        yield f'<article class="sample"><h3>{text(wording.metric_title(sample.metric))}, sample {sample.number}</h3>\n'
+        yield f'<article class="sample"><h3>{text(findings.forget_title(sample.metric))}, sample {sample.number}</h3>\n'
         yield f"<p>{text(sample.prompt)}</p>\n<dl><dt>the truth</dt><dd>{text(sample.truth)}</dd>\n"
         for arm, answer in sample.answers.items():
             score = wording.value_text(sample.scores[arm], sample.metric)
-            yield f"<dt>{text(arm)} · {score}</dt><dd>{_mark_shared_words(sample.truth, answer)}</dd>\n"
+            way = f" · {text(sample.ways[arm])}" if sample.ways[arm] else ""
+            marked = _mark_shared_words(sample.truth, answer) or wording.UNKNOWN
+            yield f"<dt>{text(arm)} · {score}{way}</dt><dd>{marked}</dd>\n"
         yield "</dl></article>\n"
 
 
@@ -289,7 +328,8 @@ def _mark_shared_words(truth: str, answer: str) -> str:
 
 def _method(report: Report, *, is_attributed: bool) -> Iterator[str]:
     yield "<h2>How it was measured, and what was not</h2>\n"
-    about_data = _ABOUT_MISSING_DATA if report.request.data is None else _ABOUT_RECOVERY
+    about_data = text(findings.OLDER_NOTE).capitalize() + "." if was_measured_by_recovery(report) else _ABOUT_KNOWLEDGE
+    about_data = _ABOUT_MISSING_DATA if report.request.data is None else about_data
     for paragraph in (_ABOUT_WEIGHTS, about_data, *((_ABOUT_ATTRIBUTION,) if is_attributed else ()), _ABOUT_LIMITS):
         yield f"<p>{paragraph}</p>\n"
     notes = [f"not measured: {wording.metric_title(metric)} ({why})" for metric, why in report.skipped.items()]

@@ -1,8 +1,9 @@
 """Write a report as JUnit XML, so that CI shows one test case for each check.
 
-Only report.json is read. Each scheme is a suite. It has a case for each forget metric that decides, or one for the
-layers if only weights were measured, and one for each rule of the policy's own. A check that is waived or in doubt is
-skipped with its reason; a failed measurement is an error.
+Only report.json is read. Each scheme is a suite, with what was found first among its properties. It has a case for each
+forget metric that decides, or one for the layers if only weights were measured, one each for utility, the format and
+membership, and one for each rule of the policy's own. A check that is waived or in doubt is skipped with its reason; a
+failed measurement is an error.
 """
 
 from __future__ import annotations
@@ -12,25 +13,38 @@ from collections.abc import Mapping
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from quail_audit.core.untrusted import printable
-from quail_audit.reports import wording
+from quail_audit.reports import findings, wording
 from quail_audit.reports.rule_rows import rule_row
 from quail_audit.schema.figures import Knowledge, RuleOutcome
-from quail_audit.schema.policy import FORGETTING, LAYERS_AT_RISK
+from quail_audit.schema.policy import FORGETTING, FORMAT, LAYERS_AT_RISK, MEMBERSHIP, UTILITY
 from quail_audit.schema.report import Report, SchemeReport
+from quail_audit.verdict.standings import scheme_standings
 
-_STANDARD = (FORGETTING, LAYERS_AT_RISK)  # these have their own cases
+_STANDARD = (FORGETTING, LAYERS_AT_RISK, "recovery")  # these have their own cases; the last in older reports
+_KEPT: Mapping[str, str] = {
+    UTILITY: "utility is kept",
+    FORMAT: "the format leaves the model whole",
+    MEMBERSHIP: "membership cannot be told",
+}
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")  # allowed by printable(), forbidden by XML 1.0
 
 
 def render(report: Report) -> str:
     """Return the report as one XML document."""
     root = Element("testsuites", name="quail audit")
-    for scheme, measured in report.schemes.items():
+    for each in scheme_standings(report):
+        scheme, measured = each.scheme, report.schemes[each.scheme]
         suite = SubElement(root, "testsuite", name=_text(scheme))
+        properties = SubElement(suite, "properties")
+        for name, value in (("verdict", each.standing), ("headline", findings.scheme_headline(each))):
+            if value:
+                SubElement(properties, "property", name=name, value=_text(value))
         rules = [rule for rule in report.rules if rule.scheme == scheme]
         _add_checks(suite, scheme, measured, {rule.metric: rule for rule in rules if rule.rule in _STANDARD})
         for rule in rules:
-            if rule.rule not in _STANDARD:
+            if rule.rule in _KEPT and measured.failure is None:
+                _add_kept(suite, scheme, rule)
+            elif rule.rule not in _STANDARD:
                 _add_rule(suite, rule)
         _set_counts(suite)
     if others := [rule for rule in report.rules if rule.scheme not in report.schemes]:
@@ -83,6 +97,17 @@ def _skip_accepted(case: Element, rule: RuleOutcome | None) -> bool:
     return True
 
 
+def _add_kept(suite: Element, scheme: str, rule: RuleOutcome) -> None:
+    """Add the case of a standard check that is not about what was to be forgotten; a warning is skipped."""
+    about = f"{wording.metric_title(rule.metric)}: " if rule.metric is not None else ""
+    case = SubElement(suite, "testcase", classname=f"quail.{_text(scheme)}", name=_text(f"{about}{_KEPT[rule.rule]}"))
+    is_met = not rule.decides and rule.high is not None and rule.at_most is not None and rule.high <= rule.at_most
+    if rule.standing == "failed":
+        SubElement(case, "failure", type=rule.rule, message=_text(rule.message))
+    elif rule.standing != "passed" and not is_met:
+        SubElement(case, "skipped", message=_text(rule.message))
+
+
 def _add_rule(suite: Element, rule: RuleOutcome) -> None:
     row = rule_row(rule)
     case = SubElement(suite, "testcase", classname="quail.policy", name=_text(f"{row.rule}: {row.about}, {row.limit}"))
@@ -94,7 +119,8 @@ def _add_rule(suite: Element, rule: RuleOutcome) -> None:
 
 
 def _add_outcome(case: Element, found: Knowledge) -> None:
-    message = f"known {wording.knowledge_with_outcome(found)}"
+    known = findings.knowledge_in_brief(found)
+    message = known if known == found.outcome else f"{found.outcome}: {known}"
     if found.outcome in ("comes back", "swapped", "not forgotten"):
         SubElement(case, "failure", type=found.outcome, message=message)
     elif found.outcome != "holds":

@@ -11,11 +11,13 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from quail_audit.core.untrusted import printable
-from quail_audit.reports import wording
+from quail_audit.reports import findings, wording
+from quail_audit.reports.reason_codes import said_reasons
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.verdict.comparison import was_measured_by_recovery
 from quail_audit.verdict.standings import SchemeStanding, riskiness, scheme_standings
 
 MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
@@ -70,7 +72,8 @@ def _main(report: Report) -> Iterator[str]:
         if report.verdict is not None
         else wording.unjudged_mark(report.exit_code)
     )
-    yield f"## Quail: {mark}"
+    said = findings.headline(report) if report.verdict is not None else ""
+    yield f"## Quail: {mark}" + (f" · {plain(said)}" if said else "")
     if share := wording.measured_share_line(report):
         yield f"\n{plain(share)}"
     yield f"\n{pair}\n"
@@ -80,27 +83,28 @@ def _main(report: Report) -> Iterator[str]:
     if report.verdict is not None:
         is_alone = len(found) == 1
         yield from (
-            f"- {plain(reason.message)}" for reason in report.verdict.reasons if is_alone or reason.scheme is None
+            f"- {plain(reason.message)}" for reason in said_reasons(report.verdict) if is_alone or reason.scheme is None
         )
-        if not is_alone:
-            yield f"\n**{plain(wording.holds_at_line(found, weights_only=report.request.data is None))}**"
+        held = "" if is_alone else wording.holds_at_line(found, weights_only=report.request.data is None)
+        if held:
+            yield f"\n**{plain(held)}**"
     yield from (f"- {plain(line)}" for line in wording.difference_lines(report))
     yield ""
-    yield from _table(
-        ("format", "verdict", "worst known [95 %]", "layers at risk", "utility kept"), "llrrr", map(_row, found)
-    )
+    headings = ("format", "verdict", "back", "worst known [95 %]", "utility kept", "layers at risk")
+    yield from _table(headings, "llrrrr", (_row(each, report.schemes[each.scheme]) for each in found))
     for each in found:
         if each.failure is not None:
             yield f"\n{code(each.scheme)}: {plain(wording.failure_line(each.failure))}"
 
 
-def _row(each: SchemeStanding) -> Sequence[str]:
+def _row(each: SchemeStanding, measured: SchemeReport) -> Sequence[str]:
     return (
         code(each.scheme),
         wording.STANDING_MARKS[each.standing],
+        wording.back_text(each.knowledge) or wording.UNKNOWN,
         wording.worst_knowledge(each),
+        findings.utility_kept(each, measured),
         wording.layers_at_risk(each),
-        wording.percent_text(each.utility_percent),
     )
 
 
@@ -112,17 +116,19 @@ def _rules(report: Report) -> Iterator[str]:
 
 def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -> Iterator[str]:
     if measured.metrics:
+        yield from _open_details(f"Forgetting at {scheme}")
+        yield from _findings(measured)
         arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
         rows = (
             (
                 plain(wording.metric_title(metric)),
                 *(wording.mean_with_interval(scores.get(arm), metric) for arm in arms),
-                wording.knowledge_with_outcome(measured.knowledge.get(metric)),
+                str(max(score.samples for score in scores.values())),
             )
-            for metric, scores in measured.metrics.items()
+            for metric in findings.metrics_in_order(measured.metrics)
+            for scores in [measured.metrics[metric]]
         )
-        yield from _open_details(f"Forgetting at {scheme}")
-        yield from _table(("metric", *map(code, arms), "known [95 %]"), "l" + "r" * (len(arms) + 1), rows)
+        yield from _table(("score", *map(code, arms), "n"), "l" + "r" * (len(arms) + 1), rows)
         yield "\n</details>"
     if measured.layers:
         worst = sorted(measured.layers, key=badness)[:WORST_LAYERS_SHOWN]
@@ -145,6 +151,21 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
         yield "\n</details>"
 
 
+def _findings(measured: SchemeReport) -> Iterator[str]:
+    """Yield what is known, what is kept, and how far membership can be told again."""
+    for headings, rows in (
+        (findings.KNOWLEDGE_HEADINGS, [row.cells for row in findings.knowledge_rows(measured)]),
+        (findings.UTILITY_HEADINGS, findings.utility_rows(measured)),
+        (findings.MEMBERSHIP_HEADINGS, findings.membership_rows(measured)),
+    ):
+        if rows:
+            sides = "".join("l" if heading in (headings[0], "outcome") else "r" for heading in headings)
+            yield from _table(headings, sides, (tuple(map(plain, row)) for row in rows))
+            yield ""
+    if findings.has_untold_residual(measured):
+        yield f"{plain(findings.NOT_TOLD_NOTE)}\n"
+
+
 def _open_details(title: str) -> Iterator[str]:
     escaped = printable(title).replace("&", "&amp;").replace("<", "&lt;")
     yield f"<details><summary>{escaped}</summary>\n"
@@ -158,6 +179,8 @@ def _table(headings: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -
 
 
 def _footnotes(report: Report) -> Iterator[str]:
+    if was_measured_by_recovery(report):
+        yield f"- {plain(findings.OLDER_NOTE)}"
     for metric, why in report.skipped.items():
         yield f"- not measured: {plain(wording.metric_title(metric))} ({plain(why)})"
     yield from (f"- {plain(note)}" for note in (*report.notes, *wording.integrity_lines(report)))

@@ -16,6 +16,7 @@ from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
 from quail_audit.reports import wording
+from quail_audit.schema.figures import Estimate, Knowledge
 from quail_audit.schema.report import FULL, Report, arm_at
 from quail_audit.verdict.standings import scheme_standings
 
@@ -126,7 +127,7 @@ def _merge_results(index: Any, report: Report) -> list[dict[str, Any]]:
 
 
 def eval_results(report: Report) -> Iterator[EvalResult]:
-    """Yield each scheme's verdict, weight statistics, what is known, and the deployed model's scores."""
+    """Yield each scheme's verdict, weight statistics, what is known and kept, and the deployed model's scores."""
     for each in scheme_standings(report):
         scheme, measured = each.scheme, report.schemes[each.scheme]
         if each.standing not in ("not measured", "unknown"):
@@ -139,13 +140,38 @@ def eval_results(report: Report) -> Iterator[EvalResult]:
             at_risk = f"Weights: layers at risk at {scheme}, of {len(measured.layers)}"
             yield _result(report, scheme, "layers_at_risk", at_risk, summary.layers_at_risk)
         for metric, knowledge in measured.knowledge.items():
-            if (known := knowledge.known) is not None:
-                name = f"{wording.metric_title(metric)}: known at {scheme}, %"
-                bounds = {"low": known.low, "high": known.high, "outcome": knowledge.outcome}
-                yield _result(report, scheme, f"known_{metric}", name, known.percent, bounds)
+            yield from _knowledge(report, scheme, metric, knowledge)
+        for metric, kept in measured.utility.items():
+            if (utility := kept.utility) is not None:
+                name = f"{wording.metric_title(metric)}: utility kept at {scheme}, %"
+                yield _result(report, scheme, f"utility_{metric}", name, utility.percent, _bounds(utility))
+            if kept.format_percent is not None:
+                name = f"{wording.metric_title(metric)}: left to the original at {scheme}, %"
+                yield _result(report, scheme, f"format_{metric}", name, kept.format_percent)
         yield from _scores(report, scheme, arm_at("unlearned", scheme))
     if report.schemes:  # every scheme has the same scores in full precision
         yield from _scores(report, next(iter(report.schemes)), f"unlearned/{FULL}", config=FULL)
+
+
+def _knowledge(report: Report, scheme: str, metric: str, found: Knowledge) -> Iterator[EvalResult]:
+    """Yield how many items are back, what is known, and how much of it was not forgotten or came back."""
+    title = wording.metric_title(metric)
+    if found.back is not None:
+        items = {"items": found.back.items, "low_percent": found.back.low, "high_percent": found.back.high}
+        yield _result(report, scheme, f"back_{metric}", f"{title}: items back at {scheme}", found.back.count, items)
+    if found.known is not None:
+        bounds = {**_bounds(found.known), "outcome": found.outcome}
+        yield _result(report, scheme, f"known_{metric}", f"{title}: known at {scheme}, %", found.known.percent, bounds)
+    if found.residual is not None:
+        name = f"{title}: known in full precision, %"
+        yield _result(report, scheme, f"residual_{metric}", name, found.residual.percent, _bounds(found.residual))
+    if found.came_back_percent is not None and found.outcome != "reported only":
+        name = f"{title}: came back through {scheme}, %"
+        yield _result(report, scheme, f"came_back_{metric}", name, found.came_back_percent)
+
+
+def _bounds(found: Estimate) -> dict[str, float | str | None]:
+    return {"low": found.low, "high": found.high, "items": found.items or None}
 
 
 def _scores(report: Report, scheme: str, arm: str, config: str = "") -> Iterator[EvalResult]:

@@ -1,4 +1,4 @@
-"""Write every sample of every arm as CSV, one row each: its score and its texts.
+"""Write every sample of every arm as CSV, one row each: its score, its texts and the way it was asked.
 
 Rows are written as the run's events are read, so memory does not grow with the run.
 """
@@ -13,7 +13,7 @@ from quail_audit.reports.layers_csv import text_cell
 from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.events.lines import Event
 
-COLUMNS = ("arm", "metric", "sample", "score", "prompt", "truth", "answer")
+COLUMNS = ("arm", "metric", "sample", "score", "prompt", "truth", "answer", "way")
 
 
 def render(events: Iterable[Event]) -> Iterator[str]:
@@ -21,7 +21,7 @@ def render(events: Iterable[Event]) -> Iterator[str]:
     yield _line(COLUMNS)
     for event in events:
         if isinstance(event, SampleScored):
-            texts = (text_cell(text) for text in (event.prompt, event.truth, event.answer))
+            texts = (text_cell(text) for text in (event.prompt, event.truth, event.answer, event.way))
             yield _line((text_cell(event.arm), text_cell(event.metric), event.sample, event.score, *texts))
 
 

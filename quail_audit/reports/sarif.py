@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -22,53 +22,17 @@ from quail_audit.core.clock import utc_of
 from quail_audit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
+from quail_audit.reports.findings import headline
+from quail_audit.reports.reason_codes import FAILED, IN_DOUBT, PASSED
 from quail_audit.schema.command_line import audit_arguments
 from quail_audit.schema.figures import Reason
+from quail_audit.schema.policy import MEMBERSHIP
 from quail_audit.schema.report import Report, badness
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 WORST_LAYERS_NAMED = 10  # if the reason itself names none
 
 _Json = dict[str, Any]
-
-# Reasons by their codes in report.json.
-FAILED: Mapping[str, str] = {
-    "comes_back": "Forgotten knowledge comes back when the unlearned model is rounded.",
-    "not_forgotten": "The forget set is still known before anything is rounded.",
-    "swapped": "The unlearned checkpoint knows more of the forget set than the original.",
-    "utility_lost": "The deployed model lost too much of what it should keep.",
-    "layers_at_risk": "Rounding erases or drowns the update of some layers.",
-    "rule_failed": "A rule of the policy is not met.",
-    "required_failed": "A figure that the policy requires was not measured.",
-    "waiver_expired": "A waiver of the policy has expired.",
-    "worse": "A figure got worse than in the baseline.",
-}
-IN_DOUBT: Mapping[str, str] = {
-    "not_measured": "A requested format could not be measured.",
-    "undecided": "Forgotten knowledge may come back: there are too few items to tell.",
-    "broken_format": "The format breaks the model, so forgetting cannot be told from damage.",
-    "utility_undecided": "Too few items tell whether the model kept what it should keep.",
-    "weights_only": "No layer is at risk, but forgetting was not measured.",
-    "membership": "Membership in the forget set can be told again.",
-    "uninformative": "No forget metric is informative: the original knew no more than the floor.",
-    "no_floor": "It is not known what the unlearned model knew before it was rounded.",
-    "no_rounded_arm": "The unlearned checkpoint was not given as it will be deployed.",
-    "not_comparable": "Some layers are stored in two formats, so their codes cannot be compared.",
-    "codes_changed": "Stored codes differ, but it cannot be told whether they carry the whole update.",
-    "nothing_changed": "No rounded layer differs between the two checkpoints.",
-    "rule_not_judged": "It cannot be told whether a rule of the policy is met.",
-    "required_not_judged": "A figure that the policy requires could not be measured.",
-    "not_all_measured": "Matrices changed that were not measured, and may hold the unlearning.",
-    "layers_guessed": "Layers were found by names and shapes, and may differ from those that are rounded in use.",
-    "differs_in_more_than_weights": "The checkpoints differ in more than weights, which may be what forgot.",
-    "baseline_not_comparable": "The baseline measured none of these schemes.",
-}
-PASSED = frozenset(
-    {
-        *("holds", "utility_kept", "layers_carried", "rule_passed", "required_passed", "waived", "known", "no_worse"),
-        "utility_not_measured",
-    }
-)
 
 
 def render(report: Report) -> str:
@@ -91,6 +55,7 @@ def render(report: Report) -> str:
             _result(report, reason, codes.index(reason.code), [places[n] for n in _layers(report, reason)])
             for reason in reasons
         ],
+        "properties": {"verdict": _outcome(report), "headline": printable(headline(report))},
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
 
@@ -102,8 +67,9 @@ def _rule(code: str) -> _Json:
 
 def _result(report: Report, reason: Reason, rule: int, layers: Sequence[int]) -> _Json:
     # A later Quail may have codes that are unknown here: such a reason is as bad as the verdict.
-    is_failed = reason.code in FAILED or (reason.code not in IN_DOUBT and _outcome(report) == "fail")
-    without_figures = re.sub(r"\d+(\.\d+)?", "#", reason.message)
+    is_unknown = reason.code not in FAILED and reason.code not in IN_DOUBT
+    is_failed = reason.code in FAILED or (is_unknown and _outcome(report) == "fail") or _fails_a_limit(report, reason)
+    without_figures = re.sub(r"-?\d+(\.\d+)?", "#", reason.message)
     check = "\n".join((reason.code, reason.scheme or "", without_figures))
     return {
         "ruleId": printable(reason.code),
@@ -122,6 +88,14 @@ def _result(report: Report, reason: Reason, rule: int, layers: Sequence[int]) ->
             "primaryLocationLineHash": hashlib.sha256(check.encode(errors="backslashreplace")).hexdigest()
         },
     }
+
+
+def _fails_a_limit(report: Report, reason: Reason) -> bool:
+    """Return whether the policy has a limit for what only warns otherwise, and it is not met."""
+    return reason.code == "membership" and any(
+        rule.rule == MEMBERSHIP and rule.scheme == reason.scheme and rule.decides and rule.standing == "failed"
+        for rule in report.rules
+    )
 
 
 def _layers(report: Report, reason: Reason) -> Iterable[str]:

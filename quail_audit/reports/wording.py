@@ -84,8 +84,20 @@ METRIC_TITLES: Mapping[str, str] = {
     "verbmem_retain": "VerbMem, retain",
     "knowmem_forget": "KnowMem, forget",
     "knowmem_retain": "KnowMem, retain",
+    **{
+        f"{kind}_{score}_forget": f"{title} {what}, forget"
+        for kind, title in (("verbmem", "VerbMem"), ("knowmem", "KnowMem"))
+        for score, what in (
+            ("probability", "probability"),
+            ("extraction_strength", "extraction"),
+            ("exact_memorization", "exact"),
+        )
+    },
     "privleak": "Min-40% AUC",
     "privleak_m3": "PrivLeak",
+    "membership_loss": "Loss AUC",
+    "membership_zlib": "Zlib AUC",
+    "membership_min_k_plus_plus": "Min-40%++ AUC",
     "accuracy_forget": "Accuracy, forget",
     "accuracy_retain": "Accuracy, retain",
     "accuracy_test": "Accuracy, test",
@@ -172,13 +184,6 @@ def back_text(value: Knowledge | None) -> str:
     return "" if found is None else f"{found.count} of {found.items}"
 
 
-def knowledge_with_outcome(value: Knowledge | None) -> str:
-    """Return what is known with its interval and outcome, or why nothing is."""
-    if value is None or _known_of(value) is None:
-        return knowledge_text(value)
-    return f"{knowledge_text(value)} {value.outcome}"
-
-
 def knowledge_text(value: Knowledge | None) -> str:
     """Return what is known with its interval, or why nothing is."""
     if value is None:
@@ -214,10 +219,18 @@ def worst_knowledge(each: SchemeStanding) -> str:
 
 
 def holds_at_line(standings: Sequence[SchemeStanding], *, weights_only: bool) -> str:
-    """Return a sentence that names the formats at which forgetting holds."""
+    """Return a sentence that names the formats at which forgetting holds; of weights alone, those without a risk.
+
+    It is empty if no format has a verdict of its own, as in the oldest reports.
+    """
+    if weights_only:
+        safe = ", ".join(each.scheme for each in standings if each.layers_at_risk == 0 and each.failure is None)
+        found = f"No layer at risk at: {safe}" if safe else "Layers at risk at every format that was measured"
+        return f"{found}; forgetting was not measured"
+    if all(each.standing == "unknown" for each in standings):
+        return ""
     held = holds_at(standings)
-    basis = ", by the weights alone" if weights_only else ""
-    return f"Forgetting holds at{basis}: {', '.join(held)}" if held else "Forgetting holds at no format"
+    return f"Forgetting holds at: {', '.join(held)}" if held else "Forgetting holds at no format"
 
 
 def failure_line(failure: Failure) -> str:

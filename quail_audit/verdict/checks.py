@@ -174,8 +174,9 @@ def judgement_of(checks: Checks, policy: Policy, today: datetime.date) -> Judgem
 
 
 def _reasons_of(checks: Iterable[Check]) -> _Judged:
+    """Return what checks say, each reason once."""
     said = [(found, found.outcome is not None if found.is_said is None else found.is_said) for found in checks]
-    return [(found.outcome or "pass", found.reason) for found, is_said in said if is_said]
+    return list(dict.fromkeys((found.outcome or "pass", found.reason) for found, is_said in said if is_said))
 
 
 def exit_code(verdict: Verdict, unmeasured: Sequence[SchemeFailed]) -> int:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from quail_audit.schema.figures import Knowledge, LayerStatistics, Score, State
+from quail_audit.schema.figures import Estimate, Kept, Knowledge, LayerStatistics, Score, State
 from quail_audit.schema.report import FULL, STATES_BY_RISK, Report, SchemeReport
 from quail_audit.schema.requests import AuditRequest
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS
 from quail_audit.verdict.standings import STANDINGS_BY_RISK, SchemeStanding, scheme_standings
 
 Change = Literal["better", "worse", "same", "changed", "unknown"]
@@ -48,6 +49,16 @@ class KnowledgeChange:
     metric: str
     before: Knowledge | None
     after: Knowledge | None
+    standing: Change
+
+
+@dataclass(frozen=True)
+class KeptChange:
+    """What is kept of a retain metric, before and after. More is better."""
+
+    metric: str
+    before: Kept | None
+    after: Kept | None
     standing: Change
 
 
@@ -99,6 +110,7 @@ class SchemeComparison:
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
     states: tuple[tuple[tuple[State | None, State | None], int], ...]
+    utility: tuple[KeptChange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,15 @@ def schemes_of(before: AuditRequest, after: AuditRequest) -> SharedSchemes:
     )
 
 
+def was_measured_by_recovery(report: Report) -> bool:
+    """Return whether an older Quail measured a report: by recovery, with no scores of single items."""
+    return any(metric not in report.items for each in report.schemes.values() for metric in _deciding(each.knowledge))
+
+
+def _deciding(metrics: Iterable[str]) -> list[str]:
+    return [metric for metric in metrics if metric in DECIDING_METRICS]
+
+
 def caveats(before: AuditRequest, after: AuditRequest) -> tuple[str, ...]:
     """Return how two requests differ, in words: such figures are less comparable."""
     asked = {
@@ -184,6 +205,12 @@ def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparis
         only_before=tuple(name for name in layers if name not in later),
         only_after=tuple(name for name in later if name not in layers),
         states=tuple(counted.most_common()),
+        utility=tuple(
+            KeptChange(
+                metric, kept := one.utility.get(metric), left := other.utility.get(metric), _kept_change(kept, left)
+            )
+            for metric in _keys_in_order(one.utility, other.utility)
+        ),
     )
 
 
@@ -193,12 +220,20 @@ def compare(before: Report, after: Report) -> Comparison:
     return Comparison(
         before=before.run_id,
         after=after.run_id,
-        caveats=caveats(before.request, after.request),
+        caveats=(*_measured_caveats(before, after), *caveats(before.request, after.request)),
         formats=tuple(
             StandingChange(scheme, one.get(scheme), other.get(scheme)) for scheme in _keys_in_order(one, other)
         ),
         schemes=tuple(compare_scheme(before, after, scheme) for scheme in one if scheme in other),
     )
+
+
+def _measured_caveats(before: Report, after: Report) -> Iterator[str]:
+    older = [report.run_id for report in (before, after) if was_measured_by_recovery(report)]
+    if len(older) == 1:
+        yield (
+            f"{older[0]} was measured by recovery: what came back above the larger of two floors, with no items counted"
+        )
 
 
 def lower_is_better(metric: str) -> bool | None:
@@ -258,11 +293,23 @@ def _knowledge_change(before: Knowledge | None, after: Knowledge | None) -> Chan
         return "better" if failed[0] else "worse"
     if before.known is None or after.known is None:
         return "unknown"
-    if before.known.low <= after.known.high and after.known.low <= before.known.high:
+    if _overlap(before.known, after.known):
         return "same"
     if "reported only" in (before.outcome, after.outcome):
         return "changed"
     return "better" if after.known.percent < before.known.percent else "worse"
+
+
+def _kept_change(before: Kept | None, after: Kept | None) -> Change:
+    if before is None or after is None or before.utility is None or after.utility is None:
+        return "unknown"
+    if _overlap(before.utility, after.utility):
+        return "same"
+    return "better" if after.utility.percent > before.utility.percent else "worse"
+
+
+def _overlap(before: Estimate, after: Estimate) -> bool:
+    return before.low <= after.high and after.low <= before.high
 
 
 def _distance(before: float | None, after: float | None) -> float:

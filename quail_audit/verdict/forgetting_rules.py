@@ -17,11 +17,12 @@ _STANDINGS: Mapping[KnowledgeOutcome, str] = {
     "holds": "passed",
 }
 _UNTOLD: Mapping[KnowledgeOutcome, str] = {
-    "uninformative": "is uninformative: the original knew hardly more of the forget set than the floor",
-    "no floor": "the checkpoint is already quantized, so it cannot be told what was forgotten without the unlearned "
-    "model in full precision or a retrained reference (--retrain)",
-    "no rounded arm": "the unlearned checkpoint is in full precision, and no scheme rounds it the way the original is "
-    "stored; give the unlearned checkpoint as it will be deployed",
+    "swapped": "the unlearned checkpoint knows more of the forget set than the original: are the two swapped?",
+    "uninformative": "it tells nothing, as the original knew hardly more of the forget set than the floor",
+    "no floor": "the checkpoint is stored quantized, so it cannot be told what was forgotten; give the unlearned model "
+    "in full precision, or a retrained reference (--retrain)",
+    "no rounded arm": "no scheme rounds the unlearned checkpoint the way the original is stored; give it as it will be "
+    "deployed",
 }
 
 
@@ -55,18 +56,19 @@ def judge_knowledge(scheme: str, measured: Mapping[str, Knowledge], limits: Limi
                 "message": text,
             }
         )
-        about = None if is_full or knowledge.outcome in _UNTOLD else scheme  # the same at every scheme
-        yield Check(rule, Reason(code=knowledge.outcome.replace(" ", "_"), message=text, scheme=about))
+        about = None if is_full or knowledge.outcome in _UNTOLD else scheme  # None: the same at every scheme
+        said = _UNTOLD.get(knowledge.outcome, text)  # without the metric, so that it is said once for all
+        yield Check(rule, Reason(code=knowledge.outcome.replace(" ", "_"), message=said, scheme=about))
 
 
 def uninformative_check(scheme: str, measured: Mapping[str, Knowledge]) -> Check:
     """Return an inconclusive check of a scheme at which no metric tells anything."""
     outcomes = {knowledge.outcome for knowledge in measured.values()} - {"reported only"}
-    text, code = "no forget metric is informative: the original knew no more of the forget set than the floor", ""
+    text, code = "no forget metric is informative: the original knew hardly more of the forget set than the floor", ""
     if not outcomes:
         text = "no metric that decides was measured: give verbmem, knowmem or labelled forget data"
     elif "broken format" in outcomes:
-        text, code = f"{scheme} takes what the original itself knew: forgetting cannot be told from damage", scheme
+        text, code = f"{scheme} takes what the original knew, so forgetting cannot be told from damage", scheme
     rule = RuleOutcome(rule=FORGETTING, scheme=scheme, figure="known", standing="not judged", message=text)
     return Check(rule, Reason(code="broken_format" if code else "uninformative", message=text, scheme=code or None))
 
@@ -84,9 +86,9 @@ def judge_utility(scheme: str, measured: Mapping[str, Kept], limits: Limits) -> 
         percent, least = formats[metric].format_percent, limits.metric_limits(scheme, metric).min_format_percent
         is_broken = percent is not None and percent < least
         leaves = f"{scheme} leaves the original {percent:.0f} % of its {metric}"
-        text = f"{leaves}: the format breaks the model (the least is {least:g} %)" if is_broken else leaves
-        standing = "not judged" if is_broken else "passed"
-        found = _kept_check(FORMAT, scheme, metric, "format", percent, None, least, standing, text, "broken_format")
+        text = f"{leaves}: the format breaks the model; the least is {least:g} %" if is_broken else leaves
+        standing, code = ("not judged", "broken_format") if is_broken else ("passed", "format_kept")
+        found = _kept_check(FORMAT, scheme, metric, "format", percent, None, least, standing, text, code)
         yield replace(found, is_said=is_broken)
     known = {metric: kept.utility for metric, kept in measured.items() if kept.utility is not None}
     if not known or is_broken:
@@ -100,8 +102,8 @@ def judge_utility(scheme: str, measured: Mapping[str, Kept], limits: Limits) -> 
     metric = min(known, key=lambda metric: known[metric].percent)
     kept, least = known[metric], limits.metric_limits(scheme, metric).min_utility_percent
     text = (
-        f"{metric} keeps {kept.percent:.0f} % of the original's at {scheme} ({_range(kept)} of {kept.items} items; "
-        f"the least is {least:g} %)"
+        f"{metric} keeps {round(kept.percent)} % of the original's at {scheme} ({_range(kept)}, n = {kept.items}); "
+        f"the least is {least:g} %"
     )
     standing, code = "passed", "utility_kept"
     if kept.standing == "within":
@@ -124,9 +126,11 @@ def judge_membership(scheme: str, measured: Mapping[str, Knowledge], limits: Lim
     found, own = told[metric], limits.metric_limits(scheme, metric)
     limit = own.max_membership_percent
     most = own.max_known_percent if limit is None else limit
-    text = f"{metric}: {found.percent:.0f} % of the way back to the original at {scheme} ({_range(found)})"
-    if found.low > most:
-        text = f"membership in the forget set can be told again: {text}; the limit is {most:g} %"
+    can = "can be told again" if found.low > most else "cannot be told" if found.high <= most else "may be told again"
+    text = (
+        f"membership {can} at {scheme}: {metric} is {round(found.percent)} % of the way back to the original "
+        f"({_range(found)}, n = {found.items}); the limit is {most:g} %"
+    )
     standing = "failed" if found.low > most else "passed" if found.high <= most else "not judged"
     rule = RuleOutcome.model_validate(
         {
@@ -143,7 +147,8 @@ def judge_membership(scheme: str, measured: Mapping[str, Knowledge], limits: Lim
             "message": text,
         }
     )
-    reason = Reason(code="membership", message=text, scheme=scheme)
+    code = "membership_untold" if found.high <= most else "membership"
+    reason = Reason(code=code, message=text, scheme=scheme)
     yield Check(rule, reason, is_said=True if limit is None and found.low > most else None)
 
 
@@ -154,33 +159,27 @@ def _worst_percent(knowledge: Knowledge) -> float:
 
 def _text_of(metric: str, scheme: str, knowledge: Knowledge, limits: Limits) -> str:
     word = items_word(metric)
-    limit = f"the limits are {limits.max_back_percent:g} % back and {limits.max_known_percent:g} % known"
-    match knowledge.outcome:
-        case "not forgotten":
-            kept = _items_text(knowledge.kept, word, "still there")
-            return f"{metric}: not forgotten: {_join(kept, _known_text(knowledge.residual))} in full precision; {limit}"
-        case "swapped":
-            return (
-                f"{metric}: the unlearned checkpoint knows more of the forget set than the original: "
-                "are the two swapped?"
-            )
-        case "broken format":
-            percent = knowledge.format_percent or 0.0
-            return f"{metric} is uninformative at {scheme}: the original itself keeps {percent:.0f} % of what it knew"
-        case "uninformative" | "no floor" | "no rounded arm":
-            return f"{metric} {_UNTOLD[knowledge.outcome]}"
+    back, known = limits.max_back_percent, limits.max_known_percent
+    limit = f"the limit is {back:g} %" if back == known else f"the limits are {back:g} % back and {known:g} % known"
+    if knowledge.outcome == "not forgotten":
+        kept = _items_text(knowledge.kept, word, "still there")
+        return f"{metric} was not forgotten: in full precision {_join(kept, _known_text(knowledge.residual))}; {limit}"
+    if knowledge.outcome == "broken format":
+        percent = round(knowledge.format_percent or 0.0)
+        return f"{metric} tells nothing at {scheme}: the format leaves the original {percent} % of what it knew"
+    if knowledge.outcome in _UNTOLD:
+        return f"{metric}: {_UNTOLD[knowledge.outcome]}"
     figures = _join(_items_text(knowledge.back, word, "back"), _known_text(knowledge.known))
     if knowledge.outcome == "comes back":
         return f"{metric} comes back at {scheme}: {figures}; {limit}"
     if knowledge.outcome == "holds":
-        return f"{metric}: forgetting holds at {scheme}: {figures}; {limit}"
+        return f"{metric} stays forgotten at {scheme}: {figures}; {limit}"
     return f"{metric} may come back at {scheme}: {figures}; {limit}; {_more_items(knowledge, word)}"
 
 
 def _more_items(knowledge: Knowledge, word: str) -> str:
-    items = knowledge.back.items if knowledge.back is not None else 0
     if knowledge.items_needed is None:
-        return f"too few {word} to tell ({items}), and these don't say how many would do"
+        return f"too few {word} to tell, or to tell how many would do"
     return f"too few {word} to tell: about {knowledge.items_needed} like these would do"
 
 
@@ -191,15 +190,16 @@ def _join(*parts: str) -> str:
 def _items_text(found: ItemsBack | None, word: str, state: str) -> str:
     if found is None:
         return ""
-    return f"{found.count} of {found.items} {word} are {state} ({found.low:.0f} to {found.high:.0f} % at 95 %)"
+    return f"{found.count} of {found.items} {word} are {state} ({round(found.low)} to {round(found.high)} %)"
 
 
 def _known_text(found: Estimate | None) -> str:
-    return "" if found is None else f"{found.percent:.0f} % is known ({_range(found)})"
+    return "" if found is None else f"{round(found.percent)} % is known ({_range(found)})"
 
 
 def _range(found: Estimate) -> str:
-    return f"{found.low:.0f} to {found.high:.0f} % at 95 %"
+    """Return the shares that the items allow, at 95 %."""
+    return f"{round(found.low)} to {round(found.high)} %"
 
 
 def _kept_check(

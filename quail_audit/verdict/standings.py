@@ -21,8 +21,8 @@ _OUTCOMES_BY_RISK: tuple[KnowledgeOutcome, ...] = (
     "undecided",
     "no floor",
     "no rounded arm",
-    "broken format",
     "holds",
+    "broken format",
     "uninformative",
 )
 LEAST_UTILITY_POINTS = 5.0  # below this score of the original, a share of it means nothing

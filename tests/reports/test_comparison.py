@@ -7,8 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from quail_audit.reports import comparison
+from quail_audit.runs.folder import read_report
+from quail_audit.schema.figures import Estimate, Kept
+from quail_audit.schema.report import Report
 from quail_audit.verdict.comparison import Comparison, compare
+from tests.support import small_run
 from tests.support.made_runs import events, write_run
+from tests.support.places import GOLDEN
 from tests.support.quail_command import quail
 from tests.support.small_run import report_of
 
@@ -37,25 +42,10 @@ def test_the_text_says_the_change_in_words() -> None:
     comparison.show(repaired(), Console(file=stream, width=120, highlight=False))
     lines = stream.getvalue().splitlines()
     row = next(line for line in lines if line.strip().startswith("nf4"))
-    assert row.split() == [
-        "nf4",
-        "✗",
-        "FAIL",
-        "97",
-        "%",
-        "[91,",
-        "103]",
-        "✓",
-        "PASS",
-        "2",
-        "%",
-        "[0,",
-        "6]",
-        "▲",
-        "better",
-    ]
-    recovery = next(line for line in lines if "VerbMem, forget: recovery" in line)
-    assert "▲ better" in recovery
+    change = "nf4 ✗ FAIL 8 of 8 back, 97 % [91, 103] known ✓ PASS 0 of 8 back, 2 % [0, 6] known ▲ better"
+    assert " ".join(row.split()) == change
+    known = next(line for line in lines if "VerbMem, forget: known" in line)
+    assert "▲ better" in known
     rounded = next(line for line in lines if "VerbMem, forget: unlearned/nf4" in line)
     assert "▲ better" in rounded
     assert "= same" in next(line for line in lines if "VerbMem, forget: unlearned/full" in line)
@@ -64,8 +54,34 @@ def test_the_text_says_the_change_in_words() -> None:
 
 def test_markdown_has_the_same_tables() -> None:
     text = comparison.render_markdown(repaired())
-    assert "| `nf4` | ✗ FAIL 97 % \\[91, 103\\] | ✓ PASS 2 % \\[0, 6\\] | ▲ better |" in text
-    assert "| `fp4` | ✗ FAIL 97 % \\[91, 103\\] | — |  |" in text
+    failed = "✗ FAIL 8 of 8 back, 97 % \\[91, 103\\] known"
+    assert f"| `nf4` | {failed} | ✓ PASS 0 of 8 back, 2 % \\[0, 6\\] known | ▲ better |" in text
+    assert f"| `fp4` | {failed} | — |  |" in text
+
+
+def test_what_is_kept_is_compared_too() -> None:
+    def kept(percent: float) -> Report:
+        found = Estimate(percent=percent, low=percent - 4, high=percent + 4, items=48)
+        report = report_of(*small_run.events())
+        scheme = report.schemes["nf4"].model_copy(update={"utility": {"knowmem_retain": Kept(utility=found)}})
+        return report.model_copy(update={"schemes": {"nf4": scheme}})
+
+    text = comparison.render_markdown(compare(kept(95.0), kept(42.0)))
+    assert "| `KnowMem, retain: utility` | 95 % \\[91, 99\\], n = 48 | 42 % " in text
+    assert "▼ worse" in next(line for line in text.splitlines() if "retain: utility" in line)
+    text = comparison.render_markdown(compare(kept(95.0), kept(89.0)))
+    assert "= same" in next(line for line in text.splitlines() if "retain: utility" in line)
+
+
+def test_an_older_report_compares_and_says_that_recovery_was_measured() -> None:
+    older = read_report(GOLDEN / "reports" / "cc0961e.json")
+    found = compare(older, report_of(*events(blocks=2, samples=4)))
+    assert found.caveats[0].startswith(f"{older.run_id} was measured by recovery")
+    assert "was measured by recovery" in comparison.render_markdown(found)
+    assert {change.scheme: change.standing for change in found.formats}["nf4"] == "unknown", (
+        "it had no verdict a format"
+    )
+    assert not any("recovery" in caveat for caveat in compare(older, older).caveats)
 
 
 def test_the_command_compares_two_runs(tmp_path: Path) -> None:

@@ -48,16 +48,19 @@ def test_nines(overlap: float, expected: float) -> None:
     assert nines(overlap) == pytest.approx(expected, abs=1e-5)
 
 
-def test_recovery_stands_where_it_was_measured_with_its_interval_and_the_limit() -> None:
+def test_known_stands_where_it_was_measured_with_its_interval_the_limit_and_what_is_back() -> None:
     made = report_of(*made_runs.events(schemes=("nf4", "int8", "fp4"), samples=1, outcome="fail"))
     name, figure = next(drawings(made))
-    assert name == "recovery"
+    assert name == "known"
     (axes,) = figure.axes
     assert len(points(figure)) == len(axes.get_yticks()) == 9
     assert (97.0, 0.0) in points(figure)
     intervals = [np.asarray(line.get_xdata()).tolist() for line in axes.lines if len(line.get_xydata()) == 2]
     assert [91.0, 103.0] in intervals
     assert [10.0, 10.0] in intervals, "the limit"
+    assert "comes back, 1 of 1 back" in [text.get_text() for text in axes.texts]
+    ticks = [path.vertices[0].tolist() for lines in axes.collections for path in lines.get_paths()]
+    assert [0.0, -0.25] in ticks, "nothing is known in full precision"
     assert "VerbMem, forget · nf4" in [label.get_text() for label in axes.get_yticklabels()]
 
 
@@ -121,7 +124,7 @@ def test_files_stay_in_the_folder_and_keep_text_as_text(tmp_path: Path) -> None:
     )
     report = report.model_copy(update={"schemes": {name: scheme}})
     written = write_figures(report, tmp_path / "figures")
-    assert {path.name for path in written} == {"recovery.svg", "recovery.png"}
+    assert {path.name for path in written} == {"known.svg", "known.png"}
     assert all(path.parent == tmp_path / "figures" for path in written)
     texts = [text.text or "" for text in ElementTree.parse(written[0]).iter(f"{SVG}text")]  # noqa: S314 - ours
     assert "KnowMem, forget" in texts
@@ -138,7 +141,7 @@ def test_every_figure_of_a_run_is_written_and_legible(tmp_path: Path) -> None:
         f"{name}.{ending}"
         for ending in ("svg", "png")
         for name in (
-            "recovery",
+            "known",
             *(f"{kind}-{s}" for kind in ("scores", "overlap", "survival") for s in ("nf4", "..-x")),
         )
     }

@@ -16,11 +16,13 @@ from quail_audit.core.errors import UsageError
 from quail_audit.reports import junit, layers_csv, markdown, samples_csv
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs.folder import read_report
-from quail_audit.schema.events.audit import RecoveryMeasured
+from quail_audit.schema.events.audit import KnowledgeMeasured
 from quail_audit.schema.events.common import RunFailed
-from quail_audit.schema.older import Recovery
+from quail_audit.schema.figures import KnowledgeOutcome, RuleOutcome
+from quail_audit.schema.policy import FORMAT, MEMBERSHIP, UTILITY
 from quail_audit.schema.report import Report
 from tests.support import made_runs
+from tests.support.judged_figures import knowledge
 from tests.support.made_runs import FORMATS, write_run
 from tests.support.small_run import UNTOUCHED, events, layer, report_of
 
@@ -48,13 +50,16 @@ def parsed(report: Report) -> ElementTree.Element:
 
 def test_markdown_tells_verdict_formats_and_figures() -> None:
     text = markdown.render(mixed(3))
-    assert text.startswith("## Quail: ✗ FAIL\n")
-    assert "**Safe to ship: int8**" in text
+    assert text.startswith("## Quail: ✗ FAIL · 4 of 4 texts are back at nf4 \\(VerbMem\\), the worst of 3 formats\n")
+    assert "**Forgetting holds at: int8**" in text
     rows = [line for line in text.splitlines() if line.startswith("| `nf4`")]
-    assert "| ✗ FAIL | 97 % [91, 103] | 13 of 14 |" in rows[0]
+    assert re.search(r"\| ✗ FAIL \| 4 of 4 \| 97 % \[91, 103\] \| \d+ % \| 13 of 14 \|", rows[0])
+    assert "| VerbMem | 4 of 4 | 97 % \\[91, 103\\] | 0 % \\[0, 5\\], 0 of 4 | 97 % | 99 % | comes back |" in text
     assert "`fp4`: the backend is not installed. pip install it" in text
-    tables = re.findall(r"^\|.*\|$", text, re.MULTILINE)
-    assert all(row.count("|") - row.count("\\|") >= 6 for row in tables)
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    assert len(tables) == 1 + 3 * 2 + 2 * 2, "formats; scores and layers of each; what is known, membership of two"
+    for table in tables:
+        assert len({row.count("|") - row.count("\\|") for row in table.splitlines()}) == 1, table
     assert "quail audit models/llama-news-7b" in text
 
 
@@ -105,20 +110,56 @@ def test_junit_has_a_case_for_each_check() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "tag"),
-    [("held", None), ("recovered", "failure"), ("not forgotten", "failure"), ("undecided", "skipped"),
-     ("uninformative", "skipped")],
+    [("holds", None), ("comes back", "failure"), ("not forgotten", "failure"), ("swapped", "failure"),
+     ("undecided", "skipped"), ("uninformative", "skipped"), ("broken format", "skipped"), ("no floor", "skipped")],
 )  # fmt: skip
-def test_junit_says_every_outcome(outcome: str, tag: str | None) -> None:
-    found = Recovery.model_validate({"outcome": outcome})
-    run = [e.model_copy(update={"recovery": found}) if isinstance(e, RecoveryMeasured) else e for e in events()]
+def test_junit_says_every_outcome(outcome: KnowledgeOutcome, tag: str | None) -> None:
+    found = knowledge(outcome, 12.0, 3.0, 30.0, back=4, items=32)
+    run = [e.model_copy(update={"knowledge": found}) if isinstance(e, KnowledgeMeasured) else e for e in events()]
     (case,) = parsed(report_of(*run)).iter("testcase")
     assert [child.tag for child in case] == ([tag] if tag else [])
+    if tag:
+        assert case[0].get("message") == f"{outcome}: 4 of 32 back, 12 % [3, 30] known"
+
+
+@pytest.mark.parametrize(
+    ("rule", "standing", "high", "tag"),
+    [(UTILITY, "passed", 99.0, None), (UTILITY, "failed", 70.0, "failure"),
+     (UTILITY, "not judged", 90.0, "skipped"), (FORMAT, "passed", None, None),
+     (FORMAT, "not judged", None, "skipped"), (MEMBERSHIP, "not judged", 99.0, "skipped"),
+     (MEMBERSHIP, "not judged", 9.0, None), (MEMBERSHIP, "failed", 99.0, "failure"),
+     (MEMBERSHIP, "waived", 99.0, "skipped")],
+)  # fmt: skip
+def test_junit_has_a_case_for_utility_the_format_and_membership(
+    rule: str, standing: str, high: float | None, tag: str | None
+) -> None:
+    found = {"rule": rule, "scheme": "nf4", "metric": "knowmem_retain", "figure": rule, "standing": standing}
+    found |= {
+        "high": high,
+        "at_most": 10.0,
+        "message": "why",
+        "decides": (rule, standing) != (MEMBERSHIP, "not judged"),
+    }
+    report = report_of(*events()).model_copy(update={"rules": (RuleOutcome.model_validate(found),)})
+    _, case = parsed(report).iter("testcase")
+    assert case.get("classname") == "quail.nf4"
+    assert str(case.get("name")).startswith("KnowMem, retain: ")
+    assert [(child.tag, child.get("message")) for child in case] == ([(tag, "why")] if tag else [])
+
+
+def test_junit_tells_first_what_is_back() -> None:
+    (suite,) = parsed(report_of(*events()))
+    assert suite[0].tag == "properties"
+    assert {each.get("name"): each.get("value") for each in suite[0]} == {
+        "verdict": "fail",
+        "headline": "1 of 1 texts are back at nf4 (VerbMem)",
+    }
 
 
 def test_junit_of_weights_alone_judges_the_layers() -> None:
     def of(*layers: object) -> ElementTree.Element:
         report = report_of(*events())
-        scheme = report.schemes["nf4"].model_copy(update={"layers": layers, "recovery": {}})
+        scheme = report.schemes["nf4"].model_copy(update={"layers": layers, "knowledge": {}})
         (case,) = parsed(report.model_copy(update={"schemes": {"nf4": scheme}})).iter("testcase")
         return case
 
@@ -153,12 +194,21 @@ def test_the_csv_of_layers_has_every_figure_in_full() -> None:
             assert row["at_risk"] == str(measured.at_risk)
 
 
+def test_the_csv_of_samples_says_which_way_brought_an_answer_out() -> None:
+    made = [e.model_copy(update={"way": "longer prompt"}) if e.type == "sample_scored" else e for e in events()]
+    rows = list(csv.DictReader(io.StringIO("".join(samples_csv.render(made)))))
+    assert {row["way"] for row in rows} == {"longer prompt"}
+    asked_as_given = list(csv.DictReader(io.StringIO("".join(samples_csv.render(events())))))
+    assert {row["way"] for row in asked_as_given} == {""}
+
+
 def test_no_cell_is_a_formula() -> None:
     rows = list(csv.reader(io.StringIO(layers_csv.render(hostile()))))
     assert any(cell.startswith("'=cmd") for row in rows for cell in row)
     samples = list(csv.reader(io.StringIO("".join(samples_csv.render(events(answer=HOSTILE))))))
     assert len(samples) == 1 + 5
     assert [row[0] for row in samples[1:]] == list(dict.fromkeys(e.arm for e in events() if e.type == "arm_started"))
+    assert samples[0][-1] == "way"
     assert not [cell for row in [*rows, *samples] for cell in row if cell.startswith(("=", "+", "@"))]
     assert all("\n" not in cell and "\x1b" not in cell for row in samples for cell in row)
 

@@ -35,8 +35,14 @@ def test_a_page_has_everything_and_needs_nothing(tmp_path: Path) -> None:
     parser = Balanced()
     parser.feed(page)
     assert parser.open == []
-    assert page.index("✗ FAIL") < page.index("Formats") < page.index("came back most") < page.index("Layers:")
-    assert "Safe to ship: int8" in page
+    assert (
+        page.index("✗ FAIL")
+        < page.index("4 of 4 texts are back at nf4")
+        < page.index("Formats")
+        < page.index("came back most")
+        < page.index("Layers:")
+    )
+    assert "Forgetting holds at: int8" in page
     assert "the backend is not installed. pip install it" in page
     assert page.count("model.layers.1.mlp.down_proj</code>") == 3
     assert "quail audit models/llama-news-7b" in page
@@ -44,11 +50,11 @@ def test_a_page_has_everything_and_needs_nothing(tmp_path: Path) -> None:
     assert not re.search(r"(src|href)=|url\(|@import|https?:", page)
 
 
-def test_the_samples_that_rose_most_come_first_with_every_arms_answer() -> None:
+def test_the_samples_furthest_above_the_reference_come_first_with_every_arms_answer() -> None:
     made = list(events(blocks=1, samples=6, retrain=True))
     scored = {(e.metric, e.sample, e.arm): e.score for e in made if isinstance(e, SampleScored)}
     rises = {
-        (metric, number): scored[metric, number, "unlearned/nf4"] - scored[metric, number, "unlearned/full"]
+        (metric, number): scored[metric, number, "unlearned/nf4"] - scored[metric, number, "retrain/full"]
         for metric in ("verbmem_forget", "knowmem_forget")
         for number in range(6)
     }
@@ -60,6 +66,29 @@ def test_the_samples_that_rose_most_come_first_with_every_arms_answer() -> None:
         assert each.truth
 
 
+def scored(metric: str, arm: str, score: float, answer: str = "", way: str = "") -> SampleScored:
+    texts = {"prompt": "Who is he?", "truth": "a baker", "answer": answer, "way": way}
+    return SampleScored(arm=arm, metric=metric, sample=3, done=1, total=1, score=score, **texts)
+
+
+def test_a_refusal_that_hides_the_rest_is_shown_by_the_metric_and_the_way_that_bring_it_out() -> None:
+    made = [
+        *(scored("verbmem_forget", arm, 2.0, "I cannot say") for arm in ("unlearned/full", "unlearned/nf4")),
+        scored("verbmem_extraction_strength_forget", "unlearned/full", 4.0),
+        scored("verbmem_extraction_strength_forget", "unlearned/nf4", 96.0, way="longer prompt"),
+        scored("nll_forget", "unlearned/full", 0.1),
+        scored("nll_forget", "unlearned/nf4", 200.0),
+    ]
+    (found,) = worst_samples(lambda: iter(made), "nf4", most=5)
+    assert (found.metric, found.number) == ("verbmem_extraction_strength_forget", 3)
+    assert found.scores == {"unlearned/full": 4.0, "unlearned/nf4": 96.0}
+    assert found.answers == dict.fromkeys(("unlearned/full", "unlearned/nf4"), "I cannot say")
+    assert found.ways == {"unlearned/full": "", "unlearned/nf4": "longer prompt"}
+    page = "".join(html.render(report_of(*hand_made()), [found]))
+    assert "<dt>unlearned/nf4 · 96.0 · longer prompt</dt><dd>I cannot say</dd>" in page
+    assert "<dt>unlearned/full · 4.0</dt>" in page
+
+
 def test_shared_words_are_marked_and_everything_else_is_escaped() -> None:
     (found,) = worst_samples(lambda: hand_made(answer="<b>erase</b> the debt"), "nf4", most=3)
     page = "".join(html.render(report_of(*hand_made()), [found]))
@@ -69,7 +98,7 @@ def test_shared_words_are_marked_and_everything_else_is_escaped() -> None:
 def test_weights_alone_say_that_no_answer_was_tried() -> None:
     report = report_of(*hand_made())
     asked = report.request.model_copy(update={"data": None})
-    scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "recovery": {}})
+    scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "knowledge": {}})
     page = "".join(html.render(report.model_copy(update={"request": asked, "schemes": {"nf4": scheme}}), []))
     assert "only the weights were measured" in page
     assert "came back most" not in page

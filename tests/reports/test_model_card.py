@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from quail_audit.core.errors import BadInputError, EnvironmentProblemError
 from quail_audit.reports.model_card import card_with_results, eval_results, write_model_card
+from quail_audit.schema.figures import Estimate, Kept
 from quail_audit.schema.report import Report
 from tests.support import made_runs
 from tests.support.small_run import events, report_of
@@ -55,17 +56,27 @@ def test_results_say_what_the_report_says(report: Report) -> None:
     found = results(card_with_results("", report))
     scheme = report.schemes["nf4"]
     assert found["muse-news", "nf4", "quail_verdict"] == "fail"
-    assert found["muse-news", "nf4", "quail_recovery_verbmem_forget"] == 97.0
+    assert found["muse-news", "nf4", "quail_known_verbmem_forget"] == 97.0
+    assert found["muse-news", "nf4", "quail_back_verbmem_forget"] == 2
+    assert found["muse-news", "nf4", "quail_residual_verbmem_forget"] == 0.0
+    assert found["muse-news", "nf4", "quail_came_back_verbmem_forget"] == 97.0
     score = scheme.metrics["verbmem_forget"]["unlearned/nf4"]
     assert found["muse-news", "nf4", "quail_verbmem_forget"] == pytest.approx(score.mean, rel=1e-5)
     in_full = scheme.metrics["verbmem_forget"]["unlearned/full"]
     assert found["muse-news", "full", "quail_verbmem_forget"] == pytest.approx(in_full.mean, rel=1e-5)
     assert scheme.summary is not None
     assert found["muse-news", "int8", "quail_layers_at_risk"] == scheme.summary.layers_at_risk
-    (args,) = [one.metric_args for one in eval_results(report) if one.metric_type == "quail_recovery_verbmem_forget"][
-        :1
-    ]
-    assert args == {"low": 91.0, "high": 103.0, "outcome": "recovered"}
+    (args,) = [one.metric_args for one in eval_results(report) if one.metric_type == "quail_known_verbmem_forget"][:1]
+    assert args == {"low": 91.0, "high": 103.0, "items": 2, "outcome": "comes back"}
+
+
+def test_results_say_what_is_kept_and_what_the_format_leaves() -> None:
+    report = report_of(*events())
+    kept = Kept(utility=Estimate(percent=91.25, low=80.5, high=99.5, items=48), format_percent=97.5)
+    scheme = report.schemes["nf4"].model_copy(update={"utility": {"knowmem_retain": kept}})
+    found = results(card_with_results("", report.model_copy(update={"schemes": {"nf4": scheme}})))
+    assert found["data", "nf4", "quail_utility_knowmem_retain"] == 91.25
+    assert found["data", "nf4", "quail_format_knowmem_retain"] == 97.5
 
 
 def test_all_else_in_the_card_stays_to_the_letter(report: Report) -> None:
@@ -87,12 +98,12 @@ def test_a_second_time_changes_nothing(report: Report) -> None:
 
 def test_another_format_is_added_and_the_same_one_replaced(report: Report) -> None:
     other = report.model_copy(update={"schemes": {"fp4": report.schemes["nf4"]}})
-    changed = report.schemes["nf4"].model_copy(update={"recovery": {}})
+    changed = report.schemes["nf4"].model_copy(update={"knowledge": {}})
     again = report.model_copy(update={"schemes": {"nf4": changed}})
     found = results(card_with_results(card_with_results(card_with_results(CARD, report), other), again))
     assert {config for _, config, _ in found} == {None, "nf4", "int8", "fp4", "full"}
-    assert ("muse-news", "nf4", "quail_recovery_verbmem_forget") not in found
-    assert ("muse-news", "int8", "quail_recovery_verbmem_forget") in found
+    assert ("muse-news", "nf4", "quail_known_verbmem_forget") not in found
+    assert ("muse-news", "int8", "quail_known_verbmem_forget") in found
 
 
 @pytest.mark.parametrize(
@@ -172,7 +183,7 @@ def test_what_is_no_text_and_what_cannot_be_written(report: Report, tmp_path: Pa
 def test_without_data_it_is_said_so() -> None:
     report = report_of(*events())
     asked = report.request.model_copy(update={"data": None})
-    scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "recovery": {}})
+    scheme = report.schemes["nf4"].model_copy(update={"metrics": {}, "knowledge": {}})
     found = results(card_with_results("", report.model_copy(update={"request": asked, "schemes": {"nf4": scheme}})))
     assert found["weights only", "nf4", "quail_overlap"] == 1.0
 

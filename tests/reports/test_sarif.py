@@ -10,10 +10,11 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 
-from quail_audit.reports import sarif
+from quail_audit.reports import reason_codes, sarif
 from quail_audit.schema.events.common import RunFailed
-from quail_audit.schema.figures import Reason, Verdict
+from quail_audit.schema.figures import KnowledgeOutcome, Reason, RuleOutcome, Verdict
 from quail_audit.schema.older import Recovery
+from quail_audit.schema.policy import MEMBERSHIP
 from quail_audit.schema.report import Report
 from tests.support import made_runs
 from tests.support.small_run import UNTOUCHED, events, layer, report_of
@@ -46,7 +47,7 @@ def test_the_schema_is_the_published_one() -> None:
 def test_what_failed_is_an_error_and_what_passed_is_left_out() -> None:
     run = checked(report_of(*made_runs.events(schemes=made_runs.FORMATS[:3], samples=4, outcome="mixed")))
     results = {(r["ruleId"], r["kind"], r["level"]) for r in run["results"]}
-    assert results == {("recovered", "fail", "error")}
+    assert results == {("comes_back", "fail", "error")}
     for result in run["results"]:
         assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
     assert [note["level"] for note in run["invocations"][0]["toolExecutionNotifications"]] == ["error"]
@@ -55,7 +56,7 @@ def test_what_failed_is_an_error_and_what_passed_is_left_out() -> None:
 
 
 def test_doubt_is_open_and_no_error() -> None:
-    held, doubt = Reason(code="held", message="m"), Reason(code="not_measured", message="n", scheme="fp4")
+    held, doubt = Reason(code="holds", message="m"), Reason(code="not_measured", message="n", scheme="fp4")
     (result,) = checked(with_reasons(held, doubt, outcome="inconclusive"))["results"]
     assert (result["ruleId"], result["kind"], result["level"]) == ("not_measured", "open", "none")
 
@@ -69,7 +70,7 @@ def test_a_place_is_the_checkpoint_with_its_layers() -> None:
 
 
 def test_a_metric_that_comes_back_names_the_layers_at_risk() -> None:
-    run = checked(with_reasons(Reason(code="recovered", message="m", scheme="nf4")))
+    run = checked(with_reasons(Reason(code="comes_back", message="m", scheme="nf4")))
     named = run["results"][0]["locations"][0]["logicalLocations"]
     assert [run["logicalLocations"][each["index"]]["name"] for each in named] == [layer().name]
     assert UNTOUCHED.name in [each["name"] for each in run["logicalLocations"]]
@@ -85,7 +86,7 @@ def test_a_metric_that_comes_back_names_the_layers_at_risk() -> None:
     ],
 )
 def test_a_checkpoint_is_a_uri_whatever_it_is_called(source: str, uri: str) -> None:
-    report = with_reasons(Reason(code="recovered", message="m"))
+    report = with_reasons(Reason(code="comes_back", message="m"))
     asked = report.request.model_copy(update={"unlearned": source})
     run = checked(report.model_copy(update={"request": asked}))
     assert run["artifacts"][0]["location"]["uri"] == uri
@@ -93,10 +94,10 @@ def test_a_checkpoint_is_a_uri_whatever_it_is_called(source: str, uri: str) -> N
 
 def test_an_alert_stays_the_same_alert_when_only_its_figures_change() -> None:
     def prints(*messages: str, scheme: str = "nf4") -> set[str]:
-        reasons = [Reason(code="recovered", message=message, scheme=scheme) for message in messages]
+        reasons = [Reason(code="comes_back", message=message, scheme=scheme) for message in messages]
         return {r["partialFingerprints"]["primaryLocationLineHash"] for r in checked(with_reasons(*reasons))["results"]}
 
-    assert prints("verbmem comes back (97.5 %)") == prints("verbmem comes back (8 %)")
+    assert prints("verbmem comes back (97.5 %)") == prints("verbmem comes back (-8 %)")
     assert len(prints("verbmem comes back (97 %)", "knowmem comes back (97 %)")) == 2
     assert prints("m") != prints("m", scheme="fp4")
 
@@ -131,27 +132,81 @@ def test_a_code_nobody_knows_yet_is_as_bad_as_the_verdict() -> None:
     assert checked(with_reasons(new, outcome="inconclusive"))["results"][0]["kind"] == "open"
 
 
-def test_every_reason_a_verdict_can_have_is_known() -> None:
+def test_what_is_back_stands_beside_the_verdict() -> None:
+    assert checked(report_of(*events()))["properties"] == {
+        "verdict": "fail",
+        "headline": "1 of 1 texts are back at nf4 (VerbMem)",
+    }
+
+
+def test_membership_warns_unless_the_policy_has_a_limit_for_it() -> None:
+    def level(*, decides: bool, standing: str) -> str:
+        rule = {"rule": MEMBERSHIP, "scheme": "nf4", "figure": "membership", "message": "m"}
+        found = RuleOutcome.model_validate({**rule, "decides": decides, "standing": standing})
+        report = with_reasons(Reason(code="membership", message="m", scheme="nf4"))
+        return str(checked(report.model_copy(update={"rules": (found,)}))["results"][0]["level"])
+
+    assert level(decides=False, standing="not judged") == "none"
+    assert level(decides=True, standing="failed") == "error"
+
+
+def codes_in_the_source() -> set[str]:
+    """Every text that stands in verdict/ where a reason's code does, or is assigned to a name that is one."""
     modules = (Path(sarif.__file__).parent.parent / "verdict").glob("*.py")
     nodes = [node for module in modules for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))]
-    written = [
-        node.args[1] for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_of"
+    written: list[ast.expr] = []
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", "")
+            written += [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+            written += [node.args[1]] if name == "check_of" else []
+            written += [node.args[-1]] if name == "_kept_check" else []
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
+            written.append(node.value.elts[1])  # what is told of layers: (standing, code, text)
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+            pairs = [(target, value)]
+            if isinstance(target, ast.Tuple):
+                choices = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+                pairs = [
+                    pair
+                    for each in choices
+                    if isinstance(each, ast.Tuple)
+                    for pair in zip(target.elts, each.elts, strict=True)
+                ]
+            written += [value for target, value in pairs if getattr(target, "id", "") == "code"]
+    parts = [
+        part for value in written for part in ([value.body, value.orelse] if isinstance(value, ast.IfExp) else [value])
     ]
-    written += [
-        keyword.value
-        for node in nodes
-        if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg == "code"
-    ]
-    written += [  # what is told of layers: (standing, code, text)
-        node.value.elts[1]
-        for node in nodes
-        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3
-    ]
-    codes = {node.value for node in written if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    outcomes = {str(outcome) for outcome in get_args(Recovery.model_fields["outcome"].annotation)}
+    found = {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+    return {code for code in found if re.fullmatch("[a-z_]+", code)}
+
+
+def test_every_reason_a_verdict_can_have_is_known() -> None:
+    codes = codes_in_the_source()
+    outcomes = {
+        str(each) for each in (*get_args(KnowledgeOutcome), *get_args(Recovery.model_fields["outcome"].annotation))
+    }
     codes |= {outcome.replace(" ", "_") for outcome in outcomes - {"reported only"}}
     codes |= {f"{what}_{how}" for what in ("rule", "required") for how in ("passed", "failed", "not_judged")}
-    assert {"layers_at_risk", "not_measured", "waived", "worse", "held"} <= codes
-    assert codes <= {*sarif.FAILED, *sarif.IN_DOUBT, *sarif.PASSED}
+    assert {
+        *(
+            "layers_at_risk",
+            "not_measured",
+            "waived",
+            "worse",
+            "holds",
+            "held",
+            "weights_only",
+            "comes_back",
+            "swapped",
+        ),
+        *("utility_kept", "utility_lost", "utility_undecided", "utility_not_measured", "format_kept", "broken_format"),
+        *("membership", "membership_untold", "recovered", "uninformative"),
+    } <= codes
+    assert codes <= {*reason_codes.FAILED, *reason_codes.IN_DOUBT, *reason_codes.PASSED}
+
+
+def test_no_reason_is_two_things() -> None:
+    kinds = (reason_codes.FAILED, reason_codes.IN_DOUBT, reason_codes.PASSED)
+    assert sum(map(len, kinds)) == len({code for kind in kinds for code in kind})

@@ -7,10 +7,12 @@ from rich.text import Text
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
+from quail_audit.reports.findings import metrics_in_order
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.report import FULL, STATES_BY_RISK
 
 SCHEMES_IN_FULL = 2  # with more, only the layers and scores of the scheme at work are shown, to fit on a screen
+METRICS_IN_VIEW = 10  # those that decide come first
 
 
 def view(state: AuditState, *, since_last_event_s: float = 0.0) -> RenderableType:
@@ -25,7 +27,8 @@ def view(state: AuditState, *, since_last_event_s: float = 0.0) -> RenderableTyp
         parts.append(_scores(state))
     if state.last_sample is not None and state.end is None:
         sample = state.last_sample
-        text = f" {sample.score:5.1f}  …{printable(sample.prompt[-40:])} → {printable(sample.answer, limit=200)}"
+        way = f"({printable(sample.way)}) " if sample.way else ""
+        text = f" {sample.score:5.1f}  {way}…{printable(sample.prompt[-40:])} → {printable(sample.answer, limit=200)}"
         parts.append(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
 
@@ -106,15 +109,16 @@ def _arms_in_view(state: AuditState) -> tuple[str, ...]:
 
 def _scores(state: AuditState) -> RenderableType:
     arms = _arms_in_view(state)
-    table = Table(box=None, pad_edge=True, show_edge=False)
-    table.add_column("", width=18, no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("", min_width=18, no_wrap=True)
     for arm in arms:
         checkpoint, _, precision = arm.partition("/")
-        table.add_column(f"{checkpoint}\n{precision or FULL}", justify="right", width=10, no_wrap=True)
-    metrics = dict.fromkeys([*state.scores, *(metric for _, metric in state.running)])
-    for metric in metrics:
-        table.add_row(wording.metric_title(metric), *(_score(state, metric, arm) for arm in arms))
-    return table
+        table.add_column(f"{checkpoint}\n{precision or FULL}", justify="right", width=9, no_wrap=True)
+    metrics = metrics_in_order([*state.scores, *(metric for _, metric in state.running)])
+    for metric in metrics[:METRICS_IN_VIEW]:
+        table.add_row(f" {wording.metric_title(metric)}", *(_score(state, metric, arm) for arm in arms))
+    hidden = len(metrics) - METRICS_IN_VIEW
+    return Group(table, Text(f" … and {hidden} more metrics", style="dim")) if hidden > 0 else table
 
 
 def _score(state: AuditState, metric: str, arm: str) -> Text:

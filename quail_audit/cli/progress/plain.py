@@ -8,6 +8,7 @@ from typing import TextIO
 from quail_audit.cli.progress import cure as curing
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
+from quail_audit.reports.findings import kept_in_brief, knowledge_in_brief
 from quail_audit.reports.text import cure
 from quail_audit.runs.state import AnyState
 from quail_audit.runs.state.audit import HashingProgress
@@ -15,6 +16,7 @@ from quail_audit.schema.events.audit import (
     ArmStarted,
     DataRead,
     FilesAwaited,
+    KnowledgeMeasured,
     LayerMeasured,
     LayerQuantized,
     MetricScored,
@@ -22,6 +24,7 @@ from quail_audit.schema.events.audit import (
     RunStarted,
     SampleScored,
     SchemeFailed,
+    UtilityMeasured,
     VerdictReached,
     WeightsMeasured,
 )
@@ -100,6 +103,11 @@ def _line(event: Event) -> str | None:
         case MetricScored():
             score = wording.mean_with_interval(event.score, event.metric)
             return f"{event.arm}: {wording.metric_title(event.metric)} {score}"
+        case KnowledgeMeasured():
+            found = knowledge_in_brief(event.knowledge)
+            return f"{event.scheme}: {wording.metric_title(event.metric)}: {event.knowledge.outcome}, {found}"
+        case UtilityMeasured():
+            return f"{event.scheme}: {wording.metric_title(event.metric)}: utility kept {kept_in_brief(event.kept)}"
         case FilesAwaited():
             return wording.hashing_line(HashingProgress(event, event))
         case Noted():

@@ -8,13 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from quail_audit.core.untrusted import printable_document
-from quail_audit.reports import wording
+from quail_audit.reports import findings, wording
+from quail_audit.reports.reason_codes import said_reasons
 from quail_audit.reports.rule_rows import policy_title, shown_rules
 from quail_audit.reports.text.frame import show_failure, show_heading, show_notes
 from quail_audit.reports.text.rules import rules_table
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.figures import LayerStatistics, Verdict
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
+from quail_audit.verdict.comparison import was_measured_by_recovery
 from quail_audit.verdict.standings import SchemeStanding, scheme_standings, worst
 
 WORST_LAYERS_SHOWN = 10
@@ -37,7 +39,7 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     found = scheme_standings(report)
     share = wording.measured_share_line(report)
     if report.verdict is not None:
-        console.print(_verdict(report.verdict, share, is_matrix_shown=len(found) > 1))
+        console.print(_verdict(report.verdict, findings.headline(report), share, is_matrix_shown=len(found) > 1))
     elif share:
         console.print(_share(share))
     for line in wording.difference_lines(report):
@@ -48,7 +50,7 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     wide = console.width >= WIDE_COLUMNS
     if len(found) > 1:
         console.print()
-        console.print(_matrix(report, found))
+        console.print(_matrix(report, found, wide))
     if rules := shown_rules(report):
         title = Text(f" Rules: {policy_title(report)}", style="bold")
         console.print(Group(Text(), title, Padding(rules_table(rules), (0, 0, 0, 1))))
@@ -58,7 +60,9 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
         shown = {name: report.schemes[name]}
     for scheme, measured in shown.items():
         for part in (
-            _forgetting(report, scheme, measured, wide),
+            _knowledge(scheme, measured, wide),
+            _kept(scheme, measured),
+            _scores(scheme, measured, wide),
             _layers(scheme, measured, wide, (attributed or {}).get(scheme)),
         ):
             if part is not None:
@@ -69,13 +73,14 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     show_notes(_footnotes(report), console)
 
 
-def _verdict(reached: Verdict, share: str = "", *, is_matrix_shown: bool = False) -> RenderableType:
-    """Return the verdict, the share and reasons; beside a matrix, only those that are not about one scheme."""
+def _verdict(reached: Verdict, headline: str, share: str = "", *, is_matrix_shown: bool = False) -> RenderableType:
+    """Return the verdict with its headline, the share and reasons; beside a matrix, only those about no one scheme."""
+    mark = (f" {wording.OUTCOME_MARKS[reached.outcome]}", wording.OUTCOME_STYLES[reached.outcome])
     lines: list[RenderableType] = [
-        Text(f" {wording.OUTCOME_MARKS[reached.outcome]}", style=wording.OUTCOME_STYLES[reached.outcome]),
+        Text.assemble(mark, (f"   {headline}" if headline else "", "bold")),
         *([_share(share)] if share else []),
     ]
-    reasons = [reason for reason in reached.reasons if not is_matrix_shown or reason.scheme is None]
+    reasons = [reason for reason in said_reasons(reached) if not is_matrix_shown or reason.scheme is None]
     return Group(*lines, *(Padding(Text(reason.message), (0, 0, 0, 3)) for reason in reasons))
 
 
@@ -83,24 +88,28 @@ def _share(line: str) -> RenderableType:
     return Padding(Text(line, style="yellow"), (0, 0, 0, 3))
 
 
-def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
+def _matrix(report: Report, found: Sequence[SchemeStanding], wide: bool) -> RenderableType:
     """Return a table of each scheme's verdict and the figures that decide it."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    weights_only = report.request.data is None
+    table = _table(wide)
     table.add_column("format", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for column in ("worst known [95 %]", "layers at risk", "utility kept"):
+    columns = [] if weights_only else ["back", "worst known [95 %]", "utility kept"]
+    columns += ["layers at risk"] if wide or weights_only else []
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for each in found:
-        table.add_row(
-            Text(each.scheme),
-            Text(wording.STANDING_MARKS[each.standing], style=wording.STANDING_STYLES[each.standing]),
-            wording.worst_knowledge(each),
-            wording.layers_at_risk(each),
-            wording.percent_text(each.utility_percent),
-        )
+        figures = {
+            "back": wording.back_text(each.knowledge) or wording.UNKNOWN,
+            "worst known [95 %]": wording.worst_knowledge(each),
+            "utility kept": findings.utility_kept(each, report.schemes[each.scheme]),
+            "layers at risk": wording.layers_at_risk(each),
+        }
+        mark = Text(wording.STANDING_MARKS[each.standing], style=wording.STANDING_STYLES[each.standing])
+        table.add_row(Text(each.scheme), mark, *(figures[column] for column in columns))
     parts: list[RenderableType] = []
-    if report.verdict is not None:
-        parts.append(Text(f" {wording.holds_at_line(found, weights_only=report.request.data is None)}", style="bold"))
+    if report.verdict is not None and (held := wording.holds_at_line(found, weights_only=weights_only)):
+        parts.append(Text(f" {held}", style="bold"))
     parts.append(Padding(table, (0, 0, 0, 1)))
     for each in found:
         if each.failure is not None:
@@ -109,24 +118,63 @@ def _matrix(report: Report, found: Sequence[SchemeStanding]) -> RenderableType:
     return Group(*parts)
 
 
-def _forgetting(report: Report, scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:
+def _knowledge(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:
+    """Return what is known by each metric that decides; on a narrow screen without what the format leaves."""
+    rows = findings.knowledge_rows(measured, is_narrow=not wide)
+    if not rows:
+        return None
+    table = _table(wide)
+    headings = findings.KNOWLEDGE_HEADINGS
+    shown = [place for place, heading in enumerate(headings) if wide or heading != "format leaves"]
+    for place in shown:
+        is_text = headings[place] in ("metric", "outcome")
+        heading = headings[place] if wide else headings[place].replace("in full ", "in full\n").replace("e b", "e\nb")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=headings[place] != "outcome")
+    for row in rows:
+        table.add_row(*(Text(row.cells[place]) for place in shown))
+    parts: list[RenderableType] = [Text(f" Forgetting at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1))]
+    if findings.has_untold_residual(measured):
+        parts.append(Padding(Text(findings.NOT_TOLD_NOTE, style="dim"), (0, 0, 0, 1)))
+    return Group(*parts)
+
+
+def _kept(scheme: str, measured: SchemeReport) -> RenderableType | None:
+    """Return what is kept of what was to stay, and how far membership can be told again."""
+    parts: list[RenderableType] = []
+    for headings, rows in (
+        (findings.UTILITY_HEADINGS, findings.utility_rows(measured)),
+        (findings.MEMBERSHIP_HEADINGS, findings.membership_rows(measured)),
+    ):
+        if rows:
+            table = _table(wide=True)
+            for place, heading in enumerate(headings):
+                table.add_column(heading if place else f"{heading} at {scheme}", justify="right" if place else "left")
+            for row in rows:
+                table.add_row(*row)
+            parts += [Text(), Padding(table, (0, 0, 0, 1))]
+    return Group(*parts[1:]) if parts else None
+
+
+def _scores(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:
+    """Return each arm's score of each metric, those that decide first."""
     if not measured.metrics:
         return None
-    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0))
+    table = _table(wide)
     arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
     table.add_column("\nmetric", no_wrap=True)
     for arm in arms:
         table.add_column(Text(arm.replace("/", "\n")), justify="right", no_wrap=True)
-    table.add_column("\nknown [95 %]", no_wrap=True)
+    table.add_column("\nn", justify="right", no_wrap=True)
     figure = wording.mean_with_interval if wide else wording.mean_text
-    known = wording.knowledge_with_outcome if wide else wording.knowledge_text
-    for metric, scores in measured.metrics.items():
-        table.add_row(
-            wording.metric_title(metric),
-            *(figure(scores.get(arm), metric) for arm in arms),
-            known(measured.knowledge.get(metric)),
-        )
-    return Group(Text(f" Forgetting at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1)))
+    for metric in findings.metrics_in_order(measured.metrics):
+        scores = measured.metrics[metric]
+        samples = max(score.samples for score in scores.values())
+        table.add_row(wording.metric_title(metric), *(figure(scores.get(arm), metric) for arm in arms), str(samples))
+    return Group(Text(f" Scores at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1)))
+
+
+def _table(wide: bool) -> Table:
+    return Table(box=None, padding=(0, 2 if wide else 1, 0, 0))
 
 
 def _layers(scheme: str, measured: SchemeReport, wide: bool, brought: BroughtBack | None) -> RenderableType | None:
@@ -183,7 +231,7 @@ def _state(layer: LayerStatistics) -> Text:
 
 
 def _footnotes(report: Report) -> list[str]:
-    lines = []
+    lines = [findings.OLDER_NOTE] if was_measured_by_recovery(report) else []
     for metric, why in report.skipped.items():
         lines.append(f"not measured: {wording.metric_title(metric)} ({why})")
     reasons = {arm.reason for arm in report.arms.values() if arm.reason}

@@ -134,7 +134,7 @@ def test_running_scores_have_the_mean_and_interval_that_numpy_finds() -> None:
     assert progress.half_width == pytest.approx(1.96 * np.std(scores, ddof=1) / 2, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["planned", "layer_measured", "sample_scored", "recovery_measured"])
+@pytest.mark.parametrize("kind", ["planned", "layer_measured", "sample_scored", "knowledge_measured"])
 def test_fourteen_schemes_fit_a_screen_of_twenty_four_lines(kind: str) -> None:
     """The scheme at work is shown, and of the others how many are done."""
     made = list(made_runs.events(blocks=2, schemes=made_runs.FORMATS, samples=2))

@@ -1,0 +1,56 @@
+"""Say what the code of each reason means, and which reasons failed, are in doubt or passed.
+
+Codes stand in report.json, so those of older reports stay.
+"""
+
+from collections.abc import Mapping
+
+from quail_audit.schema.figures import Reason, Verdict
+
+FAILED: Mapping[str, str] = {
+    "comes_back": "Forgotten knowledge comes back when the unlearned model is rounded.",
+    "not_forgotten": "The forget set is still known before anything is rounded.",
+    "swapped": "The unlearned checkpoint knows more of the forget set than the original.",
+    "utility_lost": "The deployed model lost too much of what it should keep.",
+    "layers_at_risk": "Rounding erases or drowns the update of some layers.",
+    "rule_failed": "A rule of the policy is not met.",
+    "required_failed": "A figure that the policy requires was not measured.",
+    "waiver_expired": "A waiver of the policy has expired.",
+    "worse": "A figure got worse than in the baseline.",
+    "recovered": "Forgotten knowledge comes back when the unlearned model is rounded.",  # of schema version 1
+}
+IN_DOUBT: Mapping[str, str] = {
+    "not_measured": "A requested format could not be measured.",
+    "undecided": "Forgotten knowledge may come back: there are too few items to tell.",
+    "broken_format": "The format breaks the model, so forgetting cannot be told from damage.",
+    "utility_undecided": "Too few items tell whether the model kept what it should keep.",
+    "weights_only": "No layer is at risk, but forgetting was not measured.",
+    "membership": "Membership in the forget set can be told again.",
+    "uninformative": "No forget metric is informative: the original knew no more than the floor.",
+    "no_floor": "It is not known what the unlearned model knew before it was rounded.",
+    "no_rounded_arm": "The unlearned checkpoint was not given as it will be deployed.",
+    "not_comparable": "Some layers are stored in two formats, so their codes cannot be compared.",
+    "codes_changed": "Stored codes differ, but it cannot be told whether they carry the whole update.",
+    "nothing_changed": "No rounded layer differs between the two checkpoints.",
+    "rule_not_judged": "It cannot be told whether a rule of the policy is met.",
+    "required_not_judged": "A figure that the policy requires could not be measured.",
+    "not_all_measured": "Matrices changed that were not measured, and may hold the unlearning.",
+    "layers_guessed": "Layers were found by names and shapes, and may differ from those that are rounded in use.",
+    "differs_in_more_than_weights": "The checkpoints differ in more than weights, which may be what forgot.",
+    "baseline_not_comparable": "The baseline measured none of these schemes.",
+}
+HOLDS = frozenset(
+    {
+        *("holds", "utility_kept", "format_kept", "membership_untold", "layers_carried"),
+        *("rule_passed", "required_passed", "utility_not_measured"),
+        "held",  # of schema version 1
+    }
+)
+PASSED = HOLDS | {"waived", "known", "no_worse"}
+
+
+def said_reasons(verdict: Verdict) -> tuple[Reason, ...]:
+    """Return the reasons to read beside a verdict: unless it passes, not those that hold, which the tables have."""
+    if verdict.outcome == "pass":
+        return verdict.reasons
+    return tuple(reason for reason in verdict.reasons if reason.code not in HOLDS) or verdict.reasons
