@@ -99,16 +99,16 @@ def _standing(each: SchemeStanding | None) -> str:
 
 def _score_rows(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
     for change in scheme.knowledge:
-        title = f"{wording.metric_title(change.metric)}: known"
+        title = f"{findings.full_title(change.metric)}: known"
         before, after = (findings.knowledge_in_brief(found) for found in (change.before, change.after))
         yield title, before, after, change.standing
     for kept in scheme.utility:
         before, after = (findings.kept_in_brief(found) for found in (kept.before, kept.after))
-        yield f"{wording.metric_title(kept.metric)}: utility", before, after, kept.standing
+        yield f"{findings.full_title(kept.metric)}: utility", before, after, kept.standing
     for score in scheme.scores:
         if score.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/"):  # the other checkpoints are the same in both audits
             before, after = (wording.mean_with_interval(found, score.metric) for found in (score.before, score.after))
-            yield f"{wording.metric_title(score.metric)}: {score.arm}", before, after, score.standing
+            yield f"{findings.full_title(score.metric)}: {score.arm}", before, after, score.standing
 
 
 def _layer_figures(layer: LayerStatistics) -> str:

@@ -198,7 +198,7 @@ def _scores(scheme: str, measured: SchemeReport) -> Figure:
                     _interval(panel, score, row + offset, arm)
             if row % 2 == 0:
                 panel.axhspan(row - 0.5, row + 0.5, color="#f5f5f5", lw=0, zorder=0)
-        panel.set_yticks(range(len(metrics)), [_short(wording.metric_title(metric)) for metric in metrics])
+        panel.set_yticks(range(len(metrics)), [_short(findings.full_title(metric)) for metric in metrics])
         panel.set(ylim=(len(metrics) - 0.5, -0.5), xlabel=f"score, {unit}")
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="x")
@@ -264,7 +264,7 @@ def _known(report: Report, limits: Limits | None) -> Figure:
         axes.annotate(f"{outcome}{back}", (1.0, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
                       textcoords="offset points", va="center", fontsize=7, color="#333333")  # fmt: skip
     several = len(report.schemes) > 1
-    names = [f"{_short(wording.metric_title(m))}{f' · {_short(s)}' if several else ''}" for s, m, *_ in rows]
+    names = [f"{_short(findings.full_title(m))}{f' · {_short(s)}' if several else ''}" for s, m, *_ in rows]
     axes.set_yticks(range(len(rows)), names)
     highest = max(110.0, *(found.high for *_, found in rows))
     lowest = min(

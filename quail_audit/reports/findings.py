@@ -23,6 +23,15 @@ OLDER_NOTE = (
     "measured by an older Quail: known is what it called recovery, from the larger of the reference and the unlearned "
     "model in full precision, with a bootstrap interval; no items were counted"
 )
+_TITLES_IN_FULL: Mapping[str, str] = {
+    f"{kind}_{score}_forget": f"{title} {words}, forget"
+    for kind, title in (("verbmem", "VerbMem"), ("knowmem", "KnowMem"))
+    for score, words in (
+        ("probability", "probability"),
+        ("extraction_strength", "extraction"),
+        ("exact_memorization", "exact"),
+    )
+}
 _UNTOLD: Mapping[KnowledgeOutcome, str] = {
     "swapped": "the unlearned checkpoint knows more than the original: are the two swapped?",
     "uninformative": "forgetting cannot be told: the original knew hardly more than the floor",
@@ -98,9 +107,14 @@ def scheme_headline(each: SchemeStanding) -> str:
     return f"{round(found.known.percent)} % of what there was to forget is known {at} ({title}{number})"
 
 
+def full_title(metric: str) -> str:
+    """Return a metric's title with no word cut short, where there is room for it."""
+    return _TITLES_IN_FULL.get(metric, wording.metric_title(metric))
+
+
 def forget_title(metric: str) -> str:
-    """Return the title of a forget metric without the set, which every row of its table has."""
-    return wording.metric_title(metric).removesuffix(", forget")
+    """Return the full title of a forget metric without the set, which every row of its table has."""
+    return full_title(metric).removesuffix(", forget")
 
 
 def metrics_in_order(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -137,7 +151,7 @@ def utility_rows(measured: SchemeReport) -> list[tuple[str, ...]]:
     """Return a row for each retain metric, as UTILITY_HEADINGS."""
     return [
         (
-            wording.metric_title(metric),
+            full_title(metric),
             estimate_text(kept.utility),
             wording.UNKNOWN if kept.utility is None else str(kept.utility.items),
             wording.percent_text(kept.format_percent),
@@ -149,7 +163,7 @@ def utility_rows(measured: SchemeReport) -> list[tuple[str, ...]]:
 def membership_rows(measured: SchemeReport) -> list[tuple[str, ...]]:
     """Return a row for each metric of membership, as MEMBERSHIP_HEADINGS: the way back to the original."""
     return [
-        (wording.metric_title(metric), estimate_text(found.known), _items(found.known))
+        (full_title(metric), estimate_text(found.known), _items(found.known))
         for metric, found in _knowledge(measured)
         if found.outcome == "reported only"
     ]

@@ -232,7 +232,7 @@ def _scores(scheme: str, measured: SchemeReport) -> Iterator[str]:
             f'<td class="number">{wording.mean_with_interval(scores.get(arm), metric)}</td>' for arm in arms
         )
         number = max(score.samples for score in scores.values())
-        title = text(wording.metric_title(metric))
+        title = text(findings.full_title(metric))
         rows.append(f'<th scope="row">{title}</th>{figures}<td class="number">{number}</td>')
     headings = [("metric", ""), *((arm.replace("/", " / "), "number") for arm in arms), ("n", "number")]
     yield from _table(f"Scores at {scheme}", headings, rows)
@@ -332,7 +332,7 @@ def _method(report: Report, *, is_attributed: bool) -> Iterator[str]:
     about_data = _ABOUT_MISSING_DATA if report.request.data is None else about_data
     for paragraph in (_ABOUT_WEIGHTS, about_data, *((_ABOUT_ATTRIBUTION,) if is_attributed else ()), _ABOUT_LIMITS):
         yield f"<p>{paragraph}</p>\n"
-    notes = [f"not measured: {wording.metric_title(metric)} ({why})" for metric, why in report.skipped.items()]
+    notes = [f"not measured: {findings.full_title(metric)} ({why})" for metric, why in report.skipped.items()]
     notes += sorted({f"rounded arms: {arm.reason}" for arm in report.arms.values() if arm.reason})
     notes += report.notes
     if notes:

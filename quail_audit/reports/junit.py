@@ -72,7 +72,7 @@ def _add_checks(suite: Element, scheme: str, measured: SchemeReport, rules: Mapp
         return
     deciding = {m: found for m, found in measured.knowledge.items() if found.outcome != "reported only"}
     for metric, found in deciding.items():
-        name = f"{wording.metric_title(metric)}: stays forgotten"
+        name = f"{findings.full_title(metric)}: stays forgotten"
         case = SubElement(suite, "testcase", classname=classname, name=_text(name))
         if not _skip_accepted(case, rules.get(metric)):
             _add_outcome(case, found)
@@ -99,7 +99,7 @@ def _skip_accepted(case: Element, rule: RuleOutcome | None) -> bool:
 
 def _add_kept(suite: Element, scheme: str, rule: RuleOutcome) -> None:
     """Add the case of a standard check that is not about what was to be forgotten; a warning is skipped."""
-    about = f"{wording.metric_title(rule.metric)}: " if rule.metric is not None else ""
+    about = f"{findings.full_title(rule.metric)}: " if rule.metric is not None else ""
     case = SubElement(suite, "testcase", classname=f"quail.{_text(scheme)}", name=_text(f"{about}{_KEPT[rule.rule]}"))
     is_met = not rule.decides and rule.high is not None and rule.at_most is not None and rule.high <= rule.at_most
     if rule.standing == "failed":

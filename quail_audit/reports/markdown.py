@@ -121,7 +121,7 @@ def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -
         arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
         rows = (
             (
-                plain(wording.metric_title(metric)),
+                plain(findings.full_title(metric)),
                 *(wording.mean_with_interval(scores.get(arm), metric) for arm in arms),
                 str(max(score.samples for score in scores.values())),
             )
@@ -182,7 +182,7 @@ def _footnotes(report: Report) -> Iterator[str]:
     if was_measured_by_recovery(report):
         yield f"- {plain(findings.OLDER_NOTE)}"
     for metric, why in report.skipped.items():
-        yield f"- not measured: {plain(wording.metric_title(metric))} ({plain(why)})"
+        yield f"- not measured: {plain(findings.full_title(metric))} ({plain(why)})"
     yield from (f"- {plain(note)}" for note in (*report.notes, *wording.integrity_lines(report)))
     yield f"\nRun {code(report.run_id)} of Quail {plain(report.quail_version)}; to repeat it:"
     yield f"\n{code(shlex.join(['quail', *audit_arguments(report.request)]))}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
 from quail_audit.core.writing import write_whole
-from quail_audit.reports import wording
+from quail_audit.reports import findings
 from quail_audit.schema.figures import Estimate, Knowledge
 from quail_audit.schema.report import FULL, Report, arm_at
 from quail_audit.verdict.standings import scheme_standings
@@ -143,10 +143,10 @@ def eval_results(report: Report) -> Iterator[EvalResult]:
             yield from _knowledge(report, scheme, metric, knowledge)
         for metric, kept in measured.utility.items():
             if (utility := kept.utility) is not None:
-                name = f"{wording.metric_title(metric)}: utility kept at {scheme}, %"
+                name = f"{findings.full_title(metric)}: utility kept at {scheme}, %"
                 yield _result(report, scheme, f"utility_{metric}", name, utility.percent, _bounds(utility))
             if kept.format_percent is not None:
-                name = f"{wording.metric_title(metric)}: left to the original at {scheme}, %"
+                name = f"{findings.full_title(metric)}: left to the original at {scheme}, %"
                 yield _result(report, scheme, f"format_{metric}", name, kept.format_percent)
         yield from _scores(report, scheme, arm_at("unlearned", scheme))
     if report.schemes:  # every scheme has the same scores in full precision
@@ -155,7 +155,7 @@ def eval_results(report: Report) -> Iterator[EvalResult]:
 
 def _knowledge(report: Report, scheme: str, metric: str, found: Knowledge) -> Iterator[EvalResult]:
     """Yield how many items are back, what is known, and how much of it was not forgotten or came back."""
-    title = wording.metric_title(metric)
+    title = findings.full_title(metric)
     if found.back is not None:
         items = {"items": found.back.items, "low_percent": found.back.low, "high_percent": found.back.high}
         yield _result(report, scheme, f"back_{metric}", f"{title}: items back at {scheme}", found.back.count, items)
@@ -178,7 +178,7 @@ def _scores(report: Report, scheme: str, arm: str, config: str = "") -> Iterator
     for metric, arms in report.schemes[scheme].metrics.items():
         if arm in arms:
             score = arms[arm]
-            name = f"{wording.metric_title(metric)}: {arm}"
+            name = f"{findings.full_title(metric)}: {arm}"
             bounds = {"low": score.low, "high": score.high, "samples": score.samples}
             yield _result(report, config or scheme, metric, name, score.mean, bounds)
 

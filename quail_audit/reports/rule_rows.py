@@ -6,7 +6,7 @@ Cells are not printable yet.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quail_audit.reports import wording
+from quail_audit.reports import findings, wording
 from quail_audit.schema.figures import RuleOutcome
 from quail_audit.schema.report import Report
 from quail_audit.verdict.rules import limits_in_words
@@ -69,7 +69,7 @@ def policy_title(report: Report) -> str:
 
 
 def _metric(found: RuleOutcome) -> str:
-    return "" if found.metric is None else wording.metric_title(found.metric)
+    return "" if found.metric is None else findings.full_title(found.metric)
 
 
 def _figure(found: RuleOutcome) -> str:

@@ -84,20 +84,17 @@ METRIC_TITLES: Mapping[str, str] = {
     "verbmem_retain": "VerbMem, retain",
     "knowmem_forget": "KnowMem, forget",
     "knowmem_retain": "KnowMem, retain",
-    **{
-        f"{kind}_{score}_forget": f"{title} {what}, forget"
-        for kind, title in (("verbmem", "VerbMem"), ("knowmem", "KnowMem"))
-        for score, what in (
-            ("probability", "probability"),
-            ("extraction_strength", "extraction"),
-            ("exact_memorization", "exact"),
-        )
-    },
+    "verbmem_probability_forget": "VerbMem, prob.",
+    "verbmem_extraction_strength_forget": "VerbMem, extr.",
+    "verbmem_exact_memorization_forget": "VerbMem, exact",
+    "knowmem_probability_forget": "KnowMem, prob.",
+    "knowmem_extraction_strength_forget": "KnowMem, extr.",
+    "knowmem_exact_memorization_forget": "KnowMem, exact",
+    "membership_loss": "Loss AUC",
+    "membership_zlib": "zlib AUC",
+    "membership_min_k_plus_plus": "Min-40%++ AUC",
     "privleak": "Min-40% AUC",
     "privleak_m3": "PrivLeak",
-    "membership_loss": "Loss AUC",
-    "membership_zlib": "Zlib AUC",
-    "membership_min_k_plus_plus": "Min-40%++ AUC",
     "accuracy_forget": "Accuracy, forget",
     "accuracy_retain": "Accuracy, retain",
     "accuracy_test": "Accuracy, test",
@@ -114,7 +111,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "nll_retain": "NLL, retain",
 }
 
-_WHOLE_SET_METRICS = ("privleak", "mia_", "membership_", "macro_f1")
+_WHOLE_SET_METRICS = ("privleak", "membership_", "mia_", "macro_f1")
 
 NAMES_SHOWN = 3  # of matrices that are not measured
 
@@ -184,15 +181,23 @@ def back_text(value: Knowledge | None) -> str:
     return "" if found is None else f"{found.count} of {found.items}"
 
 
+def knowledge_with_outcome(value: Knowledge | None) -> str:
+    """Return what is known with its interval and outcome, or why nothing is."""
+    if value is None or known_of(value) is None:
+        return knowledge_text(value)
+    return f"{knowledge_text(value)} {value.outcome}"
+
+
 def knowledge_text(value: Knowledge | None) -> str:
     """Return what is known with its interval, or why nothing is."""
     if value is None:
         return ""
-    known = _known_of(value)
+    known = known_of(value)
     return value.outcome if known is None else f"{round(known.percent)} % [{round(known.low)}, {round(known.high)}]"
 
 
-def _known_of(value: Knowledge) -> Estimate | None:
+def known_of(value: Knowledge) -> Estimate | None:
+    """Return what the verdict is about: what is known as deployed, or in full precision if it was not forgotten."""
     return value.residual if value.outcome == "not forgotten" else value.known
 
 

@@ -169,7 +169,7 @@ def _scores(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType |
     for metric in findings.metrics_in_order(measured.metrics):
         scores = measured.metrics[metric]
         samples = max(score.samples for score in scores.values())
-        table.add_row(wording.metric_title(metric), *(figure(scores.get(arm), metric) for arm in arms), str(samples))
+        table.add_row(findings.full_title(metric), *(figure(scores.get(arm), metric) for arm in arms), str(samples))
     return Group(Text(f" Scores at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1)))
 
 
@@ -233,7 +233,7 @@ def _state(layer: LayerStatistics) -> Text:
 def _footnotes(report: Report) -> list[str]:
     lines = [findings.OLDER_NOTE] if was_measured_by_recovery(report) else []
     for metric, why in report.skipped.items():
-        lines.append(f"not measured: {wording.metric_title(metric)} ({why})")
+        lines.append(f"not measured: {findings.full_title(metric)} ({why})")
     reasons = {arm.reason for arm in report.arms.values() if arm.reason}
     lines.extend(f"rounded arms: {reason}" for reason in sorted(reasons))
     lines.extend(report.notes)

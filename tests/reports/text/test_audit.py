@@ -3,8 +3,8 @@ import re
 
 from rich.console import Console
 
+from quail_audit.reports.findings import full_title
 from quail_audit.reports.text.audit import show
-from quail_audit.reports.wording import metric_title
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.events.lines import Event
@@ -91,7 +91,7 @@ def test_all_metrics_that_decide_fit_eighty_columns_and_come_first() -> None:
     assert "…" not in text
     assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
     shown_first = [line.split("  ")[0].strip() for line in text.partition("Scores at nf4")[2].splitlines()[3:12]]
-    titles = [metric_title(metric) for metric in (*EVERY_METRIC, "verbmem_retain", "privleak", "nll_forget")]
+    titles = [full_title(metric) for metric in (*EVERY_METRIC, "verbmem_retain", "privleak", "nll_forget")]
     assert [any(line.startswith(title) for line in shown_first) for title in titles] == [True] * 9
     assert [line[: len(title)] for line, title in zip(shown_first, titles, strict=True)] == titles
 
