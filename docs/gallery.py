@@ -23,6 +23,7 @@ ENDINGS = {
     "junit": "xml",
     "sarif": "sarif",
     "csv": "csv",
+    "csv-metrics": "metrics.csv",
     "csv-samples": "samples.csv",
 }
 

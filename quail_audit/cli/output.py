@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 ComparisonFormat = Literal["text", "markdown", "json"]
-OutputFormat = Literal["text", "json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-samples"]
+OutputFormat = Literal[
+    "text", "json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-metrics", "csv-samples"
+]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TextIO
 
 from quail_audit.core.errors import UsageError
-from quail_audit.reports import html, junit, layers_csv, markdown, samples_csv, sarif
+from quail_audit.reports import html, junit, layers_csv, markdown, metrics_csv, samples_csv, sarif
 from quail_audit.reports.text import audit, cure, training
 from quail_audit.reports.text.console import new_console
 from quail_audit.reports.worst_samples import WorstSample, worst_samples
@@ -88,5 +88,6 @@ FORMATS: Mapping[str, Renderer] = {
     "junit": lambda report, _: (junit.render(report),),
     "sarif": lambda report, _: (sarif.render(report),),
     "csv": lambda report, folder: (layers_csv.render(report, read_brought_back_by_scheme(report, folder)),),
+    "csv-metrics": lambda report, _: (metrics_csv.render(report),),
     "csv-samples": _sample_lines,
 }

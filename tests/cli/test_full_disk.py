@@ -85,7 +85,9 @@ def test_figures(tmp_path: Path, before: Path, run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["text", "json", "jsonl", "markdown", "junit", "sarif", "csv", "csv-samples"])
+@pytest.mark.parametrize(
+    "format", ["text", "json", "jsonl", "markdown", "junit", "sarif", "csv", "csv-metrics", "csv-samples"]
+)
 def test_every_format(tmp_path: Path, before: Path, run: Path, format: str) -> None:  # noqa: A002
     fill_up(tmp_path, before, "report", run, "--format", format, "--output", "report.html")
 

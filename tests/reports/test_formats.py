@@ -13,12 +13,12 @@ import jsonschema
 import pytest
 
 from quail_audit.core.errors import UsageError
-from quail_audit.reports import junit, layers_csv, markdown, samples_csv
+from quail_audit.reports import junit, layers_csv, markdown, metrics_csv, samples_csv
 from quail_audit.reports.formats import FORMATS as WRITERS
 from quail_audit.runs.folder import read_report
 from quail_audit.schema.events.audit import KnowledgeMeasured
 from quail_audit.schema.events.common import RunFailed
-from quail_audit.schema.figures import KnowledgeOutcome, RuleOutcome
+from quail_audit.schema.figures import Estimate, Kept, KnowledgeOutcome, RuleOutcome
 from quail_audit.schema.policy import FORMAT, MEMBERSHIP, UTILITY
 from quail_audit.schema.report import Report
 from tests.support import made_runs
@@ -202,6 +202,48 @@ def test_the_csv_of_samples_says_which_way_brought_an_answer_out() -> None:
     assert {row["way"] for row in asked_as_given} == {""}
 
 
+def test_the_csv_of_metrics_has_every_figure_in_full_and_those_that_decide_first() -> None:
+    kept = Kept(utility=Estimate(percent=91.25, low=80.5, high=99.5, items=48, standing="above"), format_percent=97.5)
+    report = mixed(2)
+    scheme = report.schemes["nf4"].model_copy(update={"utility": {"verbmem_retain": kept}})
+    report = report.model_copy(update={"schemes": {**report.schemes, "nf4": scheme}})
+    rows = list(csv.DictReader(io.StringIO(metrics_csv.render(report))))
+    metrics = ["verbmem_forget", "knowmem_forget", "verbmem_retain", "privleak"]
+    assert [(row["scheme"], row["metric"]) for row in rows] == [("nf4", metric) for metric in metrics]
+    first, retain = rows[0], rows[2]
+    assert {name: value for name, value in first.items() if value} == {
+        "scheme": "nf4",
+        "verdict": "fail",
+        "metric": "verbmem_forget",
+        "outcome": "comes back",
+        "floor": "20.0",
+        "back": "4",
+        "back_items": "4",
+        "back_low": "96.0",
+        "back_high": "100.0",
+        "back_standing": "above",
+        "known": "97.0",
+        "known_items": "4",
+        "known_low": "91.0",
+        "known_high": "103.0",
+        "known_standing": "above",
+        "residual": "0.0",
+        "residual_items": "4",
+        "residual_low": "0.0",
+        "residual_high": "5.0",
+        "residual_standing": "within",
+        "still_there": "0",
+        "still_there_items": "4",
+        "still_there_low": "0.0",
+        "still_there_high": "4.0",
+        "still_there_standing": "within",
+        "came_back": "97.0",
+        "format_leaves": "99.0",
+        "floor_arm": "retrain/full",
+    }
+    assert (retain["utility"], retain["utility_items"], retain["format_leaves"]) == ("91.25", "48", "97.5")
+
+
 def test_no_cell_is_a_formula() -> None:
     rows = list(csv.reader(io.StringIO(layers_csv.render(hostile()))))
     assert any(cell.startswith("'=cmd") for row in rows for cell in row)
@@ -224,7 +266,7 @@ def test_quail_report_writes_every_format_of_a_run(tmp_path: Path) -> None:
     assert text.returncode == 0, text.stderr
     assert "✗ FAIL" in text.stdout
     written = {}
-    for name in ("json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-samples"):
+    for name in ("json", "jsonl", "markdown", "html", "junit", "sarif", "csv", "csv-metrics", "csv-samples"):
         more = ("--model-card", tmp_path / "README.md") if name == "markdown" else ()
         done = quail("report", run, "--format", name, "--output", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr
@@ -246,7 +288,7 @@ def test_a_report_alone_is_enough_for_all_that_shows_no_samples(tmp_path: Path) 
     run = write_run(tmp_path / "run", made_runs.events(samples=2))
     alone = tmp_path / "report.json"
     alone.write_text(read_report(run).model_dump_json())
-    for name in ("markdown", "junit", "sarif", "csv"):
+    for name in ("markdown", "junit", "sarif", "csv", "csv-metrics"):
         assert "".join(WRITERS[name](read_report(alone), None)) == "".join(WRITERS[name](read_report(run), run))
     assert "came back most" not in "".join(WRITERS["html"](read_report(alone), None))
     with pytest.raises(UsageError, match="Name the folder of the run"):
