@@ -7,9 +7,10 @@ from quail_audit.cli.progress.audit import view
 from quail_audit.cli.progress.live import LiveView
 from quail_audit.cli.progress.plain import PlainProgress
 from quail_audit.runs.state.audit import AuditState, RunningMean
-from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, MetricScored, SampleScored
+from quail_audit.schema.events.audit import FilesAwaited, FilesHashed, MetricScored, SampleScored, UtilityMeasured
 from quail_audit.schema.events.common import RunFinished
 from quail_audit.schema.events.lines import Event
+from quail_audit.schema.figures import Estimate, Kept, Score
 from tests.support import made_runs
 from tests.support.small_run import events
 
@@ -41,8 +42,11 @@ def until(kind: str, nth: int = 1) -> list[Event]:
 def test_plain_lines_tell_the_story() -> None:
     stream = io.StringIO()
     state = AuditState()
+    utility = Estimate(percent=91.2, low=80.4, high=99.8, items=48)
+    kept = UtilityMeasured(scheme="nf4", metric="knowmem_retain", kept=Kept(utility=utility))
+    *measured, verdict, end = events()
     with PlainProgress(stream) as face:
-        for event in events():
+        for event in (*measured, kept, verdict, end):
             state.apply(event)
             face.update(event, state)
     text = stream.getvalue()
@@ -51,6 +55,8 @@ def test_plain_lines_tell_the_story() -> None:
         "verbmem_forget 1",
         "1 layers at risk",
         "unlearned/nf4: dequantized",
+        "nf4: VerbMem, forget: comes back, 1 of 1 back, 98 % [80, 104] known",
+        "nf4: KnowMem, retain: utility kept 91 % [80, 100], n = 48",
         "verdict: fail",
     ):
         assert said in text
@@ -66,6 +72,25 @@ def test_plain_lines_are_not_flooded_by_samples() -> None:
                 face.update(event.model_copy(update={"at_s": second / 10}), AuditState())
             break
     assert stream.getvalue().count("\n") == 1
+
+
+def test_a_sample_says_which_way_brought_it_out() -> None:
+    *before, sample = until("sample_scored")
+    assert isinstance(sample, SampleScored)
+    assert "20.0  (longer prompt) …Dr Adu said →" in drawn(
+        state_after(*before, sample.model_copy(update={"score": 20.0, "way": "longer prompt"}))
+    )
+    assert "(" not in drawn(state_after(*before, sample)).splitlines()[-1]
+
+
+def test_of_many_metrics_those_that_decide_are_in_view() -> None:
+    score = Score(mean=1.0, low=0.0, high=2.0, samples=4)
+    names = (*(f"z{number}" for number in range(9)), "privleak", "verbmem_retain", "verbmem_probability_forget")
+    scored = [MetricScored(arm="original/full", metric=name, score=score) for name in names]
+    lines = drawn(state_after(*until("arm_started"), *scored), width=80).splitlines()
+    titles = [line.split("  ")[0].strip() for line in lines[lines.index(next(x for x in lines if "VerbMem" in x)) :]]
+    assert titles[:4] == ["VerbMem, prob.", "VerbMem, retain", "Min-40% AUC", "z0"]
+    assert titles[10] == "… and 2 more metrics"
 
 
 def test_nothing_known_is_a_dash_and_never_a_zero() -> None:
