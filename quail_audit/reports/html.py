@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import findings, wording
-from quail_audit.reports.reason_codes import said_reasons
+from quail_audit.reports.reason_codes import said_reasons, scheme_reasons
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.reports.shared_words import shared_words
 from quail_audit.reports.worst_samples import WorstSample
@@ -91,7 +91,7 @@ def render(
         yield from _samples(samples, shown)
     for each in sorted(found, key=riskiness):
         brought = (attributed or {}).get(each.scheme)
-        yield from _scheme(each.scheme, report.schemes[each.scheme], brought, is_open=each.scheme == shown)
+        yield from _scheme(report, each.scheme, brought, is_open=each.scheme == shown)
     yield from _method(report, is_attributed=bool(attributed))
     yield from _environment(report)
     yield f"""</main>
@@ -127,8 +127,7 @@ def _header(report: Report, found: Sequence[SchemeStanding]) -> Iterator[str]:
         if len(found) > 1:
             held = wording.holds_at_line(found, weights_only=report.request.data is None)
             yield f"<p><strong>{text(held)}</strong></p>\n" if held else ""
-        reasons = "".join(f"<li>{text(reason.message)}</li>" for reason in said_reasons(report.verdict))
-        yield f"<ul>{reasons}</ul>\n"
+        yield _list(reason.message for reason in said_reasons(report))
     if lines := "".join(f"<li>{text(line)}</li>" for line in wording.difference_lines(report)):
         yield f'<ul class="note">{lines}</ul>\n'
     yield "</section>\n</header>\n"
@@ -185,10 +184,12 @@ def _track(knowledge: Knowledge | None) -> str:
     return f'<span class="track" style="{style}" aria-hidden="true"><i></i><b></b></span>'
 
 
-def _scheme(scheme: str, measured: SchemeReport, brought: BroughtBack | None, *, is_open: bool) -> Iterator[str]:
+def _scheme(report: Report, scheme: str, brought: BroughtBack | None, *, is_open: bool) -> Iterator[str]:
+    measured = report.schemes[scheme]
     if not measured.metrics and not measured.layers:
         return
     yield f"<h2>At <code>{text(scheme)}</code></h2>\n"
+    yield _list(reason.message for reason in scheme_reasons(report, scheme))
     yield from _findings(scheme, measured)
     if measured.metrics:
         yield "<h3>Scores of each arm</h3>\n"
@@ -199,6 +200,11 @@ def _scheme(scheme: str, measured: SchemeReport, brought: BroughtBack | None, *,
         yield from _heat_map(scheme, measured.layers)
         yield from _layers(scheme, measured.layers, brought)
         yield "</details>\n"
+
+
+def _list(lines: Iterable[str]) -> str:
+    shown = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f"<ul>{shown}</ul>\n" if shown else ""
 
 
 def _findings(scheme: str, measured: SchemeReport) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import findings, wording
-from quail_audit.reports.reason_codes import said_reasons
+from quail_audit.reports.reason_codes import said_reasons, scheme_reasons
 from quail_audit.reports.rule_rows import HEADINGS, policy_title, rule_row, shown_rules
 from quail_audit.runs.attributions import BroughtBack
 from quail_audit.schema.command_line import audit_arguments
@@ -39,7 +39,7 @@ def render(report: Report, attributed: Mapping[str, BroughtBack] | None = None) 
         text += f"\n{rules}\n"
     left_out = 0
     for each in sorted(scheme_standings(report), key=riskiness):
-        part = "\n".join(_details(each.scheme, report.schemes[each.scheme], (attributed or {}).get(each.scheme)))
+        part = "\n".join(_details(report, each.scheme, (attributed or {}).get(each.scheme)))
         if not part:
             continue
         if len(text) + len(part) > MOST_CHARACTERS:
@@ -80,12 +80,9 @@ def _main(report: Report) -> Iterator[str]:
     found = scheme_standings(report)
     if report.failure is not None:
         yield f"No verdict: {plain(wording.failure_line(report.failure))}\n"
-    if report.verdict is not None:
-        is_alone = len(found) == 1
-        yield from (
-            f"- {plain(reason.message)}" for reason in said_reasons(report.verdict) if is_alone or reason.scheme is None
-        )
-        held = "" if is_alone else wording.holds_at_line(found, weights_only=report.request.data is None)
+    yield from (f"- {plain(reason.message)}" for reason in said_reasons(report))
+    if report.verdict is not None and len(found) > 1:
+        held = wording.holds_at_line(found, weights_only=report.request.data is None)
         if held:
             yield f"\n**{plain(held)}**"
     yield from (f"- {plain(line)}" for line in wording.difference_lines(report))
@@ -114,9 +111,12 @@ def _rules(report: Report) -> Iterator[str]:
         yield from _table(HEADINGS, "lllll", (tuple(map(plain, rule_row(each).cells)) for each in found))
 
 
-def _details(scheme: str, measured: SchemeReport, brought: BroughtBack | None) -> Iterator[str]:
+def _details(report: Report, scheme: str, brought: BroughtBack | None) -> Iterator[str]:
+    measured = report.schemes[scheme]
+    reasons = [f"- {plain(reason.message)}" for reason in scheme_reasons(report, scheme)]
     if measured.metrics:
         yield from _open_details(f"Forgetting at {scheme}")
+        yield from (*reasons, *([""] if reasons else []))
         yield from _findings(measured)
         arms = arms_in_order({arm for scores in measured.metrics.values() for arm in scores}, scheme)
         rows = (

@@ -6,6 +6,7 @@ Codes stand in report.json, so those of older reports stay.
 from collections.abc import Mapping
 
 from quail_audit.schema.figures import Reason, Verdict
+from quail_audit.schema.report import Report
 
 FAILED: Mapping[str, str] = {
     "comes_back": "Forgotten knowledge comes back when the unlearned model is rounded.",
@@ -49,8 +50,22 @@ HOLDS = frozenset(
 PASSED = HOLDS | {"waived", "known", "no_worse"}
 
 
-def said_reasons(verdict: Verdict) -> tuple[Reason, ...]:
-    """Return the reasons to read beside a verdict: unless it passes, not those that hold, which the tables have."""
+def said_reasons(report: Report) -> tuple[Reason, ...]:
+    """Return the reasons to read beside the verdict; those about one of several formats stand with that format."""
+    several = len(report.schemes) > 1
+    return tuple(reason for reason in _said(report.verdict) if not several or reason.scheme is None)
+
+
+def scheme_reasons(report: Report, scheme: str) -> tuple[Reason, ...]:
+    """Return the reasons to read with one of several formats."""
+    several = len(report.schemes) > 1
+    return tuple(reason for reason in _said(report.schemes[scheme].verdict) if several and reason.scheme is not None)
+
+
+def _said(verdict: Verdict | None) -> tuple[Reason, ...]:
+    """Return the reasons of a verdict: unless it passes, not those that hold, which the tables have."""
+    if verdict is None:
+        return ()
     if verdict.outcome == "pass":
         return verdict.reasons
     return tuple(reason for reason in verdict.reasons if reason.code not in HOLDS) or verdict.reasons

@@ -179,7 +179,7 @@ def _text_of(metric: str, scheme: str, knowledge: Knowledge, limits: Limits) -> 
 
 def _more_items(knowledge: Knowledge, word: str) -> str:
     if knowledge.items_needed is None:
-        return f"too few {word} to tell, or to tell how many would do"
+        return f"too few {word} to tell, and to say how many would do"
     return f"too few {word} to tell: about {knowledge.items_needed} like these would do"
 
 

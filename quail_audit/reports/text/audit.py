@@ -1,6 +1,6 @@
 """Print an audit's report: verdict, formats, rules, then scores and worst layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -9,12 +9,12 @@ from rich.text import Text
 
 from quail_audit.core.untrusted import printable_document
 from quail_audit.reports import findings, wording
-from quail_audit.reports.reason_codes import said_reasons
+from quail_audit.reports.reason_codes import said_reasons, scheme_reasons
 from quail_audit.reports.rule_rows import policy_title, shown_rules
 from quail_audit.reports.text.frame import show_failure, show_heading, show_notes
 from quail_audit.reports.text.rules import rules_table
 from quail_audit.runs.attributions import BroughtBack
-from quail_audit.schema.figures import LayerStatistics, Verdict
+from quail_audit.schema.figures import LayerStatistics, Reason, Verdict
 from quail_audit.schema.report import Report, SchemeReport, arms_in_order, badness
 from quail_audit.verdict.comparison import was_measured_by_recovery
 from quail_audit.verdict.standings import SchemeStanding, scheme_standings, worst
@@ -39,7 +39,8 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     found = scheme_standings(report)
     share = wording.measured_share_line(report)
     if report.verdict is not None:
-        console.print(_verdict(report.verdict, findings.headline(report), share, is_matrix_shown=len(found) > 1))
+        console.print(_verdict(report.verdict, findings.headline(report), share))
+        console.print(_reasons(said_reasons(report)), end="")
     elif share:
         console.print(_share(share))
     for line in wording.difference_lines(report):
@@ -60,7 +61,7 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
         shown = {name: report.schemes[name]}
     for scheme, measured in shown.items():
         for part in (
-            _knowledge(scheme, measured, wide),
+            _knowledge(report, scheme, wide),
             _kept(scheme, measured),
             _scores(scheme, measured, wide),
             _layers(scheme, measured, wide, (attributed or {}).get(scheme)),
@@ -73,15 +74,15 @@ def show(report: Report, console: Console, attributed: Mapping[str, BroughtBack]
     show_notes(_footnotes(report), console)
 
 
-def _verdict(reached: Verdict, headline: str, share: str = "", *, is_matrix_shown: bool = False) -> RenderableType:
-    """Return the verdict with its headline, the share and reasons; beside a matrix, only those about no one scheme."""
+def _verdict(reached: Verdict, headline: str, share: str) -> RenderableType:
+    """Return the verdict with its headline, and the share that was measured, if that is not all."""
     mark = (f" {wording.OUTCOME_MARKS[reached.outcome]}", wording.OUTCOME_STYLES[reached.outcome])
-    lines: list[RenderableType] = [
-        Text.assemble(mark, (f"   {headline}" if headline else "", "bold")),
-        *([_share(share)] if share else []),
-    ]
-    reasons = [reason for reason in said_reasons(reached) if not is_matrix_shown or reason.scheme is None]
-    return Group(*lines, *(Padding(Text(reason.message), (0, 0, 0, 3)) for reason in reasons))
+    line = Text.assemble(mark, (f"   {headline}" if headline else "", "bold"))
+    return Group(line, _share(share)) if share else line
+
+
+def _reasons(reasons: Iterable[Reason]) -> RenderableType:
+    return Group(*(Padding(Text(reason.message), (0, 0, 0, 3)) for reason in reasons))
 
 
 def _share(line: str) -> RenderableType:
@@ -118,11 +119,12 @@ def _matrix(report: Report, found: Sequence[SchemeStanding], wide: bool) -> Rend
     return Group(*parts)
 
 
-def _knowledge(scheme: str, measured: SchemeReport, wide: bool) -> RenderableType | None:
+def _knowledge(report: Report, scheme: str, wide: bool) -> RenderableType | None:
     """Return what is known by each metric that decides; on a narrow screen without what the format leaves."""
+    measured = report.schemes[scheme]
     rows = findings.knowledge_rows(measured, is_narrow=not wide)
     if not rows:
-        return None
+        return _reasons(scheme_reasons(report, scheme)) if scheme_reasons(report, scheme) else None
     table = _table(wide)
     headings = findings.KNOWLEDGE_HEADINGS
     shown = [place for place, heading in enumerate(headings) if wide or heading != "format leaves"]
@@ -132,7 +134,11 @@ def _knowledge(scheme: str, measured: SchemeReport, wide: bool) -> RenderableTyp
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=headings[place] != "outcome")
     for row in rows:
         table.add_row(*(Text(row.cells[place]) for place in shown))
-    parts: list[RenderableType] = [Text(f" Forgetting at {scheme}", style="bold"), Padding(table, (0, 0, 0, 1))]
+    parts: list[RenderableType] = [
+        Text(f" Forgetting at {scheme}", style="bold"),
+        _reasons(scheme_reasons(report, scheme)),
+        Padding(table, (0, 0, 0, 1)),
+    ]
     if findings.has_untold_residual(measured):
         parts.append(Padding(Text(findings.NOT_TOLD_NOTE, style="dim"), (0, 0, 0, 1)))
     return Group(*parts)

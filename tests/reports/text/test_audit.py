@@ -8,7 +8,7 @@ from quail_audit.reports.text.audit import show
 from quail_audit.runs.state.audit import AuditState
 from quail_audit.schema.events.common import RunFailed
 from quail_audit.schema.events.lines import Event
-from quail_audit.schema.figures import Estimate, Kept, Knowledge, LayerStatistics, Score
+from quail_audit.schema.figures import Estimate, Kept, Knowledge, LayerStatistics, Reason, Score, Verdict
 from quail_audit.schema.report import Report, badness
 from tests.support import made_runs
 from tests.support.judged_figures import COMES_BACK, knowledge
@@ -188,6 +188,23 @@ def test_formats_stand_side_by_side_with_what_decides() -> None:
     assert "! NOT MEASURED" in rows["fp4"]
     assert "✓ PASS" in rows["int8"]
     assert "fp4: the backend is not installed. pip install it" in " ".join(" ".join(lines).split())
+
+
+def test_a_formats_reasons_stand_with_it_and_nowhere_else() -> None:
+    text = shown(*of_many(3))
+    for reason in ("verbmem_forget comes back at nf4: 97 % is known", "verbmem_forget forgetting holds at int8: 2 %"):
+        assert text.count(reason) == 1
+    assert text.index("Forgetting at nf4") < text.index("comes back at nf4") < text.index("Forgetting at int8")
+
+
+def test_a_reason_that_holds_is_left_to_the_tables_unless_the_verdict_passes() -> None:
+    holds, fails = Reason(code="holds", message="this holds"), Reason(code="utility_lost", message="this is lost")
+    report = report_of(*events())
+    both = Verdict(outcome="fail", reasons=(fails, holds))
+    text = printed(report.model_copy(update={"verdict": both}))
+    assert "this is lost" in text
+    assert "this holds" not in text
+    assert "this holds" in printed(report.model_copy(update={"verdict": Verdict(outcome="pass", reasons=(holds,))}))
 
 
 def test_of_many_formats_only_the_worst_is_shown_in_full() -> None:
