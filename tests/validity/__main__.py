@@ -1,6 +1,6 @@
 """Make the truth set, tell its truth, audit it, and write docs/validity.md.
 
-python -m tests.validity [--work build/validity] [--page docs/validity.md] [--items 32 96] [--cases PATTERN …]
+python -m tests.validity [--work build/validity] [--page docs/validity.md] [--items 12 32 64 96] [--cases PATTERN …]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.validity.results import Interval, Result, earlier_interval, folder_of
 from tests.validity.telling import Teller
 from tests.validity.truth_set import FORGET, GROUPS, Case, build_group, cases_of
 
-ITEMS = (32, FORGET)
+ITEMS = (12, 32, 64, FORGET)
 EARLIER_ITEMS = (6, 12, 24, 50)
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/validity"), help="folder that keeps what was made")
     parser.add_argument("--page", type=Path, default=Path("docs/validity.md"), help="page to write")
-    parser.add_argument("--items", type=int, nargs="+", default=ITEMS, help="numbers of items to audit on")
+    parser.add_argument("--items", type=int, nargs="+", default=ITEMS, help="numbers of items to judge on")
     parser.add_argument("--cases", nargs="+", default=["*"], help="cases, as llama/confined-*")
     arguments = parser.parse_args()
     every = [case for group in GROUPS for case in cases_of(group)]

@@ -1,13 +1,17 @@
-"""Audit the truth set's checkpoints with Quail, as a user does from Python, and keep each report."""
+"""Audit the truth set's checkpoints with Quail, keep each report, and judge it on all items or on the first of them."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from tests.validity.truth_set import FEW, FORGET, FOUR_BITS, Case
+import quail_audit as quail
+from quail_audit.runs.folder import read_report
+from quail_audit.schema.policy import Policy
+from quail_audit.schema.report import Report
+from quail_audit.verdict.checks import Judgement
+from quail_audit.verdict.judge import day_of, judge_report
+from tests.validity.truth_set import FEW, FOUR_BITS, Case
 
 TWO_BITS = "rtn-int2-g32"  # breaks every model of the truth set
 AT_TWO_BITS = ("confined-nf4", "retrained", "for-good", "half-forgotten")  # cases that are audited there as well
@@ -18,31 +22,49 @@ def schemes_of(case: Case) -> tuple[str, ...]:
     return (*FOUR_BITS, TWO_BITS) if case.name in AT_TWO_BITS else FOUR_BITS
 
 
-def report_of(folder: Path, case: Case, items: int) -> dict[str, Any]:
-    """Return report.json of an audit of a case: read, if that audit was made before.
+def report_of(folder: Path, case: Case) -> Report:
+    """Return the report of a case's audit on all its items, which is made once.
 
     Args:
         folder: the group's.
         case: the case.
-        items: at most so many forget items are asked, and retain items.
     """
-    run = folder / "audits" / f"{case.name}-{items}"
+    run = folder / "audits" / case.name
     if not (run / "report.json").is_file():
-        import quail_audit as quail
-
-        shutil.rmtree(run, ignore_errors=True)
-        quail.audit(
-            folder / case.original,
-            folder / case.name,
-            retrain=folder / "reference",
-            data=folder / (f"data-{FEW}" if case.items == FEW else "data"),
-            schemes=schemes_of(case),
-            max_samples=items if items < FORGET else None,
-            device="cpu",
-            run_dir=run,
-        )
+        audit(folder, case, run)
         for path in run.iterdir():
             if path.name != "report.json" and path.is_file():
                 path.unlink()
-    found: dict[str, Any] = json.loads((run / "report.json").read_text())
-    return found
+    return read_report(run)
+
+
+def audit(folder: Path, case: Case, run: Path, *, most: int | None = None) -> None:
+    """Audit a case into a run's folder; what is there goes.
+
+    Args:
+        folder: the group's.
+        case: the case.
+        run: the run's folder.
+        most: at most so many items are asked; None: all.
+    """
+    shutil.rmtree(run, ignore_errors=True)
+    quail.audit(
+        folder / case.original,
+        folder / case.name,
+        retrain=folder / "reference",
+        data=folder / (f"data-{FEW}" if case.items == FEW else "data"),
+        schemes=schemes_of(case),
+        max_samples=most,
+        device="cpu",
+        run_dir=run,
+    )
+
+
+def judge_first(report: Report, items: int) -> Judgement:
+    """Return the verdicts of a report on its first items, as --max-samples takes them, by the default policy."""
+    scores = {
+        metric: {arm: values[:items] for arm, values in arms.items()} for metric, arms in report.items.items()
+    }  # fmt: skip
+    samples = {metric: min(items, count) for metric, count in report.samples.items()}
+    first = report.model_copy(update={"items": scores, "samples": samples})
+    return judge_report(first, Policy(), day_of(report))

@@ -46,20 +46,21 @@ def tell(
     items: Sequence[Item],
     prompts: Sequence[str] = tuple(LONGER),
 ) -> Told:
-    """Ask a model for every item, with each of the prompts."""
+    """Ask a model for every item, with each of the prompts. Texts of one length are read together."""
     texts = [_split(tokenizer, item) for item in items]
-    told: dict[str, dict[str, list[float]]] = {}
+    given = {name: [_given(name, len(truth)) for _, truth in texts] for name in prompts}
+    told: dict[str, dict[str, list[float]]] = {name: {score: [] for score in SCORES} for name in prompts}
     with torch.inference_mode():
-        rows = [_read(model, [*prompt, *truth]) for prompt, truth in texts]
+        rows = _read(model, [[*prompt, *truth] for prompt, truth in texts])
+        asked = [
+            [*prompt, *truth[:n]] for name in prompts for (prompt, truth), n in zip(texts, given[name], strict=True)
+        ]
+        answers = iter(_answers(model, tokenizer, asked))
         for name in prompts:
-            given = [_given(name, len(truth)) for _, truth in texts]
-            asked = [[*prompt, *truth[:n]] for (prompt, truth), n in zip(texts, given, strict=True)]
-            answers = _answers(model, tokenizer, asked)
-            told[name] = {score: [] for score in SCORES}
-            for (prompt, truth), n, answer, row in zip(texts, given, answers, rows, strict=True):
+            for (prompt, truth), n, row in zip(texts, given[name], rows, strict=True):
                 rest, left = truth[n:], row[len(prompt) + n - 1 : len(prompt) + len(truth) - 1]
                 found = _likelihoods(left, rest)
-                told[name]["answer"].append(_rouge(tokenizer.decode(rest), answer))
+                told[name]["answer"].append(_rouge(tokenizer.decode(rest), next(answers)))
                 told[name]["probability"].append(found[0])
                 told[name]["extraction"].append(found[1])
     return Told(told)
@@ -77,9 +78,21 @@ def _given(name: str, tokens: int) -> int:
     return min(tokens - 1, max(least, int(LONGER[name] * tokens)))
 
 
-def _read(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
-    """Return the log-probabilities that follow each token of one text, [tokens, vocabulary]."""
-    return torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), dim=-1)
+def _read(model: PreTrainedModel, texts: Sequence[list[int]]) -> list[torch.Tensor]:
+    """Return the log-probabilities that follow each token of each text, [tokens, vocabulary]."""
+    rows: dict[int, torch.Tensor] = {}
+    for places in _alike(texts):
+        logits = model(input_ids=torch.tensor([texts[place] for place in places])).logits.double()
+        rows |= dict(zip(places, torch.log_softmax(logits, dim=-1), strict=True))
+    return [rows[place] for place in range(len(texts))]
+
+
+def _alike(texts: Sequence[list[int]]) -> list[list[int]]:
+    """Return the places of texts of one length, for each length."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for place, ids in enumerate(texts):
+        by_length[len(ids)].append(place)
+    return list(by_length.values())
 
 
 def _likelihoods(rows: torch.Tensor, truth: list[int]) -> tuple[float, float]:
@@ -96,11 +109,8 @@ def _likelihoods(rows: torch.Tensor, truth: list[int]) -> tuple[float, float]:
 
 def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: Sequence[list[int]]) -> list[str]:
     """Return the greedy answer to each prompt."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for place, ids in enumerate(asked):
-        by_length[len(ids)].append(place)
     answers = [""] * len(asked)
-    for length, places in by_length.items():
+    for places in _alike(asked):
         batch = torch.tensor([asked[place] for place in places])
         new = model.generate(  # type: ignore[operator]
             batch,
@@ -110,7 +120,7 @@ def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: 
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        for place, row in zip(places, new[:, length:].tolist(), strict=True):
+        for place, row in zip(places, new[:, batch.shape[1] :].tolist(), strict=True):
             end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
             answers[place] = str(tokenizer.decode(row[:end], skip_special_tokens=True))
     return answers

@@ -65,9 +65,9 @@ them with Quail, and writes this page. If it is stopped, it goes on with what is
   *leaks* if, by the answer, its probability or its extraction strength, more than {LIMIT:g} % of what there was to
   forget is known or more than {LIMIT:g} % of the items are back, in full precision or at the scheme. It is *useless* if
   it keeps less than {LEAST_UTILITY:g} % of the retain answers. Else it is *clean*.
-- **Verdicts**: those of `quail audit` at each scheme, on all items and on the first of them, with the default limits. A
-  leak and a useless checkpoint have to fail, a clean one to pass. *Earlier rule* is what Quail did before: the recovery
-  of the mean answer above the higher floor, by bootstrap."""
+- **Verdicts**: those of `quail audit` at each scheme, with the default limits. On fewer items they are those that
+  `--max-samples` gives, from the same scores. A leak and a useless checkpoint have to fail, a clean one to pass.
+  *Earlier rule* is what Quail did before: the recovery of the mean answer above the higher floor, by bootstrap."""
 
 
 def _by_number(results: Sequence[Result]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tests.validity.audits import report_of, schemes_of
+from quail_audit.schema.figures import Estimate, ItemsBack, Knowledge
+from quail_audit.verdict.checks import Judgement
+from tests.validity.audits import judge_first, report_of, schemes_of
 from tests.validity.earlier_rule import EarlierVerdict, earlier_verdict
 from tests.validity.evaluator import AS_GIVEN
 from tests.validity.telling import FULL, Teller
@@ -42,8 +44,7 @@ class Result:
         outcome: Quail's verdict at the scheme.
         reasons: codes of its reasons.
         earlier: the verdict of the earlier rule on the same items.
-        known, back: metric -> interval; empty if the report has none.
-        earlier_recovery: the earlier rule's interval; None if it has none.
+        known, back: metric -> interval, of each metric that has one.
     """
 
     case: Case
@@ -55,7 +56,6 @@ class Result:
     earlier: EarlierVerdict
     known: dict[str, Interval]
     back: dict[str, Interval]
-    earlier_recovery: Interval | None
 
     @property
     def judged(self) -> Judged:
@@ -84,33 +84,25 @@ def results_of(teller: Teller, case: Case, numbers: Sequence[int]) -> Iterator[R
 
     Args:
         teller: the teller of the case's group.
-        case: the case; one with few items is audited on those only.
-        numbers: numbers of items; the intervals of the smaller ones are held to those of all.
+        case: the case; one with few items is judged on those only.
+        numbers: numbers of items.
     """
-    numbers = (FEW,) if case.items == FEW else sorted(numbers, reverse=True)
-    whole: dict[str, Any] = {}
-    for items in numbers:
-        report = report_of(teller.folder, case, items)
-        if items == FORGET:
-            whole = report["schemes"]
+    report = report_of(teller.folder, case)
+    whole = judge_first(report, case.items)
+    for items in (FEW,) if case.items == FEW else numbers:
+        judged = whole if items == case.items else judge_first(report, items)
         for scheme in schemes_of(case):
-            found = report["schemes"][scheme]
-            verdict = found["verdict"]
-            earlier = _earlier(teller, case, scheme, items)
-            all_earlier = _earlier(teller, case, scheme, FORGET).percent
+            verdict = judged.schemes[scheme]
             yield Result(
                 case,
                 items,
                 scheme,
                 truth_of(teller, case, scheme),
-                verdict["outcome"],
-                tuple(dict.fromkeys(reason["code"] for reason in verdict["reasons"])),
-                earlier,
-                dict(_intervals(found, whole.get(scheme, {}), "known")),
-                dict(_intervals(found, whole.get(scheme, {}), "back")),
-                Interval(earlier.low, earlier.high, all_earlier)
-                if earlier.low is not None and earlier.high is not None
-                else None,
+                verdict.outcome,
+                tuple(dict.fromkeys(reason.code for reason in verdict.reasons)),
+                _earlier(teller, case, scheme, items),
+                dict(_intervals(judged, whole, scheme, "known")),
+                dict(_intervals(judged, whole, scheme, "back")),
             )
 
 
@@ -128,19 +120,24 @@ def _earlier(teller: Teller, case: Case, scheme: str, items: int) -> EarlierVerd
     return earlier_verdict(*arms)
 
 
-def _intervals(found: dict[str, Any], whole: dict[str, Any], figure: str) -> Iterator[tuple[str, Interval]]:
-    """Yield metric -> the interval of a figure in a report, beside the figure of all items."""
-    for metric, knowledge in found.get("knowledge", {}).items():
-        if (part := knowledge.get(figure)) is None:
-            continue
-        of_all = whole.get("knowledge", {}).get(metric, {}).get(figure)
-        yield metric, Interval(part["low"], part["high"], None if of_all is None else _percent(of_all))
+def _intervals(judged: Judgement, whole: Judgement, scheme: str, figure: str) -> Iterator[tuple[str, Interval]]:
+    """Yield metric -> the interval of a figure, beside the figure of all items."""
+    of_all = _knowledge(whole, scheme)
+    for metric, knowledge in _knowledge(judged, scheme).items():
+        found = getattr(knowledge, figure)
+        if found is not None and metric in of_all:
+            yield metric, Interval(found.low, found.high, _percent(getattr(of_all[metric], figure)))
 
 
-def _percent(figure: dict[str, Any]) -> float:
-    if "percent" in figure:
-        return float(figure["percent"])
-    return 100.0 * float(figure["count"]) / float(figure["items"])
+def _knowledge(judged: Judgement, scheme: str) -> Mapping[str, Knowledge]:
+    assert judged.weighed is not None
+    return judged.weighed.knowledge.get(scheme, {})
+
+
+def _percent(figure: Estimate | ItemsBack | None) -> float | None:
+    if figure is None:
+        return None
+    return figure.percent if isinstance(figure, Estimate) else 100.0 * figure.count / figure.items
 
 
 def folder_of(root: Path, case: Case) -> Path:

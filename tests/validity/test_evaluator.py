@@ -26,7 +26,7 @@ def test_longer_prompts_leave_a_token_at_least() -> None:
 
 @pytest.mark.parametrize("words", [True, False])
 def test_tells_what_a_loop_over_tokens_tells(words: bool) -> None:
-    items = invent_items(forget=4, retain=1, questions=False, seed=5)
+    items = invent_items(forget=2, retain=1, questions=False, seed=5)
     tokenizer = new_tokenizer(items.texts, words=words)
     model = new_model("llama", tokenizer, seed=0)
     told = tell(model, tokenizer, items.forget)

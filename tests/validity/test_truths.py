@@ -127,7 +127,7 @@ def _result(label: Label, outcome: str, earlier: str, *, items: int = FORGET, is
 
     truth = Truth(label, is_borderline, 0.0, 0.0, 0.0, 0.0, "", 100.0, 100.0)
     known = {"verbmem_forget": Interval(0.0, 10.0, 5.0)}
-    return Result(CASE, items, "nf4", truth, outcome, (), EarlierVerdict(earlier), known, {}, None)
+    return Result(CASE, items, "nf4", truth, outcome, (), EarlierVerdict(earlier), known, {})
 
 
 def test_truth_set_has_what_it_promises() -> None:
