@@ -1,6 +1,6 @@
 """Make the truth set, tell its truth, audit it, and write docs/validity.md.
 
-python -m tests.validity [--work build/validity] [--page docs/validity.md] [--items 12 32 64 96] [--cases PATTERN …]
+python -m tests.validity [--work FOLDER] [--page FILE] [--items 12 32 64 96] [--made] [--cases PATTERN …]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tests.validity.audits import is_audited
 from tests.validity.page import page
 from tests.validity.results import Interval, Result, earlier_interval, folder_of, results_of
 from tests.validity.telling import Teller
@@ -24,10 +25,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/validity"), help="folder that keeps what was made")
     parser.add_argument("--page", type=Path, default=Path("docs/validity.md"), help="page to write")
     parser.add_argument("--items", type=int, nargs="+", default=ITEMS, help="numbers of items to judge on")
+    parser.add_argument("--made", action="store_true", help="take only the cases that were audited already")
     parser.add_argument("--cases", nargs="+", default=["*"], help="cases, as llama/confined-*")
     arguments = parser.parse_args()
     every = [case for group in GROUPS for case in cases_of(group)]
     chosen = [case for case in every if any(fnmatchcase(case.key, pattern) for pattern in arguments.cases)]
+    if arguments.made:
+        chosen = [case for case in chosen if is_audited(folder_of(arguments.work, case), case)]
     results, earlier = run(chosen, arguments.work, arguments.items)
     arguments.page.write_text(page(results, len(every), earlier))
 

@@ -29,13 +29,22 @@ def report_of(folder: Path, case: Case) -> Report:
         folder: the group's.
         case: the case.
     """
-    run = folder / "audits" / case.name
-    if not (run / "report.json").is_file():
+    run = _run_of(folder, case)
+    if not is_audited(folder, case):
         audit(folder, case, run)
         for path in run.iterdir():
             if path.name != "report.json" and path.is_file():
                 path.unlink()
     return read_report(run)
+
+
+def is_audited(folder: Path, case: Case) -> bool:
+    """Return whether the report of a case's audit is there."""
+    return (_run_of(folder, case) / "report.json").is_file()
+
+
+def _run_of(folder: Path, case: Case) -> Path:
+    return folder / "audits" / case.name
 
 
 def audit(folder: Path, case: Case, run: Path, *, most: int | None = None) -> None:
