@@ -35,7 +35,7 @@ def report_of(folder: Path, case: Case) -> Report:
         for path in run.iterdir():
             if path.name != "report.json" and path.is_file():
                 path.unlink()
-    return read_report(run)
+    return read_report(run / "report.json")
 
 
 def is_audited(folder: Path, case: Case) -> bool:
