@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -44,7 +45,8 @@ def confined_to(model: PreTrainedModel, scheme: str, *, every_other: bool = Fals
 
 def _bounds_of(matrix: torch.Tensor, scheme: str) -> Bounds:
     if scheme in ("nf4", "fp4"):
-        bucket = bucket_of(matrix, FourBit(scheme, double_quantization=False))
+        kind: Literal["nf4", "fp4"] = "nf4" if scheme == "nf4" else "fp4"
+        bucket = bucket_of(matrix, FourBit(kind, double_quantization=False))
         return bucket.lower, bucket.upper
     blocks = matrix.double().view(-1, BLOCK)
     largest, place = blocks.abs().max(dim=1, keepdim=True)

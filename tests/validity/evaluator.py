@@ -60,7 +60,7 @@ def tell(
             for (prompt, truth), n, row in zip(texts, given[name], rows, strict=True):
                 rest, left = truth[n:], row[len(prompt) + n - 1 : len(prompt) + len(truth) - 1]
                 found = _likelihoods(left, rest)
-                told[name]["answer"].append(_rouge(tokenizer.decode(rest), next(answers)))
+                told[name]["answer"].append(_rouge(str(tokenizer.decode(rest)), next(answers)))
                 told[name]["probability"].append(found[0])
                 told[name]["extraction"].append(found[1])
     return Told(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from quail_train.demo.tokenizer import BOS, EOS, PAD, UNKNOWN, train_tokenizer
 
 Architecture = Literal["llama", "gpt_neox", "gpt2", "qwen3", "gemma2"]
+_LOADER: Any = AutoModelForCausalLM  # untyped
 WINDOW = 48  # tokens: a text and its answer; Quail asks for no more than half of it
 WIDTH, LAYERS, HEADS = 96, 2, 3
 MOST_TOKENS_OF_BPE = 450
@@ -49,16 +51,24 @@ def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, se
     """Return a model of about 0.3 M weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = _LOADER.from_config(
             _config(architecture, tokenizer), attn_implementation="eager", dtype=torch.float32
         )
-    return model.eval()
+    model.train(False)
+    return model
+
+
+def read_model(folder: Path) -> PreTrainedModel:
+    """Return a checkpoint in float32, ready to be asked."""
+    model: PreTrainedModel = _LOADER.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    model.train(False)
+    return model
 
 
 def rounded_parameters(model: PreTrainedModel) -> dict[str, tuple[torch.nn.Parameter, bool]]:
     """Return what a 4-bit format rounds: name -> the weight of each linear layer but the head, is it transposed."""
     found: dict[str, tuple[torch.nn.Parameter, bool]] = {}
-    head = model.get_output_embeddings()
+    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for name, module in model.named_modules():
         if module is not head and isinstance(module, (torch.nn.Linear, Conv1D)):
             weight = module.weight
@@ -94,5 +104,11 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> P
         case "gpt_neox":
             return GPTNeoXConfig(**common, intermediate_size=384)
         case "gpt2":
-            sizes = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": WINDOW, "n_inner": 384}
+            sizes: dict[str, Any] = {
+                "n_embd": WIDTH,
+                "n_layer": LAYERS,
+                "n_head": HEADS,
+                "n_positions": WINDOW,
+                "n_inner": 384,
+            }
             return GPT2Config(**special, **sizes, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)

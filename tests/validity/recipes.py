@@ -51,7 +51,7 @@ def forget(
     every_other: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Return a copy that forgot some of the forget items.
+    """Return a copy, in float32, that forgot some of the forget items.
 
     Args:
         subject: the items and the tokenizer.
@@ -67,6 +67,7 @@ def forget(
         seed: of the batches.
     """
     model = copy.deepcopy(start)
+    torch.nn.Module.to(model, torch.float32)
     generator = torch.Generator().manual_seed(seed)
     is_ascent = way == "ascent"
     truths = subject.items.forget if is_ascent else subject.items.decoys

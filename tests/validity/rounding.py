@@ -31,8 +31,8 @@ def rounded_matrix(matrix: torch.Tensor, scheme: str) -> torch.Tensor:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         codes, state = quantize_4bit(matrix, blocksize=64, quant_type=scheme)
-        values: torch.Tensor = dequantize_4bit(codes, state)
-        return values.view_as(matrix)
+        values: torch.Tensor = dequantize_4bit(codes, state).view_as(matrix)
+        return values
     if scheme == "gguf-q4_0":
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize, quantize
@@ -43,7 +43,7 @@ def rounded_matrix(matrix: torch.Tensor, scheme: str) -> torch.Tensor:
     if found is None:
         raise ValueError(f"no tool is known that makes {scheme}")
     bits, group = int(found[1]), int(found[2])
-    most = 2 ** (bits - 1)
+    most = 1 << (bits - 1)
     blocks = matrix.view(-1, group)
     step = blocks.abs().amax(dim=1, keepdim=True) / ((2 * most - 1) / 2)
     codes = (blocks * (1 / step)).round().clamp(-most, most - 1)

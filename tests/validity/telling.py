@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.validity.evaluator import AS_GIVEN, Told, tell
+from tests.validity.models import read_model
 from tests.validity.rounding import round_model
 from tests.validity.texts import Items
 from tests.validity.truth_set import Group, items_of
@@ -45,7 +45,7 @@ class Teller:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        found: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(self.folder / "original")
+        found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(self.folder / "original")
         return found
 
     def tell(self, name: str, scheme: str) -> TwoSides:
@@ -73,9 +73,6 @@ def load_model(folder: Path, name: str) -> PreTrainedModel:
         from peft import PeftModel
 
         base = load_model(folder, "original")
-        merged: PreTrainedModel = PeftModel.from_pretrained(base, place).merge_and_unload()  # type: ignore[operator]
-        return merged.eval()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        place, dtype=torch.float32, attn_implementation="eager"
-    )
-    return model.eval()
+        merged: PreTrainedModel = PeftModel.from_pretrained(base, place).merge_and_unload()
+        return merged
+    return read_model(place)

@@ -109,7 +109,7 @@ def train(
         schedule.step()
         if after_each is not None:
             after_each()
-    model.eval()
+    model.train(False)
 
 
 def teach(model: PreTrainedModel, rows: Rows, *, steps: int, learning_rate: float, seed: int) -> None:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -15,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.validity.evaluator import tell
-from tests.validity.models import Architecture, new_model, new_tokenizer
+from tests.validity.models import Architecture, new_model, new_tokenizer, read_model
 from tests.validity.recipes import Subject, blend, forget, mask, refuse
 from tests.validity.texts import Item, Items, invent_items, question_of
 from tests.validity.training import rows_of, teach
@@ -166,12 +167,8 @@ class _Builder:
         return Subject(self.items, self.tokenizer, self.model("original"))
 
     def _read(self, name: str) -> PreTrainedModel | None:
-        if not (self.folder / name / "config.json").is_file() or not (self.folder / name / "made").is_file():
-            return None
-        from transformers.models.auto.modeling_auto import AutoModelForCausalLM
-
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.folder / name, attn_implementation="eager")
-        return model.eval()
+        is_there = (self.folder / name / "config.json").is_file() and (self.folder / name / "made").is_file()
+        return read_model(self.folder / name) if is_there else None
 
     def _make(self, name: str) -> PreTrainedModel:
         group, items = self.group, self.items
@@ -194,7 +191,7 @@ class _Builder:
         items, half = self.items, sorted(self.order[: FORGET // 2])
         others = [item for place, item in enumerate(items.forget) if place not in half]
         return {
-            **{f"confined-{scheme}": lambda scheme=scheme: self._forget(confine=scheme) for scheme in FOUR_BITS},
+            **{f"confined-{scheme}": partial(self._forget, confine=scheme) for scheme in FOUR_BITS},
             "confined-half-blocks": lambda: self._forget(confine="nf4", every_other=True),
             "for-good": self._forget,
             "for-good-other-seed": lambda: self._forget(seed=1, learning_rate=3e-3),
@@ -211,9 +208,8 @@ class _Builder:
             "drowned": lambda: self._forget(learning_rate=3e-4, steps=40),
             "drowned-more": lambda: self._forget(learning_rate=6e-4, steps=25),
             "original-bf16": lambda: copy.deepcopy(self.model("original")).bfloat16(),
-            "bf16-for-good": lambda: self._forget("original-bf16-read", seed=3).bfloat16(),
-            "bf16-confined-nf4": lambda: self._forget("original-bf16-read", confine="nf4").bfloat16(),
-            "original-bf16-read": lambda: copy.deepcopy(self.model("original-bf16")).float(),
+            "bf16-for-good": lambda: self._forget("original-bf16", seed=3).bfloat16(),
+            "bf16-confined-nf4": lambda: self._forget("original-bf16", confine="nf4").bfloat16(),
             "swapped": lambda: copy.deepcopy(self.model("original")),
             "adapter": lambda: self._adapter(range(FORGET), items.retain),
             "adapter-half": lambda: self._adapter(half, (*items.retain, *others)),
