@@ -183,12 +183,10 @@ class _Case:
         elif lowest < points:
             outcome = "uninformative"
         else:
-            if reference is None:
-                kept = ((full >= WHOLE_SHARE * original) & (original >= LEAST_WHOLE)).astype(np.float64)
-                made["kept"] = _Question(own.max_back_percent / 100.0, kept, population=population)
-            elif "unlearned" in found:
-                kept = _is_back(full, original, reference)
+            if reference is not None and "unlearned" in found:
                 made["residual"] = _Question(own.max_known_percent / 100.0, full, original, reference, population)
+            if reference is None or "unlearned" in found:
+                kept = is_kept(full, original, reference)
                 made["kept"] = _Question(own.max_back_percent / 100.0, kept, population=population)
             if floor is None:
                 outcome = "no floor"
@@ -203,7 +201,7 @@ class _Case:
                     outcome = "broken format"
                 limit = own.max_known_percent / 100.0
                 deployed["known"] = _Question(limit, found["deployed"], original, floor, population)
-                back = _is_back(found["deployed"], original, floor)
+                back = is_back(found["deployed"], original, floor)
                 deployed["back"] = _Question(own.max_back_percent / 100.0, back, population=population)
         mean = None if floor is None else 100.0 * float(floor.mean())
         return cls(scheme, metric, outcome, made, deployed, format_percent, mean, arms.floor)
@@ -234,11 +232,18 @@ def _read_scores(scores: Mapping[str, tuple[float, ...]], arms: Arms) -> dict[st
     return {role: np.array(scores[name][:items], dtype=np.float64) / 100.0 for role, name in named.items()}
 
 
-def _is_back(scores: F64, original: F64, floor: F64) -> F64:
+def is_back(scores: F64, original: F64, floor: F64) -> F64:
     """Return 1 for each item that is back: above the middle between the floor and an original with more than it."""
     to_forget = original - floor
-    is_back = (scores - floor > BACK_SHARE * to_forget + _EQUAL) & (to_forget >= LEAST_TO_FORGET - _EQUAL)
-    return is_back.astype(np.float64)
+    found = (scores - floor > BACK_SHARE * to_forget + _EQUAL) & (to_forget >= LEAST_TO_FORGET - _EQUAL)
+    return found.astype(np.float64)
+
+
+def is_kept(full: F64, original: F64, reference: F64 | None) -> F64:
+    """Return 1 for each item that was not forgotten: back in full precision, or, without a reference, kept whole."""
+    if reference is not None:
+        return is_back(full, original, reference)
+    return ((full >= WHOLE_SHARE * original) & (original >= LEAST_WHOLE)).astype(np.float64)
 
 
 def _is_swapped(full: F64, original: F64, reference: F64 | None, points: float) -> bool:

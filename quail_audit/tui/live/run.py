@@ -22,12 +22,14 @@ from quail_audit.schema.events.audit import LayerMeasured, SampleScored
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import LayerDetail, LayerStatistics
 from quail_audit.schema.policy import Limits
-from quail_audit.schema.report import FULL, arms_in_order
+from quail_audit.schema.report import FULL, arm_at, arms_in_order
 from quail_audit.schema.requests import AuditRequest
 from quail_audit.tui.live.child import Child
 from quail_audit.tui.live.followed import Followed
 from quail_audit.verdict.policy_file import read_policy
 from quail_audit.verdict.standings import SchemeStanding, standing_of
+
+POINTS = 100.0  # the highest score of an item
 
 
 @dataclass
@@ -58,6 +60,21 @@ class AnswersOf:
     number: int
     scores: dict[str, float]
     offsets: dict[str, int]
+
+
+@dataclass(frozen=True)
+class KnownSoFar:
+    """What is known of a metric's items while they are being answered.
+
+    Attributes:
+        percent: of what there was to forget; None if the original knows no more of these than the floor.
+        back: how many of them are back.
+        items: how many of them all arms have answered.
+    """
+
+    percent: float | None
+    back: int
+    items: int
 
 
 class LiveRun(Followed):
@@ -168,17 +185,18 @@ class LiveRun(Followed):
                 offsets[number][arm] = offset
         return [AnswersOf(number, scores[number], offsets[number]) for number in sorted(scores)]
 
-    def running_known_percent(self, metric: str, scheme: str) -> float | None:
-        """Return what is known over the samples that all its arms have answered so far; None before that.
+    def so_far(self, metric: str, scheme: str) -> KnownSoFar | None:
+        """Return what is known and back of the items that all arms have answered so far; None before the first one.
 
-        It has no interval and decides nothing: the run's own figure follows when its last arm is done.
+        It has no range and decides nothing: the run's own figures follow when its last arm is done.
         """
         import numpy as np  # a tenth of a second, which the app's start does not need
 
+        from quail_audit.verdict.evidence import is_back
         from quail_audit.verdict.metric_kinds import DECIDING_METRICS
 
         reference = f"retrain/{FULL}" if f"retrain/{FULL}" in self.arms(scheme) else f"unlearned/{FULL}"
-        arms = [f"original/{FULL}", f"unlearned/{scheme}", reference]
+        arms = [f"original/{FULL}", arm_at("unlearned", scheme), reference]
         found = [self.samples[metric, arm] for arm in arms if (metric, arm) in self.samples]
         if metric not in DECIDING_METRICS or len(found) < len(arms):
             return None
@@ -186,14 +204,16 @@ class LiveRun(Followed):
         shared = functools.reduce(np.intersect1d, numbers)
         if not shared.size:
             return None
-        values = [
+        original, deployed, floor = (
             np.frombuffer(samples.scores, dtype=np.float64)[order := np.argsort(own)][
                 np.searchsorted(own[order], shared)
             ]
+            / POINTS
             for samples, own in zip(found, numbers, strict=True)
-        ]
-        original, deployed, floor = (float(scores.mean()) for scores in values)
-        return 100.0 * (deployed - floor) / (original - floor) if original > floor else None
+        )
+        to_forget = float((original - floor).mean())
+        percent = 100.0 * float((deployed - floor).mean()) / to_forget if to_forget > 0 else None
+        return KnownSoFar(percent, back=int(is_back(deployed, original, floor).sum()), items=int(shared.size))
 
     def texts(self, answers: AnswersOf) -> dict[str, SampleScored]:
         """Read a sample's texts, arm by arm, from the run's folder; they are untrusted.
@@ -224,9 +244,13 @@ def _sample_of(event: Event, folder: Path) -> SampleScored:
 
 
 _METRICS_FIRST = (
-    *("verbmem_forget", "knowmem_forget", "privleak_m3", "privleak", "verbmem_retain", "knowmem_retain"),
-    *("accuracy_forget", "label_probability_forget", "accuracy_retain", "accuracy_test", "agreement_forget"),
+    *("verbmem_forget", "verbmem_probability_forget", "verbmem_extraction_strength_forget"),
+    *("knowmem_forget", "knowmem_probability_forget", "knowmem_extraction_strength_forget"),
+    *("accuracy_forget", "label_probability_forget"),
+    *("verbmem_retain", "knowmem_retain", "accuracy_retain", "accuracy_test", "agreement_forget"),
+    *("privleak", "privleak_m3", "membership_loss", "membership_zlib", "membership_min_k_plus_plus"),
     *("mia_loss_m3", "mia_loss", "mia_confidence_m3", "mia_confidence"),
+    *("verbmem_exact_memorization_forget", "knowmem_exact_memorization_forget", "nll_forget", "nll_retain"),
 )
 
 

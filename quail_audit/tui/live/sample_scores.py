@@ -8,18 +8,24 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
 from quail_audit.reports import wording
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.tui.live.run import AnswersOf, LiveRun
+from quail_audit.tui.live.run import POINTS, AnswersOf, LiveRun
+from quail_audit.verdict.evidence import is_back, is_kept
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS
 
 CAME_BACK = "came back"
 BY_NUMBER = "number"
-LEAK = "▲"  # beside the colour of a sample that came back
-LEAST_FORGOTTEN_POINTS = 5.0  # below it, as a policy has it by default, there was nothing to forget
+LEAK = "▲"  # beside the colour of a sample that is back
+KEPT = "△"  # of one that was not forgotten in full precision, so that it did not have to come back
+LEAST_FORGOTTEN_POINTS = 5.0  # of a metric that does not decide: below it there was nothing to forget
 LEAST_FORGOTTEN_NATS = 0.5
+TRUTH_SCORES = ("_probability_forget", "_extraction_strength_forget", "_exact_memorization_forget")
+KINDS = ("verbmem", "knowmem")  # of items that are scored in several ways
 NOT_ANSWERED = -1  # no event begins there
 
 
@@ -60,7 +66,7 @@ class SampleScores:
                 continue
             scores, offsets = self._scores[arm], self._offsets[arm]
             for index in range(self._seen.get(arm, 0), len(samples.offsets)):
-                row = self._row_of(samples.numbers[index])
+                row = self._add_row(samples.numbers[index])
                 missing = row + 1 - len(scores)
                 if missing > 0:
                     scores.extend([math.nan] * missing)
@@ -69,7 +75,7 @@ class SampleScores:
             self._seen[arm] = len(samples.offsets)
         return self._seen != before
 
-    def _row_of(self, number: int) -> int:
+    def _add_row(self, number: int) -> int:
         row = self._rows.setdefault(number, len(self.numbers))
         if row == len(self.numbers):
             self.numbers.append(number)
@@ -90,8 +96,49 @@ class SampleScores:
             return None
         return full - rounded if low_is_known(self.metric) else rounded - full
 
+    @property
+    def counts_items(self) -> bool:
+        """True if the verdict counts this metric's items that are back."""
+        return self.metric in DECIDING_METRICS
+
+    def row_of(self, number: int) -> int | None:
+        """Return the row of the sample of this number, if it has been answered."""
+        return self._rows.get(number)
+
+    def backs(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Return for each row whether the verdict counts it as back; not where an arm's answer is missing."""
+        with np.errstate(invalid="ignore"):
+            found = is_back(
+                *(self._column(arm) / POINTS for arm in (arm_at("unlearned", self.scheme), *self._measures))
+            )
+        return found > 0
+
+    @property
+    def _measures(self) -> tuple[str, str]:
+        """The original, and the arm that shows what a model may know."""
+        original = f"original/{FULL}" if f"original/{FULL}" in self.arms else arm_at("original", self.scheme)
+        return original, next((arm for arm in self.arms if arm.startswith("retrain/")), f"unlearned/{FULL}")
+
+    def is_kept(self, row: int) -> bool:
+        """Return whether the verdict counts it as not forgotten in full precision."""
+        original, floor = (self.score(row, arm) for arm in self._measures)
+        full = self.score(row, f"unlearned/{FULL}")
+        if not self.counts_items or original is None or floor is None or full is None:
+            return False
+        has_reference = self._measures[1].startswith("retrain/")
+        reference = np.array(floor / POINTS) if has_reference else None
+        return bool(is_kept(np.array(full / POINTS), np.array(original / POINTS), reference))
+
     def leaks(self, row: int) -> bool:
-        """Return whether over half of what was forgotten of this sample came back, if there was enough to forget."""
+        """Return whether the sample is back.
+
+        By a metric that decides, as the verdict counts it. By another one, if over half of what was forgotten came
+        back and there was enough to forget.
+        """
+        if self.counts_items:
+            found = [self.score(row, arm) for arm in (arm_at("unlearned", self.scheme), *self._measures)]
+            known = [np.array(score / POINTS) for score in found if score is not None]
+            return len(known) == len(found) and bool(is_back(*known))
         came_back, original = self.came_back(row), self.score(row, f"original/{FULL}")
         unlearned = self.score(row, f"unlearned/{FULL}")
         if came_back is None or original is None or unlearned is None or self.metric.endswith("_retain"):
@@ -114,7 +161,10 @@ class SampleScores:
         return (CAME_BACK, BY_NUMBER, *self.arms)
 
     def sorted_rows(self, order: str) -> list[int]:
-        """Sort rows by one of orders(): most came back first, or best known first; unknown ones last."""
+        """Sort rows by one of orders(): those that are back first, then by how much; or best known first.
+
+        Unknown ones come last.
+        """
         numbers = np.array(self.numbers, dtype=np.int64)
         if order == BY_NUMBER:
             return [int(row) for row in np.argsort(numbers, kind="stable")]
@@ -125,7 +175,8 @@ class SampleScores:
         if low_is_known(self.metric):
             known = -known
         unknown_last = np.where(np.isnan(known), np.inf, -known)
-        return [int(row) for row in np.lexsort((numbers, unknown_last))]
+        later = ~self.backs() if order == CAME_BACK and self.counts_items else np.zeros(len(numbers), dtype=np.bool_)
+        return [int(row) for row in np.lexsort((numbers, unknown_last, later))]
 
     def _column(self, arm: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         column = np.full(len(self.numbers), np.nan)
@@ -136,7 +187,12 @@ class SampleScores:
 
 def low_is_known(metric: str) -> bool:
     """Return whether a low score means a known text: losses, and places in the AUC of membership inference."""
-    return metric.startswith(("nll", "privleak", "mia", "membership"))
+    return metric.startswith(("nll", "privleak", "membership", "mia"))
+
+
+def scores_truth(metric: str) -> bool:
+    """Return whether a metric reads how likely a truth is, without asking for an answer."""
+    return metric.startswith(KINDS) and metric.endswith(TRUTH_SCORES)
 
 
 def has_answers(metric: str) -> bool:
@@ -144,10 +200,12 @@ def has_answers(metric: str) -> bool:
     return not low_is_known(metric) and not scores_truth(metric)
 
 
-def scores_truth(metric: str) -> bool:
-    """Return whether a metric scores the tokens of the truth itself, in one pass over prompt and truth."""
-    scores = ("_probability_forget", "_extraction_strength_forget", "_exact_memorization_forget")
-    return metric.startswith(("verbmem", "knowmem")) and metric.endswith(scores)
+def other_scores(metric: str, metrics: Iterable[str]) -> tuple[str, ...]:
+    """Return the other metrics that score the same items to forget."""
+    kind = metric.partition("_")[0]
+    if kind not in KINDS or not metric.endswith("_forget"):
+        return ()
+    return tuple(m for m in metrics if m != metric and m.startswith(f"{kind}_") and m.endswith("_forget"))
 
 
 def figure(value: float | None, metric: str) -> str:

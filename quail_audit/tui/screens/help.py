@@ -29,10 +29,17 @@ TERMS: Mapping[str, str] = {
     "KnowMem": "does it answer questions about the texts? ROUGE-L F1 × 100",
     "PrivLeak": "do its probabilities reveal that it was trained on the texts? 0 is best",
     "NLL": "mean loss of a text's tokens, in nats; low means that the model knows the text well",
-    "recovery": "the part of what was forgotten that comes back when the unlearned model is rounded",
+    "probability": "how likely the model finds the truth: the geometric mean of its tokens' probabilities × 100",
+    "extraction": "the share of the truth that comes by itself once its beginning is given, × 100",
+    "known": "of what there was to forget, the share that the rounded unlearned model knows; 100 % is the original's",
+    "known in full": "the same in full precision: what was not forgotten to begin with; only a reference can tell",
+    "back": "an item that the model knows by over half, from what may be known to what the original knows",
+    "way": "how an item was asked when it scored highest: as it is, longer prompt, paraphrase, chat template",
+    "kept": "utility: a retain score of the rounded unlearned model, in percent of the original's at that scheme",
+    "membership": "do its probabilities show that it was trained on the texts? It warns, unless the policy has a limit",
     "policy": "what a release must meet: limits, rules, required measurements, and waivers",
     "waiver": "a known failure that the policy accepts until a date, with a reason and an owner",
-    "verdict": "fail: the whole interval of a recovery is above the limit; pass: none of it is; else inconclusive",
+    "verdict": "fail: known or back is above its limit for sure, or kept below; pass: within; else inconclusive",
 }
 
 

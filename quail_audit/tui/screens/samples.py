@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from rich.text import Text
@@ -15,8 +16,9 @@ from textual.widgets import Input, Tab, Tabs
 from quail_audit.core.errors import QuailError
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
+from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live.run import AnswersOf, LiveRun
-from quail_audit.tui.live.sample_scores import SampleScores, came_back_in_words
+from quail_audit.tui.live.sample_scores import LEAK, SampleScores, came_back_in_words, figure, other_scores
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.reading_pane import ReadingPane, ShownSample, clipboard_text
@@ -37,7 +39,7 @@ class SamplesScreen(QuailScreen[None]):
 
     HELP = (
         "Every sample of a metric: the truth, and what each checkpoint answered in full precision and rounded. "
-        "Samples that came back come first."
+        "Items that are back come first; i shows only these."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "next(1)", "Next", show=False, tooltip="The next sample; the next one found, after a search"),
@@ -53,6 +55,7 @@ class SamplesScreen(QuailScreen[None]):
         Binding("m", "next_metric(1)", "Metric", tooltip="Samples of the next metric"),
         Binding("M", "next_metric(-1)", "Metric back", show=False),
         Binding("x", "next_scheme", "Scheme", tooltip="Answers at the next quantization scheme"),
+        Binding("i", "only_back", "Only back", tooltip="Show only the items that are back, or all"),
         Binding("f", "whole_prompt", "Full prompt", show=False, tooltip="Show all of a long prompt, or its end"),
         Binding("c", "copy", "Copy", tooltip="Copy the sample as text"),
         Binding("space", "page(1)", "Read on", show=False, tooltip="Scroll the texts by a page"),
@@ -69,6 +72,7 @@ class SamplesScreen(QuailScreen[None]):
         self.metric = ""
         self._metrics: list[str] = []  # in the order of their tabs
         self._scores: SampleScores | None = None
+        self._others: list[SampleScores] = []  # of the same items by other metrics
         self._seen = -1
         self._shown: AnswersOf | None = None  # in the reading pane
         self._sample: ShownSample | None = None
@@ -145,6 +149,8 @@ class SamplesScreen(QuailScreen[None]):
         self.metric = metric
         self._scores = SampleScores(self.run, metric, self.scheme)
         self._scores.take_in()
+        others = other_scores(metric, self.run.metrics())
+        self._others = [SampleScores(self.run, other, self.scheme) for other in others]
         self.query_one(Tabs).active = f"metric-{self._metrics.index(metric)}"
         self._list.open(self._scores, number)
         self._shown = None
@@ -193,11 +199,27 @@ class SamplesScreen(QuailScreen[None]):
             scores=answers.scores,
             texts=texts,
             leaks=self._scores.leaks(row),
+            others=tuple(self._other_lines(answers.number)),
         )
         wanted = self._search.text if self._search is not None else ""
         self._pane.read(self._sample, wanted, keep_place=same)
 
+    def _other_lines(self, number: int) -> Iterator[str]:
+        """Yield what the other metrics make of the same item, each in a line."""
+        for scores in self._others:
+            scores.take_in()
+            row = scores.row_of(number)
+            if row is None:
+                continue
+            arms = (f"unlearned/{FULL}", arm_at("unlearned", self.scheme), f"original/{FULL}")
+            full, rounded, original = (figure(scores.score(row, arm), scores.metric) for arm in arms)
+            back = f"  {LEAK} back" if scores.counts_items and scores.leaks(row) else ""
+            title = wording.metric_title(scores.metric)
+            yield f"{printable(title):<16} {full:>6} → {rounded:>6}  (original {original}){back}"
+
     def _empty_text(self) -> str:
+        if self._list.only_back and self._scores is not None and len(self._scores):
+            return "No item is back by this metric; i shows all of its samples."
         if self.run.is_over:
             return "No sample of this metric was answered."
         return "Samples appear here as soon as the first of them are answered."
@@ -213,7 +235,9 @@ class SamplesScreen(QuailScreen[None]):
 
     def _change_text(self, row: int) -> str:
         assert self._scores is not None  # noqa: S101 - the caller has them
-        return came_back_in_words(self._scores.came_back(row), self.metric, printable(self.scheme))
+        text = came_back_in_words(self._scores.came_back(row), self.metric, printable(self.scheme))
+        deployed = self._sample.texts.get(arm_at("unlearned", self.scheme)) if self._sample is not None else None
+        return f"{text} · {printable(deployed.way)}" if deployed is not None and deployed.way else text
 
     def _refresh_title(self) -> None:
         row = self._list.row
@@ -232,6 +256,12 @@ class SamplesScreen(QuailScreen[None]):
 
     def action_whole_prompt(self) -> None:
         self._pane.show_all_of_prompt()
+
+    def action_only_back(self) -> None:
+        if self._scores is None or not self._scores.counts_items:
+            self.quail.say("This metric does not decide, so its items are not counted as back")
+            return
+        self._list.keep_back(only=not self._list.only_back)
 
     def action_copy(self) -> None:
         row = self._list.row

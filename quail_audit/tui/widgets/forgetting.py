@@ -1,4 +1,4 @@
-"""Show every metric on every arm, with interval and plot, and what came back.
+"""Show how many items are back, what is known by every metric, and its score on every arm.
 
 Each metric has a line of figures and, if there is room, a line of plots. Widths are fixed, so nothing jumps while
 numbers arrive.
@@ -7,7 +7,7 @@ numbers arrive.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import ClassVar
@@ -18,20 +18,26 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.figures import Knowledge, Score
+from quail_audit.schema.figures import Score
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.live.run import POINTS, KnownSoFar, LiveRun
 from quail_audit.tui.theme import palette
+from quail_audit.tui.words.items_back import TONE_MARKS, headline
+from quail_audit.tui.words.known import Figure, figure_of, has_say, short_title
 
-TITLE_COLUMNS = 16
+TITLE_COLUMNS = 13
 WIDE_ARM, NARROW_ARM = 12, 7  # columns of an arm, with and without its interval
-LEAST_GAUGE, LARGEST_GAUGE = 8, 30  # cells
-GAUGE_LABEL_COLUMNS = 10
+LEAST_GAUGE, LARGEST_GAUGE = 6, 30  # cells
+LABEL_COLUMNS = 18  # of "100 % [59, 121] ✗"
+FULL_COLUMNS = 8
 GAUGE_END_PERCENT = 110.0  # a little beyond 100 %, so that an overshoot shows
 LEAST_HEIGHT_WITH_PLOTS = 14  # lines
 LEFT_BARS, RIGHT_BARS = (0, 0x40, 0x44, 0x46, 0x47), (0, 0x80, 0xA0, 0xB0, 0xB8)  # braille, by height
-POINTS = 100.0  # the highest score of a metric, except for losses
+SURE, MEASURED, POSSIBLE = "█▓░"  # cells of a gauge: below the range, in it below the figure, in it above
+LIMIT = "┊"
+_SHORT = {"original": "orig.", "unlearned": "unl.", "retrain": "retr."}
 
 
 @dataclass(frozen=True)
@@ -39,23 +45,25 @@ class _Layout:
     """The parts that fit.
 
     Attributes:
-        columns: of each arm that is shown.
+        back: columns of how many are back.
         gauge_cells: 0 if there is no room for a gauge.
-        has_plots: whether each metric has a second line.
+        columns: of each arm that is shown.
+        has_plots: whether metrics have a second line.
     """
 
-    columns: dict[str, int]
+    back: int
     gauge_cells: int
+    columns: dict[str, int]
     has_plots: bool
 
 
 class ForgettingPanel(VerticalScroll, can_focus=True):
-    """Scores as they come, and the recovery of every forget metric."""
+    """How many items are back, what is known, and scores as they come."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "Forget metrics: high on the original, low on the unlearned. If unlearned/nf4 is high again, it came back.",
-        "The gauge is what is known: 0 % is what may be known, 100 % is what the original knows; ┊ is the limit.",
-        "~ means so far; ± is the 95 % interval; in the small plot each bar stands for a few samples, in order.",
+        "Known: of what there was to forget, the share that the rounded model knows; back: items over half known.",
+        "On the gauge █ is sure, ▓ is measured, ░ is not excluded (95 %); ┊ is the limit. Retain rows: what is kept.",
+        "Known in full was never forgotten. Dim rows don't decide. ~ is so far; a plot's bars are samples, in order.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False),
@@ -74,69 +82,91 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         """Draw what is known now."""
         self._shown = (run, scheme)
         layout = self._layout(run, scheme)
+        so_far = _so_far(run, scheme)
         text = _headings(layout, palette.muted_style(self.app))
         for metric in run.metrics():
-            text.append_text(self._metric(run, scheme, metric, layout))
+            text.append_text(self._metric(run, scheme, metric, so_far.get(metric), layout))
         if not run.metrics():
             text = Text(_nothing(run), style=palette.muted_style(self.app))
         lines = text.plain.count("\n")
         self._scores.update(text, layout=lines != self._lines)
         self._lines = lines
-        self.border_title = f"Forgetting at {scheme}" if scheme else "Forgetting"
+        self.border_title = self._title(run, scheme, so_far)
         self.border_subtitle = self._progress(run)
 
     def on_resize(self) -> None:
         if self._shown is not None:  # the size may have changed since it was last drawn
             self.show(*self._shown)
 
+    def _title(self, run: LiveRun, scheme: str, so_far: Mapping[str, KnownSoFar]) -> str | Text:
+        """Return how many items are back, which a reader sees first, or the panel's name until that is known."""
+        found = headline(run.state.knowledge.get(scheme, {}), so_far)
+        if found is None:
+            return f"Forgetting at {printable(scheme)}" if scheme else "Forgetting"
+        words = " ".join(part for part in (TONE_MARKS[found.tone], found.text) if part)
+        colour = "accent" if found.tone == "open" else f"verdict-{found.tone}"
+        return Text.assemble((words, palette.style(self.app, colour, bold=True)), f" ── at {printable(scheme)}")
+
     def _layout(self, run: LiveRun, scheme: str) -> _Layout:
         region = self.scrollable_content_region
         width = max(40, region.width - 1)
         has_plots = region.height >= LEAST_HEIGHT_WITH_PLOTS
-        arms = run.arms(scheme)
-        pair, rounded = arms[:4], arm_at("unlearned", scheme)
+        most = max(run.state.data.samples.values(), default=0) if run.state.data is not None else 0
+        back = len(f"~{max(10, most)} of {max(10, most)}")
+        arms, rounded = run.arms(scheme), arm_at("unlearned", scheme)
+        pair = arms[:4]
+        least = tuple(arm for arm in (f"original/{FULL}", rounded) if arm in arms)  # known in full tells of the others
+        columns: dict[str, int] = {}
         for columns in (
             dict.fromkeys(arms, WIDE_ARM),
             dict.fromkeys(pair, WIDE_ARM),
             dict.fromkeys(arms, NARROW_ARM) | ({rounded: WIDE_ARM} if rounded in arms else {}),
-            dict.fromkeys(pair, NARROW_ARM) | ({rounded: WIDE_ARM} if rounded in pair else {}),
+            dict.fromkeys(arms, NARROW_ARM),
             dict.fromkeys(pair, NARROW_ARM),
+            dict.fromkeys(least, NARROW_ARM),
+            dict.fromkeys(least[-1:], NARROW_ARM),
+            {},
         ):
-            cells = width - TITLE_COLUMNS - sum(columns.values()) - 2 - GAUGE_LABEL_COLUMNS
+            cells = width - TITLE_COLUMNS - back - 2 - LABEL_COLUMNS - FULL_COLUMNS - sum(columns.values())
             if cells >= LEAST_GAUGE:
-                return _Layout(columns, min(LARGEST_GAUGE, cells), has_plots)
-        return _Layout(dict.fromkeys(pair, NARROW_ARM), 0, has_plots)
+                return _Layout(back, min(LARGEST_GAUGE, cells), columns, has_plots and bool(columns))
+        return _Layout(back, 0, {}, has_plots=False)
 
-    def _metric(self, run: LiveRun, scheme: str, metric: str, layout: _Layout) -> Text:
-        line = Text(f"{wording.metric_title(metric)[: TITLE_COLUMNS - 1]:<{TITLE_COLUMNS}}", no_wrap=True)
-        for arm, columns in layout.columns.items():
-            line.append_text(self._figure(run, metric, arm, columns))
+    def _metric(self, run: LiveRun, scheme: str, metric: str, so_far: KnownSoFar | None, layout: _Layout) -> Text:
+        says = has_say(metric)
+        muted = palette.muted_style(self.app)
+        found = figure_of(run, scheme, metric, so_far)
+        line = Text(no_wrap=True)
+        line.append(f"{printable(short_title(metric), limit=TITLE_COLUMNS):<{TITLE_COLUMNS}}", "" if says else muted)
+        line.append(f"{found.count:>{layout.back}} ", style=self._style(found) if found.is_back else muted)
         if layout.gauge_cells:
-            line.append("  ")
-            line.append_text(self._gauge(run, scheme, metric, layout.gauge_cells))
+            line.append_text(self._gauge(found, layout.gauge_cells))
+        line.append(f" {found.label:<{LABEL_COLUMNS}}", style=self._style(found))
+        line.append(f"{found.full:>{FULL_COLUMNS}}", style=self._style(found) if found.is_full_bad else muted)
+        for arm, columns in layout.columns.items():
+            line.append_text(self._score(run, metric, arm, columns, says=says))
         line.append("\n")
-        if layout.has_plots:
+        if layout.has_plots and says:
             line.append_text(self._plots(run, metric, layout))
         return line
 
     def _plots(self, run: LiveRun, metric: str, layout: _Layout) -> Text:
         """Draw a plot under each arm's figure, all plots of a metric to one scale."""
-        line = Text(" " * TITLE_COLUMNS, no_wrap=True)
+        before = TITLE_COLUMNS + layout.back + 2 + layout.gauge_cells + LABEL_COLUMNS + FULL_COLUMNS
+        line = Text(" " * before, no_wrap=True)
         scores = {arm: run.samples[metric, arm].scores for arm in layout.columns if (metric, arm) in run.samples}
-        top = max((max(found, default=0.0) for found in scores.values()), default=0.0)
-        top = top if metric.startswith("nll") else POINTS
         for number, (arm, columns) in enumerate(layout.columns.items(), start=1):
-            bars = plot(scores.get(arm, ()), min(9, columns - 1), top)
+            bars = plot(scores.get(arm, ()), min(9, columns - 1), POINTS)
             line.append(f"{bars:>{columns}}", style=palette.style(self.app, f"plot-{number}"))
         return line.append("\n")
 
-    def _figure(self, run: LiveRun, metric: str, arm: str, columns: int) -> Text:
+    def _score(self, run: LiveRun, metric: str, arm: str, columns: int, *, says: bool) -> Text:
         score = run.state.scores.get(metric, {}).get(arm)
         figure = wording.mean_with_interval if columns == WIDE_ARM else wording.mean_text
-        if score is not None:
-            return Text(f"{figure(score, metric):>{columns}}", style=Style(bold=True))
-        running = run.state.running.get((arm, metric))
         muted = palette.muted_style(self.app)
+        if score is not None:
+            return Text(f"{figure(score, metric):>{columns}}", style=Style(bold=True) if says else muted)
+        running = run.state.running.get((arm, metric))
         if running is None or not wording.is_mean_of_samples(metric):
             return Text(f"{wording.UNKNOWN:>{columns}}", style=muted)
         half = running.half_width
@@ -144,40 +174,22 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         shown = wording.mean_text(so_far, metric) if half is None else figure(so_far, metric)
         return Text(f"{'~' + shown:>{columns}}", style=muted)
 
-    def _gauge(self, run: LiveRun, scheme: str, metric: str, cells: int) -> Text:
-        knowledge = run.state.knowledge.get(scheme, {}).get(metric)
-        limit_percent = run.limits.metric_limits(scheme, metric).max_known_percent
-        if knowledge is None:
-            percent = run.running_known_percent(metric, scheme)
-            if percent is None:
-                return Text("")
-            return self._bar(percent, limit_percent, f"~{percent:.0f} %", palette.muted_style(self.app), cells)
-        if knowledge.known is None:
-            return Text(knowledge.outcome, style=palette.muted_style(self.app))
-        percent = knowledge.known.percent
-        label = f"{percent:.0f} % {self._mark(knowledge)}"
-        return self._bar(percent, limit_percent, label, self._style(knowledge), cells)
-
-    def _bar(self, percent: float, limit_percent: float, label: str, style: Style, cells: int) -> Text:
-        limit, filled = gauge_cell(limit_percent, cells), gauge_cell(percent, cells)
-        muted = palette.muted_style(self.app)
-        text = Text()
-        for place in range(cells):
+    def _gauge(self, found: Figure, cells: int) -> Text:
+        text, muted, style = Text(), palette.muted_style(self.app), self._style(found)
+        if found.percent is None:
+            return Text(" " * cells)
+        drawn = gauge(found.percent, found.low, found.high, cells)
+        limit = None if found.limit_percent is None else gauge_cell(found.limit_percent, cells)
+        for place, cell in enumerate(drawn):
             if place == limit:
-                text.append("┊", style=palette.style(self.app, "accent", bold=True))
+                text.append(LIMIT, style=palette.style(self.app, "accent", bold=True))
             else:
-                text.append("█" if place < filled else "·", style=style if place < filled else muted)
-        text.append(f" {label}", style=style)
+                text.append(cell, style=muted if cell == "·" else style)
         return text
 
-    def _mark(self, knowledge: Knowledge) -> str:
-        marks = {"not forgotten": "✗", "comes back": "✗", "holds": "✓", "undecided": "?"}
-        return marks.get(knowledge.outcome, "")
-
-    def _style(self, knowledge: Knowledge) -> Style:
-        outcomes = {"comes back": "verdict-fail", "not forgotten": "verdict-fail", "holds": "verdict-pass"}
-        outcomes["undecided"] = "verdict-inconclusive"
-        return palette.style(self.app, outcomes.get(knowledge.outcome, "muted"), bold=True)
+    def _style(self, found: Figure) -> Style:
+        colour = "muted" if found.tone == "open" else f"verdict-{found.tone}"
+        return palette.style(self.app, colour, bold=found.tone != "open")
 
     def _progress(self, run: LiveRun) -> str:
         plan = run.state.plan
@@ -191,6 +203,13 @@ def gauge_cell(percent: float, cells: int) -> int:
     """Return where a percentage ends on a gauge of so many cells; anything above 0 fills at least one."""
     share = min(1.0, max(0.0, percent) / GAUGE_END_PERCENT)
     return 0 if percent <= 0 else max(1, round(share * cells))
+
+
+def gauge(percent: float, low: float, high: float, cells: int) -> str:
+    """Draw a percentage with its range, each part to where it ends."""
+    sure, measured, possible = (gauge_cell(end, cells) for end in (min(low, percent), percent, high))
+    drawn = SURE * sure + MEASURED * (measured - sure) + POSSIBLE * (possible - measured)
+    return f"{drawn:·<{cells}}"
 
 
 def plot(scores: Sequence[float], cells: int, top: float) -> str:
@@ -209,17 +228,31 @@ def plot(scores: Sequence[float], cells: int, top: float) -> str:
     return "".join(chr(0x2800 + LEFT_BARS[a] + RIGHT_BARS[b]) for a, b in zip(heights[::2], heights[1::2], strict=True))
 
 
+def _so_far(run: LiveRun, scheme: str) -> dict[str, KnownSoFar]:
+    """Return what is known so far by each metric that is not through."""
+    if run.state.verdict is not None:
+        return {}
+    known = run.state.knowledge.get(scheme, {})
+    found = {metric: run.so_far(metric, scheme) for metric in run.metrics() if metric not in known}
+    return {metric: each for metric, each in found.items() if each is not None}
+
+
 def _headings(layout: _Layout, style: Style) -> Text:
-    """Return two lines: the checkpoints, each over its arms, and the arms' precisions."""
-    first = second = " " * TITLE_COLUMNS
+    """Return two lines: the checkpoints, each over its arms, and the names of columns."""
+    gauge_columns = layout.gauge_cells + 1 + LABEL_COLUMNS
+    first = " " * (TITLE_COLUMNS + layout.back + 1 + gauge_columns) + f"{'known in':>{FULL_COLUMNS}}"
+    second = " " * TITLE_COLUMNS + f"{'back':>{layout.back}} {f'known   {LIMIT} limit':<{gauge_columns}}"
+    second += f"{FULL:>{FULL_COLUMNS}}"
     for checkpoint, group in groupby(layout.columns.items(), key=lambda item: item[0].partition("/")[0]):
         arms = list(group)
         columns = sum(width for _, width in arms)
-        first += f"{checkpoint[: columns - 1]:>{columns}}"
-        second += "".join(f"{arm.partition('/')[2] or FULL:>{width}}" for arm, width in arms)
-    if layout.gauge_cells:
-        second += "  came back"
+        first += f"{printable(_fitting(checkpoint, columns - 1)):>{columns}}"
+        second += "".join(f"{printable(arm.partition('/')[2] or FULL)[: width - 1]:>{width}}" for arm, width in arms)
     return Text(no_wrap=True).append(f"{first}\n{second}\n", style=style)
+
+
+def _fitting(checkpoint: str, columns: int) -> str:
+    return checkpoint if len(checkpoint) <= columns else _SHORT.get(checkpoint, checkpoint)[:columns]
 
 
 def _nothing(run: LiveRun) -> str:

@@ -19,17 +19,22 @@ from quail_audit.verdict.standings import SchemeStanding, holds_at
 COLUMN_WIDTHS = {
     "format": 23,
     "verdict": 14,
-    "recovery": 15,
+    "back": 9,
+    "known": 15,
     "of": 16,
+    "utility": 7,
+    "format leaves": 13,
+    "leaves": 6,
+    "known %": 7,
     "at risk": 7,
     "layers at risk": 14,
-    "utility": 7,
 }
-FEW_COLUMNS = ("format", "verdict", "recovery", "at risk", "utility")
-MORE_COLUMNS = ("format", "verdict", "recovery", "of", "layers at risk", "utility")
-ALL_COLUMNS = (*MORE_COLUMNS, "why")
+FEW_COLUMNS = ("format", "verdict", "back", "known %", "utility", "leaves")
+MORE_COLUMNS = ("format", "verdict", "back", "known", "utility", "format leaves", "at risk")
+ALL_COLUMNS = ("format", "verdict", "back", "known", "of", "utility", "format leaves", "layers at risk", "why")
+WEIGHTS_COLUMNS = ("format", "verdict", "layers at risk")  # of an audit without data
 LEFT_COLUMNS = ("format", "verdict", "of", "why")
-LEAST_WIDTHS = ((150, ALL_COLUMNS), (104, MORE_COLUMNS), (0, FEW_COLUMNS))
+LEAST_WIDTHS: tuple[tuple[int, tuple[str, ...]], ...] = ((150, ALL_COLUMNS), (105, MORE_COLUMNS), (0, FEW_COLUMNS))
 PADDING = 1  # of a cell, on either side
 
 
@@ -37,8 +42,8 @@ class FormatTable(DataTable[Text]):
     """One row for each scheme; the cursor is on the one that the rest of the screen shows."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "A verdict for each scheme the model may ship in; known is by the forget metric of which most comes back.",
-        "Utility: the part of the original's retain score that the model keeps. NOT MEASURED: the last line says why.",
+        "A verdict for each scheme the model may ship in; PASS: forgetting holds. Back and known: the worst metric's.",
+        "Utility: the least that the model keeps of a retain score; format leaves: the least that rounding leaves it.",
         "The cursor chooses the scheme of the layers, the map and the scores; Enter goes to them.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -75,7 +80,7 @@ class FormatTable(DataTable[Text]):
         drawn = (formats, self.size.width, run.is_over, self.app.theme)
         if drawn != self._drawn:
             self._drawn = drawn
-            self._rebuild(formats, run.is_over)
+            self._rebuild(run, formats)
         self._agreed = scheme
         rows = [each.scheme for each in formats]
         if scheme in rows and self.row_count:
@@ -89,15 +94,17 @@ class FormatTable(DataTable[Text]):
         if self._asked is not None:
             self.show(*self._asked)
 
-    def _rebuild(self, formats: tuple[SchemeStanding, ...], is_over: bool) -> None:
+    def _rebuild(self, run: LiveRun, formats: tuple[SchemeStanding, ...]) -> None:
         columns = next(columns for least, columns in LEAST_WIDTHS if self.size.width >= least)
+        if run.request is not None and run.request.data is None:
+            columns = WEIGHTS_COLUMNS
         with self.app.batch_update():
             self.clear(columns=True)
             for column in columns:
                 heading = Text(column, justify="left" if column in LEFT_COLUMNS else "right")
                 self.add_column(heading, key=column, width=self._width(column, columns))
             for each in formats:
-                cells = self._cells(each, is_over)
+                cells = self._cells(run, each)
                 widths = {column: self._width(column, columns) for column in columns}
                 row = [
                     Text(end_of(cells[column].plain, widths[column]), style=cells[column].style, no_wrap=True)
@@ -107,12 +114,19 @@ class FormatTable(DataTable[Text]):
                 ]
                 self.add_row(*row, key=each.scheme)
 
-    def _cells(self, each: SchemeStanding, is_over: bool) -> dict[str, Text]:
+    def _cells(self, run: LiveRun, each: SchemeStanding) -> dict[str, Text]:
         verdict = wording.STANDING_MARKS[each.standing]
-        if each.standing == "unknown" and not is_over:
+        if each.standing == "unknown" and not run.is_over:
             verdict = "● measuring"
+        knowledge = each.knowledge
+        known = None if knowledge is None else wording.known_of(knowledge)
+        leaves = wording.percent_text(_format_percent(run, each))
         right = {
-            "recovery": wording.worst_knowledge(each),
+            "back": wording.back_text(knowledge) or wording.UNKNOWN,
+            "known": wording.worst_knowledge(each),
+            "known %": wording.UNKNOWN if known is None else str(round(known.percent)).replace("-", "−"),
+            "format leaves": leaves,
+            "leaves": leaves,
             "at risk": wording.UNKNOWN if each.layers_at_risk is None else str(each.layers_at_risk),
             "layers at risk": wording.layers_at_risk(each),
             "utility": wording.percent_text(each.utility_percent),
@@ -143,3 +157,10 @@ class FormatTable(DataTable[Text]):
         event.stop()
         if event.row_key.value is not None:
             self.post_message(FormatTable.Opened(event.row_key.value))
+
+
+def _format_percent(run: LiveRun, each: SchemeStanding) -> float | None:
+    """Return the least that the format leaves to the original: of a retain metric, or of what there was to forget."""
+    found = [kept.format_percent for kept in run.state.utility.get(each.scheme, {}).values()]
+    found += [each.knowledge.format_percent] if each.knowledge is not None else []
+    return min((percent for percent in found if percent is not None), default=None)

@@ -43,7 +43,8 @@ class ShownSample:
         arms: in the order of LiveRun.arms; some may not have answered yet.
         scores: arm -> score, if it has answered.
         texts: arm -> its event, if it has answered.
-        leaks: more than half of what was forgotten came back.
+        leaks: it is back.
+        others: what other metrics make of the same item, each in a line.
     """
 
     metric: str
@@ -52,6 +53,7 @@ class ShownSample:
     scores: Mapping[str, float]
     texts: Mapping[str, SampleScored]
     leaks: bool = False
+    others: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -68,7 +70,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
     DEFAULT_CLASSES = "panel"
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "Words that an answer shares with the truth, in its order, are bold and underlined: ROUGE-L counts them.",
-        "Read the unlearned pair first: gone in full precision and back in the rounded answer is a leak, marked ▲.",
+        "Read the unlearned pair first: ▲ is back. After the score: the way to ask that brought the answer out.",
         "n and p read on; Enter gives the texts the whole screen; f shows all of a long prompt; c copies the sample.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -98,6 +100,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         with Grid(id="answers"):
             for place in range(MOST_ARMS):
                 yield Static(id=f"answer-{place}", classes="text")
+        yield Static(id="others", classes="text")
 
     def on_mount(self) -> None:
         self.say("")
@@ -139,6 +142,10 @@ class ReadingPane(VerticalScroll, can_focus=True):
             return
         self._draw_prompt(sample)
         self._draw_truth(sample)
+        others = self.query_one("#others", Static)
+        others.display = bool(sample.others)
+        others.border_title = " The same item by other metrics: unlearned, full → rounded "
+        others.update(Text("\n".join(sample.others), style=palette.style(self.app, "foreground"), no_wrap=True))
         arms = reading_order(sample)
         width = self.scrollable_content_region.width
         columns = columns_in(width, len(arms))
@@ -155,8 +162,7 @@ class ReadingPane(VerticalScroll, can_focus=True):
         prompt.display = True
         hidden = len(sample.prompt) - PROMPT_CHARACTERS
         cut = hidden > 0 and not self._has_all_of_prompt
-        is_prompt = has_answers(sample.metric) or scores_truth(sample.metric)
-        title = "Prompt" if is_prompt else "Text, its beginning"
+        title = "Prompt" if has_answers(sample.metric) or scores_truth(sample.metric) else "Text, its beginning"
         prompt.border_title = f" {title} ── its end; f shows {hidden:,} more characters " if cut else f" {title} "
         shown = f"…{sample.prompt[hidden:]}" if cut else sample.prompt
         prompt.update(self._plain(shown) if shown else Text("none was kept", style=palette.muted_style(self.app)))
@@ -172,14 +178,15 @@ class ReadingPane(VerticalScroll, can_focus=True):
         rounded = arm == arm_at("unlearned", sample.scheme)
         leaks = rounded and sample.leaks
         score = figure(sample.scores.get(arm), sample.metric)
-        title = Text(f" {printable(arm)} ── {score} ")
+        text = sample.texts.get(arm)
+        way = f"· {printable(text.way)} " if text is not None and text.way else ""  # that brought this answer out
+        title = Text(f" {printable(arm)} ── {score} {way}")
         if leaks:
-            mark = f"{LEAK} came back " if columns >= WIDE_COLUMN else f"{LEAK} "
+            mark = f"{LEAK} is back " if columns >= WIDE_COLUMN else f"{LEAK} "
             title.append(mark, style=palette.style(self.app, "verdict-fail", bold=True))
         static.border_title = title
         static.set_class(leaks, "-leaks")
         muted = palette.muted_style(self.app)
-        text = sample.texts.get(arm)
         if text is None:
             static.update(Text("not answered yet", style=muted))
         elif not has_answers(sample.metric):
@@ -242,17 +249,17 @@ class ReadingPane(VerticalScroll, can_focus=True):
 
 
 def _truth_title(sample: ShownSample) -> str:
+    if scores_truth(sample.metric):
+        return "Truth ── scored by how likely the model finds it; no answer is asked for"
     return "True label" if any(text.probabilities for text in sample.texts.values()) else "Truth"
 
 
 def _readings(metric: str) -> str:
     """Say what a score without an answer means; empty if there are answers."""
-    if has_answers(metric):
+    if has_answers(metric) or scores_truth(metric):
         return ""
     if metric.startswith("nll"):
         return "The mean loss of the text's tokens, in nats: the lower, the better the model knows the text."
-    if scores_truth(metric):
-        return "How well the model knows the truth when it is given: near 100 every token of it was the expected one."
     return "This text's own part of the AUC: near 0 the model knows the forget texts, near 50 there is no telling."
 
 
@@ -289,6 +296,7 @@ def clipboard_text(sample: ShownSample, title: str) -> str:
     if sample.truth:
         lines.append(f"Truth: {printable(sample.truth)}")
     lines += _answers(sample, reading_order(sample))
+    lines += [line.rstrip() for line in sample.others]
     return "\n".join(lines) + "\n"
 
 
@@ -297,8 +305,9 @@ def _answers(sample: ShownSample, arms: Sequence[str]) -> list[str]:
     for arm in arms:
         text = sample.texts.get(arm)
         answer = printable(text.answer) if text is not None else "not answered yet"
+        way = f", {printable(text.way)}" if text is not None and text.way else ""
         if text is not None and text.probabilities:
             shares = (f"{printable(label)} {100 * share:.1f} %" for label, share in text.probabilities.items())
             answer += f" ({', '.join(shares)})"
-        lines.append(f"{printable(arm)} ({figure(sample.scores.get(arm), sample.metric)}): {answer}".rstrip(": "))
+        lines.append(f"{printable(arm)} ({figure(sample.scores.get(arm), sample.metric)}{way}): {answer}".rstrip(": "))
     return lines

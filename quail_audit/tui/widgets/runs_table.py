@@ -28,7 +28,7 @@ class RunsTable(DataTable[Text]):
     """One row for each run, the last written first. The cursor stays on its run when others come."""
 
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
-        "✓ the forgotten stayed forgotten, ✗ it came back, ? the interval spans the limit.",
+        "✓ forgetting holds, ✗ it comes back, was not forgotten or costs utility, ? it cannot be told.",
         "● it is being measured, here or on another machine; ■ it was stopped.",
         "! it could not be measured; the number is its exit code: 3 for its input, 4 for this machine.",
         "Enter opens a run: a finished one as it was, a running one live.",

@@ -20,7 +20,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from quail_audit.core.untrusted import printable
-from quail_audit.tui.live.sample_scores import CAME_BACK, LEAK, SampleScores, change, figure
+from quail_audit.tui.live.sample_scores import CAME_BACK, KEPT, LEAK, SampleScores, change, figure
 from quail_audit.tui.theme import palette
 
 MARK_COLUMNS = 2
@@ -38,7 +38,7 @@ class SampleList(ScrollView, can_focus=True):
     DEFAULT_CLASSES = "panel"
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "came back: how much better the rounded unlearned model knows a sample than the unrounded one does.",
-        "▲ more than half of what was forgotten came back; • the sample has the text that was searched for.",
+        "▲ is back: known by over half. △ was never forgotten. i shows only ▲. • has the text that was searched for.",
         "o sorts by the next column, r sorts again after changes. A sample's number is its place in the data.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -70,6 +70,7 @@ class SampleList(ScrollView, can_focus=True):
         super().__init__(id=id)
         self.found: set[int] = set()  # numbers of samples that have what was searched for
         self.order = CAME_BACK
+        self.only_back = False  # shows only the items that are back
         self._scores: SampleScores | None = None
         self._rows: list[int] = []  # of the scores, as they stand
         self._place = 0
@@ -123,7 +124,8 @@ class SampleList(ScrollView, can_focus=True):
     def grow(self) -> None:
         """Show what the scores have taken in since, without moving a row."""
         assert self._scores is not None  # noqa: S101 - there was something to grow
-        self._rows += range(len(self._rows), len(self._scores))
+        if not self.only_back:  # else they join when the list is sorted again
+            self._rows += range(len(self._rows), len(self._scores))
         self._is_stale = True
         self._resize()
         self._title()
@@ -141,9 +143,16 @@ class SampleList(ScrollView, can_focus=True):
         row = self.row
         self._sort()
         if row is not None:
-            self._place = self._rows.index(row)
+            self._place = self._rows.index(row) if row in self._rows else 0
         self._follow_cursor()
         self.post_message(self.Highlighted())
+
+    def keep_back(self, *, only: bool) -> None:
+        """Show only the items that are back, or all. The cursor stays on its sample if that is shown."""
+        self.only_back = only
+        row = self.row
+        self._sort()
+        self.go_to(self._rows.index(row) if row in self._rows else 0)
 
     def next_found(self, step: int) -> bool:
         """Go to the next sample found, around the end too; return whether there is one."""
@@ -159,17 +168,27 @@ class SampleList(ScrollView, can_focus=True):
     def _sort(self) -> None:
         assert self._scores is not None  # noqa: S101 - the callers have one
         self._rows = self._scores.sorted_rows(self.order)
+        if self.only_back and self._scores.counts_items:
+            backs = self._scores.backs()
+            self._rows = [row for row in self._rows if backs[row]]
         self._is_stale = False
         self._resize()
         self._title()
 
     def _title(self) -> None:
-        self.border_title = f"Samples ── {len(self._rows)}"
+        self.border_title = self._counted()
         order = printable(self.order)
         if self.size.width < 34:
             self.border_subtitle = Text(f"r sorts by {order}" if self._is_stale else f"by {order}")
         else:
             self.border_subtitle = Text(f"was sorted: {order} · r again" if self._is_stale else f"sorted: {order}")
+
+    def _counted(self) -> str:
+        """Return how many samples there are, and how many are back if the verdict counts them."""
+        if self._scores is None or not self._scores.counts_items or not len(self._scores):
+            return f"Samples ── {len(self._rows)}"
+        back = f"{int(self._scores.backs().sum())} of {len(self._scores)}"
+        return f"{LEAK} {back} only" if self.only_back else f"{back} back"
 
     def on_resize(self) -> None:
         self._resize()
@@ -207,7 +226,7 @@ class SampleList(ScrollView, can_focus=True):
 
     def _line(self, place: int) -> list[Segment]:
         if self._scores is None or place >= len(self._rows):
-            nothing = " no sample of this metric has been answered yet" if not self._rows and place == 0 else ""
+            nothing = "" if self._rows or place else f" {self.empty_text()}"
             return [Segment(nothing, palette.muted_style(self.app))]
         row, metric = self._rows[place], self._scores.metric
         number = self._scores.numbers[row]
@@ -217,7 +236,7 @@ class SampleList(ScrollView, can_focus=True):
         came_back = change(self._scores.came_back(row), metric)
         segments = [
             Segment(FOUND if number in self.found else " ", palette.style(self.app, "accent", bold=True)),
-            Segment(LEAK if leaks else " ", leaking),
+            Segment(LEAK if leaks else KEPT if self._scores.is_kept(row) else " ", leaking),
             Segment(f"{number:>{NUMBER_COLUMNS}}", muted),
             Segment(f"{came_back:>{CHANGE_COLUMNS}}", leaking if leaks else palette.style(self.app, "foreground")),
         ]
@@ -230,6 +249,12 @@ class SampleList(ScrollView, can_focus=True):
         cursor = Style(bgcolor=self.app.theme_variables[background], bold=True)
         width = self.scrollable_content_region.width
         return list(Strip(segments).adjust_cell_length(width).apply_style(cursor))
+
+    def empty_text(self) -> str:
+        """Say why there is nothing in the list."""
+        if self.only_back and self._scores is not None and len(self._scores):
+            return "none is back; i shows all"
+        return "no sample of this metric has been answered yet"
 
     def _score(self, row: int, arm: str, columns: int) -> Segment:
         assert self._scores is not None  # noqa: S101 - the caller has them

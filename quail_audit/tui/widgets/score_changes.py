@@ -1,4 +1,4 @@
-"""Show the scores of two runs side by side, what came back, and which is better, in words."""
+"""Show two runs side by side: the items that are back, what is known, and scores, and which is better, in words."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from textual.widgets import Static
 
 from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
-from quail_audit.schema.figures import Knowledge, Score
+from quail_audit.schema.figures import ItemsBack, Knowledge, Score
 from quail_audit.schema.policy import Limits
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.theme import palette
+from quail_audit.tui.words.known import percent_text, range_text
 from quail_audit.verdict.comparison import (
     CHANGE_MARKS,
     CHECKPOINT_THAT_CHANGES,
@@ -27,7 +28,7 @@ from quail_audit.verdict.comparison import (
     ScoreChange,
 )
 
-TITLE_COLUMNS, ARM_COLUMNS, FIGURE_COLUMNS, DIFFERENCE_COLUMNS = 16, 15, 15, 9
+TITLE_COLUMNS, ARM_COLUMNS, FIGURE_COLUMNS, DIFFERENCE_COLUMNS = 16, 15, 16, 9
 NARROW_FIGURE_COLUMNS = 11
 WIDTH_WITH_INTERVALS = TITLE_COLUMNS + ARM_COLUMNS + 2 * FIGURE_COLUMNS + DIFFERENCE_COLUMNS + 13
 
@@ -38,7 +39,7 @@ class ScoreChanges(VerticalScroll, can_focus=True):
     HOW_TO_READ: ClassVar[tuple[str, ...]] = (
         "▲ better and ▼ worse: the 95 % intervals do not overlap. = same: they do, so no difference can be told.",
         "Forget metrics are better low and retain metrics high; for NLL it is the other way round. ≠ is neither.",
-        "came back: how much of what was forgotten returns at this scheme; it should not exceed the limit.",
+        "back: items that are back at this scheme; known: the share of what there was to forget. Both have a limit.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False),
@@ -60,16 +61,18 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         self._columns = FIGURE_COLUMNS if self._has_intervals else NARROW_FIGURE_COLUMNS
         self.border_subtitle = "v: every arm" if not every_arm else "v: only what changes"
         text = self._headings()
-        recoveries = {change.metric: change for change in found.knowledge}
-        known = dict.fromkeys([*recoveries, *(change.metric for change in found.scores)])
+        knowledge = {change.metric: change for change in found.knowledge}
+        known = dict.fromkeys([*knowledge, *(change.metric for change in found.scores)])
         for metric in [metric for metric in before.metrics() if metric in known] or known:
             title = wording.metric_title(metric)
+            if metric in knowledge:
+                limits = after.limits.metric_limits(scheme, metric)
+                text.append_text(self._knowledge(title, knowledge[metric], limits))
+                title = ""
             for change in found.scores:
                 if change.metric == metric and (every_arm or change.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/")):
                     text.append_text(self._score(title, change, before, after))
                     title = ""
-            if metric in recoveries:
-                text.append_text(self._recovery(title, recoveries[metric], after.limits.metric_limits(scheme, metric)))
         if not known:
             text = Text("Neither run has scores: both were given no data.", style=palette.muted_style(self.app))
         self.query_one("#score-changes", Static).update(text)
@@ -125,18 +128,31 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         digits = 2 if change.metric.startswith("nll") else 1
         return Text(f"~{so_far.mean:.{digits}f}", style=palette.muted_style(self.app))
 
-    def _recovery(self, title: str, change: KnowledgeChange, limits: Limits) -> Text:
+    def _knowledge(self, title: str, change: KnowledgeChange, limits: Limits) -> Text:
+        """Return how many items are back, if they were counted, and what is known."""
         before, after = change.before, change.after
+        backs = [None if each is None else each.back for each in (before, after)]
+        text = Text()
+        if any(backs):
+            one, other = backs
+            difference = "" if one is None or other is None else signed_number(other.count - one.count, 0)
+            shown = self._back(one), self._back(other)
+            limit = f"limit {limits.max_back_percent:g} %"
+            text.append_text(self._line(title, "back", *shown, difference, _back_change(one, other), limit))
+            title = ""
+        known, later = (None if each is None else each.known for each in (before, after))
         difference = ""
-        one, other = (None if each is None else each.known for each in (before, after))
-        if one is not None and other is not None:
-            difference = f"{signed_number(other.percent - one.percent, 0)} %"
-        limit = (
-            "" if after is not None and after.outcome == "reported only" else f"limit {limits.max_known_percent:g} %"
-        )
-        return self._line(
-            title, "known", self._percent(before), self._percent(after), difference, change.standing, limit
-        )
+        if known is not None and later is not None:
+            difference = f"{signed_number(later.percent - known.percent, 0)} %"
+        is_judged = after is None or after.outcome != "reported only"
+        limit = f"limit {limits.max_known_percent:g} %" if is_judged else ""
+        shown = self._percent(before), self._percent(after)
+        return text.append_text(self._line(title, "known", *shown, difference, change.standing, limit))
+
+    def _back(self, back: ItemsBack | None) -> Text:
+        if back is None:
+            return Text(wording.UNKNOWN, style=palette.muted_style(self.app))
+        return Text(f"{back.count} of {back.items}", style="bold")
 
     def _percent(self, knowledge: Knowledge | None) -> Text:
         if knowledge is None:
@@ -145,11 +161,20 @@ class ScoreChanges(VerticalScroll, can_focus=True):
         if known is None:
             return Text(knowledge.outcome[: self._columns], style=palette.muted_style(self.app))
         if not self._has_intervals:
-            return Text(f"{round(known.percent)} %", style="bold")
-        return Text(f"{round(known.percent)} % {round(known.low)}–{round(known.high)}", style="bold")
+            return Text(percent_text(known.percent), style="bold")
+        return Text(range_text(known), style="bold")
 
 
 def signed_number(value: float, digits: int) -> str:
     """Write a number with its sign, unless it rounds to 0."""
     shown = f"{value:+.{digits}f}"
     return shown.replace("-", "−") if float(shown) else f"{0:.{digits}f}"
+
+
+def _back_change(before: ItemsBack | None, after: ItemsBack | None) -> Change:
+    """Return whether more or fewer items are back, if the ranges of their shares tell."""
+    if before is None or after is None:
+        return "unknown"
+    if before.low <= after.high and after.low <= before.high:
+        return "same"
+    return "better" if after.high < before.low else "worse"

@@ -45,7 +45,8 @@ class VerdictLine(Static):
         if len(run.schemes) > 1:
             request = run.request
             weights_only = request is not None and request.data is None
-            reasons.append(wording.holds_at_line(run.formats(), weights_only=weights_only))
+            holds = wording.holds_at_line(run.formats(), weights_only=weights_only)
+            reasons.insert(1, holds)  # before other reasons, which may be many
         text = Text.assemble(
             (f" {wording.OUTCOME_MARKS[verdict.outcome]}", palette.outcome_style(self.app, verdict.outcome)), "  "
         )

@@ -19,9 +19,11 @@ EVERYWHERE = "everywhere"
 
 
 def limits_in_a_line(limits: Limits | OtherLimits) -> str:
-    """List the limits that are set: known ≤ 10 % · overlap < 0.999 · survival ≥ 0.5."""
+    """List the limits that are set: known ≤ 10 % · back ≤ 10 % · utility ≥ 80 % · overlap < 0.999 · survival ≥ 0.5."""
     words = {
         "known ≤ {:g} %": limits.max_known_percent,
+        "back ≤ {:g} %": limits.max_back_percent,
+        "utility ≥ {:g} %": limits.min_utility_percent,
         "overlap < {:g}": limits.overlap_at_risk,
         "survival ≥ {:g}": limits.survival_at_risk,
     }
@@ -91,8 +93,15 @@ def _waivers_text(policy: Policy, day: datetime.date) -> str:
 
 
 def _every_limit(limits: Limits | OtherLimits) -> str:
-    points = limits.informative_points
-    parts = [limits_in_a_line(limits), "" if points is None else f"informative from {points:g} points on"]
+    words = {
+        "format leaves ≥ {:g} %": limits.min_format_percent,
+        "membership ≤ {:g} %": limits.max_membership_percent,
+        "informative from {:g} points on": limits.informative_points,
+    }
+    parts = [limits_in_a_line(limits), *(text.format(value) for text, value in words.items() if value is not None)]
+    if isinstance(limits, Limits):
+        parts += ["membership only warns"] if limits.max_membership_percent is None else []
+        parts.append("weights alone may pass" if limits.accept_weights_only else "weights alone never pass")
     return " · ".join(part for part in parts if part)
 
 

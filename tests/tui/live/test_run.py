@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quail_audit.core.errors import BadInputError
@@ -15,7 +16,8 @@ from quail_audit.schema.events.lines import to_line
 from quail_audit.schema.policy import Limits, OtherLimits, Policy
 from quail_audit.tui.live import feed as feed_module
 from quail_audit.tui.live.feed import Feed
-from quail_audit.tui.live.run import LiveRun
+from quail_audit.tui.live.run import KnownSoFar, LiveRun
+from quail_audit.verdict.evidence import weigh
 from tests.support.made_runs import METRICS, detail, events, judged_by, write_run
 
 PATIENCE_S = 20.0
@@ -79,6 +81,51 @@ def test_a_file_that_changed_under_an_open_run_is_said(tmp_path: Path) -> None:
     (folder / EVENTS).write_text(to_line(next(events())) * 500)
     with pytest.raises(BadInputError):
         run.texts(answers)
+
+
+@pytest.mark.parametrize("retrain", [True, False])
+def test_what_is_known_so_far_is_what_the_audit_makes_of_the_items_so_far(tmp_path: Path, retrain: bool) -> None:
+    """Against the audit's own figures, of the items that all arms have answered; they come in any order."""
+    order = np.random.default_rng(5).permutation(24)
+    made, late = [], []
+    for event in events(retrain=retrain, outcome="pass"):
+        if not isinstance(event, SampleScored) or event.metric != "verbmem_forget":
+            continue
+        if event.arm == "unlearned/nf4":
+            late.append(event)
+        elif event.arm in ("original/full", "unlearned/full", "retrain/full"):
+            made.append(event)
+    late = [late[place] for place in order[:9]]
+    head = [event for event in events(retrain=retrain) if event.type in ("run_started", "planned")]
+    run = followed(write_run(tmp_path / "run", iter([*head, *made, *late])))
+
+    shared = sorted(event.sample for event in late)
+
+    def scores(arm: str) -> tuple[float, ...]:
+        by_number = {event.sample: event.score for event in [*made, *late] if event.arm == arm}
+        return tuple(by_number[number] for number in shared)
+
+    arms = ("original/full", "unlearned/full", "unlearned/nf4", *(("retrain/full",) if retrain else ()))
+    report = run.state.report().model_copy(update={"items": {"verbmem_forget": {arm: scores(arm) for arm in arms}}})
+    expected = weigh(report, Limits()).knowledge["nf4"]["verbmem_forget"]
+    found = run.so_far("verbmem_forget", "nf4")
+    assert found is not None
+    assert expected.known is not None
+    assert expected.back is not None
+    assert found.percent == pytest.approx(expected.known.percent)
+    assert (found.back, found.items) == (expected.back.count, 9)
+    assert run.so_far("verbmem_forget", "fp4") is None
+    assert run.so_far("nll_forget", "nf4") is None
+
+
+def test_nothing_is_known_so_far_of_items_that_the_original_does_not_know(tmp_path: Path) -> None:
+    made = [
+        event.model_copy(update={"score": 20.0}) if isinstance(event, SampleScored) else event
+        for event in events(samples=4)
+        if event.type in ("run_started", "planned", "sample_scored")
+    ]
+    found = followed(write_run(tmp_path / "run", iter(made))).so_far("verbmem_forget", "nf4")
+    assert found == KnownSoFar(percent=None, back=0, items=4)
 
 
 def test_a_run_that_grows_is_followed_to_its_end(tmp_path: Path) -> None:
@@ -168,25 +215,25 @@ def test_a_process_that_is_leaving_after_the_end_is_nothing_to_stop(tmp_path: Pa
 
 
 def test_the_limit_is_the_policys(tmp_path: Path) -> None:
-    (tmp_path / "strict.toml").write_text("[limits]\nmax_recovery_percent = 2.5\n")
+    (tmp_path / "strict.toml").write_text("[limits]\nmax_known_percent = 2.5\n")
     for policy, limit in (("strict.toml", 2.5), ("absent.toml", 10.0), (None, 10.0)):
         path = str(tmp_path / policy) if policy else None
         first, *others = events()
         request = first.request.model_copy(update={"policy": path})  # type: ignore[union-attr]
         made = iter([first.model_copy(update={"request": request}), *others])
-        assert followed(write_run(tmp_path / f"run of {policy}", made)).limits == Limits(max_recovery_percent=limit)
+        assert followed(write_run(tmp_path / f"run of {policy}", made)).limits == Limits(max_known_percent=limit)
 
 
 def test_limits_of_the_command_line_count_before_the_policys(tmp_path: Path) -> None:
     """Also where the run has not said yet what it is judged by."""
     first, *others = events()
-    given = {"policy": None, "limits": {"max_recovery_percent": 3.0}}
+    given = {"policy": None, "limits": {"max_known_percent": 3.0}}
     request = first.request.model_copy(update=given)  # type: ignore[union-attr]
     run = followed(write_run(tmp_path / "run", iter([first.model_copy(update={"request": request}), *others])))
-    assert run.limits == Limits(max_recovery_percent=3.0)
+    assert run.limits == Limits(max_known_percent=3.0)
 
 
 def test_the_limits_are_those_that_the_run_says(tmp_path: Path) -> None:
-    limits = Limits(where=(OtherLimits(schemes=("nf4",), metrics=("knowmem_*",), max_recovery_percent=60.0),))
+    limits = Limits(where=(OtherLimits(schemes=("nf4",), metrics=("knowmem_*",), max_known_percent=60.0),))
     run = followed(write_run(tmp_path / "run", judged_by(Policy(limits=limits), events(), "not here.toml")))
     assert run.limits == limits

@@ -22,7 +22,7 @@ from tests.support.made_runs import events as audit_events
 from tests.support.made_runs import judged_by, write_run
 from tests.support.made_trainings import repaired
 
-POLICY = Policy(limits=Limits(where=(OtherLimits(metrics=("verbmem_forget",), max_recovery_percent=12.0),)))
+POLICY = Policy(limits=Limits(where=(OtherLimits(metrics=("verbmem_forget",), max_known_percent=12.0),)))
 
 
 @pytest.fixture
@@ -31,8 +31,10 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QuailApp:
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / ".quail" / "runs"
     made = {
-        "before": judged_by(POLICY, audit_events(blocks=4, schemes=("nf4", "fp4"))),
-        "repaired": judged_by(POLICY, repaired(audit_events(blocks=4, schemes=("nf4", "fp4"), outcome="pass"))),
+        "before": judged_by(POLICY, audit_events(blocks=4, schemes=("nf4", "fp4"), samples=60)),
+        "repaired": judged_by(
+            POLICY, repaired(audit_events(blocks=4, schemes=("nf4", "fp4"), samples=60, outcome="pass"))
+        ),
         "smaller": audit_events(blocks=2, schemes=("nf4",), retrain=False),
     }
     for age, (name, events) in enumerate(reversed(made.items())):
@@ -79,13 +81,18 @@ async def test_scores_say_better_worse_or_the_same_in_words(app: QuailApp) -> No
         screen = await compare_with(pilot, 0)
         lines = said(screen, "#score-changes").splitlines()
         verbmem = next(number for number, line in enumerate(lines) if line.startswith("VerbMem, forget"))
-        assert "unlearned/full" in lines[verbmem]
-        assert "= same" in lines[verbmem]
-        assert "unlearned/nf4" in lines[verbmem + 1]
-        assert "▲ better" in lines[verbmem + 1]
-        assert "came back" in lines[verbmem + 2]
-        assert "▲ better  limit 12 %" in lines[verbmem + 2]
-        assert any("▲ better  limit 10 %" in line for line in lines)  # KnowMem's
+        assert " back " in lines[verbmem]
+        assert "60 of 60 → " in lines[verbmem]
+        assert " 0 of 60 " in lines[verbmem]
+        assert "▲ better  limit 10 %" in lines[verbmem]
+        assert " known " in lines[verbmem + 1]
+        assert "97 % [91, 103] → " in lines[verbmem + 1]
+        assert "▲ better  limit 12 %" in lines[verbmem + 1]
+        assert "unlearned/full" in lines[verbmem + 2]
+        assert "= same" in lines[verbmem + 2]
+        assert "unlearned/nf4" in lines[verbmem + 3]
+        assert "▲ better" in lines[verbmem + 3]
+        assert any("known" in line and "▲ better  limit 10 %" in line for line in lines)  # KnowMem's
         assert not any("original/full" in line for line in lines)
         await pilot.press("v")
         await pilot.pause()

@@ -27,17 +27,17 @@ from tests.support.made_runs import events, judged_by, write_run
 
 HOSTILE = "[red]MLPs[/red] \x1b[31m carry"
 POLICY = Policy(
-    limits=Limits(where=(OtherLimits(schemes=("fp4",), metrics=("knowmem_*",), max_recovery_percent=60.0),)),
+    limits=Limits(where=(OtherLimits(schemes=("fp4",), metrics=("knowmem_*",), max_known_percent=60.0),)),
     required=Requirements(samples={"verbmem_forget": 100}),
     rules=(
         Rule(name=HOSTILE, figure="survival", layers=("*.mlp.*",), at_least=0.8),
-        Rule(name="utility", figure="score", metrics=("verbmem_retain",), at_least=40.0),
+        Rule(name="retain score", figure="score", metrics=("verbmem_retain",), at_least=40.0),
         Rule(name="other formats", figure="overlap", schemes=("int8",), at_most=0.99),
     ),
     waivers=(
         Waiver(rule="[[]red*", reason="kept [b]in 16 bits[/b]", owner="\x1b]0;me", expires=datetime.date(2026, 6, 30)),
         Waiver(rule="required samples", reason="24 are all", owner="data@x", expires=datetime.date(2025, 12, 31)),
-        Waiver(rule="utility", reason="was low once", owner="data@x", expires=datetime.date(2026, 1, 1)),
+        Waiver(rule="retain score", reason="was low once", owner="data@x", expires=datetime.date(2026, 1, 1)),
     ),
 )
 
@@ -73,7 +73,7 @@ async def test_every_rule_stands_there_as_policy_check_judges_it(tmp_path: Path,
             for cell in (row.rule, row.about, row.figure, row.limit, row.outcome):
                 assert " ".join(printable(cell).split()) in text, cell
         assert "\x1b" not in text
-        assert "fp4 recovery ≤ 60 %" in text
+        assert "fp4 known ≤ 60 %" in text
         assert "by \\x1b]0;me: kept [b]in 16 bits[/b]" in text
         assert "✗ expired on 2025-12-31, which fails the release · by data@x: 24 are all" in text
         assert "until 2026-01-01 · by data@x: was low once · waived nothing" in text
@@ -98,7 +98,7 @@ async def test_while_a_run_goes_on_it_says_what_will_be_judged_and_then_what_cam
             await settled(pilot)
             text = shown(pilot)
             assert "The rules are judged when everything is measured" in text
-            assert "utility score at least 40 · verbmem_retain" in text
+            assert "retain score score at least 40 · verbmem_retain" in text
             assert "other formats overlap at most 0.99 · at int8" in text
             assert "verbmem_forget at least 100 samples" in text
             assert "until 2026-01-01 · by data@x: was low once" in text
@@ -123,7 +123,7 @@ async def test_of_a_stopped_run_and_of_an_old_one_it_says_why_there_are_no_rules
             await pilot.press("p")
             await settled(pilot)
             assert said in shown(pilot)
-            assert ("utility" in shown(pilot)) == (folder is stopped)
+            assert ("retain score" in shown(pilot)) == (folder is stopped)
             await pilot.press("escape")
             assert isinstance(pilot.app.screen, AuditScreen)
 
@@ -136,9 +136,9 @@ async def test_a_gauge_marks_the_limit_of_its_scheme_and_metric(tmp_path: Path) 
         for scheme, limits in (("nf4", (10.0, 10.0)), ("fp4", (10.0, 60.0))):
             panel = pilot.app.screen.query_one(ForgettingPanel).query_one(Static)
             lines = str(panel.content).splitlines()
-            for title, limit in zip(("VerbMem, forget", "KnowMem, forget"), limits, strict=True):
+            for title, limit in zip(("VerbMem ", "KnowMem "), limits, strict=True):
                 line = next(line for line in lines if line.startswith(title))
-                gauge = "".join(character for character in line if character in "█·┊")
+                gauge = "".join(character for character in line if character in "█▓░·┊")
                 assert gauge.index("┊") == gauge_cell(limit, len(gauge)), (scheme, title)
             await pilot.press("x")
             await settled(pilot)
@@ -148,18 +148,18 @@ def test_the_finding_of_a_policy_counts_what_it_holds() -> None:
     found = PolicyFound(policy=POLICY, day=datetime.date(2026, 1, 1))
     line = finding(found).line
     assert line.startswith("! 1 of 3 waivers expired · 3 rules · 1 requirement · 1 exception · ")
-    assert line.endswith("recovery ≤ 10 % · overlap < 0.999 · survival ≥ 0.5")
+    assert line.endswith("known ≤ 10 % · back ≤ 10 % · utility ≥ 80 % · overlap < 0.999 · survival ≥ 0.5")
     later = finding(PolicyFound(policy=POLICY, day=datetime.date(2026, 1, 2))).line
     assert later.startswith("! 2 of 3 waivers expired")
     earlier = finding(PolicyFound(policy=POLICY, day=datetime.date(2025, 12, 31))).line
     assert earlier.startswith("3 waivers · 3 rules")
     plain = finding(PolicyFound(policy=Policy(), day=datetime.date(2026, 1, 1))).line
-    assert plain == "recovery ≤ 10 % · overlap < 0.999 · survival ≥ 0.5"
+    assert plain == "known ≤ 10 % · back ≤ 10 % · utility ≥ 80 % · overlap < 0.999 · survival ≥ 0.5"
 
 
 def test_the_details_of_a_policy_have_all_of_it_and_nothing_that_acts() -> None:
     rows = details(PolicyFound(policy=POLICY, day=datetime.date(2026, 1, 1)))
-    assert dict(rows)["knowmem_* at fp4"] == "recovery ≤ 60 %"
+    assert dict(rows)["knowmem_* at fp4"] == "known ≤ 60 %"
     assert dict(rows)["[red]MLPs[/red] \\x1b[31m carry"] == "survival at least 0.8 · *.mlp.*"
     assert dict(rows)["waiver: required samples"].startswith("✗ expired on 2025-12-31")
     assert not any("\x1b" in text for row in rows for text in row)

@@ -14,6 +14,7 @@ from quail_audit.reports.shared_words import shared_words
 from quail_audit.runs.names import EVENTS
 from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.events.lines import Event, to_line
+from quail_audit.schema.policy import Limits
 from quail_audit.tui.app import QuailApp
 from quail_audit.tui.live.run import LiveRun
 from quail_audit.tui.live.sample_scores import (
@@ -28,7 +29,9 @@ from quail_audit.tui.live.sample_search import search
 from quail_audit.tui.screens.samples import SamplesScreen
 from quail_audit.tui.widgets.reading_pane import MOST_CHARACTERS, ReadingPane, columns_in, marked_text
 from quail_audit.tui.widgets.sample_list import SampleList
+from quail_audit.verdict.evidence import weigh
 from tests.support.app_driver import screen_text, settled, until
+from tests.support.every_metric import WAYS, every_metric
 from tests.support.made_runs import METRICS, events, write_run
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[bold red]loud[/] \u202eevil\u202c \x9b31m\r\n\t\u05e9\u05dc\u05d5\u05dd"
@@ -149,6 +152,39 @@ def test_a_leak_is_more_than_half_of_what_was_forgotten(tmp_path: Path) -> None:
     retain = scores_of(read(tmp_path / "fail"), "verbmem_retain")
     assert all(failing.leaks(row) for row in range(5))
     assert not any(passing.leaks(row) or retain.leaks(row) for row in range(5))
+
+
+@pytest.mark.parametrize("retrain", [True, False])
+@pytest.mark.parametrize("metric", ["verbmem_forget", "knowmem_extraction_strength_forget"])
+def test_items_are_back_and_kept_as_the_verdict_counts_them(tmp_path: Path, retrain: bool, metric: str) -> None:
+    """Against the audit's own counts, of items with every kind of scores."""
+    rng = random.Random(7)
+    choices = {
+        "original/full": (2.0, 60.0, 95.0),
+        "unlearned/full": (0.0, 0.0, 4.0, 46.0, 90.0),
+        "unlearned/nf4": (0.0, 46.0, 90.0, 100.0),
+        "retrain/full": (0.0, 4.0, 12.0),
+    }
+    scores = {arm: [rng.choice(known) for _ in range(60)] for arm, known in choices.items()}
+    made = [
+        event.model_copy(update={"score": scores[event.arm][event.sample]})
+        if isinstance(event, SampleScored) and event.arm in scores
+        else event
+        for event in every_metric(events(blocks=1, samples=60, retrain=retrain))
+    ]
+    run = read(write_run(tmp_path / "run", iter(made)))
+    found = scores_of(run, metric)
+    arms = [arm for arm in found.arms if arm in scores]
+    items = {metric: {arm: tuple(scores[arm]) for arm in arms}}
+    expected = weigh(run.state.report().model_copy(update={"items": items}), Limits()).knowledge["nf4"][metric]
+    assert expected.back is not None
+    assert expected.kept is not None
+    rows = range(len(found))
+    assert sum(found.leaks(row) for row in rows) == found.backs().sum() == expected.back.count > 0
+    assert sum(found.is_kept(row) for row in rows) == expected.kept.count > 0
+    assert list(found.backs()) == [found.leaks(row) for row in rows]
+    in_order = found.sorted_rows(CAME_BACK)
+    assert [found.leaks(row) for row in in_order] == sorted((found.leaks(row) for row in rows), reverse=True)
 
 
 # Searching
@@ -280,6 +316,86 @@ async def test_every_key(tmp_path: Path) -> None:
         await until(pilot, lambda: screen.has_class("-enlarged"))
         await pilot.press("escape", "escape")
         await until(pilot, lambda: app.screen is not screen)
+
+
+@pytest.mark.asyncio
+async def test_the_way_that_brought_an_answer_out_stands_beside_its_score(tmp_path: Path) -> None:
+    made = every_metric(events(blocks=1, samples=8))
+    async with opened(write_run(tmp_path / "run", made), (160, 50)) as (app, pilot, screen):
+        while screen.metric != "knowmem_forget":
+            await pilot.press("m")
+        for way in WAYS:
+            while WAYS[number(screen) % 4] != way:
+                await pilot.press("n")
+            await until(pilot, lambda way=way: f"points{f' · {way}' if way else ''} ─" in screen_text(pilot))
+            await pilot.press("c")
+            rounded = next(line for line in app.clipboard.splitlines() if line.startswith("unlearned/nf4"))
+            assert (f", {way}): " in rounded) if way else (", " not in rounded.partition(":")[0])
+            unrounded = next(line for line in app.clipboard.splitlines() if line.startswith("unlearned/full"))
+            assert ", " not in unrounded.partition(":")[0]
+            await pilot.press("n")
+
+
+@pytest.mark.asyncio
+async def test_other_scores_of_the_same_item_stand_below_its_answers(tmp_path: Path) -> None:
+    made = every_metric(events(blocks=1, samples=8))
+    async with opened(write_run(tmp_path / "run", made), (160, 50)) as (_, pilot, screen):
+        await until(pilot, lambda: "The same item by other metrics" in screen_text(pilot))
+        lines = screen_text(pilot).splitlines()
+        rounded = next(
+            a.scores["unlearned/nf4"] for a in screen.run.answers("verbmem_forget", "nf4") if a.number == number(screen)
+        )
+        for title, lower, is_counted in (
+            ("VerbMem, prob.", 0, True),
+            ("VerbMem, extr.", 1, True),
+            ("VerbMem, exact", 2, False),
+        ):
+            line = next(line for line in lines if title in line and "→" in line)
+            assert f"→ {min(100.0, rounded - lower):>6.1f}  (original" in line
+            assert ("▲ back" in line) == is_counted
+        while screen.metric != "verbmem_probability_forget":
+            await pilot.press("m")
+        await until(pilot, lambda: "no answer is asked for" in screen_text(pilot))
+        assert "erase debt" in screen_text(pilot)
+        assert "█" in screen_text(pilot)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+async def test_i_shows_only_the_items_that_are_back(tmp_path: Path, size: tuple[int, int]) -> None:
+    def made(event: SampleScored) -> dict[str, object]:
+        return {"score": 0.0} if event.arm == "unlearned/nf4" and event.sample % 3 else {}
+
+    async with opened(write_run(tmp_path / "run", with_texts(made, samples=12)), size) as (app, pilot, screen):
+        back = [0, 3, 6, 9]
+        assert "4 of 12 back" in screen_text(pilot)
+        assert sorted(numbers(screen)[:4]) == back
+        await pilot.press("i")
+        await until(pilot, lambda: "▲ 4 of 12 only" in screen_text(pilot))
+        assert sorted(numbers(screen)) == back
+        await pilot.press("o", "G", "r", "O")
+        assert sorted(numbers(screen)) == back
+        await pilot.press("m")
+        assert sorted(numbers(screen)) == back
+        while screen.metric != "nll_forget":
+            await pilot.press("m")
+        assert len(numbers(screen)) == 12  # its items are not counted as back
+        await pilot.press("i")
+        assert "not counted as back" in app.log_lines[-1]
+        while screen.metric != "verbmem_forget":
+            await pilot.press("m")
+        await pilot.press("i")
+        assert len(numbers(screen)) == 12
+
+
+@pytest.mark.asyncio
+async def test_if_no_item_is_back_the_empty_list_says_so(tmp_path: Path) -> None:
+    async with opened(write_run(tmp_path / "run", events(blocks=1, samples=4, outcome="pass"))) as (_, pilot, screen):
+        await pilot.press("i")
+        await until(pilot, lambda: "No item is back by this metric" in screen_text(pilot))
+        assert "none is back" in screen_text(pilot)
+        await pilot.press("n", "G", "enter", "escape", "c", "i")
+        await until(pilot, lambda: len(numbers(screen)) == 4)
 
 
 @pytest.mark.asyncio

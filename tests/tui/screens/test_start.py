@@ -132,7 +132,7 @@ async def test_choices_are_checked_and_the_audit_starts(started: list[AuditReque
         await fill(pilot, original="a", unlearned="b c", retrain="r", data="d", policy="p.toml")
         assert below(pilot, "original").startswith("✓ LlamaForCausalLM · 1.23 M parameters · bfloat16 · 28 layers")
         assert "1 of 2 metrics" in below(pilot, "data")
-        assert "recovery ≤ 10 %" in below(pilot, "policy")
+        assert "known ≤ 10 %" in below(pilot, "policy")
         assert "✓ ready: 28 layers, 24 samples on 5 arms" in shown(pilot, "#readiness")
         line = "quail audit a 'b c' --retrain r --data d --policy p.toml"
         assert line in " ".join(shown(pilot, "#command").split())
@@ -517,7 +517,7 @@ async def test_the_folders_own_policy_is_filled_in_before_a_remembered_one(
     (here / "quail.toml").write_text("[limits]\n")
     save_settings(Settings().with_changes(original="a", unlearned="b", policy=str(here.parent / "loose.toml")))
     async with opened_app() as pilot:
-        await until(pilot, lambda: "recovery ≤ 10 %" in below(pilot, "policy"))
+        await until(pilot, lambda: "known ≤ 10 %" in below(pilot, "policy"))
         assert "--policy quail.toml" in shown(pilot, "#command")
         await pilot.press("ctrl+r")
         # not kept: another folder's audits are not judged by it unasked
