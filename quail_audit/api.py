@@ -54,6 +54,10 @@ class AuditOptions(TypedDict, total=False):
         text_column, label_column: columns of a classifier's data. None: `text` or `tweet`, and `label`.
         skip_modules: names of modules that stay in full precision. None: embeddings and head, as bitsandbytes does.
         max_samples: at most so many samples a metric.
+        population: items that the whole forget set has, of which the data has some or all. None: as the data's
+            population.json says; without one, any number.
+        prompt_format: "raw", questions are asked as texts, "chat", through the tokenizer's chat template, or "auto",
+            raw and, if there is a template, through it too.
         batch_size: samples generated at once. None: found automatically.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16"; what models compute in.
@@ -75,6 +79,8 @@ class AuditOptions(TypedDict, total=False):
     label_column: str | None
     skip_modules: Iterable[str] | None
     max_samples: int | None
+    population: int | None
+    prompt_format: Literal["auto", "raw", "chat"]
     batch_size: int | None
     device: str
     dtype: str

@@ -83,6 +83,23 @@ def audit(
         ),
     ] = None,
     max_samples: Annotated[int | None, typer.Option(help="Measure at most this many samples a metric.", min=1)] = None,
+    population: Annotated[
+        int | None,
+        typer.Option(
+            help="Items that the whole forget set has, of which the data has some or all. "
+            "Default: as the data's population.json says; without one, any number.",
+            metavar="N",
+            min=1,
+        ),
+    ] = None,
+    prompt_format: Annotated[
+        str,
+        typer.Option(
+            help="How questions are asked: raw, as texts; chat, through the tokenizer's chat template; "
+            "auto, raw and, if there is a template, through it too.",
+            metavar="auto|raw|chat",
+        ),
+    ] = "auto",
     batch_size: Annotated[
         str,
         typer.Option(
@@ -187,6 +204,8 @@ def audit(
             metrics=tuple(dict.fromkeys(metric)) if metric else None,
             skip_modules=tuple(skip_module) if skip_module else None,
             max_samples=max_samples,
+            population=population,
+            prompt_format=prompt_format,  # type: ignore[arg-type]  # pydantic refuses others
             batch_size=None if batch_size == "auto" else batch_size,  # type: ignore[arg-type]  # pydantic parses it
             device=device,
             dtype=dtype,

@@ -109,7 +109,7 @@ class Inspection(Value):
         schemes: what each scheme rounds.
         window: tokens that the model has positions for, or was made for.
         special: its special tokens.
-        chat_template: the first line of its chat template, if it has one. An audit does not apply it.
+        chat_template: the first line of its chat template, if it has one. An audit asks questions through it too.
         prompts: texts as the model sees them, from the data if that was given.
         samples: samples of each metric that the data allows.
         notes: what the report of an audit would say of it.

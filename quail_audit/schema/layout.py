@@ -22,6 +22,7 @@ EXAMPLES = "knowmem/{}_qa_icl"
 TEXTS = "privleak/{}"
 _PLAIN_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 ROW_SUFFIXES = (*_PLAIN_SUFFIXES, ".parquet", *(f"{suffix}.gz" for suffix in _PLAIN_SUFFIXES))
+POPULATION = "population.json"  # how many items there are to forget in all
 RAW_RETAIN = "raw/retain.txt"  # calibration's first choice
 _SPLITS = ("forget", "retain")
 _LABELLED = ("forget", "retain", "test", "holdout")
@@ -66,4 +67,4 @@ def known_data_names() -> tuple[str, ...]:
     """Return the relative paths that the files of a data folder may have."""
     named = ((CONTINUATIONS, _SPLITS), (QUESTIONS, _SPLITS), (EXAMPLES, _SPLITS), (TEXTS, DATA_NAMES))
     stems = (template.format(name) for template, parts in named for part in parts for name in DATA_NAMES[part])
-    return tuple(name for stem in (*_LABELLED, *stems) for name in spelled_names(stem))
+    return (*(name for stem in (*_LABELLED, *stems) for name in spelled_names(stem)), POPULATION)

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from quail_audit.core.values import Name, Value
 
+PromptFormat = Literal["auto", "raw", "chat"]
+
 
 class AuditRequest(Value):
     """Everything that decides what an audit measures. Written to request.json; enough to repeat the run."""
@@ -21,6 +23,8 @@ class AuditRequest(Value):
     label_column: str | None = None  # and label
     skip_modules: tuple[str, ...] | None = None  # None: as bitsandbytes leaves them
     max_samples: Annotated[int, Field(ge=1)] | None = None
+    population: Annotated[int, Field(ge=1, le=10**9)] | None = None  # items to forget in all; None: as the data says
+    prompt_format: PromptFormat = "auto"  # of questions
     batch_size: Annotated[int, Field(ge=1)] | None = None  # None: found automatically
     device: str = "auto"
     dtype: str = "auto"

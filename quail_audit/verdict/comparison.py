@@ -179,6 +179,7 @@ def caveats(before: AuditRequest, after: AuditRequest) -> tuple[str, ...]:
         "data": (before.data or "none", after.data or "none"),
         "references": (before.retrain or "none", after.retrain or "none"),
         "samples": (before.max_samples or "all", after.max_samples or "all"),
+        "prompt formats": (before.prompt_format, after.prompt_format),
         "dtypes": (before.dtype, after.dtype),
         "policies": (before.policy or "the defaults", after.policy or "the defaults"),
     }

@@ -99,6 +99,7 @@ def _measure_arm(
             batch_size=request.batch_size,
             seed=request.seed,
             journal=work.journal.section("batch", arm),
+            prompt_format=request.prompt_format,
         )
     except NonfiniteLogitsError as error:
         if scheme is None:  # else it is the scheme that breaks the model

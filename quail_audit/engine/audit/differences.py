@@ -46,13 +46,16 @@ _WORDS = {
 }
 
 
-def differences_of(pair: Pair, data: ForgettingData | None, tokenizer: str) -> tuple[Difference, ...]:
+def differences_of(
+    pair: Pair, data: ForgettingData | None, tokenizer: str, prompt_format: str = "auto"
+) -> tuple[Difference, ...]:
     """Return the differences of the unlearned checkpoint and of the reference from the original.
 
     Args:
         pair: the checkpoints.
         data: its texts are encoded by both tokenizers; None: a weights-only audit.
         tokenizer: "own", or "original": every arm reads with the original's, so that others do not decide.
+        prompt_format: how questions are asked.
     """
     found: list[Difference] = []
     for side, checkpoint in (("unlearned", pair.unlearned), ("retrain", pair.retrain)):
@@ -60,7 +63,8 @@ def differences_of(pair: Pair, data: ForgettingData | None, tokenizer: str) -> t
             continue
         named = [*_of_configuration(pair.original, checkpoint)]
         if data is not None:
-            named += _of_tokenizer(pair.original, checkpoint, data, are_shared=tokenizer == "original")
+            are_shared = tokenizer == "original"
+            named += _of_tokenizer(pair.original, checkpoint, data, are_shared=are_shared, prompt_format=prompt_format)
         found += [
             each.model_copy(update={"side": side, "decides": each.decides and side == "unlearned"}) for each in named
         ]
@@ -135,7 +139,7 @@ def _are_equal(first: object, second: object) -> bool:
 
 
 def _of_tokenizer(
-    original: Checkpoint, other: Checkpoint, data: ForgettingData, *, are_shared: bool
+    original: Checkpoint, other: Checkpoint, data: ForgettingData, *, are_shared: bool, prompt_format: str
 ) -> Iterator[Difference]:
     """Yield differences of tokenizers, and of the tokens that end an answer. The arms refuse what cannot be read."""
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
@@ -148,6 +152,8 @@ def _of_tokenizer(
     if type(first) is not type(second) or not parts[0] or parts[0] != parts[1]:  # else any text is encoded alike
         yield from _of_encodings(first, second, data, decides=not are_shared)
     yield from _of_parts(first, second, parts, decides=not are_shared)
+    if prompt_format != "raw":
+        yield from _of_chats(first, second, data, decides=not are_shared)
     if not data.labels:
         yield from _of_end_tokens(original, other, first, first if are_shared else second)
 
@@ -176,6 +182,21 @@ def _of_encodings(first: Any, second: Any, data: ForgettingData, *, decides: boo
             name = "tokenizer: tokens are read back as other text"
             yield _difference("tokenizer", name, read, read_otherwise, decides=decides)
             return
+
+
+def _of_chats(first: Any, second: Any, data: ForgettingData, *, decides: bool) -> Iterator[Difference]:
+    """Yield how many questions the chat templates put otherwise, with an example: one side is then asked less."""
+    from quail_audit.engine.audit.asking import chats_of
+    from quail_audit.engine.forgetting.models.chat_templates import make_chats
+
+    if getattr(first, "chat_template", None) == getattr(second, "chat_template", None) is None:
+        return
+    if not (chats := chats_of(data)):
+        return
+    pairs = list(zip(make_chats(first, chats).prompts, make_chats(second, chats).prompts, strict=True))
+    if others := [pair for pair in pairs if pair[0] != pair[1]]:
+        name = f"tokenizer: {len(others)} of {len(pairs)} questions are put otherwise by the chat template"
+        yield _difference("tokenizer", name, *others[0], decides=decides)
 
 
 def _of_parts(

@@ -95,7 +95,9 @@ def open_subject(request: AuditRequest) -> Generator[Event, None, Opened]:
     Raises:
         QuailError: schemes, device, data or checkpoints are at fault.
     """
+    from quail_audit.engine.audit.asking import notes_on_prompts
     from quail_audit.engine.checkpoints.pair import open_pair  # seconds to import, as is all that touches weights
+    from quail_audit.engine.forgetting.data.population import population_by_metric
     from quail_audit.engine.forgetting.data.spellings import Columns
     from quail_audit.engine.forgetting.measurable import fit_data, read_data
     from quail_audit.engine.forgetting.models.device import find_device, find_dtype
@@ -107,11 +109,18 @@ def open_subject(request: AuditRequest) -> Generator[Event, None, Opened]:
     data = None
     if request.data is not None:
         columns = Columns(request.text_column, request.label_column)
-        data = read_data(request.data, metrics=request.metrics, max_samples=request.max_samples, columns=columns)
+        data = read_data(
+            request.data,
+            metrics=request.metrics,
+            max_samples=request.max_samples,
+            columns=columns,
+            population=request.population,
+        )
     pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
     subject = stored_pair(pair, request.schemes) or RoundedPair(pair, schemes)
     if data is not None:
         data = fit_data(data, *(one for one in (pair.original, pair.unlearned, pair.retrain) if one is not None))
+    notes_on_asking = () if data is None else notes_on_prompts(pair, data, request)
     yield PairOpened(
         original=pair.original.facts,
         unlearned=pair.unlearned.facts,
@@ -120,11 +129,11 @@ def open_subject(request: AuditRequest) -> Generator[Event, None, Opened]:
         weights=sum(layer.weights for layer in pair.layers),
         left_in_full_precision=pair.left_in_full_precision,
         notes=(*pair.notes, *subject.notes, *_note_on_tokenizer(request)),
-        differences=differences_of(pair, data, request.tokenizer),
+        differences=differences_of(pair, data, request.tokenizer, request.prompt_format),
     )
     if data is not None:
-        yield DataRead(samples=data.samples, skipped=data.skipped)
-        for note in data.notes:
+        yield DataRead(samples=data.samples, skipped=data.skipped, population=population_by_metric(data))
+        for note in (*data.notes, *notes_on_asking):
             yield Noted(message=note)
     yield Planned(
         layers=len(pair.layers),

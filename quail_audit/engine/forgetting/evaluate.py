@@ -18,6 +18,7 @@ from quail_audit.schema.events.audit import ITEM_DECIMALS, MetricScored, SampleS
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import Score
+from quail_audit.schema.requests import PromptFormat
 from quail_audit.verdict.metric_kinds import DECIDING_METRICS, retain_metrics
 
 
@@ -45,6 +46,7 @@ def evaluate_arm(
     batch_size: int | None,
     seed: int,
     journal: Journal | None = None,
+    prompt_format: PromptFormat = "auto",
 ) -> Generator[Event, None, ArmScores]:
     """Score an arm.
 
@@ -56,6 +58,7 @@ def evaluate_arm(
         batch_size: None: found by the memory there is.
         seed: of the bootstrap.
         journal: where the results of batches are kept, and found again; None: nowhere.
+        prompt_format: how a language model is asked questions.
 
     Yields:
         SampleScored as batches finish, MetricScored for each metric, and Noted for what the reader should know.
@@ -66,8 +69,13 @@ def evaluate_arm(
     Raises:
         EnvironmentProblemError: out of memory with one sample at a time.
     """
-    kind = TransformersClassifier if data.labels else TransformersModel
-    model = kind(loaded.model, loaded.tokenizer, batch_size=batch_size, journal=journal)
+    model: TransformersClassifier | TransformersModel
+    if data.labels:
+        model = TransformersClassifier(loaded.model, loaded.tokenizer, batch_size=batch_size, journal=journal)
+    else:
+        model = TransformersModel(
+            loaded.model, loaded.tokenizer, batch_size=batch_size, journal=journal, prompt_format=prompt_format
+        )
     chosen = [metric for metric in known_metrics() if metric.name in metrics]
     total, done = sum(data.samples[metric.name] for metric in chosen), 0
     means: dict[str, Score] = {}

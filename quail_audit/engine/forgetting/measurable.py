@@ -29,6 +29,7 @@ def read_data(
     metrics: tuple[str, ...] | None = None,
     max_samples: int | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    population: int | None = None,
 ) -> ForgettingData:
     """Read a data folder, and say what can be measured with it.
 
@@ -37,9 +38,11 @@ def read_data(
         metrics: the metrics to measure; None: every metric that the folder has data for.
         max_samples: the most samples of each kind, taken from the front; in-context examples are not cut.
         columns: the names of the text and the label columns in classifiers' data.
+        population: items to forget in all, of each kind that there is, measured or not; None: as the folder's
+            population.json says.
 
     Raises:
-        UsageError: a metric that Quail does not know.
+        UsageError: a metric that Quail does not know, or a population of fewer items than the data has.
         BadInputError: no such folder, a file that cannot be used, the same samples given twice, nothing to measure, or
             nothing for a metric that was asked for.
     """
@@ -49,7 +52,7 @@ def read_data(
         if folder.exists():
             raise BadInputError("--data expects a folder, got a file", where=str(path), mend=put_into_folder(folder))
         raise BadInputError("no such folder", where=str(path), mend=_expected_data())
-    data = read_folder(folder, max_samples, columns)
+    data = read_folder(folder, max_samples, columns, population)
     samples = {metric.name: metric.samples(data) for metric in known_metrics()}
     if asked is not None:
         for metric in asked:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_PROMPTS = 3
 _QUESTION = Questions((QuestionAnswer(question="What is the capital of France?", answer="Paris"),), ())
+_A_QUESTION = "a question"
 _LINE_CHARACTERS = 200
 
 
@@ -61,6 +62,7 @@ def see_prompts(
         model: what its configuration says.
     """
     from quail_audit.engine.checkpoints.model.model_class import why_not_asked
+    from quail_audit.engine.forgetting.models.chat_templates import make_chats
     from quail_audit.engine.forgetting.models.end_tokens import end_ids_of_checkpoint
     from quail_audit.engine.forgetting.models.prompts import Prompts
     from quail_audit.engine.forgetting.models.tokenizer import load_tokenizer
@@ -78,6 +80,13 @@ def see_prompts(
     window = (window_of_classifier if classifies else window_of_language_model)(model, tokenizer)
     encoder = Prompts(tokenizer)
     texts = list(_texts(data) if data is not None else _examples(classifies))
+    turn_ends: tuple[int, ...] = ()
+    if (asked := _questions_of(texts[0][0], data)) is not None:
+        chats = make_chats(tokenizer, [questions.chat_of(asked, asked.asked[0].question)])
+        name, _, new = texts[0]
+        texts[1:1] = [(f"{name}, chat template", prompt, new) for prompt in chats.prompts if prompt is not None]
+        notes += tuple(chats.notes())
+        turn_ends = chats.turn_ends
     prompts = tuple(_see(encoder, name, text, window, new, classifies=classifies) for name, text, new in texts)
     end_ids: tuple[int, ...] = model.end_ids
     end_notes: tuple[str, ...] = ()
@@ -90,8 +99,15 @@ def see_prompts(
     if isinstance(template, dict):
         template = template.get("default", next(iter(template.values()), None))
     first_line = printable(template.strip().partition("\n")[0], limit=_LINE_CHARACTERS) if template else None
-    special = tuple(_special(tokenizer, model, end_ids))
+    special = tuple(_special(tokenizer, model, (*end_ids, *turn_ends)))
     return Seen(window, special, first_line, prompts, (*notes, *end_notes), not_measured)
+
+
+def _questions_of(shown: str, data: ForgettingData | None) -> Questions | None:
+    """Return the questions whose first is shown under this name; None if it is no question."""
+    if data is None:
+        return _QUESTION if shown == _A_QUESTION else None
+    return next((found for split, found in data.questions.items() if shown == f"knowmem_{split}"), None)
 
 
 def _examples(classifier: bool) -> Iterator[tuple[str, str, int]]:
@@ -99,7 +115,7 @@ def _examples(classifier: bool) -> Iterator[tuple[str, str, int]]:
     if classifier:
         yield "a text to classify", text, 0
         return
-    yield "a question", questions.text_prompts(_QUESTION)[0], knowmem.MAX_NEW_TOKENS
+    yield _A_QUESTION, questions.text_prompts(_QUESTION)[0], knowmem.MAX_NEW_TOKENS
     yield "a text to continue", "The quick brown fox", verbmem.MAX_NEW_TOKENS
     yield "a text whose probability is read", text, 0
 

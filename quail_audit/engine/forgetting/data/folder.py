@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quail_audit.core.errors import BadInputError
+from quail_audit.engine.forgetting.data.population import read_population
 from quail_audit.engine.forgetting.data.rows import Rows, read_part, read_rows
 from quail_audit.engine.forgetting.data.spellings import PLAIN_TEXT, PROMPT_AND_TRUTH, QUESTIONS, Columns, Form, R
 from quail_audit.engine.forgetting.data.types import (
@@ -13,6 +14,7 @@ from quail_audit.engine.forgetting.data.types import (
     SPLITS,
     Continuation,
     ForgettingData,
+    Kind,
     Labelled,
     LabelledSet,
     Questions,
@@ -29,8 +31,14 @@ def read_folder(
     folder: Path,
     max_samples: int | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    population: int | None = None,
 ) -> ForgettingData:
     """Return what a folder holds, even if there is nothing to measure in it.
+
+    Args:
+        folder: the folder.
+        max_samples, columns: see measurable.read_data.
+        population: items to forget in all, of each kind that there is; None: as the folder's population.json says.
 
     Raises:
         QuailError: a file that cannot be used, or the same samples given twice.
@@ -39,13 +47,18 @@ def read_folder(
     files: dict[str, Read] = {of: _read_files(folder, of, columns, notes) for of in LABELLED_SETS}
     continuations: dict[Split, tuple[Continuation, ...]] = {}
     questions: dict[Split, Questions] = {}
+    to_forget: dict[Kind, int] = {}  # items in the files
     texts: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
         if found := _read_named(folder, layout.CONTINUATIONS, split, PROMPT_AND_TRUTH, files[split], notes):
             continuations[split] = found[:max_samples]
+            if split == "forget":
+                to_forget["verbmem"] = len(found)
         if asked := _read_named(folder, layout.QUESTIONS, split, QUESTION_AND_ANSWER, files[split], notes):
             examples = _read_named(folder, layout.EXAMPLES, split, QUESTION_AND_ANSWER, {}, notes)
             questions[split] = Questions(asked[:max_samples], examples)
+            if split == "forget":
+                to_forget["knowmem"] = len(asked)
     for name in layout.DATA_NAMES:
         if passages := _read_named(folder, layout.TEXTS, name, PLAIN_TEXT, files.get(name, {}), notes):
             texts[name] = tuple(passage.text for passage in passages[:max_samples])
@@ -53,7 +66,17 @@ def read_folder(
     for of in LABELLED_SETS:
         if rows := _only(folder, _of_model(files[of], Labelled)):
             labelled[of] = rows[:max_samples]
-    return ForgettingData(folder, continuations, questions, texts, labelled, notes=tuple(notes))
+            if of == "forget":
+                to_forget["labelled"] = len(rows)
+    return ForgettingData(
+        folder,
+        continuations,
+        questions,
+        texts,
+        labelled,
+        notes=tuple(notes),
+        population=read_population(folder, to_forget, population),
+    )
 
 
 def _read_files(folder: Path, of: str, columns: Columns, notes: list[str]) -> Read:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from quail_audit.engine.forgetting.data.types import ForgettingData
+from quail_audit.schema.requests import PromptFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from quail_audit.schema.figures import Score
 
 Task = Literal["language modelling", "classification"]
-
-
-PromptFormat = Literal["auto", "raw", "chat"]
 
 
 @dataclass(frozen=True)

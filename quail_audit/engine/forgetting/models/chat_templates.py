@@ -69,7 +69,9 @@ class Chats:
 
     def notes(self) -> list[str]:
         """Return what a reader should know of chats that could not be made as they were meant."""
-        notes = []
+        notes: list[str] = []
+        if not self.has_template:
+            return notes
         count = len(self.made)
         if failed := sum(each.text is None for each in self.made):
             notes.append(f"{failed} of {count} questions were not asked through the chat template: it {self.why_not}")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quail_audit.engine.checkpoints.model.model_config import read_model_config
-from quail_audit.engine.forgetting.metrics.interface import Chat, PromptFormat, TokenScores, Truth
+from quail_audit.engine.forgetting.metrics.interface import Chat, TokenScores, Truth
 from quail_audit.engine.forgetting.models.base import EvaluatedModel, refuse_unknown_tokens
 from quail_audit.engine.forgetting.models.chat_templates import make_chats, refuse_unmade
 from quail_audit.engine.forgetting.models.end_tokens import find_end_ids
@@ -23,6 +23,7 @@ from quail_audit.engine.forgetting.models.quiet import quiet_transformers
 from quail_audit.engine.forgetting.models.truths import TruthRow, join_truth
 from quail_audit.engine.forgetting.models.windows import window_of_language_model
 from quail_audit.runs.journal import Journal
+from quail_audit.schema.requests import PromptFormat
 
 
 class TransformersModel(EvaluatedModel):

@@ -197,6 +197,23 @@ def _explain(error: json.JSONDecodeError, text: str, path: Path) -> tuple[str, s
     return error.msg, ""
 
 
+def parse_document(file: TextFile, path: Path, expected: str) -> object:
+    """Return the one value that a file holds.
+
+    Args:
+        file: its text.
+        path: the file.
+        expected: what it should hold, for the errors.
+
+    Raises:
+        BadInputError: it holds none or several, is not JSON, or has an object with a key twice.
+    """
+    values = [value for _, value in _values(file.text, path)]
+    if len(values) != 1:
+        raise BadInputError(f"the file holds {len(values)} JSON values, not one", where=str(path), mend=expected)
+    return values[0]
+
+
 def parse_cell(cell: object) -> object:
     """Return the list in a table's cell, which holds it as JSON; any other cell as it is."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
