@@ -322,7 +322,15 @@ def _read_data(folder: Path) -> None:
     read_data(folder)
 
 
-_QA = [{"question": "Who?", "answer": "Nobody"}, {"question": "Where?", "answer": "Here"}]
+def _read_population(folder: Path) -> None:
+    (folder / "forget.jsonl").write_text(json.dumps(_QA[0]))
+    _read_data(folder)
+
+
+_QA = [
+    {"question": "Who?", "answer": "Nobody", "paraphrases": ["By whom?", "Name them."]},
+    {"question": "Where?", "answer": "Here", "paraphrase": "In which place?"},
+]
 _VERBMEM = [{"prompt": "It was", "gt": "a dark night"}, {"prompt": "The", "gt": "end"}]
 _LINES: list[list[Any]] = [
     [{"text": "one", "label": "real"}, {"text": "two", "label": 0}],
@@ -563,6 +571,10 @@ READERS: dict[str, Reader] = {
     "bitsandbytes' state": Reader(lambda: spoilt_json([json.loads(_states()[1])]), _read_state),
     "verbmem": Reader(lambda: spoilt_json([_VERBMEM]), _written("verbmem/forget.json", _read_data)),
     "knowmem": Reader(lambda: spoilt_json([_QA]), _written("knowmem/retain_qa.json", _read_data)),
+    "population": Reader(
+        lambda: spoilt_json([{"verbmem": 24, "knowmem": "all"}]),
+        _written("population.json", _read_population),
+    ),
     "privleak": Reader(
         lambda: spoilt_json([["one", "two"], [{"text": "one"}]]), _written("privleak/forget.json", _read_data)
     ),
