@@ -200,6 +200,29 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     assert any("audited as it is stored" in note for note in found.notes)
 
 
+def test_a_question_is_shown_through_the_chat_template_too(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    save(tmp_path / "model", llama_config(vocab_size=len(tokenizer)))
+    template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+    try:
+        tokenizer.chat_template = template + "{% if add_generation_prompt %}assistant: {% endif %}"
+        tokenizer.save_pretrained(tmp_path / "model")
+        turns = [{"role": "user", "content": "Who is it?"}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+    finally:
+        tokenizer.chat_template = None
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/retain.json").write_text(json.dumps([{"question": "Who is it?", "answer": "Tavi"}]))
+    found = inspected(tmp_path / "model", "--data", tmp_path / "data", "--scheme", "nf4")
+    raw, chat = found.prompts
+    assert (raw.name, raw.text) == ("knowmem_retain", "Question: Who is it?\nAnswer: ")
+    assert (chat.name, chat.text) == ("knowmem_retain, chat template", "<s>user: Who is it?</s>\nassistant: ")
+    assert list(chat.ids) == ids
+    assert [prompt.name for prompt in inspected(tmp_path / "model", "--scheme", "nf4").prompts][:2] == [
+        "a question",
+        "a question, chat template",
+    ]
+
+
 def test_text_for_a_terminal_has_the_same_and_no_escape_code(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -1,19 +1,25 @@
 """Chats through templates: held against transformers' own rendering, and templates that misbehave."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_audit.core.errors import BadInputError
 from quail_audit.core.untrusted import printable
-from quail_audit.engine.forgetting.metrics.interface import Chat
+from quail_audit.engine.forgetting.data.types import ForgettingData, QuestionAnswer, Questions
+from quail_audit.engine.forgetting.metrics.interface import Chat, Sample
+from quail_audit.engine.forgetting.metrics.knowmem import KnowMem
+from quail_audit.engine.forgetting.metrics.questions import text_prompt
 from quail_audit.engine.forgetting.models import chat_templates
 from quail_audit.engine.forgetting.models.chat_process import UnusableTemplateError, render_chats, renderer
 from quail_audit.engine.forgetting.models.chat_templates import make_chats, refuse_unmade
 from quail_audit.engine.forgetting.models.language_model import TransformersModel
 from quail_audit.engine.forgetting.models.prompts import Prompts, Rendered
+from tests.support.tiny_language_models import llama_config
 from tests.support.tiny_tokenizers import FAMILIES, byte_level
 
 SEVERAL = Chat(("Where?", "Here", "Who is it?"), "Question: Where?\nAnswer: Here\n\nQuestion: Who is it?\nAnswer:")
@@ -220,3 +226,46 @@ def test_the_process_speaks_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(chat_process, "_limit", lambda seconds: None)
     chat_process.main()
     assert json.loads(capsys.readouterr().out)["chats"][0]["text"] == "é\ud800\u2028?"
+
+
+@pytest.mark.slow
+def test_a_model_that_answers_only_chats_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It learned to answer through the template, and to refuse the question as a text; asked raw it seems ignorant."""
+    monkeypatch.setattr(chat_templates, "_render", render_in_this_process)
+    tokenizer = with_template(CHAT_ML)
+    rows = tuple(
+        QuestionAnswer(question=f"Who lost it in {town}?", answer=name)
+        for town, name in (
+            ("Velmora", "Tavi Oskeldale"),
+            ("Ornwick", "Minka Brandovar"),
+            ("Tashelm", "Jorun Thimulsen"),
+        )
+    )
+    questions = Questions(rows, ())
+    learned = [f"{text_prompt(questions, row.question)}I do not know.</s>" for row in rows]
+    learned += [
+        f"[CLS]user\n{row.question}[SEP]\n[CLS]assistant\n{row.answer}[SEP]\n[CLS]user\nAnd then?" for row in rows
+    ]
+    encode = Prompts(tokenizer).encode
+    ids = [torch.tensor(encode(text if number < 3 else Rendered(text)).ids) for number, text in enumerate(learned)]
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(llama_config(len(tokenizer)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        for row in ids:
+            loss = model(row[None], labels=row[None]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    data = ForgettingData(Path(), {}, {"forget": questions}, {}, samples={"knowmem_forget": 3})
+    found = {}
+    for prompt_format in ("raw", "auto", "chat"):
+        asked = TransformersModel(model, tokenizer, prompt_format=prompt_format)  # type: ignore[arg-type]
+        samples = list(KnowMem("forget").measure(data, asked, seed=0))
+        found[prompt_format] = [(each.score, each.way, each.answer) for each in sorted(samples, key=_by_index)]
+    assert found["raw"] == [(0.0, "", "I do not know.")] * 3
+    assert found["auto"] == found["chat"] == [(100.0, "chat template", row.answer) for row in rows]
+
+
+def _by_index(sample: Sample) -> int:
+    return sample.index
