@@ -53,11 +53,12 @@ class AuditOptions(TypedDict, total=False):
         metrics: names of the metrics to measure. None: every metric that the data has.
         text_column, label_column: columns of a classifier's data. None: `text` or `tweet`, and `label`.
         skip_modules: names of modules that stay in full precision. None: embeddings and head, as bitsandbytes does.
-        max_samples: at most so many samples a metric.
         population: items that the whole forget set has, of which the data has some or all. None: as the data's
             population.json says; without one, any number.
         prompt_format: "raw", questions are asked as texts, "chat", through the tokenizer's chat template, or "auto",
             raw and, if there is a template, through it too.
+        max_samples: at most so many samples a metric, drawn at random by the seed.
+        stop_when_decided: ask items in blocks, in random order, and no more about a scheme once its verdict is certain.
         batch_size: samples generated at once. None: found automatically.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16"; what models compute in.
@@ -81,6 +82,7 @@ class AuditOptions(TypedDict, total=False):
     max_samples: int | None
     population: int | None
     prompt_format: Literal["auto", "raw", "chat"]
+    stop_when_decided: bool
     batch_size: int | None
     device: str
     dtype: str

@@ -82,7 +82,21 @@ def audit(
             metavar="NAME",
         ),
     ] = None,
-    max_samples: Annotated[int | None, typer.Option(help="Measure at most this many samples a metric.", min=1)] = None,
+    max_samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Measure at most this many samples a metric, drawn at random by --seed. With --resume: go on with so "
+            "many after an audit that ended undecided.",
+            min=1,
+        ),
+    ] = None,
+    stop_when_decided: Annotated[
+        bool,
+        typer.Option(
+            "--stop-when-decided",
+            help="Ask items in blocks, in random order, and ask no more about a scheme once its verdict is certain.",
+        ),
+    ] = False,
     population: Annotated[
         int | None,
         typer.Option(
@@ -122,7 +136,9 @@ def audit(
             metavar="own|original",
         ),
     ] = "own",
-    seed: Annotated[int, typer.Option(help="Random seed for bootstrap and calibration.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed for bootstrap, calibration and the order of items.", min=0)
+    ] = 0,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -206,6 +222,7 @@ def audit(
             max_samples=max_samples,
             population=population,
             prompt_format=prompt_format,  # type: ignore[arg-type]  # pydantic refuses others
+            stop_when_decided=stop_when_decided,
             batch_size=None if batch_size == "auto" else batch_size,  # type: ignore[arg-type]  # pydantic parses it
             device=device,
             dtype=dtype,

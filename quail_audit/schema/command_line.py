@@ -70,6 +70,9 @@ def _options(request: Value, run_dir: Path | None, given: Collection[str] = ()) 
         if name in ("original", "unlearned") or (name not in given and (value is None or value == field.default)):
             continue
         option = option_of(name)
+        if isinstance(value, bool):  # a flag, of which only the other value is said
+            arguments.append(option if value else option.replace("--", "--no-", 1))
+            continue
         if isinstance(value, dict):
             value = tuple(f"{key}={_argument_text(each)}" for key, each in value.items())
         for one in value if isinstance(value, tuple) else (value,):

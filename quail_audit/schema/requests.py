@@ -22,7 +22,8 @@ class AuditRequest(Value):
     text_column: str | None = None  # of classifiers' data; None: text or tweet,
     label_column: str | None = None  # and label
     skip_modules: tuple[str, ...] | None = None  # None: as bitsandbytes leaves them
-    max_samples: Annotated[int, Field(ge=1)] | None = None
+    max_samples: Annotated[int, Field(ge=1)] | None = None  # drawn at random
+    stop_when_decided: bool = False  # items are asked in blocks, until every scheme is decided
     population: Annotated[int, Field(ge=1, le=10**9)] | None = None  # items to forget in all; None: as the data says
     prompt_format: PromptFormat = "auto"  # of questions
     batch_size: Annotated[int, Field(ge=1)] | None = None  # None: found automatically

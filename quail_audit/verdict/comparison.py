@@ -178,12 +178,20 @@ def caveats(before: AuditRequest, after: AuditRequest) -> tuple[str, ...]:
         "originals": (before.original, after.original),
         "data": (before.data or "none", after.data or "none"),
         "references": (before.retrain or "none", after.retrain or "none"),
-        "samples": (before.max_samples or "all", after.max_samples or "all"),
+        "samples": tuple(_samples(each, of_all=before.seed == after.seed) for each in (before, after)),
         "prompt formats": (before.prompt_format, after.prompt_format),
         "dtypes": (before.dtype, after.dtype),
         "policies": (before.policy or "the defaults", after.policy or "the defaults"),
     }
     return tuple(f"different {what}: {one} and {other}" for what, (one, other) in asked.items() if one != other)
+
+
+def _samples(request: AuditRequest, *, of_all: bool) -> str:
+    """Return how many samples were asked for, in words; of_all: those that were drawn are alike, so say no seed."""
+    asked = str(request.max_samples or "all")
+    if request.max_samples is not None and not of_all:
+        asked = f"{asked} drawn by seed {request.seed}"
+    return f"{asked} until decided" if request.stop_when_decided else asked
 
 
 def compare_scheme(before: Report, after: Report, scheme: str) -> SchemeComparison:

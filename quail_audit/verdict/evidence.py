@@ -6,7 +6,7 @@ definitions with an example by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,16 +28,34 @@ _EQUAL = 1e-9  # scores that differ by less are the same
 
 def weigh(report: Report, limits: Limits) -> Weighed:
     """Weigh the items' scores of every scheme that was measured, by a policy's limits."""
-    schemes = [scheme for scheme, found in report.schemes.items() if found.failure is None]
-    cases = [
+    schemes = _measured_schemes(report)
+    utility = {scheme: dict(_utility(report, scheme, limits)) for scheme in schemes if retain_metrics(report.items)}
+    return Weighed(_knowledge(_cases(report, limits)), {scheme: found for scheme, found in utility.items() if found})
+
+
+def outcomes(report: Report, limits: Limits) -> dict[str, dict[str, KnowledgeOutcome]]:
+    """Return scheme -> deciding metric -> the outcome that `weigh` has, without its figures, which take longer."""
+    cases = _cases(report, limits)
+    judged = _evidence(cases)
+    found: dict[str, dict[str, KnowledgeOutcome]] = {}
+    for case in cases:
+        own = {key: judged[case.scheme, key] for key in case.asked}
+        found.setdefault(case.scheme, {})[case.metric] = _outcome(case, own)
+    return found
+
+
+def _measured_schemes(report: Report) -> list[str]:
+    return [scheme for scheme, found in report.schemes.items() if found.failure is None]
+
+
+def _cases(report: Report, limits: Limits) -> list[_Case]:
+    return [
         _Case.of(scheme, metric, report, arms, limits)
         for metric in DECIDING_METRICS
         if (scores := report.items.get(metric))
-        for scheme in schemes
+        for scheme in _measured_schemes(report)
         if (arms := arms_at(scores, scheme)) is not None
     ]
-    utility = {scheme: dict(_utility(report, scheme, limits)) for scheme in schemes if retain_metrics(report.items)}
-    return Weighed(_knowledge(cases), {scheme: found for scheme, found in utility.items() if found})
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,24 +187,27 @@ class _Case:
         found = _read_scores(report.items[metric], arms)
         population = report.population.get(metric)
         points = own.informative_points / 100.0
-        original, reference = found["original"], found.get("reference")
-        full = found.get("unlearned", found.get("deployed"))
+        # Full precision may have been asked more items than this scheme, and is judged by all, alike at every scheme.
+        whole = _read_scores(report.items[metric], arms, ("original", "unlearned", "reference"))
+        whole = whole if "unlearned" in whole else found
+        first, reference = whole["original"], whole.get("reference")
+        full = whole.get("unlearned", whole.get("deployed"))
         assert full is not None  # noqa: S101 - arms_at asked for one of them
-        floor = reference if reference is not None else found.get("unlearned")
+        original, floor = found["original"], found.get("reference", found.get("unlearned"))
         made: dict[str, _Question] = {}
         deployed: dict[str, _Question] = {}
-        lowest = original.mean() - (reference.mean() if reference is not None else 0.0)
+        lowest = first.mean() - (reference.mean() if reference is not None else 0.0)
         outcome: KnowledgeOutcome | None = None
         format_percent = None
-        if _is_swapped(full, original, reference, points):
+        if _is_swapped(full, first, reference, points):
             outcome = "swapped"
         elif lowest < points:
             outcome = "uninformative"
         else:
-            if reference is not None and "unlearned" in found:
-                made["residual"] = _Question(own.max_known_percent / 100.0, full, original, reference, population)
-            if reference is None or "unlearned" in found:
-                kept = is_kept(full, original, reference)
+            if reference is not None and "unlearned" in whole:
+                made["residual"] = _Question(own.max_known_percent / 100.0, full, first, reference, population)
+            if reference is None or "unlearned" in whole:
+                kept = is_kept(full, first, reference)
                 made["kept"] = _Question(own.max_back_percent / 100.0, kept, population=population)
             if floor is None:
                 outcome = "no floor"
@@ -225,9 +246,12 @@ class _Case:
         return key[0] == self.scheme or "residual" not in self.full
 
 
-def _read_scores(scores: Mapping[str, tuple[float, ...]], arms: Arms) -> dict[str, F64]:
-    """Return role -> scores from 0 to 1 of the items that all arms were asked."""
-    named = {role: name for role, name in arms.named().items() if name in scores}
+def _read_scores(
+    scores: Mapping[str, tuple[float, ...]], arms: Arms, roles: Collection[str] | None = None
+) -> dict[str, F64]:
+    """Return role -> scores from 0 to 1 of the items that all arms, or those of some roles, were asked."""
+    given = arms.named().items()
+    named = {role: name for role, name in given if name in scores and (roles is None or role in roles)}
     items = min(len(scores[name]) for name in named.values())
     return {role: np.array(scores[name][:items], dtype=np.float64) / 100.0 for role, name in named.items()}
 
@@ -251,8 +275,11 @@ def _is_swapped(full: F64, original: F64, reference: F64 | None, points: float) 
     return bool(above >= points and (reference is None or full.mean() - reference.mean() >= points))
 
 
-def _knowledge(cases: Sequence[_Case]) -> dict[str, dict[str, Knowledge]]:
-    """Judge all questions together.
+_Key = tuple[str, str, str]  # scheme or full, metric, question
+
+
+def _evidence(cases: Sequence[_Case]) -> dict[tuple[str, _Key], _Evidence]:
+    """Judge all questions together; return the evidence on each as it counts at each scheme.
 
     Holm's method holds over all metrics and schemes that something is above its limit, and over the schemes that all of
     a scheme is within; inside one scheme every metric has to hold, which needs no correction.
@@ -268,7 +295,7 @@ def _knowledge(cases: Sequence[_Case]) -> dict[str, dict[str, Knowledge]]:
             least = min(evidence[key].within for key in case.asked if case.is_within(key))
             within[case.scheme] = min(within.get(case.scheme, np.inf), least)
     needed_within = dict(zip(within, holm(list(within.values())), strict=True))
-    judged = {
+    return {
         (case.scheme, key): replace(
             evidence[key],
             needed_above=needed_above.get(key, ENOUGH),
@@ -277,6 +304,10 @@ def _knowledge(cases: Sequence[_Case]) -> dict[str, dict[str, Knowledge]]:
         for case in cases
         for key in case.asked
     }
+
+
+def _knowledge(cases: Sequence[_Case]) -> dict[str, dict[str, Knowledge]]:
+    judged = _evidence(cases)
     once = {(key, each.needed_within): each for (_, key), each in judged.items()}  # in full precision, of all schemes
     ends = dict(zip(once, _intervals(list(once.values())), strict=True))
     found: dict[str, dict[str, Knowledge]] = {}
@@ -286,20 +317,26 @@ def _knowledge(cases: Sequence[_Case]) -> dict[str, dict[str, Knowledge]]:
     return found
 
 
+def _undecided(case: _Case, asked: Mapping[_Key, _Evidence]) -> list[_Evidence]:
+    """Return the evidence on questions that have to be within their limit, and are undecided."""
+    return [found for key, found in asked.items() if case.is_within(key) and found.standing == "undecided"]
+
+
+def _outcome(case: _Case, asked: Mapping[_Key, _Evidence]) -> KnowledgeOutcome:
+    if any(found.standing == "above" for key, found in asked.items() if key[0] == FULL):
+        return "not forgotten"
+    if case.outcome is not None:
+        return case.outcome
+    if any(found.standing == "above" for found in asked.values()):
+        return "comes back"
+    return "undecided" if _undecided(case, asked) else "holds"
+
+
 def _judge(case: _Case, asked: Mapping[tuple[str, str, str], tuple[_Evidence, tuple[float, float]]]) -> Knowledge:
     full = {key[2]: found for key, found in asked.items() if key[0] == FULL}
     deployed = {key[2]: found for key, found in asked.items() if key[0] != FULL}
-    deciding = [found for key, (found, _) in asked.items() if case.is_within(key)]
-    undecided = [found for found in deciding if found.standing == "undecided"]
-    outcome: KnowledgeOutcome
-    if any(found.standing == "above" for found, _ in full.values()):
-        outcome = "not forgotten"
-    elif case.outcome is not None:
-        outcome = case.outcome
-    elif any(found.standing == "above" for found, _ in deployed.values()):
-        outcome = "comes back"
-    else:
-        outcome = "undecided" if undecided else "holds"
+    outcome = _outcome(case, {key: found for key, (found, _) in asked.items()})
+    undecided = _undecided(case, {key: found for key, (found, _) in asked.items()})
     counts = [found.items_needed for found in undecided] if outcome == "undecided" else []
     told = [count for count in counts if count is not None]
 

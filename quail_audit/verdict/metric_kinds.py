@@ -12,6 +12,8 @@ DECIDING_METRICS = (
     "accuracy_forget",
     "label_probability_forget",
 )
+# Scores of the same items that come with them at no cost.
+SHOWN_WITH_THEM = ("verbmem_exact_memorization_forget", "knowmem_exact_memorization_forget")
 MEMBERSHIP_METRICS = (
     "privleak",
     "membership_loss",

@@ -38,6 +38,7 @@ requests = st.builds(
     max_samples=st.none() | st.integers(1, 10**6),
     population=st.none() | st.integers(1, 10**9),
     prompt_format=st.sampled_from(("auto", "raw", "chat")),
+    stop_when_decided=st.booleans(),
     batch_size=st.none() | st.integers(1, 512),
     device=st.sampled_from(("auto", "cpu", "cuda:1")),
     dtype=st.sampled_from(("auto", "bfloat16")),

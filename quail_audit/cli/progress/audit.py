@@ -65,13 +65,14 @@ def _progress(state: AuditState) -> RenderableType:
         grid.add_row(f" {side} → {scheme}", ProgressBar(found.total, found.index, width=30), Text(text, style="dim"))
     total = state.plan.samples_per_arm
     arms = _arms_in_view(state)
-    if len(arms) < len(state.plan.arms):
+    if len(arms) < len(state.plan.arms) and not state.may_stop_early:
         over = sum(arm.elapsed_s is not None for arm in state.arms.values())
         grid.add_row(" arms", ProgressBar(len(state.plan.arms), over, width=30), f"{over} / {len(state.plan.arms)}")
     for arm in arms:
         done = state.samples_done.get(arm)
-        finished = arm in state.arms and state.arms[arm].elapsed_s is not None
-        text = wording.UNKNOWN if done is None else "done" if finished else f"{done} / {total} samples"
+        finished = arm in state.arms and state.arms[arm].elapsed_s is not None and not state.may_stop_early
+        counted = f"{done} of at most {total} samples" if state.may_stop_early else f"{done} / {total} samples"
+        text = wording.UNKNOWN if done is None else "done" if finished else counted
         grid.add_row(f" {arm}", ProgressBar(total, total if finished else done or 0, width=30), Text(text, style="dim"))
     return grid
 

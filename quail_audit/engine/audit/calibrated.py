@@ -80,9 +80,9 @@ def _measure_scheme(scheme: CalibratedScheme, pair: Pair, work: Work) -> Events:
 
 def _is_measured(scheme: CalibratedScheme, pair: Pair, work: Work) -> bool:
     """Tell if the journal holds every layer and every arm of a scheme, so that nothing needs its checkpoints."""
-    journal, arms = work.journal, SIDES if work.request.data is not None else ()
-    return all(journal.holds("layer", scheme.name, layer.name) for layer in pair.layers) and all(
-        journal.holds("arm", f"{side}/{scheme.name}") for side in arms
+    arms = SIDES if work.request.data is not None else ()
+    return all(work.journal.holds("layer", scheme.name, layer.name) for layer in pair.layers) and all(
+        work.was_asked(f"{side}/{scheme.name}") for side in arms
     )
 
 

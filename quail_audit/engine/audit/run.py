@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from quail_audit.core.clock import utc_now
 from quail_audit.engine.audit.arm_comparisons import compare_arms
-from quail_audit.engine.audit.arms import measure_arms
+from quail_audit.engine.audit.blocks import measure_arms
 from quail_audit.engine.audit.subject import open_subject
 from quail_audit.engine.audit.work import Work
 from quail_audit.runs.integrity.hashing import Hashing
@@ -63,7 +63,7 @@ def audit(
     policy, policy_notes = read_policy_and_notes(request.policy, request.limits)
     used = PolicyUsed(source=request.policy, given=request.limits, effective=policy)
     yield from _fold(state, [PolicyRead(policy=used), *(Noted(message=note) for note in policy_notes)])
-    with closing(_measure(request, policy, journal or Journal())) as events:
+    with closing(_measure(request, policy, journal or Journal(), state.report)) as events:
         yield from _fold(state, events)
     report = state.report()
     judged = judge_report(report, policy, day_of(report), baseline)
@@ -86,7 +86,7 @@ def _fold(state: AuditState, events: Iterable[Event]) -> Events:
         yield event
 
 
-def _measure(request: AuditRequest, policy: Policy, journal: Journal) -> Events:
+def _measure(request: AuditRequest, policy: Policy, journal: Journal, report: Callable[[], Report]) -> Events:
     """Measure layers and arms, while the files that they are read from are hashed."""
     from quail_audit.engine.schemes.backends.process import Scratch
 
@@ -94,7 +94,7 @@ def _measure(request: AuditRequest, policy: Policy, journal: Journal) -> Events:
         subject, data, files = yield from open_subject(request)
         hashing.start(files)
         with Scratch() as scratch:
-            work = Work(request, policy, journal, scratch)
+            work = Work(request, policy, journal, scratch, report)
             yield from subject.measure_layers(work)
             if data is not None:
                 scores = yield from measure_arms(subject, data, work)

@@ -115,6 +115,8 @@ def open_subject(request: AuditRequest) -> Generator[Event, None, Opened]:
             max_samples=request.max_samples,
             columns=columns,
             population=request.population,
+            at_random=request.stop_when_decided,
+            seed=request.seed,
         )
     pair = open_pair(request.original, request.unlearned, request.retrain, request.skip_modules)
     subject = stored_pair(pair, request.schemes) or RoundedPair(pair, schemes)

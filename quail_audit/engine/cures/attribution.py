@@ -117,7 +117,7 @@ def open_swapped_model(
         raise BadInputError(
             "the audit had no data, so there are no forget texts", where=run, mend="Audit with --data, then try again"
         )
-    data = read_data(audited.data, metrics=None, max_samples=audited.max_samples)
+    data = read_data(audited.data, metrics=None, max_samples=audited.max_samples, seed=audited.seed)
     forget = loss_texts(data, "forget")
     if not forget:
         raise BadInputError(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from quail_audit.engine.forgetting.bootstrap import mean_score
+from quail_audit.engine.forgetting.data.order import block_of, places_of
 from quail_audit.engine.forgetting.data.types import ForgettingData
 from quail_audit.engine.forgetting.metrics.registry import known_metrics
 from quail_audit.engine.forgetting.models.classifier import TransformersClassifier
@@ -19,7 +21,7 @@ from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event
 from quail_audit.schema.figures import Score
 from quail_audit.schema.requests import PromptFormat
-from quail_audit.verdict.metric_kinds import DECIDING_METRICS, retain_metrics
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS, SHOWN_WITH_THEM, retain_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +30,18 @@ class ArmScores:
 
     Attributes:
         means: metric -> Measured.score.
-        scores: metric -> Measured.values, in the order of the data file, so that arms pair up by sample.
+        scores: metric -> Measured.values, in the order asked, so that arms pair up by sample.
         batch_size: samples of the largest batch that went through.
+        samples: how many were scored, over all metrics.
     """
 
     means: Mapping[str, Score]
     scores: Mapping[str, npt.NDArray[np.float64]]
     batch_size: int
+    samples: int = 0
+
+
+NOTHING = ArmScores({}, {}, 0)
 
 
 def evaluate_arm(
@@ -47,8 +54,10 @@ def evaluate_arm(
     seed: int,
     journal: Journal | None = None,
     prompt_format: PromptFormat = "auto",
+    block: tuple[int, int] | None = None,
+    earlier: ArmScores = NOTHING,
 ) -> Generator[Event, None, ArmScores]:
-    """Score an arm.
+    """Score an arm, or some of its metrics, or some of its items.
 
     Args:
         arm: its name: "unlearned/nf4".
@@ -59,12 +68,15 @@ def evaluate_arm(
         seed: of the bootstrap.
         journal: where the results of batches are kept, and found again; None: nowhere.
         prompt_format: how a language model is asked questions.
+        block: the places, in the order asked, from which and up to which items are asked; None: all. A metric that is
+            no mean of items is measured over all of its samples even so.
+        earlier: what was found of earlier blocks and metrics.
 
     Yields:
         SampleScored as batches finish, MetricScored for each metric, and Noted for what the reader should know.
 
     Returns:
-        The scores, by sample.
+        The scores, by sample, with the earlier ones.
 
     Raises:
         EnvironmentProblemError: out of memory with one sample at a time.
@@ -77,12 +89,18 @@ def evaluate_arm(
             loaded.model, loaded.tokenizer, batch_size=batch_size, journal=journal, prompt_format=prompt_format
         )
     chosen = [metric for metric in known_metrics() if metric.name in metrics]
-    total, done = sum(data.samples[metric.name] for metric in chosen), 0
-    means: dict[str, Score] = {}
-    scores: dict[str, npt.NDArray[np.float64]] = {}
+    is_whole = block is None and not earlier.samples
+    planned = [metric.name for metric in chosen] if is_whole else list(data.samples)
+    total, done = sum(data.samples[name] for name in planned), earlier.samples
+    part = data if block is None else block_of(data, *block)
+    means, scores = dict(earlier.means), dict(earlier.scores)
     noted = 0
     for metric in chosen:
-        samples = metric.measure(data, model, seed=seed)
+        asked = part if adds_up(metric.name) else data
+        if not metric.samples(asked):  # its items end before this block
+            continue
+        places = places_of(asked, metric.name)
+        samples = metric.measure(asked, model, seed=seed)
         while True:
             try:
                 sample = next(samples)
@@ -93,7 +111,7 @@ def evaluate_arm(
             yield SampleScored(
                 arm=arm,
                 metric=metric.name,
-                sample=sample.index,
+                sample=places[sample.index] if sample.index < len(places) else sample.index,
                 done=done,
                 total=total,
                 score=sample.score,
@@ -103,13 +121,22 @@ def evaluate_arm(
                 probabilities=dict(sample.probabilities),
                 way=sample.way,
             )
-        means[metric.name], scores[metric.name] = measured.score, measured.values
-        items = _round_items(measured.values) if has_items(metric.name) else ()
-        yield MetricScored(arm=arm, metric=metric.name, score=measured.score, items=items)
+        score, values = measured.score, measured.values
+        if asked is part and metric.name in earlier.scores:
+            values = np.concatenate((earlier.scores[metric.name], values))
+            score = mean_score(values, seed=seed)
+        means[metric.name], scores[metric.name] = score, values
+        items = _round_items(values) if has_items(metric.name) else ()
+        yield MetricScored(arm=arm, metric=metric.name, score=score, items=items)
         for note in model.notes[noted:]:
             yield Noted(message=f"{arm}: {note}")
         noted = len(model.notes)
-    return ArmScores(means, scores, model.size.used)
+    return ArmScores(means, scores, max(earlier.batch_size, model.size.used), done)
+
+
+def adds_up(metric: str) -> bool:
+    """Return True if a metric of Quail's own is a mean over items, which can be asked in parts."""
+    return has_items(metric) or metric in SHOWN_WITH_THEM
 
 
 def has_items(metric: str) -> bool:

@@ -14,6 +14,7 @@ from quail_audit.engine.checkpoints.model.model_class import is_classifier, why_
 from quail_audit.engine.forgetting.data.folder import read_folder
 from quail_audit.engine.forgetting.data.labels import is_numbered, label_names, list_words, match_label
 from quail_audit.engine.forgetting.data.names import list_found, note_unread, put_into_folder, suggest_names
+from quail_audit.engine.forgetting.data.order import draw_rows
 from quail_audit.engine.forgetting.data.spellings import Columns
 from quail_audit.engine.forgetting.data.types import SPLITS, ForgettingData, Labelled, Split
 from quail_audit.engine.forgetting.metrics.interface import Task
@@ -30,16 +31,20 @@ def read_data(
     max_samples: int | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     population: int | None = None,
+    at_random: bool = False,
+    seed: int = 0,
 ) -> ForgettingData:
     """Read a data folder, and say what can be measured with it.
 
     Args:
         path: the folder.
         metrics: the metrics to measure; None: every metric that the folder has data for.
-        max_samples: the most samples of each kind, taken from the front; in-context examples are not cut.
+        max_samples: the most samples of each kind, drawn at random; in-context examples are not cut.
         columns: the names of the text and the label columns in classifiers' data.
         population: items to forget in all, of each kind that there is, measured or not; None: as the folder's
             population.json says.
+        at_random: rows are in an order drawn at random even if all of them are asked, else in that of the file.
+        seed: of the random order.
 
     Raises:
         UsageError: a metric that Quail does not know, or a population of fewer items than the data has.
@@ -52,7 +57,9 @@ def read_data(
         if folder.exists():
             raise BadInputError("--data expects a folder, got a file", where=str(path), mend=put_into_folder(folder))
         raise BadInputError("no such folder", where=str(path), mend=_expected_data())
-    data = read_folder(folder, max_samples, columns, population)
+    data = read_folder(folder, columns, population)
+    if at_random or max_samples is not None:
+        data = draw_rows(data, max_samples, seed)
     samples = {metric.name: metric.samples(data) for metric in known_metrics()}
     if asked is not None:
         for metric in asked:

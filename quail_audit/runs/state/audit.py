@@ -120,6 +120,7 @@ class AuditState:
     other_tensors: OtherTensors | None = None
     arms: dict[str, ArmReport] = field(default_factory=dict)
     running: dict[tuple[str, str], RunningMean] = field(default_factory=lambda: defaultdict(RunningMean))
+    earlier_s: dict[str, float] = field(default_factory=dict)  # arm -> seconds that its earlier blocks took
     samples_done: dict[str, int] = field(default_factory=dict)
     scores: dict[str, dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))  # metric -> arm -> score
     items: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=lambda: defaultdict(dict))  # as scores
@@ -163,10 +164,13 @@ class AuditState:
             case OtherTensorsRead():
                 self.other_tensors = event.tensors
             case ArmStarted():
+                before = self.arms.get(event.arm)
+                if before is not None and before.elapsed_s is not None:  # asked in blocks
+                    self.earlier_s[event.arm] = before.elapsed_s
                 self.arms[event.arm] = ArmReport(
                     execution=event.execution, device=event.device, dtype=event.dtype, reason=event.reason
                 )
-                self.samples_done[event.arm] = 0
+                self.samples_done.setdefault(event.arm, 0)
             case SampleScored():
                 self.running[event.arm, event.metric].add(event.score)
                 self.samples_done[event.arm] = event.done
@@ -177,7 +181,8 @@ class AuditState:
                     self.items[event.metric][event.arm] = event.items
             case ArmFinished():
                 if event.arm in self.arms:
-                    self.arms[event.arm] = self.arms[event.arm].model_copy(update={"elapsed_s": event.elapsed_s})
+                    elapsed_s = round(self.earlier_s.get(event.arm, 0.0) + event.elapsed_s, 3)
+                    self.arms[event.arm] = self.arms[event.arm].model_copy(update={"elapsed_s": elapsed_s})
             case KnowledgeMeasured():
                 self.knowledge[event.scheme][event.metric] = event.knowledge
             case UtilityMeasured():
@@ -208,6 +213,8 @@ class AuditState:
             return None
         if self.awaiting is not None:
             return self.awaiting.remaining_s
+        if self.may_stop_early:
+            return None
         elapsed = [arm.elapsed_s for arm in self.arms.values() if arm.elapsed_s is not None]
         if not elapsed:
             return None
@@ -220,6 +227,11 @@ class AuditState:
         current = sum(self.samples_done.get(arm, 0) for arm in unfinished)
         part = current / self.plan.samples_per_arm if self.plan.samples_per_arm else 0.0
         return max(0.0, (len(unfinished) - part) * sum(elapsed) / len(elapsed))
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Return True while it is open how many items the arms will be asked, which are then at most as planned."""
+        return self.end is None and self.started is not None and self.started.request.stop_when_decided
 
     @property
     def quantizing_now(self) -> tuple[str, str, QuantizingProgress] | None:

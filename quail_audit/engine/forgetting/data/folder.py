@@ -29,7 +29,6 @@ Read = Mapping[str, Rows[Row]]  # the rows of each file of a set, by its name
 
 def read_folder(
     folder: Path,
-    max_samples: int | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     population: int | None = None,
 ) -> ForgettingData:
@@ -37,7 +36,7 @@ def read_folder(
 
     Args:
         folder: the folder.
-        max_samples, columns: see measurable.read_data.
+        columns: see measurable.read_data.
         population: items to forget in all, of each kind that there is; None: as the folder's population.json says.
 
     Raises:
@@ -51,21 +50,21 @@ def read_folder(
     texts: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
         if found := _read_named(folder, layout.CONTINUATIONS, split, PROMPT_AND_TRUTH, files[split], notes):
-            continuations[split] = found[:max_samples]
+            continuations[split] = found
             if split == "forget":
                 to_forget["verbmem"] = len(found)
         if asked := _read_named(folder, layout.QUESTIONS, split, QUESTION_AND_ANSWER, files[split], notes):
             examples = _read_named(folder, layout.EXAMPLES, split, QUESTION_AND_ANSWER, {}, notes)
-            questions[split] = Questions(asked[:max_samples], examples)
+            questions[split] = Questions(asked, examples)
             if split == "forget":
                 to_forget["knowmem"] = len(asked)
     for name in layout.DATA_NAMES:
         if passages := _read_named(folder, layout.TEXTS, name, PLAIN_TEXT, files.get(name, {}), notes):
-            texts[name] = tuple(passage.text for passage in passages[:max_samples])
+            texts[name] = tuple(passage.text for passage in passages)
     labelled: dict[LabelledSet, tuple[Labelled, ...]] = {}
     for of in LABELLED_SETS:
         if rows := _only(folder, _of_model(files[of], Labelled)):
-            labelled[of] = rows[:max_samples]
+            labelled[of] = rows
             if of == "forget":
                 to_forget["labelled"] = len(rows)
     return ForgettingData(

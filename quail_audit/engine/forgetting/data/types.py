@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -88,6 +88,17 @@ class Labelled(Row):
     label: Text
 
 
+Part = Literal["continuations", "questions", "texts", "labelled"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places in a file of the rows that are asked, from 0, in the order asked, and how many rows the file has."""
+
+    rows: Sequence[int]
+    of: int
+
+
 @dataclass(frozen=True)
 class Questions:
     """Questions of one split, and those that are answered in every prompt to show the form of an answer."""
@@ -112,6 +123,7 @@ class ForgettingData:
         notes: what a reader of the report should know about the data.
         population: kind -> how many items there are to forget in all, if that is declared; those in the files are then
             drawn from so many.
+        places: "part/set", such as "texts/forget" -> where the rows were in their file, if not in its order.
     """
 
     folder: Path
@@ -124,3 +136,4 @@ class ForgettingData:
     skipped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     population: Mapping[Kind, int] = field(default_factory=dict)
+    places: Mapping[str, Places] = field(default_factory=dict)

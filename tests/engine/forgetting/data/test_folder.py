@@ -127,11 +127,11 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     assert read_data(write(tmp_path, {"forget.jsonl": b'\xef\xbb\xbf{"text": "a"}'})).samples == {"nll_forget": 1}
 
 
-def test_max_samples_takes_the_first_of_each_but_all_examples(tmp_path: Path) -> None:
+def test_max_samples_takes_some_of_each_but_all_examples(tmp_path: Path) -> None:
     files = {"knowmem/forget_qa.json": QA, "knowmem/forget_qa_icl.json": QA, "privleak/forget.json": TEXTS}
     data = read_data(write(tmp_path, files), max_samples=2)
     assert data.samples == {"nll_forget": 2, "knowmem_forget": 2, **truth_scores("knowmem", 2)}
-    assert data.texts["forget"] == tuple(TEXTS[:2])
+    assert set(data.texts["forget"]) < set(TEXTS)
     assert len(data.questions["forget"].examples) == 3
 
 
