@@ -74,14 +74,13 @@ def headline(report: Report) -> str:
     each = next((found for found in scheme_standings(report) if found.scheme == name), None)
     if each is None:
         return ""
-    said = scheme_headline(each)
-    several = len(report.schemes) > 1 and f" at {each.scheme}" in said
-    return f"{said}, the worst of {len(report.schemes)} formats" if several else said
+    return scheme_headline(each, among=len(report.schemes))
 
 
-def scheme_headline(each: SchemeStanding) -> str:
-    """Return the headline of one scheme."""
-    at, found = f"at {each.scheme}", each.knowledge
+def scheme_headline(each: SchemeStanding, *, among: int = 1) -> str:
+    """Return the headline of one scheme, the worst among so many."""
+    found = each.knowledge
+    at = f"at {each.scheme}" if among == 1 else f"at {each.scheme}, the worst of {among} formats"
     if found is None or each.metric is None:
         if each.layers_at_risk is None:
             return ""
@@ -91,7 +90,7 @@ def scheme_headline(each: SchemeStanding) -> str:
     if found.outcome in _UNTOLD:
         return _UNTOLD[found.outcome]
     if found.outcome == "broken format":
-        return f"forgetting cannot be told {at}: the format breaks the model"
+        return f"forgetting cannot be told at {each.scheme}: the format breaks the model"
     title, items = forget_title(each.metric), items_word(each.metric)
     if found.outcome == "not forgotten":
         if found.kept is not None and found.kept.count:

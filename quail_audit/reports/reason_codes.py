@@ -3,7 +3,7 @@
 Codes stand in report.json, so those of older reports stay.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from quail_audit.schema.figures import Reason, Verdict
 from quail_audit.schema.report import Report
@@ -47,6 +47,7 @@ HOLDS = frozenset(
         "held",  # of schema version 1
     }
 )
+OF_METRICS = frozenset({"comes_back", "not_forgotten", "undecided", "holds"})  # with a row of its own for each
 PASSED = HOLDS | {"waived", "known", "no_worse"}
 
 
@@ -66,6 +67,18 @@ def _said(verdict: Verdict | None) -> tuple[Reason, ...]:
     """Return the reasons of a verdict: unless it passes, not those that hold, which the tables have."""
     if verdict is None:
         return ()
-    if verdict.outcome == "pass":
-        return verdict.reasons
-    return tuple(reason for reason in verdict.reasons if reason.code not in HOLDS) or verdict.reasons
+    said = tuple(reason for reason in verdict.reasons if reason.code not in HOLDS)
+    return tuple(_in_groups(verdict.reasons if verdict.outcome == "pass" or not said else said))
+
+
+def _in_groups(reasons: Iterable[Reason]) -> Iterator[Reason]:
+    """Yield reasons; of several metrics that are in the same state at a scheme, the first and how many more."""
+    groups: dict[tuple[str, str | None, object], list[Reason]] = {}
+    for place, reason in enumerate(reasons):
+        key = (reason.code, reason.scheme, None if reason.code in OF_METRICS else place)
+        groups.setdefault(key, []).append(reason)
+    for first, *others in groups.values():
+        yield first
+        if others:
+            number = f"{len(others)} more metrics say" if len(others) > 1 else "1 more metric says"
+            yield first.model_copy(update={"message": f"{number} the same: see the table"})

@@ -9,6 +9,7 @@ from quail_audit.schema.figures import Estimate, ItemsBack, Kept, Knowledge, Kno
 from quail_audit.schema.policy import FORGETTING, FORMAT, MEMBERSHIP, UTILITY, Limits
 from quail_audit.verdict.metric_kinds import items_word
 from quail_audit.verdict.rules import Check, check_of
+from quail_audit.verdict.standings import FULL_OUTCOMES, worst_first
 
 _STANDINGS: Mapping[KnowledgeOutcome, str] = {
     "not forgotten": "failed",
@@ -28,12 +29,10 @@ _UNTOLD: Mapping[KnowledgeOutcome, str] = {
 
 def judge_knowledge(scheme: str, measured: Mapping[str, Knowledge], limits: Limits) -> Iterator[Check]:
     """Yield a check for each metric that decides; the one with most items back comes first."""
-    for metric in sorted(measured, key=lambda metric: (-_worst_percent(measured[metric]), metric)):
-        knowledge = measured[metric]
-        if knowledge.outcome == "reported only":
-            continue
+    deciding = [(metric, knowledge) for metric, knowledge in measured.items() if knowledge.outcome != "reported only"]
+    for metric, knowledge in sorted(deciding, key=worst_first):
         own = limits.metric_limits(scheme, metric)
-        is_full = knowledge.outcome in ("not forgotten", "swapped")
+        is_full = knowledge.outcome in FULL_OUTCOMES
         known = knowledge.residual if is_full else knowledge.known
         back = knowledge.kept if is_full else knowledge.back
         by_items = back is not None and (known is None or (back.standing == "above" and known.standing != "above"))
@@ -150,11 +149,6 @@ def judge_membership(scheme: str, measured: Mapping[str, Knowledge], limits: Lim
     code = "membership_untold" if found.high <= most else "membership"
     reason = Reason(code=code, message=text, scheme=scheme)
     yield Check(rule, reason, is_said=True if limit is None and found.low > most else None)
-
-
-def _worst_percent(knowledge: Knowledge) -> float:
-    shares = [100.0 * back.count / back.items for back in (knowledge.back, knowledge.kept) if back is not None]
-    return max(shares, default=0.0)
 
 
 def _text_of(metric: str, scheme: str, knowledge: Knowledge, limits: Limits) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from quail_audit.schema.figures import Knowledge, KnowledgeOutcome, Score, Verdict
 from quail_audit.schema.report import FULL, Failure, Report, SchemeReport, arm_at
-from quail_audit.verdict.metric_kinds import retain_metrics
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS, retain_metrics
 
 SchemeOutcome = Literal["pass", "fail", "inconclusive", "not measured", "unknown"]
 STANDINGS_BY_RISK: tuple[SchemeOutcome, ...] = ("fail", "not measured", "inconclusive", "pass", "unknown")
@@ -25,6 +25,7 @@ _OUTCOMES_BY_RISK: tuple[KnowledgeOutcome, ...] = (
     "broken format",
     "uninformative",
 )
+FULL_OUTCOMES: tuple[KnowledgeOutcome, ...] = ("not forgotten", "swapped")  # told in full precision
 LEAST_UTILITY_POINTS = 5.0  # below this score of the original, a share of it means nothing
 
 
@@ -101,15 +102,19 @@ def worst(report: Report) -> str | None:
     return min(measured, key=riskiness).scheme if measured else None
 
 
+def worst_first(item: tuple[str, Knowledge]) -> tuple[int, float, int, int]:
+    """Return the key that sorts (metric, what is known) by outcome, the share of items back, and what is known."""
+    metric, found = item
+    back = found.back if found.kept is None or found.outcome not in FULL_OUTCOMES else found.kept
+    share = back.count / back.items if back is not None else 0.0
+    percent = round(found.known.percent) if found.known is not None else 0
+    order = DECIDING_METRICS.index(metric) if metric in DECIDING_METRICS else len(DECIDING_METRICS)
+    return _OUTCOMES_BY_RISK.index(found.outcome), -share, -percent, order
+
+
 def _worst_knowledge(measured: Mapping[str, Knowledge]) -> tuple[str | None, Knowledge | None]:
     deciding = [(metric, found) for metric, found in measured.items() if found.outcome in _OUTCOMES_BY_RISK]
-    return min(deciding, key=lambda pair: _knowledge_key(pair[1]), default=(None, None))
-
-
-def _knowledge_key(found: Knowledge) -> tuple[int, float, float]:
-    back = found.back if found.kept is None or found.outcome != "not forgotten" else found.kept
-    share = back.count / back.items if back is not None else 0.0
-    return _OUTCOMES_BY_RISK.index(found.outcome), -share, -(found.known.percent if found.known is not None else 0.0)
+    return min(deciding, key=worst_first, default=(None, None))
 
 
 def _utility_percent(scheme: str, metrics: Mapping[str, Mapping[str, Score]]) -> float | None:

@@ -50,7 +50,7 @@ def parsed(report: Report) -> ElementTree.Element:
 
 def test_markdown_tells_verdict_formats_and_figures() -> None:
     text = markdown.render(mixed(3))
-    assert text.startswith("## Quail: ✗ FAIL · 4 of 4 texts are back at nf4 \\(VerbMem\\), the worst of 3 formats\n")
+    assert text.startswith("## Quail: ✗ FAIL · 4 of 4 texts are back at nf4, the worst of 3 formats \\(VerbMem\\)\n")
     assert "**Forgetting holds at: int8**" in text
     rows = [line for line in text.splitlines() if line.startswith("| `nf4`")]
     assert re.search(r"\| ✗ FAIL \| 4 of 4 \| 97 % \[91, 103\] \| \d+ % \| 13 of 14 \|", rows[0])

@@ -207,6 +207,22 @@ def test_a_reason_that_holds_is_left_to_the_tables_unless_the_verdict_passes() -
     assert "this holds" in printed(report.model_copy(update={"verdict": Verdict(outcome="pass", reasons=(holds,))}))
 
 
+def test_metrics_in_the_same_state_are_one_reason_and_a_number() -> None:
+    reasons = [Reason(code="comes_back", message=f"m{number} comes back", scheme="nf4") for number in range(4)]
+    reasons += [Reason(code="rule_failed", message=f"rule {number}", scheme="nf4") for number in range(2)]
+    reasons += [Reason(code="undecided", message=f"u{number} may come back", scheme="nf4") for number in range(2)]
+    report = report_of(*events())
+    text = printed(report.model_copy(update={"verdict": Verdict(outcome="fail", reasons=tuple(reasons))}))
+    assert [line.strip() for line in text.splitlines()[2:8]] == [
+        "m0 comes back",
+        "3 more metrics say the same: see the table",
+        "rule 0",
+        "rule 1",
+        "u0 may come back",
+        "1 more metric says the same: see the table",
+    ]
+
+
 def test_of_many_formats_only_the_worst_is_shown_in_full() -> None:
     text = shown(*of_many(14))
     assert "Forgetting at nf4" in text
@@ -233,9 +249,9 @@ def test_weights_alone_promise_nothing() -> None:
 
     carried = layer(state="carried", at_risk=False)
     text = weights_only(carried, at_risk=0)
-    assert "no layer is at risk at fp4; forgetting was not measured, the worst of 2 formats" in text
+    assert "no layer is at risk at fp4, the worst of 2 formats; forgetting was not measured" in text
     assert "No layer at risk at: nf4, fp4; forgetting was not measured" in text
     assert "holds" not in text
     text = weights_only(layer(), carried, at_risk=1)
-    assert "1 of 2 layers are at risk at fp4; forgetting was not measured" in text
+    assert "1 of 2 layers are at risk at fp4, the worst of 2 formats; forgetting was not measured" in text
     assert "Layers at risk at every format that was measured; forgetting was not measured" in text
