@@ -34,6 +34,7 @@ TITLES: Mapping[str, str] = {
     "data": "Data",
     "policy": "Policy",
 }
+MOST_ITEMS = 10**9
 Found = Mapping[str, Answer | None]  # topic -> the answer; None while it is checked; no key: nothing to check
 
 
@@ -48,10 +49,12 @@ class Choices:
     policy: str = ""
     schemes: tuple[str, ...] = ("nf4",)
     device: str = "auto"
+    prompt_format: str = "auto"
+    population: str = ""  # as typed: items to forget in all
 
     def request(self) -> AuditRequest | None:
         """Return what to measure; None if something is not Unicode text and cannot be written down."""
-        if not all(is_text(getattr(self, topic)) for topic in TITLES):
+        if not all(is_text(getattr(self, topic)) for topic in TITLES) or self.population_problem:
             return None
         return AuditRequest(
             original=usable(self.original),
@@ -61,7 +64,17 @@ class Choices:
             policy=named_policy(self.policy),
             schemes=self.schemes,
             device=self.device,
+            prompt_format=self.prompt_format,  # type: ignore[arg-type]  # one that was offered
+            population=int(self.population) if self.population.strip() else None,
         )
+
+    @property
+    def population_problem(self) -> str:
+        """Say why the number of items is none; empty if it is one, or is not given."""
+        typed = self.population.strip()
+        if not typed or (typed.isascii() and typed.isdigit() and 1 <= int(typed) <= MOST_ITEMS):
+            return ""
+        return f"items in all is a number from 1 to {MOST_ITEMS:,}, or empty if there may be any number"
 
     def command_line(self) -> str:
         """Return the command of the same audit, with capitals for what is not chosen yet.
@@ -79,7 +92,8 @@ class Choices:
     def fields_to_save(self) -> dict[str, object]:
         """Return the fields to save. Paths become absolute, to be valid wherever the app is opened next.
 
-        The working folder's own policy is left out: nobody chose it for another folder.
+        The working folder's own policy is left out: nobody chose it for another folder. So is what belongs to the data
+        alone: how its questions are asked, and how many items there are in all.
         """
         policy, own = named_policy(self.policy) or "", policy_here()
         kept = replace(self, policy="" if own and Path(policy) == Path(own) else policy)
@@ -183,6 +197,8 @@ def readiness(choices: Choices, found: Found) -> Readiness:
             return Readiness(f"{title} cannot be used as it is; press F2 to see why", topic)
     if not choices.schemes:
         return Readiness("choose at least one scheme", "schemes")
+    if choices.population_problem:
+        return Readiness(choices.population_problem, "population")
     if why := _scheme_problem(choices, found.get("schemes")):
         return Readiness(why, "schemes")
     pair = found.get("pair")

@@ -119,6 +119,10 @@ class StartScreen(QuailScreen[None]):
     @on(Input.Changed)
     def _check_later(self, event: Input.Changed) -> None:
         topic = str(event.input.id)
+        if topic not in TITLES:  # nothing to check but what was typed
+            if self._is_drawn:
+                self._draw()
+            return
         if topic in self._due:
             self._due[topic].stop()
         if not self._has_begun:  # the first values are checked after the first paint

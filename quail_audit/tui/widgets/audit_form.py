@@ -25,6 +25,12 @@ PLACEHOLDERS = {
     "data": "optional: a folder in MUSE layout; without it, weights only",
     "policy": "optional: a TOML file; without it, the default limits",
 }
+PROMPT_FORMATS = {  # as --prompt-format takes them
+    "auto": "auto: raw, and by template",
+    "raw": "raw: as texts",
+    "chat": "chat: by the template",
+}
+POPULATION_DIGITS = 10
 
 
 class AuditForm(Vertical):
@@ -48,6 +54,19 @@ class AuditForm(Vertical):
             yield SchemeChoices(self._begun.schemes, id="schemes")
             yield Static("Device", id="device-title")
             yield self._device_select(self._begun.device)
+        with Horizontal(id="asked"):
+            yield Static("Questions", classes="choice-title")
+            formats = [(title, name) for name, title in PROMPT_FORMATS.items()]
+            yield Select(formats, value=self._begun.prompt_format, allow_blank=False, compact=True, id="prompt-format")
+            yield Static("Items in all", id="population-title")
+            yield Input(
+                self._begun.population,
+                placeholder="as the data says",
+                restrict=r"[0-9]*",
+                max_length=POPULATION_DIGITS,
+                compact=True,
+                id="population",
+            )
         yield Static(id="command")
         with Horizontal(id="start-line"):
             yield Button("Start audit", id="start-button", variant="primary", compact=True)
@@ -65,6 +84,8 @@ class AuditForm(Vertical):
             **{topic: self.query_one(f"#{topic}", Input).value for topic in TITLES},
             schemes=self.query_one(SchemeChoices).chosen,
             device=str(self.query_one("#device", Select).value),
+            prompt_format=str(self.query_one("#prompt-format", Select).value),
+            population=self.query_one("#population", Input).value,
         )
 
     @property
@@ -78,6 +99,9 @@ class AuditForm(Vertical):
         """Focus a choice; without a topic, the first checkpoint that is empty."""
         if topic == "schemes":
             self.query_one(SchemeChoices).children[0].focus()
+            return
+        if topic == "population":
+            self.query_one("#population", Input).focus()
             return
         choices = self.choices
         empty = (name for name in ("original", "unlearned") if not getattr(choices, name).strip())

@@ -275,6 +275,28 @@ async def test_devices_of_the_machine_are_offered() -> None:
 
 
 @pytest.mark.asyncio
+async def test_how_questions_are_asked_and_how_many_items_there_are_is_chosen(started: list[AuditRequest]) -> None:
+    async with opened_app() as pilot:
+        await fill(pilot, original="a", unlearned="b", data="d")
+        pilot.app.screen.query_one("#prompt-format", Select).focus()
+        await pilot.press("enter", "down", "down", "enter")
+        pilot.app.screen.query_one("#population", Input).focus()
+        await pilot.press(*"0x")
+        await until(pilot, lambda: "items in all is a number from 1" in shown(pilot, "#readiness"))
+        await pilot.press("tab", "ctrl+r")
+        assert not started
+        assert focused(pilot) == "population"
+        await pilot.press("end", "backspace", *"96")
+        options = "--population 96 --prompt-format chat"
+        await until(pilot, lambda: options in " ".join(shown(pilot, "#command").split()))
+        await until(pilot, lambda: "✓ ready" in shown(pilot, "#readiness"))
+        await pilot.press("ctrl+r")
+        assert [(request.population, request.prompt_format) for request in started] == [(96, "chat")]
+        await until(pilot, lambda: load_settings()[0].original == "a")
+        assert first_choices(load_settings()[0]).population == ""  # it belongs to this data alone
+
+
+@pytest.mark.asyncio
 async def test_data_of_the_other_task_is_said_before_the_run_whichever_is_chosen_last(
     started: list[AuditRequest],
 ) -> None:
@@ -395,7 +417,8 @@ async def test_at_80_columns_form_start_and_runs_fit(here: Path) -> None:
         await pilot.pause()
         screen = pilot.app.screen
         assert screen.query_one("#start").max_scroll_y == 0
-        for selector in ("#original", "#policy", "#schemes", "#device", "#command", "#start-button", "#runs"):
+        form = ("#original", "#policy", "#schemes", "#device", "#prompt-format", "#population", "#command")
+        for selector in (*form, "#start-button", "#runs"):
             region = screen.query_one(selector).region
             assert screen.region.contains_region(region), selector
             assert region.height > 0
