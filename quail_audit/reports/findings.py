@@ -106,6 +106,16 @@ def scheme_headline(each: SchemeStanding, *, among: int = 1) -> str:
     return f"{round(found.known.percent)} % of what there was to forget is known {at} ({title}{number})"
 
 
+def population_line(report: Report) -> str:
+    """Return of how many items in all those that were asked are, if that was said."""
+    asked = [
+        f"{forget_title(metric)} {report.samples[metric]} of {number}"
+        for metric, number in report.population.items()
+        if metric in report.samples
+    ]
+    return f"asked of all that there is to forget: {', '.join(asked)}" if asked else ""
+
+
 def full_title(metric: str) -> str:
     """Return a metric's title with no word cut short, where there is room for it."""
     return _TITLES_IN_FULL.get(metric, wording.metric_title(metric))

@@ -341,6 +341,7 @@ def _method(report: Report, *, is_attributed: bool) -> Iterator[str]:
     notes = [f"not measured: {findings.full_title(metric)} ({why})" for metric, why in report.skipped.items()]
     notes += sorted({f"rounded arms: {arm.reason}" for arm in report.arms.values() if arm.reason})
     notes += report.notes
+    notes = [*filter(None, [findings.population_line(report)]), *notes]
     if notes:
         yield f'<ul class="note">{"".join(f"<li>{text(note)}</li>" for note in notes)}</ul>\n'
 

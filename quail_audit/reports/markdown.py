@@ -181,6 +181,8 @@ def _table(headings: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -
 def _footnotes(report: Report) -> Iterator[str]:
     if was_measured_by_recovery(report):
         yield f"- {plain(findings.OLDER_NOTE)}"
+    if asked := findings.population_line(report):
+        yield f"- {plain(asked)}"
     for metric, why in report.skipped.items():
         yield f"- not measured: {plain(findings.full_title(metric))} ({plain(why)})"
     yield from (f"- {plain(note)}" for note in (*report.notes, *wording.integrity_lines(report)))

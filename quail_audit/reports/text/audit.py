@@ -238,6 +238,7 @@ def _state(layer: LayerStatistics) -> Text:
 
 def _footnotes(report: Report) -> list[str]:
     lines = [findings.OLDER_NOTE] if was_measured_by_recovery(report) else []
+    lines.extend(filter(None, [findings.population_line(report)]))
     for metric, why in report.skipped.items():
         lines.append(f"not measured: {findings.full_title(metric)} ({why})")
     reasons = {arm.reason for arm in report.arms.values() if arm.reason}
