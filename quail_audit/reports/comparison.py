@@ -22,6 +22,7 @@ from quail_audit.verdict.comparison import (
     SchemeComparison,
     StandingChange,
 )
+from quail_audit.verdict.metric_kinds import MEMBERSHIP_METRICS
 from quail_audit.verdict.standings import SchemeStanding
 
 LAYERS_SHOWN = 10  # the ones that changed most
@@ -98,14 +99,17 @@ def _standing(each: SchemeStanding | None) -> str:
 
 
 def _score_rows(scheme: SchemeComparison) -> Iterator[tuple[str, str, str, Change]]:
-    for change in scheme.knowledge:
-        title = f"{findings.full_title(change.metric)}: known"
-        before, after = (findings.knowledge_in_brief(found) for found in (change.before, change.after))
-        yield title, before, after, change.standing
+    changes = {change.metric: change for change in scheme.knowledge}
+    for metric in findings.metrics_in_order(changes):
+        change = changes[metric]
+        what = "told again" if metric in MEMBERSHIP_METRICS else "back, known"
+        before, after = (findings.back_and_known(found) for found in (change.before, change.after))
+        yield f"{findings.full_title(metric)}: {what}", before, after, change.standing
     for kept in scheme.utility:
         before, after = (findings.kept_in_brief(found) for found in (kept.before, kept.after))
         yield f"{findings.full_title(kept.metric)}: utility", before, after, kept.standing
-    for score in scheme.scores:
+    order = findings.metrics_in_order(score.metric for score in scheme.scores)
+    for score in sorted(scheme.scores, key=lambda score: order.index(score.metric)):
         if score.arm.startswith(f"{CHECKPOINT_THAT_CHANGES}/"):  # the other checkpoints are the same in both audits
             before, after = (wording.mean_with_interval(found, score.metric) for found in (score.before, score.after))
             yield f"{findings.full_title(score.metric)}: {score.arm}", before, after, score.standing

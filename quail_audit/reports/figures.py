@@ -270,7 +270,7 @@ def _known(report: Report, limits: Limits | None) -> Figure:
     lowest = min(
         -3.0, *(found.low for *_, found in rows), *(each.residual.percent for _, _, each, _ in rows if each.residual)
     )
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(lowest, highest * 1.02))
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(lowest * 1.05, highest * 1.02))
     axes.set_xlabel("known, % of what there was to forget, with 95 % interval; the tick is in full precision")
     title = "Known" if several else f"Known at {_short(rows[0][0])}"
     axes.set_title(title, pad=14)

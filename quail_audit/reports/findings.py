@@ -198,6 +198,12 @@ def knowledge_in_brief(found: Knowledge | None) -> str:
     return f"{back} back, {known} known" if back and "%" in known else known
 
 
+def back_and_known(found: Knowledge | None) -> str:
+    """Return the same for a place that says what it is: "24 of 24, 100 % [59, 121]"."""
+    back, known = wording.back_text(found), wording.knowledge_text(found)
+    return f"{back}, {known}" if back and known else known or wording.UNKNOWN
+
+
 def kept_in_brief(found: Kept | None) -> str:
     """Return what is kept of a retain metric, with its interval and number of items."""
     if found is None or found.utility is None:

@@ -44,12 +44,20 @@ def test_the_text_says_the_change_in_words() -> None:
     row = next(line for line in lines if line.strip().startswith("nf4"))
     change = "nf4 ✗ FAIL 8 of 8 back, 97 % [91, 103] known ✓ PASS 0 of 8 back, 2 % [0, 6] known ▲ better"
     assert " ".join(row.split()) == change
-    known = next(line for line in lines if "VerbMem, forget: known" in line)
+    known = next(line for line in lines if "VerbMem, forget: back, known" in line)
+    assert "8 of 8, 97 % [91, 103]" in known
     assert "▲ better" in known
     rounded = next(line for line in lines if "VerbMem, forget: unlearned/nf4" in line)
     assert "▲ better" in rounded
     assert "= same" in next(line for line in lines if "VerbMem, forget: unlearned/full" in line)
     assert not any("original/" in line for line in lines), "the same model in both"
+    titles = [line.split("  ")[0].strip() for line in lines[lines.index(next(x for x in lines if "Knowledge" in x)) :]]
+    assert titles[2:6] == [
+        "VerbMem, forget: back, known",
+        "KnowMem, forget: back, known",
+        "Min-40% AUC: told again",
+        "VerbMem, forget: unlearned/full",
+    ]
 
 
 def test_markdown_has_the_same_tables() -> None:
