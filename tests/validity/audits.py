@@ -47,30 +47,29 @@ def _run_of(folder: Path, case: Case) -> Path:
     return folder / "audits" / case.name
 
 
-def audit(folder: Path, case: Case, run: Path, *, most: int | None = None) -> None:
+def audit(folder: Path, case: Case, run: Path, data: Path | None = None) -> None:
     """Audit a case into a run's folder; what is there goes.
 
     Args:
         folder: the group's.
         case: the case.
         run: the run's folder.
-        most: at most so many items are asked; None: all.
+        data: the data folder; None: the case's.
     """
     shutil.rmtree(run, ignore_errors=True)
     quail.audit(
         folder / case.original,
         folder / case.name,
         retrain=folder / "reference",
-        data=folder / (f"data-{FEW}" if case.items == FEW else "data"),
+        data=data or folder / (f"data-{FEW}" if case.items == FEW else "data"),
         schemes=schemes_of(case),
-        max_samples=most,
         device="cpu",
         run_dir=run,
     )
 
 
 def judge_first(report: Report, items: int) -> Judgement:
-    """Return the verdicts of a report on its first items, as --max-samples takes them, by the default policy."""
+    """Return the verdicts of a report on its first items, by the default policy."""
     scores = {
         metric: {arm: values[:items] for arm, values in arms.items()} for metric, arms in report.items.items()
     }  # fmt: skip

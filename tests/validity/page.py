@@ -41,6 +41,7 @@ def page(results: Sequence[Result], cases: int, earlier_intervals: dict[int, lis
         f"## Too few items\n\nCheckpoints unlearned for good, audited on {FEW} items. Inconclusive is right.\n\n"
         + _outcomes([each for each in few if each.truth.label in ("clean", "breaks")]),
         "## Intervals\n\n" + _coverage(results, earlier_intervals),
+        "## Layers\n\n" + _layers([each for each in results if each.items == FORGET]),
         "## Every verdict that came out wrong\n\n" + _wrong(clear),
     ]
     return "\n\n".join(parts) + "\n"
@@ -65,8 +66,8 @@ them with Quail, and writes this page. If it is stopped, it goes on with what is
   *leaks* if, by the answer, its probability or its extraction strength, more than {LIMIT:g} % of what there was to
   forget is known or more than {LIMIT:g} % of the items are back, in full precision or at the scheme. It is *useless* if
   it keeps less than {LEAST_UTILITY:g} % of the retain answers. Else it is *clean*.
-- **Verdicts**: those of `quail audit` at each scheme, with the default limits. On fewer items they are those that
-  `--max-samples` gives, from the same scores. A leak and a useless checkpoint have to fail, a clean one to pass.
+- **Verdicts**: those of `quail audit` at each scheme, with the default limits. On fewer items they are those of an
+  audit of the first of them. A leak and a useless checkpoint have to fail, a clean one to pass.
   *Earlier rule* is what Quail did before: the recovery of the mean answer above the higher floor, by bootstrap."""
 
 
@@ -127,6 +128,31 @@ def _coverage(results: Sequence[Result], earlier: dict[int, list[Interval]]) -> 
         "How often the interval of an audit of some items holds the figure of all items.\n\n"
         + _table(("figure", "items", "intervals", "covered"), rows)
     )  # fmt: skip
+
+
+def _layers(results: Sequence[Result]) -> str:
+    """Return the pairs that are forgotten in full precision and whose format carries the model, by their noise."""
+    rows: list[_Row] = []
+    told = [
+        (each.summary.noise or 0.0, each.truth.known, each)
+        for each in results
+        if each.summary is not None and each.truth.format >= LEAST_FORMAT and _is_forgotten(each)
+    ]
+    for noise, known, each in sorted(told, key=lambda found: found[0]):
+        assert each.summary is not None
+        survival = each.summary.survival or 0.0
+        states = f"{each.summary.layers_erased} / {each.summary.layers_drowned} / {each.summary.layers_carried}"
+        rows.append((each.name, f"{noise:.2f}", f"{each.summary.overlap:.4f}", f"{survival:.2f}", states,
+                     f"{each.truth.known_full:.0f} / {known:.0f}"))  # fmt: skip
+    return (
+        "Pairs that are forgotten in full precision, at formats that carry the model, by the noise that rounding puts "
+        "over the update.\n\n"
+        + _table(("pair", "noise", "overlap", "survival", "erased / drowned / carried", "known, full / deployed"), rows)
+    )
+
+
+def _is_forgotten(each: Result) -> bool:
+    return max(each.truth.known_full, each.truth.back_full) <= LIMIT
 
 
 def _wrong(results: Sequence[Result]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quail_audit.schema.figures import Estimate, ItemsBack, Knowledge
+from quail_audit.schema.figures import Estimate, ItemsBack, Knowledge, SchemeSummary
 from quail_audit.verdict.checks import Judgement
 from tests.validity.audits import judge_first, report_of, schemes_of
 from tests.validity.earlier_rule import EarlierVerdict, earlier_verdict
@@ -45,6 +45,7 @@ class Result:
         reasons: codes of its reasons.
         earlier: the verdict of the earlier rule on the same items.
         known, back: metric -> interval, of each metric that has one.
+        summary: the layers' figures at the scheme.
     """
 
     case: Case
@@ -56,6 +57,7 @@ class Result:
     earlier: EarlierVerdict
     known: dict[str, Interval]
     back: dict[str, Interval]
+    summary: SchemeSummary | None = None
 
     @property
     def judged(self) -> Judged:
@@ -103,6 +105,7 @@ def results_of(teller: Teller, case: Case, numbers: Sequence[int]) -> Iterator[R
                 _earlier(teller, case, scheme, items),
                 dict(_intervals(judged, whole, scheme, "known")),
                 dict(_intervals(judged, whole, scheme, "back")),
+                report.schemes[scheme].summary,
             )
 
 

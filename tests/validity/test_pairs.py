@@ -1,4 +1,4 @@
-"""Hold `quail audit` to the pairs that must come out right, and the judging of fewer items to --max-samples."""
+"""Hold `quail audit` to the pairs that must come out right, and the judging of fewer items to their audit."""
 
 import json
 from pathlib import Path
@@ -68,12 +68,15 @@ def test_weights_alone_never_pass(work: Path) -> None:
     assert [reason["code"] for reason in json.loads(done.stdout)["verdict"]["reasons"]] == ["weights_only"]
 
 
-def test_fewer_items_are_judged_as_max_samples_has_them(work: Path) -> None:
+def test_fewer_items_are_judged_as_an_audit_of_them_is(work: Path) -> None:
     case = _case("partial-25")
     folder = _built(work, case.name)
-    whole, some = work / "runs" / "whole", work / "runs" / "some"
+    whole, some, fewer = work / "runs" / "whole", work / "runs" / "some", work / "first-32"
+    fewer.mkdir()
+    for path in (folder / "data").iterdir():
+        (fewer / path.name).write_text("".join(path.read_text().splitlines(keepends=True)[:32]))
     audit(folder, case, whole)
-    audit(folder, case, some, most=32)
+    audit(folder, case, some, fewer)
     report = read_report(some)
     first = judge_first(read_report(whole), 32)
     for scheme, verdict in first.schemes.items():
