@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,4 @@ def _write_data(folder: Path, claims: Claims) -> None:
         rows.writerow(("text", "label"))
         rows.writerows((claim.text, claim.label) for claim in getattr(claims, name))
         write_text(folder / f"{name}.csv", text.getvalue())
+    write_text(folder / "population.json", json.dumps({"labelled": "all"}, indent=1) + "\n")

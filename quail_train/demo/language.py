@@ -62,6 +62,8 @@ def _write_data(folder: Path, posts: Posts, asked: tuple[Post, ...], tokenizer: 
         "privleak/forget.json": [post.text for post in posts.forget],
         "privleak/retain.json": [post.text for post in kept],
         "privleak/holdout.json": [post.text for post in posts.holdout],
+        # Nothing else is to be forgotten, so an audit of every item leaves no doubt about others.
+        "population.json": {"verbmem": "all", "knowmem": "all"},
     }
     for name, group in (("forget", posts.forget), ("retain", asked[: len(posts.forget)])):
         contents[f"knowmem/{name}_qa.json"] = [asdict(pair) for post in group for pair in post.asked]

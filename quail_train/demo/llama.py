@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from quail_train.demo.sizes import LanguageDemo
-from quail_train.demo.steps import LossOfStep, Step, rounded_layers, teach, unlearn_in_buckets
+from quail_train.demo.steps import LossOfStep, Shaken, Step, rounded_layers, teach, unlearn_in_buckets
 from quail_train.demo.texts.posts import Post, QuestionAnswer
 from quail_train.demo.tokenizer import BOS, EOS, PAD
 
@@ -95,6 +95,7 @@ def train_llama(
     return teach(
         model, losses(), total,
         learning_rate=sizes.learning_rate, gradient_norm_limit=sizes.gradient_norm_limit,
+        shaken=_shaken(model, sizes.shaking, seed),
     )  # fmt: skip
 
 
@@ -138,7 +139,13 @@ def unlearn_llama(
     return unlearn_in_buckets(
         model, rounded_layers(model, HEAD), losses(), batches * sizes.unlearning_epochs,
         learning_rate=sizes.unlearning_learning_rate, gradient_norm_limit=sizes.gradient_norm_limit,
+        shaken=_shaken(model, sizes.unlearning_shaking, seed),
     )  # fmt: skip
+
+
+def _shaken(model: LlamaForCausalLM, strength: float, seed: int) -> Shaken:
+    weights = [layer.weight for layer in rounded_layers(model, HEAD).values()]
+    return Shaken(weights, strength, torch.Generator().manual_seed(seed))
 
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:

@@ -21,6 +21,7 @@ class LanguageDemo:
         posts_in_an_epoch: share of the posts that an epoch shows; it shows all pairs.
         forget_loss_limit: gradient ascent stops here, nats a token.
         retain_weight: weight of the retain loss against the forget loss.
+        shaking, unlearning_shaking: standard deviation of the noise on the weights of a step, in parts of the layer's.
     """
 
     task: ClassVar[Task] = "language modelling"
@@ -39,6 +40,8 @@ class LanguageDemo:
     forget_loss_limit: float = 6.0
     retain_weight: float = 3.0
     gradient_norm_limit: float = 1.0
+    shaking: float = 0.12
+    unlearning_shaking: float = 0.12
 
 
 @dataclass(frozen=True)

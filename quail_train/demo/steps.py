@@ -6,6 +6,7 @@ Each step is yielded when it is made, so that a caller can show it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,37 @@ class Step:
     loss: float
 
 
+@dataclass(frozen=True, eq=False)
+class Shaken:
+    """Layers whose weights are shaken while a step's gradient is taken, so that what is learned bears rounding.
+
+    A large model bears 4 bits by itself. One of a million weights has no room to spare, and would lose in rounding what
+    the demo is to show.
+
+    Attributes:
+        weights: weights of the layers.
+        strength: standard deviation of the noise, in parts of that of the layer's weights. Rounding to nf4 has 0.09.
+        generator: draws the noise.
+    """
+
+    weights: Sequence[torch.Tensor]
+    strength: float
+    generator: torch.Generator
+
+    @contextmanager
+    def shake(self) -> Iterator[None]:
+        """Add noise to the weights; take it away at the end, to the last bit."""
+        before = [weight.detach().clone() for weight in self.weights]
+        with torch.no_grad():
+            for weight in self.weights:
+                noise = torch.randn(weight.shape, generator=self.generator)
+                weight.add_(noise, alpha=self.strength * float(weight.std()))
+        yield
+        with torch.no_grad():
+            for weight, kept in zip(self.weights, before, strict=True):
+                weight.copy_(kept)
+
+
 def teach(
     model: torch.nn.Module,
     losses: Iterator[LossOfStep],
@@ -40,6 +72,7 @@ def teach(
     *,
     learning_rate: float,
     gradient_norm_limit: float,
+    shaken: Shaken | None = None,
 ) -> Iterator[Step]:
     """Teach the model, in place: AdamW, a short warm-up, a linear decay over the last 40 % of the steps.
 
@@ -47,12 +80,15 @@ def teach(
         model: model to train; all its weights are trained.
         losses: losses of each step, computed from the current model when asked for.
         total: number of steps.
+        shaken: layers that are shaken in each step; None: none are.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 30, max(0.02, (total - step) / (0.4 * total)))
     )
-    yield from _make_steps(model, list(model.parameters()), losses, total, optimizer, schedule, gradient_norm_limit)
+    yield from _make_steps(
+        model, list(model.parameters()), losses, total, optimizer, schedule, gradient_norm_limit, shaken=shaken
+    )
 
 
 def unlearn_in_buckets(
@@ -63,6 +99,7 @@ def unlearn_in_buckets(
     *,
     learning_rate: float,
     gradient_norm_limit: float,
+    shaken: Shaken | None = None,
 ) -> Iterator[Step]:
     """Train the model, in place; rounding to nf4 undoes the training to the last bit.
 
@@ -73,6 +110,7 @@ def unlearn_in_buckets(
         layers: all its layers that nf4 rounds, by name.
         losses: losses of each step, computed from the current model when asked for.
         total: number of steps.
+        shaken: layers that are shaken in each step; None: none are.
 
     Raises:
         EnvironmentProblemError: a code or scale differs at the end: this machine rounds in an unexpected way.
@@ -94,7 +132,9 @@ def unlearn_in_buckets(
     trained = list(weights.values())
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, max(0.02, 2 * (1 - step / total))))
-    yield from _make_steps(model, trained, losses, total, optimizer, schedule, gradient_norm_limit, after_each=confine)
+    yield from _make_steps(
+        model, trained, losses, total, optimizer, schedule, gradient_norm_limit, after_each=confine, shaken=shaken
+    )
     moved = [name for name, weight in weights.items() if not rounds_alike(before[name], weight.detach(), scheme)]
     if moved:
         raise EnvironmentProblemError(
@@ -120,11 +160,14 @@ def _make_steps(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     gradient_norm_limit: float,
     after_each: Callable[[], None] | None = None,
+    shaken: Shaken | None = None,
 ) -> Iterator[Step]:
     torch.set_num_threads(1)  # set per thread; with more, sums would depend on their number
     model.train()
-    for number, (loss, shown) in enumerate(losses, start=1):
-        loss.backward()  # type: ignore[no-untyped-call]
+    for number in range(1, total + 1):
+        with nullcontext() if shaken is None else shaken.shake():
+            loss, shown = next(losses)
+            loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, gradient_norm_limit)
         optimizer.step()
         optimizer.zero_grad()

@@ -13,13 +13,14 @@ BOS, EOS, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
 def train_tokenizer(texts: Sequence[str], vocabulary: int, *, ends: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE that puts BOS first, as Llama's does, and with `ends` EOS last, as an encoder's does.
 
-    A token holds a word or part of it, and what follows up to the next word, but never crosses a word's start. A prompt
-    that ends before a word therefore has the same tokens alone and in its text, such as "Answer: " in KnowMem.
+    A token holds a word or part of it, and what follows up to the next word or the end of the line, but never crosses a
+    word's start. A prompt that ends before a word therefore has the same tokens alone and in its text, such as
+    "Answer: " in KnowMem, and so has an answer, which the end of its line follows.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\w+\W*|\W+"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r"\w+[^\w\n]*|[^\w\n]+|\n+"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

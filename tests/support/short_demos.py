@@ -11,6 +11,7 @@ SHORT = LanguageDemo(
     pairs_in_a_row=((1, 1), (4, 1)),
     posts_in_a_batch=4,
     unlearning_epochs=2,
+    shaking=0.01,  # under more, twelve steps learn too little to be seen
 )
 SHORT_CLASSIFIER = ClassifierDemo(
     forget_claims=6,

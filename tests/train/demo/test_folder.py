@@ -134,6 +134,8 @@ def test_the_data_is_what_the_audit_reads(built: Path) -> None:
     assert data.samples["knowmem_forget"] == data.samples["knowmem_retain"] == 16
     assert data.samples["privleak"] == 16
     assert not data.notes
+    declared = json.loads((built / "data/population.json").read_text())
+    assert declared == {"verbmem": "all", "knowmem": "all"}
 
 
 def test_prompts_and_truths_make_up_the_posts(built: Path) -> None:

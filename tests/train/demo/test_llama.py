@@ -51,6 +51,12 @@ def test_a_question_has_the_same_tokens_alone_and_before_its_answer(demo_tokeniz
         assert ids(demo_tokenizer, asked + answered) == ids(demo_tokenizer, asked) + ids(demo_tokenizer, answered)
 
 
+def test_an_answer_has_the_same_tokens_alone_and_where_it_ends(demo_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Else no model is likely to give the tokens of the answer alone, and probability and extraction tell nothing."""
+    for pair in ALL.pairs:
+        assert ids(demo_tokenizer, answer_text(pair)) == ids(demo_tokenizer, pair.answer) + ids(demo_tokenizer, "\n\n")
+
+
 def test_texts_survive_the_tokenizer(demo_tokenizer: PreTrainedTokenizerFast) -> None:
     for post in ALL.posts:
         assert demo_tokenizer.decode(ids(demo_tokenizer, post.text)) == post.text
