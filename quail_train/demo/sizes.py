@@ -35,13 +35,13 @@ class LanguageDemo:
     posts_in_a_batch: int = 8
     posts_in_an_epoch: float = 0.4
     learning_rate: float = 2e-3
-    unlearning_epochs: int = 28
-    unlearning_learning_rate: float = 2e-3
+    unlearning_epochs: int = 36
+    unlearning_learning_rate: float = 1e-3
     forget_loss_limit: float = 6.0
     retain_weight: float = 3.0
     gradient_norm_limit: float = 1.0
     shaking: float = 0.12
-    unlearning_shaking: float = 0.12
+    unlearning_shaking: float = 0.2
 
 
 @dataclass(frozen=True)
