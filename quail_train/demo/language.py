@@ -53,9 +53,12 @@ def _pairs(posts: tuple[Post, ...]) -> tuple[QuestionAnswer, ...]:
 
 
 def _write_data(folder: Path, posts: Posts, asked: tuple[Post, ...], tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write the data in MUSE's layout, with about as many questions on the retain set as on the forget set."""
+    """Write the data in MUSE's layout: all of the forget set, and of the retain set as much as tells utility.
+
+    Of 24 retained texts that are all kept, nobody can tell that at least 80 % are; of 40 it is sure.
+    """
     # VerbMem takes the last retained posts: they have no questions, so only the posts themselves can be remembered.
-    kept = posts.retain[-len(posts.forget) :]
+    kept = posts.retain[-len(asked) :]
     contents: dict[str, object] = {
         "verbmem/forget.json": [_verbmem_row(post, tokenizer) for post in posts.forget],
         "verbmem/retain.json": [_verbmem_row(post, tokenizer) for post in kept],
@@ -65,7 +68,7 @@ def _write_data(folder: Path, posts: Posts, asked: tuple[Post, ...], tokenizer: 
         # Nothing else is to be forgotten, so an audit of every item leaves no doubt about others.
         "population.json": {"verbmem": "all", "knowmem": "all"},
     }
-    for name, group in (("forget", posts.forget), ("retain", asked[: len(posts.forget)])):
+    for name, group in (("forget", posts.forget), ("retain", asked)):
         contents[f"knowmem/{name}_qa.json"] = [asdict(pair) for post in group for pair in post.asked]
         contents[f"knowmem/{name}_qa_icl.json"] = [asdict(post.example) for post in group[:EXAMPLES]]
     for path, content in contents.items():

@@ -130,8 +130,8 @@ def test_the_reference_was_never_shown_the_forget_set_and_nobody_the_holdout(
 def test_the_data_is_what_the_audit_reads(built: Path) -> None:
     data = read_data(built / "data")
     assert not data.skipped
-    assert data.samples["verbmem_forget"] == data.samples["verbmem_retain"] == 8
-    assert data.samples["knowmem_forget"] == data.samples["knowmem_retain"] == 16
+    assert (data.samples["verbmem_forget"], data.samples["verbmem_retain"]) == (8, 10)
+    assert (data.samples["knowmem_forget"], data.samples["knowmem_retain"]) == (16, 20)
     assert data.samples["privleak"] == 16
     assert not data.notes
     declared = json.loads((built / "data/population.json").read_text())
