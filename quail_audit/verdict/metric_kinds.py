@@ -22,6 +22,8 @@ MEMBERSHIP_METRICS = (
     "mia_loss",
     "mia_confidence",
 )
+_SCORES_OF_TRUTHS = ("_probability_forget", "_extraction_strength_forget", "_exact_memorization_forget")
+_KINDS_OF_ITEMS = ("verbmem_", "knowmem_")
 _ITEMS: Mapping[str, str] = {"knowmem": "answers"}  # else texts
 
 
@@ -30,6 +32,19 @@ def retain_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
     return tuple(
         metric for metric in metrics if metric.endswith("_retain") and not metric.startswith(("nll", "macro_f1"))
     )
+
+
+def scores_truth(metric: str) -> bool:
+    """Return whether a metric scores the truth of each item in one pass, without asking for an answer."""
+    return metric.startswith(_KINDS_OF_ITEMS) and metric.endswith(_SCORES_OF_TRUTHS)
+
+
+def same_items(metric: str, metrics: Iterable[str]) -> tuple[str, ...]:
+    """Return the other metrics that score the same items to forget."""
+    kind = f"{metric.partition('_')[0]}_"
+    if kind not in _KINDS_OF_ITEMS or not metric.endswith("_forget"):
+        return ()
+    return tuple(m for m in metrics if m != metric and m.startswith(kind) and m.endswith("_forget"))
 
 
 def items_word(metric: str) -> str:

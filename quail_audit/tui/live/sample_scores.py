@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from quail_audit.reports import wording
 from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live.run import POINTS, AnswersOf, LiveRun
 from quail_audit.verdict.evidence import is_back, is_kept
-from quail_audit.verdict.metric_kinds import DECIDING_METRICS
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS, scores_truth
 
 CAME_BACK = "came back"
 BY_NUMBER = "number"
@@ -24,8 +23,6 @@ LEAK = "▲"  # beside the colour of a sample that is back
 KEPT = "△"  # of one that was not forgotten in full precision, so that it did not have to come back
 LEAST_FORGOTTEN_POINTS = 5.0  # of a metric that does not decide: below it there was nothing to forget
 LEAST_FORGOTTEN_NATS = 0.5
-TRUTH_SCORES = ("_probability_forget", "_extraction_strength_forget", "_exact_memorization_forget")
-KINDS = ("verbmem", "knowmem")  # of items that are scored in several ways
 NOT_ANSWERED = -1  # no event begins there
 
 
@@ -190,22 +187,9 @@ def low_is_known(metric: str) -> bool:
     return metric.startswith(("nll", "privleak", "membership", "mia"))
 
 
-def scores_truth(metric: str) -> bool:
-    """Return whether a metric reads how likely a truth is, without asking for an answer."""
-    return metric.startswith(KINDS) and metric.endswith(TRUTH_SCORES)
-
-
 def has_answers(metric: str) -> bool:
     """Return whether models write answers for a metric; otherwise it comes from probabilities of a text."""
     return not low_is_known(metric) and not scores_truth(metric)
-
-
-def other_scores(metric: str, metrics: Iterable[str]) -> tuple[str, ...]:
-    """Return the other metrics that score the same items to forget."""
-    kind = metric.partition("_")[0]
-    if kind not in KINDS or not metric.endswith("_forget"):
-        return ()
-    return tuple(m for m in metrics if m != metric and m.startswith(f"{kind}_") and m.endswith("_forget"))
 
 
 def figure(value: float | None, metric: str) -> str:

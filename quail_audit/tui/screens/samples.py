@@ -18,13 +18,14 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports import wording
 from quail_audit.schema.report import FULL, arm_at
 from quail_audit.tui.live.run import AnswersOf, LiveRun
-from quail_audit.tui.live.sample_scores import LEAK, SampleScores, came_back_in_words, figure, other_scores
+from quail_audit.tui.live.sample_scores import LEAK, SampleScores, came_back_in_words, figure
 from quail_audit.tui.screens.base import QuailScreen
 from quail_audit.tui.widgets.key_bar import KeyBar
 from quail_audit.tui.widgets.reading_pane import ReadingPane, ShownSample, clipboard_text
 from quail_audit.tui.widgets.run_header import RunHeader
 from quail_audit.tui.widgets.sample_list import SampleList
 from quail_audit.tui.widgets.search_field import Search, SearchField
+from quail_audit.verdict.metric_kinds import same_items
 
 LEAST_PANE_COLUMNS = 66  # beside a list with every arm's score
 
@@ -149,7 +150,7 @@ class SamplesScreen(QuailScreen[None]):
         self.metric = metric
         self._scores = SampleScores(self.run, metric, self.scheme)
         self._scores.take_in()
-        others = other_scores(metric, self.run.metrics())
+        others = same_items(metric, self.run.metrics())
         self._others = [SampleScores(self.run, other, self.scheme) for other in others]
         self.query_one(Tabs).active = f"metric-{self._metrics.index(metric)}"
         self._list.open(self._scores, number)

@@ -20,8 +20,9 @@ from quail_audit.core.untrusted import printable
 from quail_audit.reports.shared_words import SharedWords, shared_words
 from quail_audit.schema.events.audit import SampleScored
 from quail_audit.schema.report import FULL, arm_at
-from quail_audit.tui.live.sample_scores import LEAK, figure, has_answers, scores_truth
+from quail_audit.tui.live.sample_scores import LEAK, figure, has_answers
 from quail_audit.tui.theme import palette
+from quail_audit.verdict.metric_kinds import scores_truth
 
 MOST_ARMS = 5
 MOST_CHARACTERS = 20_000  # of a text on screen; a text may have millions

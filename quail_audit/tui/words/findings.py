@@ -29,6 +29,7 @@ from quail_audit.tui.words.policy import (
     rows_of_rules,
     rows_of_waivers,
 )
+from quail_audit.verdict.metric_kinds import scores_truth
 
 Tone = Literal["good", "bad", "open"]
 MARKS: Mapping[Tone, str] = {"good": "✓", "bad": "✗", "open": "…"}
@@ -130,10 +131,16 @@ def _facts(found: CheckpointFound) -> dict[str, str]:
 
 
 def _data_parts(found: DataFound) -> Iterable[str]:
-    """Yield "5 of 7 metrics", "VerbMem 24/24" (forget/retain), "PrivLeak 48"."""
+    """Yield "5 of 7 metrics", "VerbMem 24/24" (forget/retain), "PrivLeak 48".
+
+    Scores of the same items and texts say nothing more about the data.
+    """
     known = len(found.samples) + len(found.skipped)
     yield f"{len(found.samples)} metrics" if not found.skipped else f"{len(found.samples)} of {known} metrics"
     for title, metrics in _group_by_title(found).items():
+        metrics = [m for m in metrics if not scores_truth(m) and not m.startswith("membership_")]
+        if not metrics:
+            continue
         counts = (str(found.samples.get(metric, wording.UNKNOWN)) for metric in metrics)
         yield f"{printable(title)} {'/'.join(counts)}"
     yield from map(_note_line, found.notes)

@@ -10,15 +10,13 @@ from quail_audit.schema.policy import Limits
 from quail_audit.schema.report import arm_at
 from quail_audit.tui.live.run import KnownSoFar, LiveRun
 from quail_audit.tui.words.items_back import TONE_MARKS, Tone, tone_of
-from quail_audit.verdict.metric_kinds import DECIDING_METRICS, retain_metrics
+from quail_audit.verdict.metric_kinds import DECIDING_METRICS, retain_metrics, scores_truth
 
 WARNING = "!"
-_PARTS = {
+_SCORES = {
     "_probability_forget": " probability",
     "_extraction_strength_forget": " extraction",
-    "_exact_memorization_forget": " exact",
 }
-_KINDS = ("verbmem", "knowmem")
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,9 @@ class Figure:
 
 def short_title(metric: str) -> str:
     """Return the title of a metric's line: VerbMem, and below it probability and extraction."""
-    for part, title in _PARTS.items():
-        if metric.endswith(part) and metric.startswith(_KINDS):
-            return title if metric in DECIDING_METRICS else f"{wording.metric_title(metric).partition(',')[0]} exact"
     title = wording.metric_title(metric)
+    if scores_truth(metric) and metric in DECIDING_METRICS:  # below the line of its items' answers
+        return next(word for part, word in _SCORES.items() if metric.endswith(part))
     if metric in DECIDING_METRICS:
         return title.removesuffix(", forget")
     return (title.replace(", retain", " kept") if is_of_utility(metric) else title).replace(", ", " ")

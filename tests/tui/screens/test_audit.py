@@ -8,6 +8,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from quail_audit.core.errors import EXIT_INCONCLUSIVE
 from quail_audit.engine.audit.run import audit
 from quail_audit.runs.folder import new_run, read_report
 from quail_audit.runs.follow import replay
@@ -456,5 +457,5 @@ async def test_ctrl_g_goes_on_with_an_audit_that_was_stopped(world: Path, tmp_pa
         assert [type(screen) for screen in app.screen_stack].count(AuditScreen) == 1
         await pilot.press("ctrl+g")
         assert "This audit has finished" in app.log_lines[-1]
-    assert read_report(folder).exit_code == 0
+    assert read_report(folder).exit_code == EXIT_INCONCLUSIVE  # the weights alone never pass
     assert [event.type for event in replay(folder)][:9] == [event.type for event in stopped]

@@ -686,6 +686,15 @@ def test_findings_are_printable_and_marked() -> None:
     assert finding(data).line.startswith("2 of 3 metrics")
 
 
+def test_the_finding_of_data_counts_each_kind_of_item_once() -> None:
+    samples = {
+        "nll_forget": 9, "membership_loss": 18, "privleak": 18, "verbmem_probability_forget": 7,
+        "verbmem_exact_memorization_forget": 7, "verbmem_forget": 7, "verbmem_retain": 8,
+    }  # fmt: skip
+    found = finding(DataFound(samples=samples, skipped={"knowmem_forget": "no file"}))
+    assert found.line == "7 of 8 metrics · KnowMem — · VerbMem 7/8 · Min-40% AUC 18 · NLL 9"
+
+
 def test_when_a_run_was_written() -> None:
     now_s = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))
     assert when(now_s - 60, now_s) == "today 11:59"
