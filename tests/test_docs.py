@@ -73,6 +73,11 @@ def as_after_the_demo(world: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def verdict_of(arguments: list[str]) -> int:
+    """The exit code of a command on these models, which hold: weights alone and few texts tell nothing."""
+    return 5 if "audit" in arguments and ("--data" not in arguments or "--max-samples" in arguments) else 0
+
+
 @pytest.mark.parametrize("command", commands("README.md"))
 def test_the_readmes_commands_run(command: str, as_after_the_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: a new one takes seconds to import torch."""
@@ -80,7 +85,7 @@ def test_the_readmes_commands_run(command: str, as_after_the_demo: Path, monkeyp
     name, *arguments = shlex.split(command)
     assert name == "quail"
     done = CliRunner().invoke(cli.app, arguments)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == verdict_of(arguments), done.output
     assert done.stdout or (as_after_the_demo / "report.json").stat().st_size
 
 
@@ -107,7 +112,7 @@ def test_a_command_of_the_readme_runs_in_a_shell(as_after_the_demo: Path) -> Non
 @pytest.mark.parametrize("command", commands("README.md"))
 def test_the_readmes_commands_run_in_a_shell_as_written(command: str, as_after_the_demo: Path) -> None:
     done = in_a_shell(command, as_after_the_demo)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == verdict_of(shlex.split(command)), done.stderr
     assert done.stdout or (as_after_the_demo / "report.json").stat().st_size
 
 

@@ -202,7 +202,7 @@ def test_a_policy_says_its_limits(tmp_path: Path) -> None:
     path.write_text("[limits]\nmax_recovery_percent = 25\n")
     found = answer(AboutPolicy(file=str(path)))
     assert isinstance(found, PolicyFound)
-    assert found.policy.limits.max_recovery_percent == 25.0
+    assert (found.policy.limits.max_known_percent, found.policy.limits.max_back_percent) == (25.0, 25.0)
     defaults = answer(AboutPolicy(file=None))
     assert isinstance(defaults, PolicyFound)
     assert defaults.policy == Policy()

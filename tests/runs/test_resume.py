@@ -143,7 +143,7 @@ def test_what_was_measured_is_not_measured_again(finished: Finished, tmp_path: P
     assert whole["batches"] / 2 < work["batches"] < whole["batches"] * 5 / 6
 
     work.clear()  # stopped at the first recovery: the last arm is kept by then, as the event after its end was made
-    goes_on(finished, finished.killed(names.index("recovery_measured") + 1, tmp_path / "end"))
+    goes_on(finished, finished.killed(names.index("knowledge_measured") + 1, tmp_path / "end"))
     assert not work
 
 
@@ -174,7 +174,7 @@ def test_a_backends_checkpoints_are_made_again_only_where_they_are_needed(
     for after in (names.index("layer_measured") + 2, arms[3] + 1):
         goes_on(whole, whole.killed(after, tmp_path / f"{after}"))
     monkeypatch.setattr("quail_audit.engine.audit.calibrated._quantize", None)
-    goes_on(whole, whole.killed(names.index("recovery_measured") + 1, tmp_path / "done"))
+    goes_on(whole, whole.killed(names.index("knowledge_measured") + 1, tmp_path / "done"))
 
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, target: str, spoilt: Callable[..., bool], *, after: int = 0) -> None:
@@ -249,7 +249,7 @@ def test_what_changed_since_is_refused_and_nothing_is_lost(
     assert lines_of(tmp_path / "run")[:-1] == before
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "kept").rename(tmp_path / "data")
-    assert resume_audit(tmp_path / "run", output=tmp_path / "result", quiet=True) == 0
+    assert resume_audit(tmp_path / "run", output=tmp_path / "result", quiet=True) == 5
 
 
 def test_a_run_that_goes_on_elsewhere_is_refused(finished: Finished, tmp_path: Path) -> None:

@@ -160,5 +160,5 @@ def test_an_audit_without_data_is_refused(erased_run: Path, tmp_path: Path) -> N
             pass
     with pytest.raises(BadInputError, match="no forget texts"):
         list(attribute(AttributeRequest(run=str(tmp_path / "run"), scheme="nf4"), "a-run", ()))
-    with pytest.raises(BadInputError, match="no recovery"):
+    with pytest.raises(BadInputError, match="did not measure forgetting"):
         worst_scheme(tmp_path / "run")

@@ -265,7 +265,7 @@ def test_a_masked_truth_counts_as_tiny(tokenizer: Any) -> None:
     assert text.means is not None
     assert text.deviations is not None
     assert np.isfinite([text.means, text.deviations]).all()
-    assert model.notes == ["the model gives some tokens no finite probability; they count as 1e-38"]
+    assert "the model gives some tokens no finite probability; they count as 1e-38" in model.notes
 
 
 def test_logits_that_are_not_numbers_are_refused(tokenizer: Any) -> None:
