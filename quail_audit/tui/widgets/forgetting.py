@@ -28,9 +28,9 @@ from quail_audit.tui.words.items_back import TONE_MARKS, headline
 from quail_audit.tui.words.known import Figure, figure_of, has_say, short_title
 
 TITLE_COLUMNS = 13
-WIDE_ARM, NARROW_ARM = 12, 7  # columns of an arm, with and without its interval
-LEAST_GAUGE, LARGEST_GAUGE = 6, 30  # cells
-LABEL_COLUMNS = 18  # of "100 % [59, 121] ✗"
+WIDE_ARM, NARROW_ARM, TIGHT_ARM = 12, 7, 6  # columns of an arm, with and without its interval
+LEAST_GAUGE, LARGEST_GAUGE = 5, 30  # cells
+LABEL_COLUMNS = 17  # of "100 % [59, 121] ✗"
 FULL_COLUMNS = 8
 GAUGE_END_PERCENT = 110.0  # a little beyond 100 %, so that an overshoot shows
 LEAST_HEIGHT_WITH_PLOTS = 14  # lines
@@ -124,6 +124,7 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
             dict.fromkeys(arms, NARROW_ARM),
             dict.fromkeys(pair, NARROW_ARM),
             dict.fromkeys(least, NARROW_ARM),
+            dict.fromkeys(least, TIGHT_ARM),
             dict.fromkeys(least[-1:], NARROW_ARM),
             {},
         ):
@@ -141,7 +142,8 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         line.append(f"{found.count:>{layout.back}} ", style=self._style(found) if found.is_back else muted)
         if layout.gauge_cells:
             line.append_text(self._gauge(found, layout.gauge_cells))
-        line.append(f" {found.label:<{LABEL_COLUMNS}}", style=self._style(found))
+        label = found.label if len(found.label) <= LABEL_COLUMNS else "".join(found.label.rsplit(" ", 1))
+        line.append(f" {label:<{LABEL_COLUMNS}}", style=self._style(found))
         line.append(f"{found.full:>{FULL_COLUMNS}}", style=self._style(found) if found.is_full_bad else muted)
         for arm, columns in layout.columns.items():
             line.append_text(self._score(run, metric, arm, columns, says=says))
@@ -165,7 +167,10 @@ class ForgettingPanel(VerticalScroll, can_focus=True):
         figure = wording.mean_with_interval if columns == WIDE_ARM else wording.mean_text
         muted = palette.muted_style(self.app)
         if score is not None:
-            return Text(f"{figure(score, metric):>{columns}}", style=Style(bold=True) if says else muted)
+            shown = figure(score, metric)
+            if len(shown) >= columns:  # a hundred below zero, as PrivLeak may be
+                shown = f"{score.mean:.0f}"
+            return Text(f"{shown:>{columns}}", style=Style(bold=True) if says else muted)
         running = run.state.running.get((arm, metric))
         if running is None or not wording.is_mean_of_samples(metric):
             return Text(f"{wording.UNKNOWN:>{columns}}", style=muted)
