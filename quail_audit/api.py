@@ -20,6 +20,7 @@ from quail_audit.core.values import first_problem
 from quail_audit.runs import folder as run_folders
 from quail_audit.runs.digest import add_digest
 from quail_audit.runs.follow import replay
+from quail_audit.runs.going_on import drop_journal
 from quail_audit.runs.journal import open_journal
 from quail_audit.runs.names import JOURNAL, new_run_id
 from quail_audit.runs.record import record
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from quail_audit.schema.events.lines import Event, Events
 
 AnyPath = str | os.PathLike[str]
+NOT_OPTIONS = frozenset({"goes_on_from"})  # of a request, which quail audit --resume RUN --max-samples N sets
 _ARGUMENTS = {option_of(field): field for field in (*AuditRequest.model_fields, "run_dir")}  # errors name the options
 
 
@@ -296,7 +298,7 @@ def _request(original: AnyPath, unlearned: AnyPath, options: AuditOptions) -> Au
 
     given: dict[str, Any] = {"original": original, "unlearned": unlearned, **options}
     for name, value in given.items():
-        if name not in AuditRequest.model_fields:
+        if name not in AuditRequest.model_fields or name in NOT_OPTIONS:
             near = get_close_matches(name, AuditRequest.model_fields, n=1)
             known = f"Known: {', '.join(AuditRequest.model_fields)}"
             raise UsageError("no such argument", where=name, mend=f"Did you mean {near[0]}? {known}" if near else known)
@@ -326,7 +328,7 @@ def _events(request: AuditRequest, run_dir: Path | None) -> Events:
             closing(record(run(request, run_id, baseline=baseline, journal=journal), folder)) as events,
         ):
             yield from events
-        (run_dir / JOURNAL).unlink(missing_ok=True)  # of no use to a finished run
+        drop_journal(run_dir, run_folders.read_report(run_dir))
 
 
 @contextmanager

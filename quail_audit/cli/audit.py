@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -177,7 +178,8 @@ def audit(
         Path | None,
         typer.Option(
             help="Resume a stopped audit from its run folder; nothing is measured twice. The audit keeps its own "
-            "options: only --format, --output and --quiet go with this one.",
+            "options: only --format, --output and --quiet go with this one; after an audit that ended undecided, also "
+            "--max-samples, to go on with more items in a new run folder, which --run-dir names.",
             metavar="RUN",
         ),
     ] = None,
@@ -199,7 +201,9 @@ def audit(
     from quail_audit.verdict.policy_file import choose_policy
 
     if resume is not None:
-        _refuse_beside_resume(context)
+        _refuse_beside_resume(context, more=max_samples is not None)
+        if max_samples is not None:
+            return go_on(resume, max_samples, run_dir=run_dir, format=format, output=output, quiet=quiet)
         return resume_audit(resume, format=format, output=output, quiet=quiet)
     if original is None or unlearned is None:
         raise UsageError(
@@ -291,14 +295,47 @@ def resume_audit(
             return show_run(events, run, results, format, quiet=quiet)
 
 
+def go_on(
+    run: Path,
+    max_samples: int,
+    *,
+    run_dir: Path | None = None,
+    format: OutputFormat = "text",  # noqa: A002 - the option's name
+    output: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Go on with more items after an audit that ended undecided, in a folder of its own; as run_audit.
+
+    Raises:
+        QuailError: as run_audit; or there is nothing to go on with, or something changed since.
+    """
+    from quail_audit.runs.folder import read_report
+    from quail_audit.runs.going_on import refuse_changes, request_for_more
+    from quail_audit.runs.names import JOURNAL, RUNS_FOLDER, new_run_id
+
+    request = request_for_more(run, read_report(run), max_samples)
+    run_id = new_run_id()
+    folder = run_dir or RUNS_FOLDER / run_id
+    events = _audit_events(request, run_id, folder, _baseline(request), earlier=run / JOURNAL)
+    events = refuse_changes(events, run)
+    return run_and_show(request, events, folder, format=format, output=output, quiet=quiet)
+
+
 def _audit_events(
-    request: AuditRequest, run_id: str, folder: Path, baseline: Report | None, started: str | None = None
+    request: AuditRequest,
+    run_id: str,
+    folder: Path,
+    baseline: Report | None,
+    started: str | None = None,
+    earlier: Path | None = None,
 ) -> Events:
-    """Yield an audit's events; what it measures is kept in the folder's journal."""
+    """Yield an audit's events; what it measures is kept in the folder's journal, which begins with an earlier one."""
     from quail_audit.engine.audit.run import audit as events_of
     from quail_audit.runs.journal import open_journal
     from quail_audit.runs.names import JOURNAL
 
+    if earlier is not None:
+        copyfile(earlier, folder / JOURNAL)
     with open_journal(folder / JOURNAL) as journal:
         yield from events_of(request, run_id, baseline=baseline, started=started, journal=journal)
 
@@ -323,11 +360,11 @@ def read_baseline(run: str) -> Report:
         ) from error
 
 
-def _refuse_beside_resume(context: typer.Context) -> None:
-    """Raise UsageError if an option asks for another audit than the one that was stopped."""
+def _refuse_beside_resume(context: typer.Context, *, more: bool) -> None:
+    """Raise UsageError if an option asks for another audit than the one that was stopped, or more than more items."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in ("resume", "format", "output", "quiet"):
+        if name in ("resume", "format", "output", "quiet") or (more and name in ("max_samples", "run_dir")):
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

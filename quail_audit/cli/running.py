@@ -94,13 +94,15 @@ def show_run(
 ) -> int:
     """Follow a run to its end, write its result, and return its exit code."""
     from quail_audit.reports.formats import write_report
-    from quail_audit.runs.names import JOURNAL
+    from quail_audit.runs.going_on import drop_journal, may_go_on
     from quail_audit.runs.state.audit import AuditState
+    from quail_audit.schema.report import Report
 
     state = follow(events, None if quiet else sys.stderr, results if format == "jsonl" else None)
     assert state.end is not None  # noqa: S101 - a run without an end raises
-    (folder / JOURNAL).unlink(missing_ok=True)  # a finished run is not resumed
     report = state.report()
+    if isinstance(report, Report):
+        drop_journal(folder, report)
     if draw is not None:
         draw(report, folder)
     try:
@@ -112,6 +114,8 @@ def show_run(
         raise
     if format == "text":
         typer.echo(f" run folder: {folder}", err=True)
+    if isinstance(report, Report) and may_go_on(report):
+        say(f"to go on with more items: quail audit --resume {_quote(folder)} --max-samples N")
     return state.end.exit_code
 
 

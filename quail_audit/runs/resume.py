@@ -39,7 +39,7 @@ class RecordedEvents:
                 return
             if not same and (not isinstance(known, SampleScored | FilesAwaited) or isinstance(event, SampleScored)):
                 raise BadInputError(
-                    f"the audit does not go on as it began: {_difference(known, event)}",
+                    f"the audit does not go on as it began: {difference(known, event)}",
                     mend="Checkpoints, data, policy, Quail or the machine changed since: start the audit anew",
                 )
             yield self._pass_on(known)
@@ -67,7 +67,8 @@ def _untimed_line(event: Event) -> str:
     return to_line(event.model_copy(update=untimed))
 
 
-def _difference(known: Event, event: Event) -> str:
+def difference(known: Event, event: Event) -> str:
+    """Return how an event differs from the one that was recorded in its place, in words."""
     if type(known) is not type(event):
         return f"{known.type} was recorded where it now says {event.type}"
     if isinstance(known, FilesFound) and isinstance(event, FilesFound):

@@ -20,6 +20,7 @@ _REPEATED: Mapping[str, str] = {  # field -> the option that is given once a val
     "layers": "--layers",
     "limits": "--limit",
 }
+_NO_OPTIONS = ("original", "unlearned", "goes_on_from")
 _RENAMED: Mapping[str, str] = {"calibrate": "--calibration", "margin_logits": "--margin"}
 
 
@@ -67,7 +68,7 @@ def _options(request: Value, run_dir: Path | None, given: Collection[str] = ()) 
     arguments = []
     for name, field in type(request).model_fields.items():
         value = getattr(request, name)
-        if name in ("original", "unlearned") or (name not in given and (value is None or value == field.default)):
+        if name in _NO_OPTIONS or (name not in given and (value is None or value == field.default)):
             continue
         option = option_of(name)
         if isinstance(value, bool):  # a flag, of which only the other value is said

@@ -36,6 +36,7 @@ class AuditRequest(Value):
     baseline: str | None = None  # the folder of an earlier run: only what got worse since fails
     calibration: str | None = None  # a file of texts for calibrated schemes; None: the data's retain texts
     calibration_samples: Annotated[int, Field(ge=1)] = 128  # rows of up to 512 tokens
+    goes_on_from: Name | None = None  # the run that ended undecided, and asked the first of the items
 
 
 HingeForm = Literal["per-logit", "centred", "log-probability", "l1", "l2", "true-token"]

@@ -23,6 +23,7 @@ from quail_audit.engine.checkpoints.checkpoint import Checkpoint
 from quail_audit.engine.checkpoints.pair import Pair
 from quail_audit.engine.forgetting.models import batches
 from quail_audit.runs.folder import hold_stopped_run, new_run, read_report, read_request
+from quail_audit.runs.going_on import may_go_on
 from quail_audit.runs.journal import open_journal
 from quail_audit.runs.names import EVENTS, JOURNAL, REPORT
 from quail_audit.runs.record import record
@@ -105,7 +106,7 @@ def goes_on(finished: Finished, folder: Path) -> None:
     resume_audit(folder, output=folder / "result.txt", quiet=True)
     assert lines_of(folder) == lines_of(finished.folder)
     assert report_in(folder) == report_in(finished.folder)
-    assert not (folder / JOURNAL).exists()
+    assert (folder / JOURNAL).exists() == may_go_on(read_report(folder)), "of no use to a run that is decided"
 
 
 def moments(finished: Finished, count: int) -> list[int]:
@@ -142,7 +143,7 @@ def test_what_was_measured_is_not_measured_again(finished: Finished, tmp_path: P
     assert work["layers"] == 0
     assert whole["batches"] / 2 < work["batches"] < whole["batches"] * 5 / 6
 
-    work.clear()  # stopped at the first recovery: the last arm is kept by then, as the event after its end was made
+    work.clear()  # stopped as the evidence is weighed: the last arm is kept, as the event after its end was made
     goes_on(finished, finished.killed(names.index("knowledge_measured") + 1, tmp_path / "end"))
     assert not work
 
@@ -249,7 +250,7 @@ def test_what_changed_since_is_refused_and_nothing_is_lost(
     assert lines_of(tmp_path / "run")[:-1] == before
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "kept").rename(tmp_path / "data")
-    assert resume_audit(tmp_path / "run", output=tmp_path / "result", quiet=True) == 5
+    assert resume_audit(tmp_path / "run", output=tmp_path / "result", quiet=True) == 5  # three items decide nothing
 
 
 def test_a_run_that_goes_on_elsewhere_is_refused(finished: Finished, tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def audit(
     policy, policy_notes = read_policy_and_notes(request.policy, request.limits)
     used = PolicyUsed(source=request.policy, given=request.limits, effective=policy)
     yield from _fold(state, [PolicyRead(policy=used), *(Noted(message=note) for note in policy_notes)])
+    if request.goes_on_from is not None:
+        said = f"goes on from run {request.goes_on_from} with more items: what that measured was not measured again"
+        yield from _fold(state, [Noted(message=said)])
     with closing(_measure(request, policy, journal or Journal(), state.report)) as events:
         yield from _fold(state, events)
     report = state.report()
