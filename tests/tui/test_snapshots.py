@@ -120,7 +120,7 @@ async def draw_policy(pilot: Pilot[Any]) -> None:
     assert isinstance(app, QuailApp)
     app.pop_screen()
     policy = Policy(
-        limits=Limits(where=(OtherLimits(schemes=("fp4",), max_recovery_percent=60.0),)),
+        limits=Limits(where=(OtherLimits(schemes=("fp4",), max_known_percent=60.0),)),
         required=Requirements(samples={"verbmem_forget": 100}),
         rules=(
             Rule(name="the MLPs carry their updates", figure="survival", layers=("*.mlp.*",), at_least=0.8),

@@ -42,6 +42,7 @@ KINDS: Mapping[str, ExportKind] = {  # the names of quail report --format, and t
     "junit": ExportKind("JUnit XML: for a CI's list of tests", "xml"),
     "sarif": ExportKind("SARIF: for code scanning", "sarif"),
     "csv": ExportKind("CSV of the layers", "csv"),
+    "csv-metrics": ExportKind("CSV of what is known and kept", "csv"),
     "csv-samples": ExportKind("CSV of the samples", "csv"),
     "jsonl": ExportKind("JSON lines: the events", "jsonl"),
     PICTURE: ExportKind("SVG: a picture of the screen", "svg"),
@@ -87,7 +88,7 @@ class ExportScreen(ModalScreen[None]):
     def _suggested_path(self, kind: str) -> str:
         started = self._run.state.started
         name = started.run_id if started is not None else self._run.folder.name
-        part = "-samples" if kind == "csv-samples" else ""
+        part = kind.removeprefix("csv") if kind.startswith("csv-") else ""
         return f"quail-{name}{part}.{KINDS[kind].ending}"
 
     @on(Input.Submitted)
