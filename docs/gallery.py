@@ -14,7 +14,7 @@ from quail_audit.core.errors import EXIT_FAIL
 
 DEMO = Path("quail-demo")
 GALLERY = Path(__file__).parent / "gallery"
-LARGEST_BYTES = 500_000
+LARGEST_BYTES = 700_000
 ENDINGS = {
     "text": "txt",
     "html": "html",

@@ -92,7 +92,7 @@ def judge_utility(scheme: str, measured: Mapping[str, Kept], limits: Limits) -> 
     known = {metric: kept.utility for metric, kept in measured.items() if kept.utility is not None}
     if not known or is_broken:
         if not measured:
-            text = "utility was not measured: the data has no retain set with questions, continuations or labels"
+            text = "utility was not measured: no retain set with questions, continuations or labels was asked"
             rule = RuleOutcome(
                 rule=UTILITY, scheme=scheme, figure="utility", standing="not judged", decides=False, message=text
             )

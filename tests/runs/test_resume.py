@@ -290,7 +290,7 @@ def test_a_second_audit_into_a_folder_is_refused_and_the_first_ends_as_alone(wor
 def test_the_command_says_what_does_not_go_together(tmp_path: Path) -> None:
     found = quail("audit", "--resume", tmp_path)
     assert (found.returncode, "there is no audit here" in found.stderr) == (3, True)
-    for given in (["a"], ["--seed", "0"], ["--run-dir", "b"], ["--scheme", "nf4"], ["--max-samples", "3"]):
+    for given in (["a"], ["--seed", "0"], ["--run-dir", "b"], ["--scheme", "nf4"]):
         found = quail("audit", "--resume", tmp_path, *given)
         assert (found.returncode, "repeats what the run was asked for" in found.stderr) == (2, True), given
     found = quail("audit", "a")

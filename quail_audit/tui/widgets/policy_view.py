@@ -83,7 +83,7 @@ class PolicyView(VerticalScroll, can_focus=True):
         outcome = state.verdict.outcome
         mark = Text(wording.OUTCOME_MARKS[outcome], palette.outcome_style(self.app, outcome))
         if not state.rules:
-            line = "  This run is older than rules are. quail policy check judges it by them."
+            line = "  This run is older than rules are: its verdict stands as it was given."
             return mark + Text(line, muted)
         counts = [(standing, sum(rule.standing == standing for rule in state.rules)) for standing in STANDING_MARKS]
         line = " · ".join(f"{count} {STANDING_MARKS[standing][2:]}" for standing, count in counts if count)
