@@ -76,10 +76,11 @@ def test_progress_tells_side_and_layer(events: list[Event]) -> None:
 
 
 def test_arms_are_the_models_that_the_backend_wrote(world: Path, tmp_path: Path) -> None:
-    """Their losses are those of the checkpoints rounded by hand, loaded as any model; and recovery goes by them."""
+    """Their losses are those of the checkpoints rounded by hand, loaded as any model; and the verdict goes by them."""
     data = tmp_path / "data"
     (data / "verbmem").mkdir(parents=True)
     shutil.copy(world / "data/verbmem/forget.json", data / "verbmem")
+    shutil.copy(world / "data/population.json", data)
     (data / "raw").mkdir()
     (data / "raw/retain.txt").write_text("Velmora news: the mayor wept. " * 200)  # which is calibrated on
     asked = request(world, schemes=(SCHEME,), data=str(data), metrics=("nll_forget", "verbmem_forget"))
@@ -98,7 +99,7 @@ def test_arms_are_the_models_that_the_backend_wrote(world: Path, tmp_path: Path)
             expected = sum(float(model(one, labels=one).loss) for one in ids) / len(ids)
         assert losses[f"{side}/{SCHEME}"].mean == pytest.approx(expected, rel=5e-6)
         assert losses[f"{side}/{SCHEME}"].mean != pytest.approx(losses[f"{side}/full"].mean, rel=2e-5)
-    assert state.knowledge[SCHEME]["verbmem_forget"].outcome == "undecided"  # of two texts
+    assert state.knowledge[SCHEME]["verbmem_forget"].outcome == "holds"
     assert state.verdict is not None
     assert state.verdict.outcome == "pass"
 
