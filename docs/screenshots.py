@@ -31,7 +31,7 @@ from quail_audit.tui.screens.training import TrainingScreen
 DEMO = Path("quail-demo")
 PICTURES = Path(__file__).parent / "screenshots"
 USUAL, SMALL, LARGE = (120, 40), (80, 24), (200, 60)
-LARGEST_BYTES = 200_000
+LARGEST_BYTES = 300_000
 PATIENCE_S = 60.0
 AFTERWARDS_S = 300.0  # the clock of the pictures: so long after the last run was written
 FONT_FACE = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # from another host; without it the reader's own is used
