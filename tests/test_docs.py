@@ -223,3 +223,15 @@ def test_the_site_names_every_page() -> None:
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "docs/book/mkdocs.yml").read_text()))
     written = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert written <= listed
+
+
+def test_the_first_page_has_the_figures_of_the_page_on_validity() -> None:
+    page, readme = ((ROOT / path).read_text() for path in ("docs/validity.md", "README.md"))
+    rows = re.findall(
+        r"^\| (\d+) \| (Quail|earlier rule) \| \d+ \| (\d+ of \d+) .*?\| (\d+ of \d+) .*\((.*) %\) \|$", page, re.M
+    )
+    told = {(items, rule): figures for items, rule, *figures in reversed(rows)}  # the first table counts
+    for items in ("32", "64", "96"):
+        passes, fails, doubt = told[items, "Quail"]
+        earlier = told[items, "earlier rule"][0].partition(" ")[0]
+        assert f"| {items} | {passes} (the earlier rule: {earlier}) | {fails} | {doubt} %" in readme
