@@ -42,7 +42,7 @@ _UNTOLD: Mapping[KnowledgeOutcome, str] = {
 
 @dataclass(frozen=True)
 class KnowledgeRow:
-    """What is known by one metric at one scheme, in words.
+    """Knowledge by one metric at one scheme, in words.
 
     Attributes:
         metric: its title, without the set.

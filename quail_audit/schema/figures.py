@@ -199,7 +199,7 @@ class Knowledge(Value):
 
 
 class Kept(Value):
-    """What is kept of a retain metric at a scheme.
+    """The part of a retain metric that is kept at a scheme.
 
     Attributes:
         utility: the unlearned checkpoint's score as deployed, as a share of the original's at the same scheme; null if

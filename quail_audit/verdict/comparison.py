@@ -44,7 +44,7 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class KnowledgeChange:
-    """What is known of a forget metric, before and after. Less is better."""
+    """Knowledge of a forget metric, before and after. Less is better."""
 
     metric: str
     before: Knowledge | None
@@ -54,7 +54,7 @@ class KnowledgeChange:
 
 @dataclass(frozen=True)
 class KeptChange:
-    """What is kept of a retain metric, before and after. More is better."""
+    """The part of a retain metric that is kept, before and after. More is better."""
 
     metric: str
     before: Kept | None

@@ -184,7 +184,7 @@ class UtilityMeasured(Timed):
 
 
 class RecoveryMeasured(Timed):
-    """What came back, as runs of schema version 1 have it."""
+    """A recovery, as runs of schema version 1 have it."""
 
     type: Literal["recovery_measured"] = "recovery_measured"
     scheme: Name

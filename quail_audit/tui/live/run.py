@@ -64,7 +64,7 @@ class AnswersOf:
 
 @dataclass(frozen=True)
 class KnownSoFar:
-    """What is known of a metric's items while they are being answered.
+    """Knowledge of a metric's items while they are being answered.
 
     Attributes:
         percent: of what there was to forget; None if the original knows no more of these than the floor.

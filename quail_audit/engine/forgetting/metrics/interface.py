@@ -38,7 +38,7 @@ class Chat:
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """What a model makes of the tokens of a text, or of a truth after its prompt, given all tokens before each.
+    """A model's scores of the tokens of a text, or of a truth after its prompt, given all tokens before each.
 
     Attributes:
         text: the text or truth as far as it was read, as it is given if it was not cut.
@@ -73,7 +73,7 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a text goes on with after its prompt.
+    """The truth that a text goes on with after its prompt.
 
     Attributes:
         prompt: what the model is given.

@@ -31,7 +31,7 @@ _MOST_KEPT = 100_000
 
 @dataclass(frozen=True)
 class Made:
-    """What a template made of a chat.
+    """A chat as a template made it.
 
     Attributes:
         text: the prompt; None if there is none.

@@ -93,7 +93,7 @@ class _Reading:
 
     @cached_property
     def beginning(self) -> Beginning | None:
-        """What is read once; None if nothing is shared."""
+        """The beginning that is read once; None if nothing is shared."""
         return read_shared(self.model, self.rows[0].ids[: self.shared]) if self.shared else None
 
     def row_bytes(self, length: int) -> int:
