@@ -181,13 +181,6 @@ def back_text(value: Knowledge | None) -> str:
     return "" if found is None else f"{found.count} of {found.items}"
 
 
-def knowledge_with_outcome(value: Knowledge | None) -> str:
-    """Return what is known with its interval and outcome, or why nothing is."""
-    if value is None or known_of(value) is None:
-        return knowledge_text(value)
-    return f"{knowledge_text(value)} {value.outcome}"
-
-
 def knowledge_text(value: Knowledge | None) -> str:
     """Return what is known with its interval, or why nothing is."""
     if value is None:
