@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -169,17 +169,31 @@ def open_journal(path: Path) -> Iterator[Journal]:
         yield Journal(path, descriptor, dict(_places(path)))
 
 
-def collect(events: Generator[E, None, R], collected: list[E]) -> Generator[E, None, R]:
-    """Pass events on, and collect on their way all that are not samples."""
+def pass_on(events: Generator[E, None, R], sees: Callable[[E], bool]) -> Generator[E, None, R]:
+    """Show each event to a function, pass on those of which it returns True, and return the events' result."""
     while True:
         try:
             event = next(events)
         except StopIteration as end:
             found: R = end.value
             return found
+        if sees(event):
+            yield event
+
+
+def collect(
+    events: Generator[E, None, R], collected: list[E], samples: list[SampleScored] | None = None
+) -> Generator[E, None, R]:
+    """Pass events on, and collect on their way all that are not samples; samples apart, if there is a list."""
+
+    def sees(event: E) -> bool:
         if not isinstance(event, SampleScored):
             collected.append(event)
-        yield event
+        elif samples is not None:
+            samples.append(event)
+        return True
+
+    return (yield from pass_on(events, sees))
 
 
 def _places(path: Path) -> Generator[tuple[tuple[str, ...], int], None, None]:

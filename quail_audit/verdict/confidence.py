@@ -38,7 +38,7 @@ _LEAST, _MOST = (0.0, -1.0), (1.0, 2.0)  # ends of an interval are looked for be
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """What a deployed model has of what the original has above a floor: differences of means over the same items.
+    """A share of what the original has above a floor, by differences of means over the same items.
 
     Attributes:
         deployed: float64 [..., items], scores from 0 to 1; or, without the others, 1 for each item that counts, else 0.

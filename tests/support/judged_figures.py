@@ -12,7 +12,7 @@ _STANDINGS: dict[str, Standing] = {"comes back": "above", "not forgotten": "abov
 def knowledge(
     outcome: KnowledgeOutcome, percent: float, low: float, high: float, *, back: int = 0, items: int = 100
 ) -> Knowledge:
-    """What is known by a metric with a reference; if it was not forgotten, in full precision as well."""
+    """Make knowledge by a metric with a reference; if it was not forgotten, in full precision as well."""
     standing = _STANDINGS.get(outcome, "undecided")
     known = Estimate(percent=percent, low=low, high=high, items=items, standing=standing)
     share = 100.0 * back / items

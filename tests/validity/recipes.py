@@ -24,7 +24,7 @@ KEPT_WEIGHT = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What a recipe starts from.
+    """The items and the original that a recipe starts from.
 
     Attributes:
         items: the items of the truth set.

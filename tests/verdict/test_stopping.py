@@ -80,7 +80,7 @@ def test_a_scheme_that_was_stopped_fails_with_what_full_precision_shows_later() 
 
 
 def test_stopping_at_the_first_decision_passes_no_leak_oftener_than_at_the_end() -> None:
-    """Of 100 draws of items of which more than the limit are back, at most 5 % may hold, however often one looks."""
+    """At most 5 of 100 draws may hold if more than the limit are back, however often one looks."""
     draws = random.Random(1)
     passed = 0
     for _ in range(100):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from quail_audit.core.untrusted import printable
 from quail_audit.core.values import Value
 from quail_audit.engine.audit.scheme_failures import AnyScheme
-from quail_audit.runs.journal import Journal, KeptArray, collect
+from quail_audit.runs.journal import Journal, KeptArray, collect, pass_on
 from quail_audit.schema.events.audit import ArmFinished, ArmStarted, MetricScored, SampleScored
 from quail_audit.schema.events.common import Noted
 from quail_audit.schema.events.lines import Event, Events
@@ -134,9 +134,8 @@ class Asking:
             measuring = self.subject.schemes.run(scheme.name, measuring, journal, arm)
         events: list[Any] = []
         samples: list[SampleScored] = []
-        if self.work.request.max_samples is not None:
-            measuring = _keeping(measuring, samples)
-        found = yield from collect(measuring, events)
+        may_go_on = self.work.request.max_samples is not None
+        found = yield from collect(measuring, events, samples if may_go_on else None)
         if found is not None:
             entry = KeptBlock(
                 events=tuple(events),
@@ -151,30 +150,15 @@ class Asking:
 
     def _noting(self, events: Generator[Event, None, R]) -> Generator[Event, None, R]:
         """Pass events on, but each note only once."""
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                found: R = end.value
-                return found
-            if isinstance(event, Noted):
-                if event.message in self.notes:
-                    continue
-                self.notes.add(event.message)
-            yield event
 
+        def is_new(event: Event) -> bool:
+            if not isinstance(event, Noted):
+                return True
+            is_first = event.message not in self.notes
+            self.notes.add(event.message)
+            return is_first
 
-def _keeping(measuring: Generator[Event, None, R], samples: list[SampleScored]) -> Generator[Event, None, R]:
-    """Pass events on, and keep the samples on their way."""
-    while True:
-        try:
-            event = next(measuring)
-        except StopIteration as end:
-            found: R = end.value
-            return found
-        if isinstance(event, SampleScored):
-            samples.append(event)
-        yield event
+        return pass_on(events, is_new)
 
 
 def _measure_block(

@@ -42,7 +42,7 @@ def said(folder: Path, text: str) -> Path:
     ],
 )
 def test_the_data_says_it(folder: Path, text: str, expected: dict[str, int]) -> None:
-    """Of the items in the files, before --max-samples."""
+    """Count the items in the files before --max-samples cuts them."""
     assert read_data(said(folder, text)).population == expected
     assert read_data(folder, max_samples=2).population == expected
     assert "population.json" in data_files(folder)
